@@ -1,0 +1,289 @@
+"""Training volumes as one tensor on any device, slices drawn from them, and intensity augmentation.
+
+The augmentation is TorchIO's: gamma, bias field, blur and ghosting with that library's default ranges, in
+that order, on the *volume*. Only one axial slice of the result is needed, and it can be had without the rest:
+gamma and bias field act voxel by voxel, and blur and ghosting are linear maps along one axis at a time. So
+with the row ``w`` of the maps along z that belongs to the wanted slice, and the products ``A`` and ``B`` of
+the maps along x and y,
+
+    slice = A (sum_z w[z] * pointwise(volume)[:, :, z]) B^T
+
+which equals transforming the whole volume and slicing it, at a small fraction of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GAMMA_PROBABILITY, BIAS_PROBABILITY, BLUR_PROBABILITY, GHOSTING_PROBABILITY = 0.5, 0.25, 0.25, 0.5
+LOG_GAMMA_LIMIT = 0.3
+BIAS_ORDER, BIAS_LIMIT = 3, 0.5
+BLUR_STD_LIMIT = 2.0
+GHOST_RANGE, GHOST_INTENSITY_RANGE = (4, 10), (0.5, 1.0)
+# (a, b, c) of every monomial x^a y^b z^c of the bias field, in TorchIO's order of coefficients
+BIAS_POWERS = tuple(
+    (a, b, c)
+    for a in range(BIAS_ORDER + 1)
+    for b in range(BIAS_ORDER + 1 - a)
+    for c in range(BIAS_ORDER + 1 - a - b)
+)
+NEGLIGIBLE_WEIGHT = 1e-7
+
+
+@dataclass(frozen=True)
+class TrainingVolumes:
+    """All training volumes, on one grid and one device.
+
+    Attributes:
+        images: (N, X, Y, Z) float32, in [0, 1] up to the overshoot of B-spline resampling.
+        masks: (N, X, Y, Z) bool, True in the brain.
+    """
+
+    images: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def brain_slices(self) -> Tensor:
+        """(N, Z) bool on the CPU: which axial slices contain brain."""
+        return self.masks.any(dim=1).any(dim=1).cpu()
+
+    def to(self, device: torch.device | str) -> TrainingVolumes:
+        """Return the same volumes on ``device``."""
+        return TrainingVolumes(self.images.to(device), self.masks.to(device))
+
+
+def stack_volumes(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> TrainingVolumes:
+    """Stack ``(image, brain mask)`` pairs of one shape (X, Y, Z).
+
+    Raises:
+        ValueError: There are none, shapes differ, or a mask is empty (no slice could be drawn).
+    """
+    if not pairs:
+        raise ValueError("there are no volumes to stack")
+    shape = np.shape(pairs[0][0])
+    if len(shape) != 3:
+        raise ValueError(f"volumes must be (X, Y, Z), not {shape}")
+    images = torch.empty((len(pairs), *shape), dtype=torch.float32)
+    masks = torch.empty((len(pairs), *shape), dtype=torch.bool)
+    for index, (image, mask) in enumerate(pairs):
+        if np.shape(image) != shape or np.shape(mask) != shape:
+            raise ValueError(
+                f"volume {index} is {np.shape(image)}, its mask {np.shape(mask)}; expected {shape}"
+            )
+        images[index] = torch.from_numpy(np.array(image, dtype=np.float32))
+        masks[index] = torch.from_numpy(np.array(mask, dtype=bool))
+        if not masks[index].any():
+            raise ValueError(f"the brain mask of volume {index} is empty")
+    return TrainingVolumes(images, masks)
+
+
+def draw_slice_indices(volumes: TrainingVolumes, indices: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one axial slice of every indexed volume, uniformly among those that contain brain.
+
+    The published system draws among all slices of the volume; empty ones teach the network nothing but black.
+
+    Args:
+        volumes: What to draw from.
+        indices: (B,) int64 volume numbers.
+        generator: Source of the draw. Keep it on the CPU: then a seed draws the same slices on every device,
+            and nothing waits for an accelerator.
+
+    Returns:
+        (B,) int64 z indices, on the CPU.
+    """
+    brain = volumes.brain_slices[indices.cpu()]
+    uniform = torch.rand(len(indices), generator=generator, device=generator.device).cpu()
+    counts = brain.sum(dim=1)
+    rank = (uniform * counts).long().minimum(counts - 1)
+    # the first z at which more than `rank` brain slices have been seen
+    return (brain.cumsum(dim=1) > rank[:, None]).int().argmax(dim=1)
+
+
+def take_slices(volumes: TrainingVolumes, indices: Tensor, slices: Tensor) -> Tensor:
+    """Return axial slice ``slices[i]`` of volume ``indices[i]``: (B, 1, X, Y), on the volumes' device."""
+    return volumes.images[indices, :, :, slices][:, None]
+
+
+def sample_slices(
+    volumes: TrainingVolumes, indices: Tensor, generator: torch.Generator, *, augment: bool
+) -> Tensor:
+    """Draw one axial slice of every indexed volume: a training batch.
+
+    Args:
+        volumes: What to draw from.
+        indices: (B,) int64 volume numbers.
+        generator: Source of every draw; the batch is a function of its state (see ``draw_slice_indices``).
+        augment: Transform the volumes by TorchIO's random gamma (probability 0.5), bias field (0.25), blur
+            (0.25) and ghosting (0.5) before slicing. The result is not clamped, as there.
+
+    Returns:
+        (B, 1, X, Y) float32, in about [0, 1], on the volumes' device.
+    """
+    slices = draw_slice_indices(volumes, indices, generator)
+    if not augment:
+        return take_slices(volumes, indices, slices)
+    drawn = draw_augmentations(len(indices), generator)
+    return torch.stack(
+        [
+            augmented_slice(volumes.images[number], z, augmentation)
+            for number, z, augmentation in zip(indices.tolist(), slices.tolist(), drawn, strict=True)
+        ]
+    )[:, None]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Parameters of one augmented volume; the defaults change nothing.
+
+    Attributes:
+        gamma: Exponent of the intensities.
+        bias: Coefficients of the bias field's monomials ``BIAS_POWERS``, or none.
+        blur_std: Standard deviation of the Gaussian along x, y, z in voxels.
+        num_ghosts: Every ``num_ghosts``-th plane of k-space is weakened; 0 for none.
+        ghost_axis: Axis of those planes: 0, 1 or 2.
+        ghost_intensity: Fraction by which they are weakened.
+    """
+
+    gamma: float = 1.0
+    bias: tuple[float, ...] = ()
+    blur_std: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    num_ghosts: int = 0
+    ghost_axis: int = 0
+    ghost_intensity: float = 0.0
+
+
+def draw_augmentations(count: int, generator: torch.Generator) -> list[Augmentation]:
+    """Draw the parameters of ``count`` augmented volumes with TorchIO's default ranges."""
+    uniform = torch.rand(
+        count, 11 + len(BIAS_POWERS), generator=generator, device=generator.device, dtype=torch.float64
+    )
+    return [_augmentation(row) for row in uniform.tolist()]
+
+
+def _augmentation(uniform: list[float]) -> Augmentation:
+    """Map uniform numbers in [0, 1) to parameters: four gates, seven scalars, then the bias field's."""
+    gates, (exponent, *stds, ghosts, axis, intensity), bias = uniform[:4], uniform[4:11], uniform[11:]
+    low, high = GHOST_INTENSITY_RANGE
+    fewest, most = GHOST_RANGE
+    x_std, y_std, z_std = (BLUR_STD_LIMIT * std * (gates[2] < BLUR_PROBABILITY) for std in stds)
+    return Augmentation(
+        gamma=float(np.exp(LOG_GAMMA_LIMIT * (2 * exponent - 1))) if gates[0] < GAMMA_PROBABILITY else 1.0,
+        bias=tuple(BIAS_LIMIT * (2 * u - 1) for u in bias) if gates[1] < BIAS_PROBABILITY else (),
+        blur_std=(x_std, y_std, z_std),
+        num_ghosts=fewest + int(ghosts * (most + 1 - fewest)) if gates[3] < GHOSTING_PROBABILITY else 0,
+        ghost_axis=int(3 * axis),
+        ghost_intensity=low + (high - low) * intensity,
+    )
+
+
+def augmented_slice(volume: Tensor, z: int, augmentation: Augmentation) -> Tensor:
+    """Return axial slice ``z`` of the augmented ``volume`` (X, Y, Z): (X, Y).
+
+    Only the slices that reach the result through blur or ghosting along z are computed.
+    """
+    along_x, along_y, along_z = (_axis_operator(volume.shape[axis], axis, augmentation) for axis in range(3))
+    if along_z is None:
+        contributing = torch.tensor([z])
+        weights = torch.ones(1)
+    else:
+        contributing = torch.nonzero(along_z[z].abs() > NEGLIGIBLE_WEIGHT)[:, 0]
+        weights = along_z[z, contributing]
+    # matrix products keep single precision even inside a training step's autocast
+    with torch.autocast(volume.device.type, enabled=False):
+        slices = gamma(volume[:, :, contributing.to(volume.device)], augmentation.gamma)
+        if augmentation.bias:
+            slices = slices * bias_field(volume.shape, augmentation.bias, contributing).to(volume.device)
+        image = slices[:, :, 0] if along_z is None else slices @ weights.to(volume.device)
+        if along_x is not None:
+            image = along_x.to(volume.device) @ image
+        if along_y is not None:
+            image = image @ along_y.to(volume.device).T
+    return image
+
+
+def _axis_operator(length: int, axis: int, augmentation: Augmentation) -> Tensor | None:
+    """Return blur, then ghosting along ``axis`` as one (length, length) matrix, or None if neither acts."""
+    operator = None
+    if augmentation.blur_std[axis] > 0:
+        operator = blur_operator(length, augmentation.blur_std[axis])
+    if augmentation.num_ghosts and augmentation.ghost_axis == axis:
+        ghosting = ghosting_operator(length, augmentation.num_ghosts, augmentation.ghost_intensity)
+        operator = ghosting if operator is None else ghosting @ operator
+    return None if operator is None else operator.float()
+
+
+def gamma(image: Tensor, exponent: float) -> Tensor:
+    """Return ``sign(image) * |image| ** exponent`` (``torchio.Gamma``); background 0 stays 0."""
+    return image if exponent == 1 else image.sign() * image.abs() ** exponent
+
+
+def bias_field(shape: Sequence[int], coefficients: Sequence[float], slices: Tensor) -> Tensor:
+    """Return a multiplicative bias field, ``exp`` of a polynomial of third order (``torchio.BiasField``).
+
+    Coordinates run from -1 to 1 over the volume. After Van Leemput et al. 1999, as in Sudre et al. 2017.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        coefficients: One for each monomial of ``BIAS_POWERS``.
+        slices: (K,) axial slices at which to evaluate it.
+
+    Returns:
+        (X, Y, K) float32 on the device of ``slices``.
+    """
+    x, y, z = (_coordinate_powers(length, slices.device) for length in shape)
+    coefficient_cube = torch.zeros((BIAS_ORDER + 1,) * 3, dtype=torch.float64)
+    for powers, coefficient in zip(BIAS_POWERS, coefficients, strict=True):
+        coefficient_cube[powers] = coefficient
+    in_plane = torch.einsum("abc,cz->abz", coefficient_cube.to(slices.device), z[:, slices])
+    return torch.einsum("abz,ax,by->xyz", in_plane, x, y).exp().float()
+
+
+def _coordinate_powers(length: int, device: torch.device) -> Tensor:
+    """Return (order + 1, length): powers 0, 1, ... of the centred coordinate in [-1, 1]."""
+    coordinate = torch.arange(length, dtype=torch.float64, device=device) - (length - 1) / 2
+    coordinate = coordinate / max((length - 1) / 2, 0.5)
+    return torch.stack([coordinate**power for power in range(BIAS_ORDER + 1)])
+
+
+def blur_operator(length: int, std: float) -> Tensor:
+    """Return Gaussian blur along an axis as a (length, length) matrix (``torchio.Blur``, scipy's filter).
+
+    The kernel is cut off at four standard deviations; the signal is mirrored at its ends (c b a | a b c).
+
+    Args:
+        length: Voxels along the axis.
+        std: Standard deviation in voxels, above 0.
+    """
+    radius = int(4 * std + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets / std).double() ** 2)
+    kernel = kernel / kernel.sum()
+    # period 2 * length; the second half runs backwards
+    source = (torch.arange(length)[:, None] + offsets) % (2 * length)
+    source = torch.where(source < length, source, 2 * length - 1 - source)
+    operator = torch.zeros(length, length, dtype=torch.float64)
+    return operator.scatter_add_(1, source, kernel.expand(length, -1))
+
+
+def ghosting_operator(length: int, num_ghosts: int, intensity: float) -> Tensor:
+    """Return ghosting along an axis as a (length, length) matrix (``torchio.Ghosting``, ``restore=None``).
+
+    Every ``num_ghosts``-th plane of k-space, counted from the most negative frequency, is multiplied by
+    ``1 - intensity``; the plane of frequency 0 is left alone. A product in k-space is a circular convolution
+    here, and the real part of the result is convolution with the real part of the kernel.
+    """
+    gain = torch.ones(length, dtype=torch.float64)
+    gain[::num_ghosts] = 1 - intensity
+    gain[length // 2] = 1
+    kernel = torch.fft.ifft(torch.fft.ifftshift(gain)).real
+    positions = torch.arange(length)
+    return kernel[(positions[:, None] - positions) % length]

@@ -1,0 +1,168 @@
+"""Slice sampling, and augmentation against TorchIO on whole volumes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainuad.data.slices import (
+    BIAS_POWERS,
+    Augmentation,
+    TrainingVolumes,
+    augmented_slice,
+    draw_augmentations,
+    draw_slice_indices,
+    sample_slices,
+    stack_volumes,
+    take_slices,
+)
+
+SHAPE = (26, 31, 19)  # even and odd lengths: the centre of k-space differs
+
+
+def volume(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
+    """Smooth blob in a zero background with some negative overshoot."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(shape, generator=generator) - 0.05
+    image[:3], image[-3:], image[:, :2], image[:, -4:], image[:, :, :2] = 0, 0, 0, 0, 0
+    return image
+
+
+def torchio_slices(image: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    """The whole volume through TorchIO's deterministic transforms."""
+    transforms: list[tio.Transform] = [tio.Gamma(augmentation.gamma)]
+    if augmentation.bias:
+        transforms.append(tio.BiasField(list(augmentation.bias), order=3))
+    transforms.append(tio.Blur(augmentation.blur_std))
+    if augmentation.num_ghosts:
+        transforms.append(
+            tio.Ghosting(
+                augmentation.num_ghosts, augmentation.ghost_axis, augmentation.ghost_intensity, restore=None
+            )
+        )
+    return tio.Compose(transforms)(tio.ScalarImage(tensor=image[None])).data[0]
+
+
+BIAS = tuple(np.random.default_rng(0).uniform(-0.5, 0.5, len(BIAS_POWERS)).tolist())
+CASES = {
+    "none": Augmentation(),
+    "gamma": Augmentation(gamma=0.76),
+    "bias": Augmentation(bias=BIAS),
+    "blur": Augmentation(blur_std=(0.3, 1.9, 1.2)),
+    "blur_below_one_voxel": Augmentation(blur_std=(0.05, 0.1, 0.12)),
+    "ghosts_x": Augmentation(num_ghosts=4, ghost_axis=0, ghost_intensity=0.9),
+    "ghosts_y": Augmentation(num_ghosts=7, ghost_axis=1, ghost_intensity=0.6),
+    "ghosts_z": Augmentation(num_ghosts=10, ghost_axis=2, ghost_intensity=1.0),
+    "all_z": Augmentation(1.3, BIAS, (1.4, 0.2, 1.9), 5, 2, 0.8),
+    "all_x": Augmentation(0.8, BIAS, (1.4, 0.2, 1.9), 6, 0, 0.7),
+}
+
+
+@pytest.mark.parametrize("augmentation", CASES.values(), ids=CASES)
+def test_augmented_slice_is_the_slice_of_torchios_volume(augmentation: Augmentation) -> None:
+    image = volume()
+    expected = torchio_slices(image, augmentation)
+    for z in (0, 3, 9, SHAPE[2] - 1):
+        torch.testing.assert_close(
+            augmented_slice(image, z, augmentation), expected[:, :, z], atol=1e-4, rtol=0
+        )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), z=st.integers(0, SHAPE[2] - 1))
+def test_drawn_augmentations_equal_torchio(seed: int, z: int) -> None:
+    (augmentation,) = draw_augmentations(1, torch.Generator().manual_seed(seed))
+    image = volume(seed)
+    expected = torchio_slices(image, augmentation)[:, :, z]
+    torch.testing.assert_close(augmented_slice(image, z, augmentation), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_draws_follow_the_probabilities_and_ranges() -> None:
+    drawn = draw_augmentations(8000, torch.Generator().manual_seed(1))
+    ghosted = [a for a in drawn if a.num_ghosts]
+    blurred = [a for a in drawn if max(a.blur_std) > 0]
+    biased = [a for a in drawn if a.bias]
+    bent = [a.gamma for a in drawn if a.gamma != 1]
+    for count, probability in ((bent, 0.5), (biased, 0.25), (blurred, 0.25), (ghosted, 0.5)):
+        assert len(count) / len(drawn) == pytest.approx(probability, abs=0.02)
+    assert np.log(bent).min() == pytest.approx(-0.3, abs=0.01)
+    assert np.log(bent).max() == pytest.approx(0.3, abs=0.01)
+    assert np.abs([a.bias for a in biased]).max() == pytest.approx(0.5, abs=0.01)
+    assert np.max([a.blur_std for a in blurred]) == pytest.approx(2, abs=0.01)
+    assert {a.num_ghosts for a in ghosted} == set(range(4, 11))
+    assert np.mean([a.ghost_axis for a in ghosted]) == pytest.approx(1, abs=0.05)
+    assert {a.ghost_axis for a in ghosted} == {0, 1, 2}
+    assert min(a.ghost_intensity for a in ghosted) == pytest.approx(0.5, abs=0.01)
+    assert max(a.ghost_intensity for a in ghosted) == pytest.approx(1, abs=0.01)
+    # the gates are independent
+    all_four = sum(bool(a.num_ghosts and a.bias and max(a.blur_std) and a.gamma != 1) for a in drawn)
+    assert all_four / len(drawn) == pytest.approx(1 / 64, abs=0.006)
+
+
+@pytest.fixture
+def volumes() -> TrainingVolumes:
+    pairs = [(volume(seed).numpy(), np.zeros(SHAPE, bool)) for seed in range(3)]
+    for number, (_, mask) in enumerate(pairs):
+        mask[10, 10, [2 + number, 7, 11]] = True
+    return stack_volumes(pairs)
+
+
+def test_stacked_volumes_are_contiguous_float_and_bool(volumes: TrainingVolumes) -> None:
+    assert volumes.images.shape == volumes.masks.shape == (3, *SHAPE)
+    assert volumes.images.dtype == torch.float32
+    assert volumes.images.is_contiguous()
+    assert volumes.masks.dtype == torch.bool
+    assert len(volumes.to("cpu")) == 3
+
+
+def test_slices_are_drawn_uniformly_from_those_with_brain(volumes: TrainingVolumes) -> None:
+    indices = torch.arange(3).repeat(600)
+    drawn = draw_slice_indices(volumes, indices, torch.Generator().manual_seed(0))
+    for number in range(3):
+        found, counts = drawn[indices == number].unique(return_counts=True)
+        assert found.tolist() == [2 + number, 7, 11]
+        assert counts.min() > 150
+
+
+def test_sample_without_augmentation_is_the_stored_slice(volumes: TrainingVolumes) -> None:
+    indices = torch.tensor([2, 0, 2, 1])
+    batch = sample_slices(volumes, indices, torch.Generator().manual_seed(5), augment=False)
+    slices = draw_slice_indices(volumes, indices, torch.Generator().manual_seed(5))
+    assert batch.shape == (4, 1, *SHAPE[:2])
+    assert torch.equal(batch, take_slices(volumes, indices, slices))
+    assert torch.equal(batch[1, 0], volumes.images[0, :, :, slices[1]])
+
+
+def test_same_seed_same_batch(volumes: TrainingVolumes) -> None:
+    indices = torch.arange(3).repeat(4)
+    first, again, other = (
+        sample_slices(volumes, indices, torch.Generator().manual_seed(seed), augment=True)
+        for seed in (7, 7, 8)
+    )
+    assert first.shape == (12, 1, *SHAPE[:2])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_augmentation_keeps_single_precision_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = augmented_slice(volume(), 9, CASES["all_z"])
+    assert torch.equal(inside, augmented_slice(volume(), 9, CASES["all_z"]))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "no volumes"),
+        ([(np.zeros((4, 4)), np.ones((4, 4)))], r"\(4, 4\)"),
+        ([(np.zeros((4, 4, 4)), np.ones((4, 4, 3)))], r"\(4, 4, 3\)"),
+        ([(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)))], "mask of volume 0 is empty"),
+    ],
+)
+def test_stack_names_what_is_wrong(pairs: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stack_volumes(pairs)
