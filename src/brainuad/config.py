@@ -1,0 +1,200 @@
+"""Every setting of an experiment, as dataclasses.
+
+Field names below ``model.cfg``, ``datamodule.cfg`` and ``trainer`` are those of the published release where it has
+the setting, so that its commands and overrides work unchanged; that is why some are in camel case. The YAML files in
+``conf/`` are presets: they change values, never add names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
+
+
+@dataclass
+class ModelConfig:
+    """The network, its diffusion process, and how a scan is reconstructed and scored.
+
+    Attributes:
+        name: Entry in the model registry.
+        unet_dim: Channels of the first level.
+        dim_mults: Channel multiplier of each level; each level after the first halves the resolution.
+        num_res_blocks: Residual blocks a level.
+        attention_head_dim: Channels of one attention head; attention is at the bottleneck only.
+        unshuffle: Pixel-unshuffle factor in front of the network (1: none), undone behind it.
+        timesteps: Length T of the noise schedule.
+        train_timesteps: Half-open range from which training draws t (0-based), uniformly.
+        test_timesteps: Noise level of reconstruction, 1-based as in the release: 500 means t = 499.
+        noise_ensemble: Average the reconstructions of ``step_ensemble`` in place of ``test_timesteps``.
+        step_ensemble: Noise levels of that average, 1-based.
+        noise_draws: Independent noise draws averaged at each noise level.
+        noisetype: "simplex" or "gaussian".
+        shared_noise: Repeat one noise field over the whole batch and every slice, as the release does.
+        loss: "l1" or "l2", on the predicted clean image.
+        sigma_ens: Gaussian widths of the SSIM ensemble, in voxels.
+    """
+
+    name: str = "ddpm"
+    unet_dim: int = 128
+    dim_mults: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 3
+    attention_head_dim: int = 64
+    unshuffle: int = 1
+    timesteps: int = 1000
+    train_timesteps: tuple[int, int] = (0, 1000)
+    test_timesteps: int = 500
+    noise_ensemble: bool = False
+    step_ensemble: tuple[int, ...] = (250, 500, 750)
+    noise_draws: int = 1
+    noisetype: str = "simplex"
+    shared_noise: bool = False
+    loss: str = "l1"
+    sigma_ens: tuple[float, ...] = SSIM_SIGMAS
+
+
+@dataclass
+class DataConfig:
+    """Which scans, how they are brought onto the model's grid, and how training samples them.
+
+    Attributes:
+        mode: "t1" or "t2".
+        imageDim: Grid in voxels (x, y, z) before the reduction by ``rescaleFactor``.
+        rescaleFactor: Reduction along every axis (192 x 192 x 100 at 1 mm becomes 96 x 96 x 50 at 2 mm).
+        affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
+            affine on the fixed atlas grid.
+        smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
+        aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
+        batch_size: Slices a step.
+        num_workers: Processes that prepare volumes.
+        sample_set: Use only the first few subjects of every split, to try things out.
+        lr: Learning rate.
+        leak_free: Drop training and validation subjects that are also test subjects, validation subjects that
+            are also in training, and duplicated rows.
+        cache_dir: Folder for prepared volumes; empty means the user's cache folder.
+    """
+
+    mode: str = "t1"
+    imageDim: tuple[int, int, int] = (192, 192, 100)
+    rescaleFactor: float = 2.0
+    affine: str = "ignored"
+    smoothing_iterations: int = 3
+    aug_intensity: bool = True
+    batch_size: int = 32
+    num_workers: int = 2
+    sample_set: bool = False
+    lr: float = 1e-4
+    leak_free: bool = True
+    cache_dir: str = ""
+
+
+@dataclass
+class ModelNode:
+    """Group ``model``."""
+
+    cfg: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class DataNode:
+    """Group ``datamodule``."""
+
+    cfg: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class TrainerConfig:
+    """Group ``trainer``: passed on to Lightning's trainer.
+
+    Attributes:
+        max_epochs: Epochs; one random slice of every training volume an epoch.
+        max_steps: Optimiser steps after which training ends early (-1: no limit).
+        accelerator: "auto", "cpu", "gpu" or "mps".
+        devices: Devices a node.
+        num_nodes: Nodes.
+        precision: "auto" (bf16 where the device has matrix units for it, else 32 bits) or Lightning's names.
+        limit_train_batches: Fraction (float) or number (int) of batches an epoch.
+        gradient_clip_val: Largest gradient norm.
+        check_val_every_n_epoch: Epochs between validations.
+        warmup_steps: Steps over which the learning rate rises from zero.
+        ema_decay: Decay of the exponential moving average of the weights; 0 turns it off.
+    """
+
+    max_epochs: int = 1600
+    max_steps: int = -1
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    precision: str = "auto"
+    limit_train_batches: Any = 1.0
+    gradient_clip_val: float = 1.0
+    check_val_every_n_epoch: int = 1
+    warmup_steps: int = 0
+    ema_decay: float = 0.999
+
+
+@dataclass
+class CallbacksConfig:
+    """Group ``callbacks``.
+
+    Attributes:
+        picture_every_n_epochs: Epochs between pictures of sample reconstructions; 0 for none.
+        checkpoint_every_n_epochs: Epochs between writes of the last checkpoint.
+    """
+
+    picture_every_n_epochs: int = 20
+    checkpoint_every_n_epochs: int = 1
+
+
+@dataclass
+class LoggerConfig:
+    """Group ``logger``: where curves go. wandb needs the extra of that name.
+
+    Attributes:
+        csv: Write ``metrics.csv``.
+        tensorboard: Write TensorBoard event files.
+        wandb: Log to Weights & Biases.
+    """
+
+    csv: bool = True
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+@dataclass
+class ExperimentConfig:
+    """The whole experiment: train fold by fold, then evaluate every test set of the modality.
+
+    Attributes:
+        seed: Seeds everything; the paper's is 3141.
+        start_fold: First fold.
+        num_folds: Folds to run, from ``start_fold``.
+        onlyEval: Skip training and evaluate ``load_checkpoint``.
+        load_checkpoint: Folder of a trained model or of an earlier run.
+        resume: Continue the run in the log folder from its last checkpoint.
+        allow_leaks: Train even where a subject is in two splits.
+        reference: Reproduce the release's choices wherever they differ from this package's.
+        data_dir: The paper's data layout or a manifest CSV; defaults to ``DATA_DIR`` of ``pc_environment.env``.
+        log_dir: Where runs are written; defaults to ``LOG_DIR`` of ``pc_environment.env``.
+        name: Name of the run's folder.
+    """
+
+    model: ModelNode = field(default_factory=ModelNode)
+    datamodule: DataNode = field(default_factory=DataNode)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 3141
+    start_fold: int = 0
+    num_folds: int = 5
+    onlyEval: bool = False
+    load_checkpoint: str = ""
+    resume: bool = False
+    allow_leaks: bool = False
+    reference: bool = False
+    data_dir: str = MISSING
+    log_dir: str = MISSING
+    name: str = "ddpm"

@@ -1,0 +1,28 @@
+"""The one exception that users are meant to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something a user gave cannot be used.
+
+    The message is one line that names the file (or setting), what is wrong with it, and what to do. The command
+    line prints it without a traceback and exits with code 1.
+
+    Args:
+        subject: The file, folder or setting at fault.
+        fault: What is wrong, with the offending value.
+        remedy: What the user can do about it.
+    """
+
+    def __init__(self, subject: str | Path, fault: str, remedy: str = "") -> None:
+        self.subject = str(subject)
+        self.fault = fault
+        self.remedy = remedy
+        super().__init__(f"{subject}: {fault}" + (f". {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Pickle by constructor arguments, so that worker processes can raise it."""
+        return type(self), (self.subject, self.fault, self.remedy)

@@ -1,0 +1,69 @@
+"""Named things that other packages may add: models and scores.
+
+A registry is a dict, a decorator and Python entry points. Adding a model or a score touches one place; the command
+line's choices and the tables read the registries.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from brainuad.errors import InputError
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry:
+    """Maps names to callables.
+
+    Args:
+        kind: What is registered, for messages ("score").
+        group: Entry-point group in which other packages announce theirs ("brainuad.scores").
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._plugins_loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that files a callable under ``name``; a second one of that name is an error."""
+
+        def decorate(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def _load_plugins(self) -> None:
+        if not self._plugins_loaded:
+            self._plugins_loaded = True
+            for point in entry_points(group=self.group):
+                self._entries.setdefault(point.name, point.load())
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_plugins()
+        return iter(self._entries)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """Return the entry called ``name``.
+
+        Raises:
+            InputError: Nothing of that name is registered; the message lists what is and suggests the nearest.
+        """
+        self._load_plugins()
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise InputError(name, f"unknown {self.kind}", f"{hint}Known: {', '.join(sorted(self._entries))}")
+        return self._entries[name]
+
+
+MODELS = Registry("model", "brainuad.models")
+SCORES = Registry("score", "brainuad.scores")
