@@ -1,0 +1,15 @@
+"""Models of healthy brains: the network, its diffusion process and the noise it removes. Tensors in, tensors out."""
+
+from brainuad.models.diffusion import DiffusionModel
+from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
+from brainuad.models.unet import build_unet, load_reference_state_dict
+
+__all__ = [
+    "DiffusionModel",
+    "build_unet",
+    "gaussian_noise",
+    "load_reference_state_dict",
+    "opensimplex_permutation",
+    "simplex_fields",
+    "simplex_noise",
+]

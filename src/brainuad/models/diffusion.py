@@ -1,0 +1,200 @@
+"""Denoising diffusion (Ho et al. 2020) that predicts the clean slice and reconstructs a scan in one network call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from brainuad.config import ModelConfig
+from brainuad.errors import InputError
+from brainuad.models.noise import gaussian_noise, simplex_noise
+from brainuad.models.unet import build_unet, load_reference_state_dict
+from brainuad.registry import MODELS
+
+NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
+LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
+
+
+def cosine_betas(timesteps: int) -> Tensor:
+    """Return the cosine schedule's noise variances beta_t, (T,) float64 (Nichol & Dhariwal 2021, equation 17)."""
+
+    def alpha_bar(t: int) -> float:
+        return math.cos((t / timesteps + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - alpha_bar(t + 1) / alpha_bar(t), 0.999) for t in range(timesteps)]
+    return torch.tensor(betas, dtype=torch.float64)
+
+
+@MODELS.register("ddpm")
+class DiffusionModel(nn.Module):
+    """A diffusion model of healthy axial slices.
+
+    Slices are in [0, 1] at every public call, and in [-1, 1] within. All randomness comes from the generator that is
+    passed; it may live on the CPU whatever the model's device, and then devices see the same noise.
+
+    Args:
+        config: Network, noise and reconstruction settings.
+
+    Attributes:
+        config: The settings.
+        unet: The network; it predicts the clean slice.
+        signal_scale: (T,) sqrt(alpha_bar_t), the share of the slice in a noisy one.
+        noise_scale: (T,) sqrt(1 - alpha_bar_t), the share of the noise.
+
+    Raises:
+        InputError: A setting is unknown or out of range.
+    """
+
+    signal_scale: Tensor
+    noise_scale: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.unet = build_unet(config)
+        alpha_bars = torch.cumprod(1 - cosine_betas(config.timesteps), dim=0)
+        self.register_buffer("signal_scale", alpha_bars.sqrt().float(), persistent=False)
+        self.register_buffer("noise_scale", (1 - alpha_bars).sqrt().float(), persistent=False)
+
+    @classmethod
+    def from_reference(cls, state_dict: Mapping[str, Tensor]) -> DiffusionModel:
+        """Return the model of a checkpoint of the published release (see ``load_reference_state_dict``)."""
+        unet = load_reference_state_dict(state_dict)
+        model = cls(unet.config)
+        model.unet = unet
+        return model
+
+    def q_sample(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Noise clean slices to timestep t (Ho et al. 2020, equation 4).
+
+        Args:
+            x: (B, 1, X, Y) in [-1, 1].
+            t: (B,) int64, 0-based.
+            noise: (B, 1, X, Y).
+        """
+        return self.signal_scale[t, None, None, None] * x + self.noise_scale[t, None, None, None] * noise
+
+    def loss(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None,
+        *,
+        timesteps: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean error of the predicted clean slices, in units of the [-1, 1] scale.
+
+        Args:
+            images: (B, 1, X, Y) in [0, 1].
+            generator: Source of timesteps, then of noise, where they are not given.
+            timesteps: (B,) int64, 0-based; by default uniform over ``config.train_timesteps``.
+            noise: (B, 1, X, Y); by default drawn as ``config.noisetype`` says.
+
+        Raises:
+            ValueError: ``images`` is not (B, 1, X, Y).
+        """
+        _check_images(images)
+        if timesteps is None:
+            source = generator.device if generator is not None else torch.device("cpu")
+            low, high = self.config.train_timesteps
+            timesteps = torch.randint(low, high, (len(images),), generator=generator, device=source)
+        if noise is None:
+            noise = self.draw_noise(images, generator)
+        timesteps, noise = timesteps.to(images.device), noise.to(images.device)
+        clean = 2 * images - 1
+        predicted = self.unet(self.q_sample(clean, timesteps, noise), timesteps)
+        return LOSSES[self.config.loss](predicted.float(), clean)
+
+    def draw_noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw a noise field for every slice of (B, 1, X, Y), or one for all where ``config.shared_noise`` says so."""
+        slices = 1 if self.config.shared_noise else len(images)
+        noise = NOISES[self.config.noisetype](
+            (slices, 1, *images.shape[2:]), generator=generator, device=images.device
+        )
+        return noise.expand_as(images)
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return how slices would look healthy: noise them once, denoise them in one network call.
+
+        With ``config.noise_ensemble`` the mean over the timesteps of ``step_ensemble``, and always the mean over
+        ``noise_draws`` draws at each; every draw is independent.
+
+        Args:
+            images: (B, 1, X, Y) in [0, 1].
+            generator: Source of the noise.
+
+        Returns:
+            (B, 1, X, Y) on the scale of ``images``; values are not clamped.
+
+        Raises:
+            ValueError: ``images`` is not (B, 1, X, Y).
+        """
+        _check_images(images)
+        return self._reconstruct(images, generator, batch_size=max(len(images), 1))
+
+    def reconstruct_volume(
+        self, volume: Tensor, generator: torch.Generator | None, batch_size: int = 16
+    ) -> Tensor:
+        """Reconstruct every axial slice of a volume.
+
+        Args:
+            volume: (X, Y, Z) in [0, 1]; it need not be on the model's device.
+            generator: Source of the noise; the draws do not depend on ``batch_size``.
+            batch_size: Slices in one network call.
+
+        Returns:
+            (X, Y, Z) on the volume's device and scale; values are not clamped.
+
+        Raises:
+            ValueError: ``volume`` is not (X, Y, Z).
+        """
+        if volume.ndim != 3:
+            raise ValueError(f"volume must be (X, Y, Z), got shape {tuple(volume.shape)}")
+        slices = volume.permute(2, 0, 1)[:, None].to(self.signal_scale.device, torch.float32)
+        reconstruction = self._reconstruct(slices, generator, batch_size)
+        return reconstruction[:, 0].permute(1, 2, 0).to(volume.device)
+
+    @torch.inference_mode()
+    def _reconstruct(self, images: Tensor, generator: torch.Generator | None, batch_size: int) -> Tensor:
+        config = self.config
+        levels = config.step_ensemble if config.noise_ensemble else (config.test_timesteps,)
+        clean = 2 * images - 1
+        total = torch.zeros_like(clean)
+        for level in levels:
+            for _ in range(config.noise_draws):
+                noise = self.draw_noise(images, generator)  # for all slices, so that batches do not change it
+                t = torch.full((len(images),), level - 1, device=images.device)
+                noisy = self.q_sample(clean, t, noise)
+                batches = zip(noisy.split(batch_size), t.split(batch_size), strict=True)
+                total += torch.cat([self.unet(*batch) for batch in batches])
+        mean = total / (len(levels) * config.noise_draws)
+        return (mean + 1) / 2
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"images must be (B, 1, X, Y), got shape {tuple(images.shape)}")
+
+
+def _check(config: ModelConfig) -> None:
+    """Raise InputError for settings of the diffusion process that cannot be used."""
+    if config.noisetype not in NOISES:
+        raise InputError("model.cfg.noisetype", f"unknown noise {config.noisetype!r}", f"Known: {', '.join(NOISES)}")
+    if config.loss not in LOSSES:
+        raise InputError("model.cfg.loss", f"unknown loss {config.loss!r}", f"Known: {', '.join(LOSSES)}")
+    if config.noise_draws < 1:
+        raise InputError("model.cfg.noise_draws", f"{config.noise_draws} is not positive", "Give 1 or more")
+    low, high = config.train_timesteps
+    if not 0 <= low < high <= config.timesteps:
+        fault = f"{tuple(config.train_timesteps)} is not a range within 0..{config.timesteps}"
+        raise InputError("model.cfg.train_timesteps", fault, "Give (first, last + 1)")
+    name, levels = "test_timesteps", (config.test_timesteps,)
+    if config.noise_ensemble:
+        name, levels = "step_ensemble", tuple(config.step_ensemble)
+    if not levels or not all(1 <= level <= config.timesteps for level in levels):
+        fault = f"{levels} is not within 1..{config.timesteps}"
+        raise InputError(f"model.cfg.{name}", fault, "Noise levels are counted from 1")
