@@ -1,0 +1,318 @@
+"""Which scans there are: one ``Case`` a scan, from the paper's data layout or from a plain CSV.
+
+Nothing here opens an image. Whether the files are any good is the business of ``brainuad.data.check``.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from brainuad.data.tables import SPLIT_COLUMNS, parse_age, parse_label, read_table
+from brainuad.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+HEALTHY_SET = "IXI"
+PATHOLOGY_SETS = {"t1": ("Brats21", "MSLUB", "ATLAS_v2", "WMH"), "t2": ("Brats21", "MSLUB")}
+MANIFEST_COLUMNS = ("subject", "image", "mask", "seg", "label", "split")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and what belongs to it.
+
+    Attributes:
+        subject: Who was scanned; equal in every split that lists the same person.
+        dataset: Name of the data set ("IXI").
+        split: "train", "val" or "test".
+        image: The scan.
+        mask: Brain mask on the same grid.
+        lesion: Lesion mask on the same grid, or None.
+        label: 0 for a healthy subject; the data set's own number otherwise.
+        age: In years, or None where unknown.
+    """
+
+    subject: str
+    dataset: str
+    split: str
+    image: Path
+    mask: Path
+    lesion: Path | None
+    label: int
+    age: float | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something about a cohort's files that is no error, yet should not pass unseen."""
+
+    subject: Path
+    fault: str
+    remedy: str
+
+
+def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bool = True) -> list[Case]:
+    """Read cases from the paper's ``DATA_DIR`` (a folder) or a manifest (a file ending in .csv).
+
+    Args:
+        source: The folder or the CSV file.
+        modality: "t1" or "t2"; a manifest names its images itself and does not depend on it.
+        fold: Cross-validation fold of the paper's layout.
+        training: See ``paper_cases``.
+    """
+    path = Path(source)
+    if path.suffix.lower() == ".csv":
+        return manifest_cases(path)
+    return paper_cases(path, modality=modality, fold=fold, training=training)
+
+
+def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training: bool = True) -> list[Case]:
+    """Read the published data layout, with or without its ``Data/`` level.
+
+    IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
+    validation and a test split. Data sets without split files and IXI subjects without a T2 scan are left
+    out; that is logged as a warning.
+
+    Args:
+        data_dir: The folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these directly.
+        modality: "t1" or "t2".
+        fold: Which of the cross-validation folds.
+        training: The fold's training and validation files must exist; otherwise they are read if they do.
+
+    Raises:
+        InputError: The folder or a needed split file is missing, or a split file makes no sense.
+    """
+    cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
+    for note in notes:
+        logger.warning("%s: %s. %s", note.subject, note.fault, note.remedy)
+    return cases
+
+
+def read_paper_layout(
+    data_dir: str | Path, *, modality: str, fold: int, training: bool
+) -> tuple[list[Case], list[Note]]:
+    """Do the work of ``paper_cases``, and return what it logs."""
+    if modality not in PATHOLOGY_SETS:
+        raise InputError("modality", f"{modality!r} is unknown", f"Choose one of {', '.join(PATHOLOGY_SETS)}")
+    root = find_layout(data_dir)
+    files = [(f"{HEALTHY_SET}_{split}_fold{fold}", HEALTHY_SET, split) for split in ("train", "val")]
+    files.append((f"{HEALTHY_SET}_test", HEALTHY_SET, "test"))
+    files += [
+        (f"{name}_{split}", name, split) for name in PATHOLOGY_SETS[modality] for split in ("val", "test")
+    ]
+    cases: list[Case] = []
+    notes: list[Note] = []
+    absent: list[str] = []
+    for stem, dataset, split in files:
+        path = root / "splits" / f"{stem}.csv"
+        if not path.is_file():
+            if training and stem.endswith(f"fold{fold}"):
+                present = ", ".join(map(str, paper_folds(data_dir))) or "none"
+                raise InputError(path, "missing, and training needs it", f"Folds present: {present}")
+            absent.append(path.name)
+            continue
+        found = list(_split_cases(path, root, dataset, split, modality))
+        if modality == "t2" and dataset == HEALTHY_SET:
+            found, note = _with_t2(found, root, path)
+            notes += note
+        cases += found
+    if not cases:
+        raise InputError(root / "splits", f"lacks {', '.join(absent)}", "At least one is needed")
+    if absent:
+        notes.append(Note(root / "splits", f"lacks {', '.join(absent)}", "Their scans are left out"))
+    return cases, notes
+
+
+def find_layout(data_dir: str | Path) -> Path:
+    """Return the folder that holds ``Train``, ``Test`` and ``splits``: ``data_dir/Data`` or ``data_dir``."""
+    candidates = [Path(data_dir) / "Data", Path(data_dir)]
+    for root in candidates:
+        if (root / "splits").is_dir():
+            return root
+    looked = " and ".join(str(root / "splits") for root in candidates)
+    fault = "holds no splits folder" if Path(data_dir).is_dir() else "is no folder"
+    raise InputError(
+        data_dir, f"{fault} (looked for {looked})", "Set DATA_DIR to the folder that holds Data/splits"
+    )
+
+
+def paper_folds(data_dir: str | Path) -> list[int]:
+    """Return the folds that have a training file, in order."""
+    names = (path.stem for path in (find_layout(data_dir) / "splits").glob(f"{HEALTHY_SET}_train_fold*.csv"))
+    matches = (re.fullmatch(rf"{HEALTHY_SET}_train_fold(\d+)", name) for name in names)
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str) -> Iterator[Case]:
+    """Yield the cases of one split file of the paper's layout."""
+    for row, place in read_table(path, required=set(SPLIT_COLUMNS) - {"age"}):
+        image = row["img_path"] if modality == "t1" else t2_path(row["img_path"])
+        yield Case(
+            subject=subject_of(row["img_path"], row["img_name"], dataset),
+            dataset=dataset,
+            split=split,
+            image=_inside(root, image, place),
+            mask=_inside(root, row["mask_path"], place),
+            lesion=_inside(root, row["seg_path"], place) if row["seg_path"] else None,
+            label=parse_label(row["label"], place),
+            age=parse_age(row.get("age", "")),
+        )
+
+
+def _with_t2(cases: Sequence[Case], root: Path, path: Path) -> tuple[list[Case], list[Note]]:
+    """Keep the IXI cases of a split file that have a T2 scan, by ``avail_t2.csv`` or else by the files."""
+    listing = root / "splits" / "avail_t2.csv"
+    if listing.is_file():
+        names = [row["0"] for row, _ in read_table(listing, required={"0"})]
+        available = {subject_of(name, name, HEALTHY_SET) for name in names}
+        kept = [case for case in cases if case.subject in available]
+    else:
+        kept = [case for case in cases if case.image.is_file()]
+    if not kept:
+        raise InputError(
+            path, "none of its subjects has a T2 scan", f"Put them below {cases[0].image.parent}"
+        )
+    dropped = sorted({case.subject for case in cases} - {case.subject for case in kept})
+    if not dropped:
+        return kept, []
+    names_dropped = ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else "")
+    return kept, [
+        Note(path, f"{len(dropped)} subjects have no T2 scan ({names_dropped})", "They are left out")
+    ]
+
+
+def t2_path(t1_path: str) -> str:
+    """Return the path of the T2 scan beside a T1 scan: "t1" replaced in folder and file name, case kept."""
+    *folders, name = t1_path.split("/")
+    folders = [re.sub(r"(?i)^(t)1$", r"\g<1>2", folder) for folder in folders]
+    return "/".join([*folders, re.sub(r"(?i)(?<![a-z0-9])(t)1(?![0-9])", r"\g<1>2", name)])
+
+
+def subject_of(path: str, name: str, dataset: str) -> str:
+    """Return who was scanned: the number of an IXI subject, else the file's name without format and modality.
+
+    The splits of the paper spell an image's name in more than one way, so the name alone would hide a subject
+    that is in two of them.
+
+    >>> subject_of("/Train/ixi/t1/IXI219-Guys-0899-T1.nii.gz", "IXI219-Guys-0899-T1", "IXI")
+    'IXI219'
+    >>> subject_of("/Test/MSLUB/t1/patient07_T1w.nii.gz", "patient07", "MSLUB")
+    'patient07'
+    """
+    if dataset == HEALTHY_SET:
+        number = re.search(r"(?i)ixi(\d{3})(?!\d)", f"{posixpath.basename(path)} {name}")
+        if number:
+            return f"IXI{number[1]}"
+    stem = re.sub(r"(?i)\.nii(\.gz)?$", "", posixpath.basename(path))
+    return re.sub(r"(?i)[-_]t[12]w?$", "", stem)
+
+
+def manifest_cases(path: str | Path) -> list[Case]:
+    """Read a plain CSV: columns subject, image, mask, seg, label, split, and perhaps dataset and age.
+
+    Relative paths are relative to the CSV's folder. ``seg`` may be empty; ``dataset`` defaults to the name of
+    the CSV.
+
+    Raises:
+        InputError: The file is missing, empty or lacks a column, or a row makes no sense.
+    """
+    path = Path(path)
+    cases = []
+    for row, place in read_table(path, required=set(MANIFEST_COLUMNS)):
+        for column in ("subject", "image", "mask"):
+            if not row[column]:
+                raise InputError(place, f"column {column} is empty", "Fill it in, or remove the row")
+        if row["split"] not in SPLITS:
+            raise InputError(place, f"split {row['split']!r} is unknown", f"Use one of {', '.join(SPLITS)}")
+        cases.append(
+            Case(
+                subject=row["subject"],
+                dataset=row.get("dataset") or path.stem,
+                split=row["split"],
+                image=path.parent / row["image"],
+                mask=path.parent / row["mask"],
+                lesion=path.parent / row["seg"] if row["seg"] else None,
+                label=parse_label(row["label"], place),
+                age=parse_age(row.get("age", "")),
+            )
+        )
+    return cases
+
+
+def _inside(root: Path, path: str, place: str) -> Path:
+    """Return ``path``, whose leading slash stands for ``root``, refusing what leads out of ``root``."""
+    if not path:
+        raise InputError(place, "an image or mask path is empty", "Fill it in, or remove the row")
+    relative = posixpath.normpath(path.lstrip("/"))
+    if relative.startswith(".."):
+        raise InputError(place, f"path {path!r} leads out of {root}", "Paths begin with /Train or /Test")
+    return root / relative
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A subject that is in more than one split, or an image that is listed more than once in one.
+
+    Attributes:
+        dataset: Data set of the subject.
+        subject: Who.
+        splits: Where; a split is named twice or more where it lists one image as often.
+    """
+
+    dataset: str
+    subject: str
+    splits: tuple[str, ...]
+
+    @property
+    def duplicated(self) -> bool:
+        """Whether one split lists one image repeatedly, rather than two splits one subject."""
+        return len(set(self.splits)) == 1
+
+    def __str__(self) -> str:
+        if self.duplicated:
+            return f"{self.dataset} {self.subject} is listed {len(self.splits)} times in {self.splits[0]}"
+        return f"{self.dataset} {self.subject} is in {' and '.join(self.splits)}"
+
+
+def find_leaks(cases: Iterable[Case]) -> list[Leak]:
+    """Return subjects in more than one split, then images listed more than once in a split."""
+    splits: dict[tuple[str, str], set[str]] = {}
+    rows: dict[tuple[str, str, str, Path], int] = {}
+    for case in cases:
+        splits.setdefault((case.dataset, case.subject), set()).add(case.split)
+        row = (case.dataset, case.subject, case.split, case.image)
+        rows[row] = rows.get(row, 0) + 1
+    shared = [
+        Leak(dataset, subject, tuple(split for split in SPLITS if split in found))
+        for (dataset, subject), found in splits.items()
+        if len(found) > 1
+    ]
+    repeated = [
+        Leak(dataset, subject, (split,) * count)
+        for (dataset, subject, split, _), count in rows.items()
+        if count > 1
+    ]
+    return shared + repeated
+
+
+def leak_free(cases: Sequence[Case]) -> list[Case]:
+    """Drop what would leak: each subject stays in one split only, each image once.
+
+    Test wins over training and validation, so that test figures stay comparable; training wins over
+    validation.
+    """
+    rank = {"test": 0, "train": 1, "val": 2}
+    owner: dict[tuple[str, str], str] = {}
+    for case in sorted(cases, key=lambda case: rank[case.split]):
+        owner.setdefault((case.dataset, case.subject), case.split)
+    kept: dict[tuple[str, Path], Case] = {}
+    for case in cases:
+        if owner[case.dataset, case.subject] == case.split:
+            kept.setdefault((case.dataset, case.image), case)
+    return list(kept.values())
