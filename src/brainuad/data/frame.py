@@ -1,0 +1,172 @@
+"""Where the model's grid lies in a scan: resampling onto it and back, and registration to the atlas.
+
+Every transform here is a 4 x 4 matrix in RAS mm that maps *atlas* coordinates to *scan* coordinates: the direction in
+which images are resampled onto the atlas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import as_file, files
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from brainuad.data.volume import Volume
+
+# Centre of the SRI24 brain's bounding box, in mm of the atlas (RAS).
+ATLAS_CENTRE = (-119.0, 110.0, 72.5)
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@cache
+def atlas_brain() -> Volume:
+    """Return the SRI24 T1 brain (Rohlfing et al. 2010) at 2 mm, canonical axes, intensities in [0, 255]."""
+    with as_file(files("brainuad.assets") / "sri24_t1_brain_2mm.nii.gz") as path:
+        return Volume.load(path)
+
+
+@dataclass(frozen=True)
+class BrainFrame:
+    """A regular grid in atlas space.
+
+    Attributes:
+        shape: Voxels along right, anterior, superior.
+        spacing: Voxel size in mm, the same along every axis.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: float
+
+    @property
+    def affine(self) -> np.ndarray:
+        """``(4, 4)`` from voxel indices to atlas mm; the grid is centred on the atlas brain."""
+        affine = np.diag([self.spacing] * 3 + [1.0])
+        affine[:3, 3] = np.asarray(ATLAS_CENTRE) - self.spacing * (np.asarray(self.shape) - 1) / 2
+        return affine
+
+    def to_model(self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3) -> np.ndarray:
+        """Resample a scan onto the grid.
+
+        Args:
+            volume: The scan.
+            atlas_to_scan: ``(4, 4)``; identity (None) for a scan that is in atlas space already.
+            order: 3 for images (B-spline, after a Gaussian that keeps detail finer than the grid from aliasing),
+                0 for labels (nearest neighbour).
+
+        Returns:
+            ``shape`` float32; zero outside the scan.
+        """
+        matrix = np.linalg.inv(volume.affine) @ _or_identity(atlas_to_scan) @ self.affine
+        return resample(volume.array, matrix, self.shape, order=order)
+
+    def to_native(
+        self, array: np.ndarray, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 1
+    ) -> np.ndarray:
+        """Resample a map on the grid back onto a scan's voxels: the reverse of :meth:`to_model`.
+
+        Returns:
+            The shape of ``volume.array``, float32; zero outside the grid.
+        """
+        matrix = np.linalg.inv(_or_identity(atlas_to_scan) @ self.affine) @ volume.affine
+        return resample(array, matrix, volume.array.shape, order=order)
+
+
+def _or_identity(matrix: np.ndarray | None) -> np.ndarray:
+    return np.eye(4) if matrix is None else matrix
+
+
+def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, order: int) -> np.ndarray:
+    """Sample an ``(X, Y, Z)`` array at ``matrix @ index`` for every index of a grid of ``shape``.
+
+    With ``order`` above 0 and a grid coarser than the array, the array is first smoothed so that the full width at
+    half maximum of one voxel grows to that of the coarser one. A matrix that is a whole-voxel shift copies exactly.
+    """
+    array = np.asarray(array, dtype=np.float32)
+    linear, offset = matrix[:3, :3], matrix[:3, 3]
+    if np.allclose(linear, np.eye(3), atol=1e-6) and np.allclose(offset, np.rint(offset), atol=1e-4):
+        order, offset, linear = 0, np.rint(offset), np.eye(3)
+    elif order > 0:
+        step = np.linalg.norm(linear, axis=1)  # source voxels per target voxel, along each source axis
+        sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355
+        if (sigma > 0.05).any():
+            array = ndimage.gaussian_filter(array, sigma, mode="constant")
+    # 'constant' would blend cubic samples with zeros only beyond the last voxel, which is what a brain needs.
+    return ndimage.affine_transform(array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0)
+
+
+def to_sitk(volume: Volume) -> sitk.Image:
+    """Return a SimpleITK image (LPS space) of a volume whose axes need not be orthogonal to the scanner's."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
+    lps = _RAS_TO_LPS @ volume.affine
+    spacing = np.asarray(volume.spacing)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    # Rounding in a stored affine can leave axes a hair from orthonormal, which ITK refuses: take the nearest rotation.
+    left, _, right = np.linalg.svd(lps[:3, :3] / spacing)
+    image.SetDirection((left @ right).ravel().tolist())
+    return image
+
+
+def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
+    """Find the affine transform that lays a brain-extracted scan onto the SRI24 T1 brain.
+
+    Mattes mutual information (Mattes et al. 2003), first rigid, then affine, coarse to fine; moments of mass to start.
+
+    Args:
+        brain: Brain-extracted scan, zero outside the brain; any contrast.
+        seed: Seeds the metric's random sampling.
+
+    Returns:
+        ``(4, 4)`` float64, atlas mm to scan mm.
+    """
+    fixed, moving = to_sitk(atlas_brain()), to_sitk(brain)
+    start = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    rigid = sitk.Euler3DTransform(_optimise(fixed, moving, start, sampling=0.05, shrink=(4, 2), seed=seed))
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(rigid.GetCenter())
+    affine.SetMatrix(rigid.GetMatrix())
+    affine.SetTranslation(rigid.GetTranslation())
+    found = sitk.AffineTransform(_optimise(fixed, moving, affine, sampling=0.1, shrink=(4, 2), seed=seed))
+    linear = np.asarray(found.GetMatrix()).reshape(3, 3)
+    centre = np.asarray(found.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = np.asarray(found.GetTranslation()) + centre - linear @ centre
+    return _RAS_TO_LPS @ matrix @ _RAS_TO_LPS
+
+
+def _optimise(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    start: sitk.Transform,
+    *,
+    sampling: float,
+    shrink: tuple[int, ...],
+    seed: int,
+) -> sitk.Transform:
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(sampling, seed=seed + 1)  # seed 0 would mean the clock
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsGradientDescentLineSearch(
+        learningRate=1.0, numberOfIterations=60, convergenceMinimumValue=1e-6, convergenceWindowSize=8
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(shrink)
+    method.SetSmoothingSigmasPerLevel([factor / 2 for factor in shrink])
+    method.SetInitialTransform(start, inPlace=False)
+    result = method.Execute(fixed, moving)
+    return result.GetNthTransform(0) if isinstance(result, sitk.CompositeTransform) else result
+
+
+def alignment(brain_on_grid: np.ndarray, frame: BrainFrame) -> float:
+    """Return Pearson's correlation of a registered brain with the atlas, inside the atlas brain (-1 .. 1)."""
+    atlas = frame.to_model(atlas_brain(), order=1)
+    inside = atlas > 0
+    return float(np.corrcoef(atlas[inside], brain_on_grid[inside])[0, 1])

@@ -1,0 +1,144 @@
+"""Raw scans as they lie on disk before preparation: one function a data set, each yielding :class:`RawScan` rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from brainuad.errors import InputError
+
+_IXI_ID = re.compile(r"IXI\d{3}")
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """One subject before preparation.
+
+    Attributes:
+        subject: Identifier, used in file names.
+        dataset: Folder name in the paper's layout ("ixi", "MSLUB", ...).
+        images: Modality ("t1", "t2") to file; all on one grid.
+        mask: Brain mask or parcellation (above 0 is brain) on that grid; None for brain-extracted images.
+        lesion: Lesion labels on that grid (above 0.5 is lesion), or None.
+        split: "train", "val", "test", or "" for none.
+        age: In years, or None.
+    """
+
+    subject: str
+    dataset: str
+    images: dict[str, Path]
+    mask: Path | None = None
+    lesion: Path | None = None
+    split: str = ""
+    age: float | None = None
+
+
+def ixi(root: Path, modality: str) -> list[RawScan]:
+    """Healthy IXI scans: ``t1/`` (and ``t2/``), ``brainseg/`` or ``mask/``, ``participants.csv`` with splits and ages.
+
+    Files of one subject are found by its ``IXI123`` number.
+    """
+    table = _participants(root)
+    masks = {**_by_id(root / "mask"), **_by_id(root / "brainseg")}
+    scans = []
+    for number, path in _by_id(root / modality).items():
+        images = {m: files[number] for m in ("t1", "t2") if number in (files := _by_id(root / m))}
+        subject = re.split(r"[_.]|-T[12]", path.name)[0]
+        row = table.get(number, {})
+        split = str(row.get("split_fold0", ""))
+        scans.append(
+            RawScan(
+                subject, "ixi", images, masks.get(number),
+                split=split if split in ("train", "val", "test") else "", age=_number(row.get("age")),
+            )
+        )  # fmt: skip
+    return scans
+
+
+def mslub(root: Path, modality: str) -> list[RawScan]:
+    """Brain-extracted MSLUB scans: ``patientNN_{t1,t2,seg}.nii.gz`` in one folder. Every patient is a test subject."""
+    scans = []
+    for path in sorted(root.glob(f"patient*_{modality}.nii.gz")):
+        subject = path.name.split("_")[0]
+        images = {m: p for m in ("t1", "t2") if (p := root / f"{subject}_{m}.nii.gz").exists()}
+        lesion = root / f"{subject}_seg.nii.gz"
+        if not lesion.exists():
+            raise InputError(lesion, "the lesion mask of this patient is missing", "Copy it beside the image")
+        scans.append(RawScan(subject, "MSLUB", images, lesion=lesion, split="test"))
+    return scans
+
+
+def manifest(root: Path, modality: str) -> list[RawScan]:
+    """Scans listed in a CSV: ``subject,image,mask,seg,label,split`` (and ``dataset``, ``age``).
+
+    ``mask`` may be empty for brain-extracted images, ``seg`` for healthy ones. Paths are relative to the CSV.
+    """
+    try:
+        table = pd.read_csv(root, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(root, f"is not a readable CSV ({error})", "Give a manifest with a header row") from error
+    missing = {"subject", "image"} - set(table.columns)
+    if missing:
+        raise InputError(root, f"lacks the column(s) {', '.join(sorted(missing))}", f"Found: {', '.join(table.columns)}")
+
+    def path(row: dict[str, str], column: str) -> Path | None:
+        return root.parent / row[column] if row.get(column) else None
+
+    return [
+        RawScan(
+            row["subject"], row.get("dataset") or ("MANIFEST" if row.get("seg") else "ixi"),
+            {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
+            row.get("split", ""), _number(row.get("age")),
+        )
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+
+
+DATASETS: dict[str, Callable[[Path, str], list[RawScan]]] = {"ixi": ixi, "mslub": mslub, "manifest": manifest}
+
+
+def raw_scans(root: str | Path, dataset: str, modality: str) -> list[RawScan]:
+    """Find the raw scans of a data set.
+
+    Raises:
+        InputError: The folder does not exist or holds no scan of the data set; or a subject is listed twice.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise InputError(root, "no such file or folder", "Give the folder (or manifest) of the raw scans")
+    scans = DATASETS[dataset](root, modality)
+    if not scans:
+        raise InputError(root, f"holds no {modality} scan laid out like {dataset}", f"Expected: {DATASETS[dataset].__doc__}")
+    names = [scan.subject for scan in scans]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(root, f"lists subject(s) twice: {', '.join(twice)}", "Give each scan a subject name of its own")
+    return scans
+
+
+def _by_id(folder: Path) -> dict[str, Path]:
+    found = {}
+    for path in sorted(folder.glob("*.nii*")) if folder.is_dir() else ():
+        if match := _IXI_ID.search(path.name):
+            found[match.group()] = path
+    return found
+
+
+def _participants(root: Path) -> dict[str, dict[str, object]]:
+    path = root / "participants.csv"
+    if not path.exists():
+        return {}
+    rows = pd.read_csv(path).to_dict("records")
+    return {m.group(): row for row in rows if (m := _IXI_ID.search(str(row.get("participant_id", ""))))}
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if number == number else None
