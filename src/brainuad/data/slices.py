@@ -197,11 +197,12 @@ def augmented_slice(volume: Tensor, z: int, augmentation: Augmentation) -> Tenso
     else:
         contributing = torch.nonzero(along_z[z].abs() > NEGLIGIBLE_WEIGHT)[:, 0]
         weights = along_z[z, contributing]
+    contributing = contributing.to(volume.device)
     # matrix products keep single precision even inside a training step's autocast
     with torch.autocast(volume.device.type, enabled=False):
-        slices = gamma(volume[:, :, contributing.to(volume.device)], augmentation.gamma)
+        slices = gamma(volume[:, :, contributing], augmentation.gamma)
         if augmentation.bias:
-            slices = slices * bias_field(volume.shape, augmentation.bias, contributing).to(volume.device)
+            slices = slices * bias_field(volume.shape, augmentation.bias, contributing)
         image = slices[:, :, 0] if along_z is None else slices @ weights.to(volume.device)
         if along_x is not None:
             image = along_x.to(volume.device) @ image
@@ -240,16 +241,16 @@ def bias_field(shape: Sequence[int], coefficients: Sequence[float], slices: Tens
         (X, Y, K) float32 on the device of ``slices``.
     """
     x, y, z = (_coordinate_powers(length, slices.device) for length in shape)
-    coefficient_cube = torch.zeros((BIAS_ORDER + 1,) * 3, dtype=torch.float64)
+    coefficient_cube = torch.zeros((BIAS_ORDER + 1,) * 3)
     for powers, coefficient in zip(BIAS_POWERS, coefficients, strict=True):
         coefficient_cube[powers] = coefficient
     in_plane = torch.einsum("abc,cz->abz", coefficient_cube.to(slices.device), z[:, slices])
-    return torch.einsum("abz,ax,by->xyz", in_plane, x, y).exp().float()
+    return torch.einsum("abz,ax,by->xyz", in_plane, x, y).exp()
 
 
 def _coordinate_powers(length: int, device: torch.device) -> Tensor:
     """Return (order + 1, length): powers 0, 1, ... of the centred coordinate in [-1, 1]."""
-    coordinate = torch.arange(length, dtype=torch.float64, device=device) - (length - 1) / 2
+    coordinate = torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2
     coordinate = coordinate / max((length - 1) / 2, 0.5)
     return torch.stack([coordinate**power for power in range(BIAS_ORDER + 1)])
 

@@ -9,13 +9,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import (
+    OrientationError,
+    apply_orientation,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+from nibabel.spatialimages import HeaderDataError
 
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _MAX_VOXELS = 2**29  # 2 GiB as float32: ten times the largest clinical brain scan
+# what nibabel raises on files whose header or compressed stream is damaged
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, HeaderDataError, OrientationError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +59,7 @@ class Volume:
             return cls.from_image(image, name=path)
         except ImageFileError as error:
             raise InputError(path, "is not a readable NIfTI file", "Convert it to .nii or .nii.gz") from error
-        except (OSError, EOFError, zlib.error, ValueError) as error:
+        except _DAMAGE as error:
             raise InputError(path, f"is truncated or damaged ({error})", "Copy or download it again") from error
 
     @classmethod

@@ -1,0 +1,241 @@
+"""Is a cohort fit for use? Everything wrong with its lists and files, found before a long run finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from brainuad.data.cohort import (
+    HEALTHY_SET,
+    Case,
+    find_layout,
+    find_leaks,
+    manifest_cases,
+    paper_folds,
+    read_paper_layout,
+)
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+
+PLACEMENT_TOLERANCE = 1.0  # mm between image and mask at the far corner of the grid
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a cohort.
+
+    Attributes:
+        severity: "error" where a run would fail or its figures be wrong, "warning" where it would go on.
+        path: File or folder at fault.
+        fault: What is wrong.
+        remedy: What to do about it.
+    """
+
+    severity: str
+    path: str
+    fault: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.path}: {self.fault}. {self.remedy}"
+
+
+def check_data_dir(
+    source: str | Path,
+    modality: str,
+    fold: int | None = None,
+    *,
+    num_workers: int = 1,
+    progress: Progress | None = None,
+) -> list[Problem]:
+    """Check the paper's data layout or a manifest: the lists, then every file they name, once.
+
+    Args:
+        source: ``DATA_DIR``, or a manifest ending in .csv.
+        modality: "t1" or "t2"; a manifest does not depend on it.
+        fold: One cross-validation fold of the paper's layout, or None for all that are there.
+        num_workers: Processes that read files.
+        progress: Called with the number of scans done and of all scans.
+
+    Returns:
+        All that was found, in the order of the lists; nothing is raised for what a user's files hold.
+    """
+    path = Path(source)
+    problems: list[Problem] = []
+    cases: list[Case] = []
+    try:
+        if path.suffix.lower() == ".csv":
+            cases = manifest_cases(path)
+            problems += _leak_problems(cases, path)
+        else:
+            splits = find_layout(path) / "splits"
+            for number in paper_folds(path) or [0] if fold is None else [fold]:
+                fold_cases, fold_problems = _read_fold(
+                    path, splits, modality, number, training=fold is not None
+                )
+                cases += fold_cases
+                problems += fold_problems
+    except InputError as error:
+        problems.append(_from_error(error))
+    # test sets, and the subjects that folds share, come up once a fold
+    return list(dict.fromkeys(problems)) + check_files(cases, num_workers=num_workers, progress=progress)
+
+
+def check_cases(
+    cases: Sequence[Case], *, num_workers: int = 1, progress: Progress | None = None
+) -> list[Problem]:
+    """Check cases that were read already: leaks and duplicates, then the files."""
+    place = cases[0].image.parent if cases else Path()
+    return _leak_problems(cases, place) + check_files(cases, num_workers=num_workers, progress=progress)
+
+
+def check_files(
+    cases: Iterable[Case], *, num_workers: int = 1, progress: Progress | None = None
+) -> list[Problem]:
+    """Check the files of every case; those that share all files are checked once."""
+    unique = list({(case.image, case.mask, case.lesion): case for case in cases}.values())
+    problems: list[Problem] = []
+    for done, found in enumerate(_map_cases(unique, num_workers), start=1):
+        problems += found
+        if progress is not None:
+            progress(done, len(unique))
+    return list(dict.fromkeys(problems))
+
+
+def check_case(case: Case) -> list[Problem]:
+    """Read one case's files and return what is wrong with them, each alone and together."""
+    problems: list[Problem] = []
+    image = _load(case.image, problems)
+    mask = _load(case.mask, problems)
+    lesion = _load(case.lesion, problems) if case.lesion is not None else None
+    if image is not None and image.array.min() == image.array.max():
+        problems.append(
+            _error(case.image, f"is constant ({image.array.flat[0]:g})", "Convert the scan again")
+        )
+        image = None
+    if mask is not None:
+        problems += _mask_problems(case, mask)
+    if image is not None and mask is not None:
+        problems += _placement_problems(case.image, image, case.mask, mask)
+    if lesion is not None and case.lesion is not None:
+        problems += _lesion_problems(case.lesion, lesion, case.mask, mask)
+    if case.label and case.split == "train":
+        remedy = "Train on healthy scans only: move it to test"
+        problems.append(_warning(case.image, f"is a training scan with label {case.label}", remedy))
+    if case.label and case.split != "train" and case.lesion is None:
+        remedy = "Name its lesion mask, or expect no Dice for it"
+        problems.append(_warning(case.image, f"has label {case.label} but no lesion mask", remedy))
+    return problems
+
+
+def _read_fold(
+    data_dir: Path, splits: Path, modality: str, fold: int, *, training: bool
+) -> tuple[list[Case], list[Problem]]:
+    """Return a fold's cases and what is wrong with its lists."""
+    try:
+        cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
+    except InputError as error:
+        return [], [_from_error(error)]
+    problems = [Problem("warning", str(note.subject), note.fault, note.remedy) for note in notes]
+    return cases, problems + _leak_problems(cases, splits, f" (fold {fold})")
+
+
+def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[Problem]:
+    """Report leaks as warnings: by default they are dropped before training and evaluation."""
+    remedy = "Dropped unless datamodule.cfg.leak_free=false"
+    return [
+        _warning(place, f"{leak}{fold if leak.dataset == HEALTHY_SET else ''}", remedy)
+        for leak in find_leaks(cases)
+    ]
+
+
+def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem]]:
+    """Yield ``check_case`` of every case, in order."""
+    if num_workers <= 1 or len(cases) <= 1:
+        yield from map(check_case, cases)
+        return
+    # spawn: forking a process whose libraries run threads can hang
+    with ProcessPoolExecutor(min(num_workers, len(cases)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(check_case, cases)
+
+
+def _load(path: Path, problems: list[Problem]) -> Volume | None:
+    """Read a volume, or note why it cannot be read and return None."""
+    try:
+        return Volume.load(path)
+    except InputError as error:
+        problems.append(_from_error(error))
+        return None
+
+
+def _mask_problems(case: Case, mask: Volume) -> Iterator[Problem]:
+    if not (mask.array > 0.5).any():
+        yield _error(case.mask, "is empty: no voxel above 0.5", "Extract the brain again")
+    elif not ((mask.array == 0) | (mask.array == mask.array.max())).all():
+        yield _warning(
+            case.mask, "is not binary", "Voxels above 0.5 count as brain; check that this is meant"
+        )
+
+
+def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: Volume) -> Iterator[Problem]:
+    """Compare the grids of an image and its mask, and look at the image inside the mask."""
+    if image.array.shape != mask.array.shape:
+        yield _shape_error(mask_path, mask, image_path, image)
+        return
+    corner = np.array([*image.array.shape, 1.0])
+    distance = float((np.abs(image.affine - mask.affine) @ corner).max())
+    if distance > PLACEMENT_TOLERANCE:
+        remedy = "Resample the mask onto the image, or copy the image's affine if only the header differs"
+        yield _warning(
+            mask_path, f"lies up to {distance:.1f} mm from {image_path.name} by its affine", remedy
+        )
+    brain = image.array[mask.array > 0.5]
+    if brain.size and brain.min() == brain.max():
+        yield _error(image_path, f"is constant inside the brain mask ({brain[0]:g})", "Check image and mask")
+
+
+def _lesion_problems(
+    lesion_path: Path, lesion: Volume, mask_path: Path, mask: Volume | None
+) -> Iterator[Problem]:
+    """Look at a lesion mask, alone and inside the brain mask (None where that cannot be read)."""
+    voxels = lesion.array > 0.5
+    if (lesion.array != np.rint(lesion.array)).any():
+        yield _warning(lesion_path, "holds interpolated values", "Voxels above 0.5 count as lesion")
+    if not voxels.any():
+        yield _warning(lesion_path, "is empty: no voxel above 0.5", "Dice and AUPRC are undefined for it")
+    if mask is None:
+        return
+    if lesion.array.shape != mask.array.shape:
+        yield _shape_error(lesion_path, lesion, mask_path, mask)
+        return
+    outside = int((voxels & ~(mask.array > 0.5)).sum())
+    if outside == 0:
+        return
+    share = f"{outside} of {int(voxels.sum())} lesion voxels lie outside the brain mask"
+    if outside == voxels.sum():
+        yield _error(lesion_path, share, "Lesion and brain mask do not belong together")
+    else:
+        yield _warning(lesion_path, share, "They count as missed; widen the brain mask if it is too tight")
+
+
+def _shape_error(path: Path, volume: Volume, other_path: Path, other: Volume) -> Problem:
+    fault = f"has shape {volume.array.shape}, but {other_path} has {other.array.shape}"
+    return _error(path, fault, "Bring both onto one grid")
+
+
+def _from_error(error: InputError) -> Problem:
+    return Problem("error", error.subject, error.fault, error.remedy)
+
+
+def _error(path: Path, fault: str, remedy: str) -> Problem:
+    return Problem("error", str(path), fault, remedy)
+
+
+def _warning(path: Path, fault: str, remedy: str) -> Problem:
+    return Problem("warning", str(path), fault, remedy)
