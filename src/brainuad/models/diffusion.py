@@ -117,6 +117,20 @@ class DiffusionModel(nn.Module):
         )
         return noise.expand_as(images)
 
+    def noised(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return what ``reconstruct`` with an equal generator shows the network first.
+
+        Args:
+            images: (B, 1, X, Y) in [0, 1].
+            generator: Source of the noise.
+
+        Returns:
+            (B, 1, X, Y) on the scale of ``images``.
+        """
+        level = self.config.step_ensemble[0] if self.config.noise_ensemble else self.config.test_timesteps
+        t = torch.full((len(images),), level - 1, device=images.device)
+        return (self.q_sample(2 * images - 1, t, self.draw_noise(images, generator)) + 1) / 2
+
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return how slices would look healthy: noise them once, denoise them in one network call.
 

@@ -1,0 +1,198 @@
+"""What happens around the steps: epochs, checkpoints, tables, pictures, progress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from brainuad.config import ExperimentConfig
+from brainuad.files import atomic_path
+from brainuad.train.module import Training
+from brainuad.train.settings import export_model
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; reads tensors and plain values, never code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``, all or nothing."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has written its last checkpoint."""
+
+
+class Epochs(Callback):
+    """Ends every epoch: validates, logs, pictures, and writes checkpoints.
+
+    Epochs are counted from the step, not by Lightning, for which training is one endless epoch: only so does
+    a run that resumes inside an epoch, or after one, go on at the very next step.
+
+    Attributes:
+        best_loss: Lowest validation loss so far.
+        validation_loss: The latest one; NaN before the first.
+        train_loss: Mean over the latest epoch, as far as this process saw it; NaN before the first.
+    """
+
+    def __init__(self, config: ExperimentConfig, run_dir: Path, interrupt: threading.Event) -> None:
+        self.config, self.run_dir, self.interrupt = config, run_dir, interrupt
+        self.last = run_dir / "checkpoints" / "last.ckpt"
+        self.best = run_dir / "checkpoints" / "best.ckpt"
+        self.best_loss = math.inf
+        self.validation_loss = self.train_loss = math.nan
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """End the epoch if this was its last step; after an interrupt, save and leave."""
+        assert isinstance(module, Training)
+        epoch, position = divmod(trainer.global_step, module.batches_per_epoch)
+        finished = trainer.global_step >= trainer.max_steps
+        if position == 0 or finished:
+            self.end_epoch(trainer, module, epoch, finished)
+        if self.interrupt.is_set():
+            trainer.save_checkpoint(self.last)
+            raise Interrupted
+
+    def end_epoch(self, trainer: Trainer, module: Training, epoch: int, finished: bool) -> None:
+        """Do what is due after ``epoch`` epochs. When training is finished, everything is due."""
+        self.train_loss = torch.stack(module.epoch_losses).mean().item()
+        module.epoch_losses.clear()
+        metrics = {"epoch": float(epoch), "train/loss": self.train_loss}
+        if finished or epoch % self.config.trainer.check_val_every_n_epoch == 0:
+            metrics["val/loss"] = self.validation_loss = module.validation_loss(epoch)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, trainer.global_step)
+        if self.validation_loss < self.best_loss:
+            self.best_loss = self.validation_loss
+            trainer.save_checkpoint(self.best, weights_only=True)
+            if trainer.is_global_zero:
+                export_model(module.average, self.config, self.run_dir / "model")
+        interval = self.config.callbacks.picture_every_n_epochs
+        if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
+            with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
+                draw_pictures(module.sample_pictures()).savefig(temporary, dpi=80, format="png")
+        if finished or epoch % self.config.callbacks.checkpoint_every_n_epochs == 0:
+            trainer.save_checkpoint(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this callback."""
+        return {"best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self.best_loss = state_dict["best_loss"]
+
+
+class ProgressLines(Callback):
+    """A plain line on stderr now and then, for logs that no one watches live."""
+
+    def __init__(self, epochs: Epochs) -> None:
+        self.epochs = epochs
+        self.line_step, self.line_time = 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        self.line_step, self.line_time = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Print step, losses, speed since the last line, and the time left at that speed."""
+        assert isinstance(module, Training)
+        now, step, total = time.monotonic(), trainer.global_step, trainer.max_steps
+        if not trainer.is_global_zero or (now - self.line_time < SECONDS_BETWEEN_LINES and step < total):
+            return
+        speed = (step - self.line_step) / (now - self.line_time)
+        losses = module.epoch_losses
+        loss = torch.stack(losses).mean().item() if losses else self.epochs.train_loss
+        print(
+            f"step {step}/{total}  epoch {step / module.batches_per_epoch:.1f}  loss {loss:.5f}  "
+            f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s  "
+            f"{(total - step) / speed / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.line_step, self.line_time = step, now
+
+
+class MetricsTable(Logger):
+    """Writes ``metrics.csv``, one row an epoch. A resumed run continues the table."""
+
+    COLUMNS = ("epoch", "step", "train_loss", "val_loss", "seconds")
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        super().__init__()
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if resumed_step and path.exists():
+            with path.open(newline="") as handle:
+                rows = [row for row in csv.DictReader(handle) if int(row["step"]) <= resumed_step]
+        self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Empty: a run has one table."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run has its settings in a file of their own."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add the row of an epoch."""
+        if "train/loss" not in metrics:
+            return
+        row = (
+            f"{metrics['epoch']:.0f}",
+            step,
+            f"{metrics['train/loss']:.6g}",
+            f"{metrics['val/loss']:.6g}" if "val/loss" in metrics else "",
+            f"{time.monotonic() - self.started:.1f}",
+        )
+        with self.path.open("a", newline="") as handle:
+            csv.writer(handle).writerow(row)
+
+
+def draw_pictures(pictures: dict[str, Tensor]) -> Figure:
+    """Draw one column a title and one row a slice, grey from 0 to 1, anterior up.
+
+    Args:
+        pictures: (B, X, Y) each, by title.
+    """
+    rows = len(next(iter(pictures.values())))
+    figure = Figure(figsize=(2 * len(pictures), 2 * rows), layout="constrained")
+    axes = figure.subplots(rows, len(pictures), squeeze=False)
+    for column, (title, slices) in enumerate(pictures.items()):
+        axes[0, column].set_title(title)
+        for row, picture in enumerate(slices):
+            axes[row, column].imshow(picture.T, cmap="gray", vmin=0, vmax=1, origin="lower")
+            axes[row, column].set_axis_off()
+    return figure

@@ -1,0 +1,191 @@
+"""One call that trains one model and leaves everything about it in one folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from brainuad._version import __version__
+from brainuad.config import ExperimentConfig, TrainerConfig
+from brainuad.data.slices import TrainingVolumes
+from brainuad.errors import InputError
+from brainuad.files import write_json
+from brainuad.train.callbacks import AtomicCheckpointIO, Epochs, Interrupted, MetricsTable, ProgressLines
+from brainuad.train.module import Training
+from brainuad.train.settings import check_resumable
+
+
+def resolve_precision(settings: TrainerConfig) -> Any:
+    """Return Lightning's name of the precision; "auto" is bf16-mixed on CUDA that has it, else 32 bits."""
+    if settings.precision != "auto":
+        return settings.precision
+    on_cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def total_steps(settings: TrainerConfig, batches_per_epoch: int) -> int:
+    """Return the steps of the whole training."""
+    steps = settings.max_epochs * batches_per_epoch
+    return steps if settings.max_steps == -1 else min(steps, settings.max_steps)
+
+
+@contextmanager
+def caught_interrupts() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event; a second one acts as it did before."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+    previous: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(number, previous[number])
+        print("Stopping after this step; once more to stop at once.", file=sys.stderr, flush=True)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice off the terminal; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) -> list[Logger]:
+    """Return the loggers that ``config.logger`` asks for.
+
+    Raises:
+        InputError: Weights & Biases is asked for and not installed.
+    """
+    loggers: list[Logger] = []
+    if config.logger.csv:
+        loggers.append(MetricsTable(run_dir / "metrics.csv", resumed_step))
+    if config.logger.tensorboard:
+        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
+    if config.logger.wandb:
+        if importlib.util.find_spec("wandb") is None:
+            raise InputError("logger.wandb", "wandb is not installed", "pip install 'brainuad[wandb]'")
+        loggers.append(WandbLogger(project="brainuad", name=config.name, save_dir=run_dir))
+    return loggers
+
+
+def build_trainer(
+    config: ExperimentConfig, run_dir: Path, interrupt: threading.Event, steps: int, resumed_step: int
+) -> Trainer:
+    """Return a Lightning trainer that takes ``steps`` steps in one endless epoch (see ``Epochs``)."""
+    settings = config.trainer
+    interactive = sys.stderr.isatty()
+    epochs = Epochs(config, run_dir, interrupt)
+    # a line shows the losses of the epoch that just ended, so it comes after them
+    progress: Callback = (
+        RichProgressBar(console_kwargs={"stderr": True}) if interactive else ProgressLines(epochs)
+    )
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=resolve_precision(settings),
+        max_epochs=-1,
+        max_steps=steps,
+        gradient_clip_val=settings.gradient_clip_val or None,
+        logger=build_loggers(config, run_dir, resumed_step),
+        callbacks=[epochs, progress],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )
+
+
+def fit(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, run_dir: Path) -> Path:
+    """Train one model and write everything about it to ``run_dir``.
+
+    Writes ``checkpoints/last.ckpt`` (to resume), ``checkpoints/best.ckpt`` (lowest validation loss),
+    ``model/`` (settings and averaged weights of the best checkpoint, renewed with it), ``metrics.csv``,
+    ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``.
+
+    Args:
+        config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
+            there is one, and ends with the weights of an unbroken run (on a CPU, to the bit).
+        train: Training volumes.
+        val: Healthy validation volumes.
+        run_dir: Folder of this model; made if missing.
+
+    Returns:
+        The exported model's folder, ``run_dir / "model"``.
+
+    Raises:
+        InputError: The checkpoint to resume from is damaged or belongs to other settings or data.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    module = Training(config, train, val)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    resumed_step = 0
+    if config.resume and last.exists():
+        resumed_step = check_resumable(last, config, module.data_hash)
+    steps = total_steps(config.trainer, module.batches_per_epoch)
+    with quiet_lightning(), caught_interrupts() as interrupt:
+        trainer = build_trainer(config, run_dir, interrupt, steps, resumed_step)
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if not (on_cpu and trainer.precision.startswith("bf16")):  # measured: faster but for this pair
+            module.model.to(memory_format=torch.channels_last)
+            module.average.to(memory_format=torch.channels_last)
+        checkpoint = last if resumed_step else None
+        try:
+            # the loader only counts: a step's number decides what is in its batch
+            trainer.fit(module, itertools.count(), ckpt_path=checkpoint, weights_only=True)
+        except Interrupted as stop:
+            raise KeyboardInterrupt from stop
+    if trainer.is_global_zero:
+        summary = {
+            "version": __version__,
+            "lightning": lightning.__version__,
+            "torch": torch.__version__,
+            "device": str(trainer.strategy.root_device),
+            "precision": str(trainer.precision),
+            "steps": trainer.global_step,
+            "max_epochs": config.trainer.max_epochs,
+            "max_steps": config.trainer.max_steps,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(run_dir / "training.json", summary)
+    return run_dir / "model"
