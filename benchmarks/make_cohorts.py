@@ -1,0 +1,105 @@
+"""Make the validation, test and demo cohorts from prepared scans and real stroke outlines.
+
+    python benchmarks/make_cohorts.py DATA_DIR STROKE_MASKS -o OUT
+
+DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI and MSLUB; STROKE_MASKS a folder of outlines in MNI152
+space. Writes three manifests with their files: ``OUT/val`` and ``OUT/test`` (every healthy IXI scan of that split, and one
+semi-synthetic stroke in each; test has the real MSLUB patients too) and ``OUT/demo`` (6 healthy, 6 semi-synthetic, the
+MSLUB patients), which is what the package ships. No outline is used twice, so validation and test share none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from brainuad.data.cohort import Case, paper_cases
+from brainuad.data.simulate import stroke
+from brainuad.data.volume import Volume
+
+HEALTHY, STROKE, REAL = "IXI healthy", "stroke (semi-synthetic)", "MSLUB (real MS)"
+DEMO_SUBJECTS = 6
+MIN_VOLUME_ML = 1.0
+MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
+
+
+def main() -> None:
+    """Make the three cohorts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("strokes", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    cases = paper_cases(arguments.data_dir, modality="t1", training=True)
+    outlines = sorted(arguments.strokes.glob("*.nii.gz"))
+    np.random.default_rng(0).shuffle(outlines)
+    rows: dict[str, list[dict[str, object]]] = {"val": [], "test": [], "demo": []}
+    for case in cases:
+        if case.dataset == "IXI" and case.split in ("val", "test"):
+            healthy = write(case, arguments.output / case.split, HEALTHY, Volume.load(case.image), None)
+            sick = simulated(case, outlines, arguments.output / case.split)
+            rows[case.split] += [healthy, sick]
+        elif case.dataset == "MSLUB":
+            lesion = Volume.load(case.lesion).array > 0.5
+            rows["test"].append(write(case, arguments.output / "test", REAL, Volume.load(case.image), lesion))
+    demo = {kind: [row for row in rows["test"] if row["dataset"] == kind] for kind in (HEALTHY, STROKE, REAL)}
+    # Healthy and lesioned scans of the demo are of different subjects: twelve in all.
+    rows["demo"] = demo[HEALTHY][:DEMO_SUBJECTS] + demo[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + demo[REAL]
+    (arguments.output / "demo").mkdir(parents=True, exist_ok=True)
+    for row in rows["demo"]:
+        for column in ("image", "mask", "seg"):
+            if row[column]:
+                source = arguments.output / "test" / str(row[column])
+                (arguments.output / "demo" / source.name).write_bytes(source.read_bytes())
+    for name, table in rows.items():
+        with (arguments.output / name / "manifest.csv").open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+        print(f"{name}: {len(table)} cases")
+
+
+def simulated(case: Case, outlines: list[Path], folder: Path) -> dict[str, object]:
+    """Put the next outline that fits into a healthy scan; outlines that were taken or do not fit leave the list."""
+    image, mask = Volume.load(case.image), Volume.load(case.mask).array > 0.5
+    for path in list(outlines):
+        outline = Volume.load(path)
+        if outline.array.sum() * np.prod(outline.spacing) / 1000 < MIN_VOLUME_ML:
+            outlines.remove(path)
+            continue
+        sick, lesion = stroke(image, mask, outline, seed=int(case.subject[-3:]))
+        expected = outline.array.sum() * np.prod(outline.spacing) / 0.75  # MNI is smaller than the atlas by about this
+        if lesion.sum() * np.prod(image.spacing) >= MIN_INSIDE * expected:
+            outlines.remove(path)
+            row = write(case, folder, STROKE, image.with_array(sick), lesion)
+            return {**row, "outline": path.name}
+    raise SystemExit(f"no outline is left for {case.subject}")
+
+
+def write(case: Case, folder: Path, kind: str, image: Volume, lesion: np.ndarray | None) -> dict[str, object]:
+    """Write one case as 8-bit images and return its manifest row."""
+    name = f"{case.subject}{'_stroke' if kind == STROKE else ''}"
+    mask = Volume.load(case.mask)
+    # 8 bits from 0 to the 99.8th percentile: the loader clips at the 99th.
+    scaled = image.array * (255 / np.percentile(image.array[mask.array > 0.5], 99.8))
+    image.with_array(scaled).save(folder / f"{name}_t1.nii.gz", np.uint8)
+    mask.save(folder / f"{name}_mask.nii.gz", np.uint8)
+    if lesion is not None:
+        image.with_array(lesion).save(folder / f"{name}_seg.nii.gz", np.uint8)
+    return {
+        "subject": name,
+        "image": f"{name}_t1.nii.gz",
+        "mask": f"{name}_mask.nii.gz",
+        "seg": f"{name}_seg.nii.gz" if lesion is not None else "",
+        "label": int(lesion is not None),
+        "split": "val" if case.split == "val" else "test",
+        "dataset": kind,
+        "outline": "",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Prepared scans onto the model's grid: smoothing, crop, percentile scaling, reduction; cached by content and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from brainuad.config import DataConfig
+from brainuad.data.cohort import Case
+from brainuad.data.frame import BrainFrame
+from brainuad.data.intensity import curvature_flow, scale_to_percentiles
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+from brainuad.files import atomic_path, sha256
+
+_LOADER_VERSION = 1  # raise when the same settings give other numbers, so that old cache entries are not taken
+_MAX_OFF_CENTRE_MM = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case on the model's grid.
+
+    Attributes:
+        case: Where it came from.
+        image: ``(X, Y, Z)`` float32, about [0, 1].
+        mask: ``(X, Y, Z)`` bool brain mask.
+        lesion: ``(X, Y, Z)`` bool, or None without annotation.
+        affine: ``(4, 4)`` from grid indices to the scan's mm.
+    """
+
+    case: Case
+    image: np.ndarray
+    mask: np.ndarray
+    lesion: np.ndarray | None
+    affine: np.ndarray
+
+
+def load_cohort(
+    cases: Sequence[Case],
+    config: DataConfig,
+    *,
+    report: Callable[[Case], None] = lambda case: None,
+) -> list[PreparedCase]:
+    """Load cases in order, several at a time, through the cache; ``report`` is called after each.
+
+    Raises:
+        InputError: As for :func:`load_case`, for the first case that fails.
+    """
+    prepared = []
+    with ThreadPoolExecutor(max(1, config.num_workers)) as pool:
+        futures = [pool.submit(load_case, case, config) for case in cases]
+        try:
+            for case, future in zip(cases, futures, strict=True):
+                prepared.append(future.result())
+                report(case)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return prepared
+
+
+def load_case(case: Case, config: DataConfig) -> PreparedCase:
+    """Load one case onto the model's grid, from the cache where it was loaded before with the same settings.
+
+    Raises:
+        InputError: A file is missing, damaged or of another shape; the mask is empty; the image is constant; or, with
+            ``affine="used"``, the scan is not in atlas space.
+    """
+    entry = _cache_folder(config) / f"{_key(case, config)}.npz"
+    arrays = _read_entry(entry)
+    if arrays is None:
+        image, mask, lesion, affine = place(case, config)
+        arrays = {"image": image, "mask": mask, "affine": affine}
+        if lesion is not None:
+            arrays["lesion"] = lesion
+        with atomic_path(entry) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **arrays)
+    return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"])
+
+
+def _cache_folder(config: DataConfig) -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brainuad"
+    return Path(config.cache_dir) if config.cache_dir else default
+
+
+def _key(case: Case, config: DataConfig) -> str:
+    paths = [case.image, case.mask, case.lesion]
+    for path in paths:
+        if path is not None and not path.is_file():
+            raise InputError(path, "no such file", f"It belongs to subject {case.subject}; see `brainuad check`")
+    settings = {
+        "loader": _LOADER_VERSION,
+        "imageDim": list(config.imageDim),
+        "rescaleFactor": config.rescaleFactor,
+        "affine": config.affine,
+        "smoothing_iterations": config.smoothing_iterations,
+        "files": [sha256(path) if path is not None else None for path in paths],
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read_entry(entry: Path) -> dict[str, np.ndarray] | None:
+    """Read a cache entry; a damaged one counts as absent and is made again."""
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Bring a case onto the model's grid (section 4 of the reference's description), without the cache.
+
+    With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
+    zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
+    ``affine="used"`` the scan is placed on the atlas grid of the same size and spacing first, and scaled there.
+
+    Returns:
+        image, mask, lesion or None, and the affine from grid indices to the scan's mm.
+    """
+    image, mask = Volume.load(case.image), Volume.load(case.mask)
+    lesion = Volume.load(case.lesion) if case.lesion is not None else None
+    for label, path in ((mask, case.mask), (lesion, case.lesion)):
+        if label is not None and label.array.shape != image.array.shape:
+            raise InputError(
+                path or "", f"has shape {label.array.shape}, its image {image.array.shape}", "Resample it onto the image's grid"
+            )
+    if not (mask.array > 0.5).any():
+        raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
+    use_grid = _used_grid if config.affine == "used" else _ignored_grid
+    try:
+        return use_grid(image, mask, lesion, config)
+    except ValueError as error:
+        raise InputError(case.image, str(error), "Look at the scan and its mask") from error
+
+
+def _ignored_grid(
+    image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    shape = tuple(config.imageDim)
+    smooth = curvature_flow(image.file_axes(), iterations=config.smoothing_iterations)
+    inside = crop_or_pad(mask.file_axes(), shape) > 0.5
+    scaled = scale_to_percentiles(crop_or_pad(smooth, shape), inside)
+    factor = config.rescaleFactor
+    affine = np.diag([factor] * 3 + [1.0])
+    first = -np.ceil((np.asarray(shape) - smooth.shape) / 2)  # file index of the padded grid's first voxel
+    affine[:3, 3] = first + 0.5 * (factor - 1)
+    return (
+        reduce(scaled, factor, order=3),
+        reduce(inside, factor, order=0) > 0.5,
+        None if lesion is None else reduce(crop_or_pad(lesion.file_axes(), shape) > 0.5, factor, order=0) > 0.5,
+        np.asarray(image.header.get_best_affine(), dtype=np.float64) @ affine,
+    )
+
+
+def _used_grid(
+    image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
+    frame = BrainFrame((x, y, z), config.rescaleFactor)
+    centre = image.affine @ [*ndimage.center_of_mass(mask.array > 0.5), 1]
+    off = float(np.linalg.norm(centre[:3] - (frame.affine @ [*((np.asarray(frame.shape) - 1) / 2), 1])[:3]))
+    if off > _MAX_OFF_CENTRE_MM:
+        raise ValueError(
+            f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, or set datamodule.cfg.affine=ignored"
+        )
+    brain = image.with_array(curvature_flow(image.array, iterations=config.smoothing_iterations) * (mask.array > 0.5))
+    inside = frame.to_model(mask, order=0) > 0.5
+    scaled = scale_to_percentiles(np.maximum(frame.to_model(brain), 0), inside) * inside
+    return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
+
+
+def crop_or_pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Crop or zero-pad an ``(X, Y, Z)`` array around its centre; of an odd difference the larger half goes first."""
+    for axis, (have, want) in enumerate(zip(array.shape, shape, strict=True)):
+        before = -(-abs(want - have) // 2)
+        if want > have:
+            widths = [(0, 0)] * array.ndim
+            widths[axis] = (before, want - have - before)
+            array = np.pad(array, widths)
+        elif want < have:
+            array = array.take(range(before, before + want), axis=axis)
+    return array
+
+
+def reduce(array: np.ndarray, factor: float, *, order: int) -> np.ndarray:
+    """Reduce an ``(X, Y, Z)`` array by ``factor`` along every axis, without an anti-aliasing filter, as the release does.
+
+    Output voxel k samples input position ``factor * k + (factor - 1) / 2``: the fields of view coincide.
+    """
+    shape = [int(np.ceil(size / factor)) for size in array.shape]
+    offset = 0.5 * (factor - 1)
+    result = ndimage.affine_transform(
+        array.astype(np.float32), [factor] * 3, offset, output_shape=shape, order=order, mode="mirror"
+    )
+    return result.astype(np.float32)
