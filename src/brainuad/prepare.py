@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from scipy import ndimage
 
 from brainuad._version import __version__
-from brainuad.data.tables import write_split
-from brainuad.data.extract import correct_bias
-from brainuad.data.frame import BrainFrame, alignment, register_to_atlas
+from brainuad.data.atlas import POOR_ALIGNMENT, AtlasBrain
+from brainuad.data.extract import brain_mask, on_same_grid
+from brainuad.data.frame import alignment, register_to_atlas
 from brainuad.data.raw import RawScan
+from brainuad.data.tables import write_split
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256, write_json, write_text
-
-_FIELD_OF_VIEW = (208, 240, 176)  # mm around the atlas brain: room for the largest head
-_POOR_ALIGNMENT = 0.5  # correlation with the atlas below which a person should look
-_PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> dict[str, 
             "atlas_to_scan": transform.tolist(),
         },
     )
-    poor = measured["alignment"] < _POOR_ALIGNMENT
+    poor = measured["alignment"] < POOR_ALIGNMENT
     message = f"alignment {measured['alignment']:.2f} is low: look at this scan" if poor else ""
     return {**row, "seconds": round(time.perf_counter() - started, 2), **measured, "message": message}
 
@@ -141,35 +137,29 @@ def _prepare(scan: RawScan, root: Path, settings: Preparation) -> tuple[list[Pat
             raise InputError(scan.images[modality], f"has shape {image.array.shape}, not {first.array.shape}", "Co-register it")
 
     transform = register_to_atlas(first.with_array(first.array * brain), seed=settings.seed)
-    size = [round(length / settings.spacing) for length in _FIELD_OF_VIEW]
-    frame = BrainFrame((size[0], size[1], size[2]), settings.spacing)
-    mask = frame.to_model(first.with_array(brain), transform, order=0) > 0.5
-    if not mask.any():
-        raise InputError(first_path(scan), "could not be registered to the atlas", "Check orientation and brain mask")
-    # The paper cuts to the box *before* N4, so that the empty margin does not stretch the spline grid.
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    affine = frame.affine.copy()
-    affine[:3, 3] = (frame.affine @ [*(s.start for s in box), 1])[:3]
+    try:
+        located = AtlasBrain.locate(first.with_array(brain), transform, spacing=settings.spacing)
+    except ValueError as error:
+        raise InputError(first_path(scan), str(error), "Check orientation and brain mask") from error
 
     base = root / ("Train" if scan.dataset == "ixi" else "Test") / scan.dataset
     outputs = []
 
-    def save(kind: str, array: np.ndarray, dtype: type[np.generic]) -> None:
+    def save(kind: str, volume: Volume, dtype: type[np.generic]) -> None:
         path = base / kind / f"{scan.subject}_{kind}.nii.gz"
-        Volume.from_array(array, affine).save(path, dtype)
+        volume.save(path, dtype)
         outputs.append(path)
 
-    measured = {"alignment": 0.0, "brain_ml": round(float(mask.sum()) * settings.spacing**3 / 1000, 1)}
+    measured = {"alignment": 0.0, "brain_ml": round(float(located.mask.sum()) * settings.spacing**3 / 1000, 1)}
     for modality, image in images.items():
-        # Cubic interpolation undershoots beside dark edges; no MR magnitude is negative.
-        resampled = np.maximum(frame.to_model(image.with_array(image.array * brain), transform), 0) * mask
+        resampled = located.resample(image.with_array(image.array * brain))
         if image is first:
-            measured["alignment"] = round(alignment(resampled, frame), 4)
-        cut = Volume.from_array(resampled[box], affine)
-        save(modality, correct_bias(cut, mask[box]), np.float32)
-    save("mask", mask[box], np.uint8)
+            measured["alignment"] = round(alignment(resampled, located.frame), 4)
+        save(modality, located.correct(resampled), np.float32)
+    save("mask", located.cut(located.mask), np.uint8)
     if lesion is not None:
-        save("seg", frame.to_model(first.with_array(lesion), transform, order=0)[box] > 0.5, np.uint8)
+        on_grid = located.frame.to_model(first.with_array(lesion), transform, order=0) > 0.5
+        save("seg", located.cut(on_grid), np.uint8)
     return outputs, measured, transform
 
 
@@ -180,28 +170,17 @@ def first_path(scan: RawScan) -> Path:
 
 def _same_grid(path: Path, image: Volume) -> Volume:
     label = Volume.load(path)
-    if label.array.shape != image.array.shape or not np.allclose(label.affine, image.affine, atol=1e-2):
+    if not on_same_grid(label, image):
         raise InputError(path, f"lies on another grid than its image ({label.array.shape}, {image.array.shape})", "Resample it")
     return label
 
 
 def _brain_mask(scan: RawScan, image: Volume) -> np.ndarray:
-    """Return ``(X, Y, Z)`` bool: the given mask with closed sulci, or where an extracted image is not background."""
-    if scan.mask is None:
-        # Interpolated images ring around zero: half a percent of the bright end tells tissue from ringing.
-        mask = image.array > 0.005 * np.percentile(image.array, 99.5)
-        if mask.mean() > 0.6:
-            raise InputError(first_path(scan), "has no brain mask and does not look brain-extracted", "Give a brain mask")
-    else:
-        mask = _same_grid(scan.mask, image).array > 0
-    if not mask.any():
-        raise InputError(scan.mask or first_path(scan), "the brain mask is empty", "Give a mask that is above 0 in the brain")
-    radius = [max(1, round(_PARCELLATION_CLOSING / spacing)) for spacing in image.spacing]
-    padded = np.pad(mask, [(r, r) for r in radius])
-    far_out = ndimage.distance_transform_edt(~padded, sampling=image.spacing) > _PARCELLATION_CLOSING
-    closed = ndimage.distance_transform_edt(~far_out, sampling=image.spacing) > _PARCELLATION_CLOSING
-    inner = closed[tuple(slice(r, -r) for r in radius)]
-    return ndimage.binary_fill_holes(inner | mask)
+    given = _same_grid(scan.mask, image) if scan.mask else None
+    try:
+        return brain_mask(image, given)
+    except ValueError as error:
+        raise InputError(scan.mask or first_path(scan), str(error), "Give a mask that is above 0 in the brain") from error
 
 
 def _write_splits(root: Path, scans: list[RawScan]) -> None:

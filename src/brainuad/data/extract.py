@@ -1,12 +1,51 @@
-"""Bias-field correction by N4."""
+"""The brain in a scan: its mask, and correction of the bias field inside it by N4."""
 
 from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from brainuad.data.frame import to_sitk
 from brainuad.data.volume import Volume
+
+_PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
+
+
+def brain_mask(image: Volume, given: Volume | None = None) -> np.ndarray:
+    """Return the given mask with closed sulci, or where an extracted image is not background.
+
+    Args:
+        image: The scan; brain-extracted where no mask is given.
+        given: Brain mask on the same grid, above 0 in the brain.
+
+    Returns:
+        ``(X, Y, Z)`` bool.
+
+    Raises:
+        ValueError: There is no mask and the scan is not brain-extracted, or the mask is empty.
+    """
+    if given is None:
+        # Interpolated images ring around zero: half a percent of the bright end tells tissue from ringing.
+        mask = image.array > 0.005 * np.percentile(image.array, 99.5)
+        if mask.mean() > 0.6:
+            raise ValueError("has no brain mask and does not look brain-extracted")
+    else:
+        mask = given.array > 0
+    if not mask.any():
+        raise ValueError("the brain mask is empty")
+    radius = [max(1, round(_PARCELLATION_CLOSING / spacing)) for spacing in image.spacing]
+    padded = np.pad(mask, [(r, r) for r in radius])
+    far_out = ndimage.distance_transform_edt(~padded, sampling=image.spacing) > _PARCELLATION_CLOSING
+    closed = ndimage.distance_transform_edt(~far_out, sampling=image.spacing) > _PARCELLATION_CLOSING
+    inner = closed[tuple(slice(r, -r) for r in radius)]
+    return ndimage.binary_fill_holes(inner | mask)
+
+
+def on_same_grid(label: Volume, image: Volume) -> bool:
+    """Whether a label has its image's shape and place (to a hundredth of a millimetre)."""
+    same_shape = label.array.shape == image.array.shape
+    return same_shape and np.allclose(label.affine, image.affine, atol=1e-2)
 
 
 def correct_bias(volume: Volume, mask: np.ndarray, *, working_spacing: float = 6.0, iterations: int = 100) -> np.ndarray:

@@ -137,11 +137,23 @@ def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.nd
             )
     if not (mask.array > 0.5).any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
-    use_grid = _used_grid if config.affine == "used" else _ignored_grid
     try:
-        return use_grid(image, mask, lesion, config)
+        return place_volumes(image, mask, lesion, config)
     except ValueError as error:
         raise InputError(case.image, str(error), "Look at the scan and its mask") from error
+
+
+def place_volumes(
+    image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Do the work of :func:`place` for volumes of one grid.
+
+    Raises:
+        ValueError: The image is constant in the brain, the brain is not on the grid, or, with ``affine="used"``, the
+            scan is not in atlas space.
+    """
+    use_grid = _used_grid if config.affine == "used" else _ignored_grid
+    return use_grid(image, mask, lesion, config)
 
 
 def _ignored_grid(

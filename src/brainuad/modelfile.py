@@ -1,0 +1,175 @@
+"""A trained model as a folder: ``config.yaml``, ``model.safetensors`` and perhaps ``calibration.json``.
+
+Nothing here runs what a file says: settings are plain YAML checked against the dataclasses, weights are
+safetensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import brainuad.models  # noqa: F401  (registers them)
+from brainuad._version import __version__
+from brainuad.config import DataConfig, ModelConfig
+from brainuad.errors import InputError
+from brainuad.files import atomic_path, write_json, write_text
+from brainuad.registry import MODELS
+
+FORMAT = 1
+CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"
+_OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that do not travel with a model
+
+T = TypeVar("T")
+
+
+def write_model(
+    folder: str | Path,
+    model: nn.Module,
+    model_config: ModelConfig,
+    data_config: DataConfig,
+    *,
+    provenance: dict[str, Any] | None = None,
+    calibration: dict[str, Any] | None = None,
+    half: bool = False,
+) -> None:
+    """Write a model folder; each file is replaced whole.
+
+    Args:
+        folder: Made if missing.
+        model: Its ``state_dict`` is written.
+        model_config: Settings it was built with.
+        data_config: Settings of the data it was trained on.
+        provenance: Further entries of ``config.yaml``, plain values: seed, steps, training data ...
+        calibration: Plain values, see ``brainuad.detector``.
+        half: Store floating-point weights in 16 bits.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    folder = Path(folder)
+    weights = {}
+    for name, value in model.state_dict().items():
+        value = value.detach().cpu()
+        weights[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)
+    if calibration is not None:
+        write_json(folder / CALIBRATION, calibration)
+    data = {k: v for k, v in dataclasses.asdict(data_config).items() if k not in _OF_THIS_MACHINE}
+    settings = {
+        "format": FORMAT,
+        "version": __version__,
+        "model": dataclasses.asdict(model_config),
+        "data": data,
+        **(provenance or {}),
+    }
+    write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
+def read_model(
+    folder: str | Path,
+) -> tuple[nn.Module, ModelConfig, DataConfig, dict[str, Any], dict[str, Any] | None]:
+    """Read a model folder.
+
+    Returns:
+        The model (float32, on the CPU, in evaluation mode), its settings, those of its data, the provenance,
+        and the calibration or None.
+
+    Raises:
+        InputError: The folder or a file is missing or damaged, was made by a newer version, holds an unknown
+            setting, or the weights do not belong to the settings.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(folder, "no such folder", "Give the folder of a trained model")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(folder / name, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
+    settings = _read_settings(folder / CONFIG)
+    model_config = _to_dataclass(ModelConfig, settings.pop("model"), folder / CONFIG, "model")
+    data_config = _to_dataclass(DataConfig, settings.pop("data"), folder / CONFIG, "data")
+    model = MODELS[model_config.name](model_config)
+    weights = _read_weights(folder / WEIGHTS)
+    _check_weights(weights, model.state_dict(), folder / WEIGHTS)
+    model.load_state_dict(weights)
+    model.requires_grad_(False).eval()
+    return model, model_config, data_config, settings, _read_calibration(folder / CALIBRATION)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, "is not readable YAML", "Copy or download the model again") from error
+    groups = [settings.get(name) for name in ("model", "data")] if isinstance(settings, dict) else []
+    if not groups or not all(isinstance(group, dict) for group in groups):
+        raise InputError(path, "lacks the settings 'model' and 'data'", "It is no model of brainuad")
+    written = settings.get("format", FORMAT)
+    if not isinstance(written, int) or written > FORMAT:
+        fault = f"has format {written!r}; this version reads up to {FORMAT}"
+        raise InputError(path, fault, "Update brainuad")
+    return dict(settings)
+
+
+def _to_dataclass(kind: type[T], values: dict[str, Any], path: Path, group: str) -> T:
+    # Interpolations could read this machine's environment into a message.
+    if "${" in str(values):
+        raise InputError(path, f"has an interpolation in its {group} settings", "Write the value itself")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(values))
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        setting = ".".join(filter(None, (group, error.full_key)))
+        fault = f"has a setting that cannot be used, {setting}: {str(error).splitlines()[0]}"
+        raise InputError(path, fault, "Update brainuad") from error
+    assert isinstance(result, kind)
+    for name, value in vars(result).items():
+        if isinstance(value, list):
+            setattr(result, name, tuple(value))
+    return result
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        fault = f"is not a safetensors file ({error})"
+        raise InputError(path, fault, "Copy or download the model again") from error
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    remedy = f"Weights and {CONFIG} must come from one model"
+    for name in sorted(expected.keys() ^ weights.keys()):
+        missing = name in expected
+        fault = f"holds no {name!r}" if missing else f"holds {name!r}, which the settings do not have"
+        raise InputError(path, fault, remedy)
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            fault = f"{name!r} has shape {tuple(value.shape)}, the settings say {tuple(expected[name].shape)}"
+            raise InputError(path, fault, remedy)
+        if not value.isfinite().all():
+            remedy = "Train again, or take another checkpoint"
+            raise InputError(path, f"{name!r} holds NaN or infinite values", remedy)
+
+
+def _read_calibration(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(path, "is not readable JSON", "Calibrate again, or remove it") from error
+    if not isinstance(calibration, dict):
+        raise InputError(path, "holds no object", "Calibrate again, or remove it")
+    return calibration
