@@ -1,0 +1,186 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+
+FILES = Path(__file__).parent.parent / "files"
+SCAN = FILES / "ixi013_t1_4mm.nii.gz"
+ORIENTATIONS = ["RAS", "LPS", "PSR", "LAS", "SRA", "IPL", "ASL"]
+
+
+def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    return image.as_reoriented(ornt_transform(nib.io_orientation(image.affine), axcodes2ornt(tuple(codes))))
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_any_orientation_reads_the_same_and_round_trips_exactly(tmp_path, codes, suffix):
+    original = nib.load(SCAN)
+    image = reoriented(original, codes)
+    path = tmp_path / f"scan{suffix}"
+    nib.save(image, path)
+
+    volume = Volume.load(path)
+    reference = Volume.load(SCAN)
+    np.testing.assert_array_equal(volume.array, reference.array)
+    np.testing.assert_allclose(volume.affine, reference.affine, atol=1e-4)
+
+    volume.save(tmp_path / f"again{suffix}")
+    again = nib.load(tmp_path / f"again{suffix}")
+    np.testing.assert_array_equal(again.get_fdata(), nib.load(path).get_fdata())
+    np.testing.assert_array_equal(again.affine, nib.load(path).affine)
+    assert again.shape == image.shape
+
+
+def test_oblique_anisotropic_scan_keeps_both_affines_and_codes(tmp_path):
+    data = nib.load(SCAN).get_fdata().astype(np.float32)[:, ::2]
+    angle = np.deg2rad(17)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([4, 8, 4])
+    affine[:3, 3] = (-70, 11, 5)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_qform(affine, code=1)
+    image.header.set_sform(affine, code=4)
+    nib.save(image, tmp_path / "oblique.nii.gz")
+    volume = Volume.load(tmp_path / "oblique.nii.gz")
+    assert volume.spacing == pytest.approx((4, 8, 4), abs=1e-4)
+    volume.save(tmp_path / "again.nii.gz")
+    stored, again = (nib.load(tmp_path / name).header for name in ("oblique.nii.gz", "again.nii.gz"))
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "srow_x", "srow_y", "srow_z", "pixdim"):
+        np.testing.assert_array_equal(stored[field], again[field], err_msg=field)
+
+
+def test_only_a_qform(tmp_path):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), None)
+    image.header.set_qform(np.diag([-2.0, 2.0, 3.0, 1.0]), code=1)
+    nib.save(image, tmp_path / "q.nii")
+    volume = Volume.load(tmp_path / "q.nii")
+    assert np.diag(volume.affine)[:3] == pytest.approx((2, 2, 3))
+    volume.save(tmp_path / "again.nii")
+    assert nib.load(tmp_path / "again.nii").header["sform_code"] == 0
+
+
+def test_scale_factors_are_applied_and_not_written_twice(tmp_path):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(0.5, 10)
+    nib.save(image, tmp_path / "scaled.nii")
+    with_scale = Volume.load(tmp_path / "scaled.nii")
+    np.testing.assert_allclose(with_scale.array, nib.load(tmp_path / "scaled.nii").get_fdata())
+    with_scale.save(tmp_path / "again.nii")
+    np.testing.assert_array_equal(Volume.load(tmp_path / "again.nii").array, with_scale.array)
+
+
+def test_integers_are_rounded_and_kept_in_range(tmp_path):
+    volume = Volume.from_array(np.array([-1.0, 0.6, 254.5, 300.0] * 4).reshape(4, 2, 2), np.eye(4))
+    volume.save(tmp_path / "labels.nii.gz", np.uint8)
+    assert set(np.unique(nib.load(tmp_path / "labels.nii.gz").dataobj)) == {0, 1, 254, 255}
+
+
+@given(codes=st.sampled_from(ORIENTATIONS), shape=st.tuples(*[st.integers(2, 7)] * 3), seed=st.integers(0, 2**16))
+@settings(max_examples=40, deadline=None)
+def test_a_voxel_stays_at_its_place_in_space(codes, shape, seed):
+    rng = np.random.default_rng(seed)
+    array = rng.random(shape).astype(np.float32)
+    to = axcodes2ornt(tuple(codes))
+    affine = np.diag([1.5, 2.0, 3.0, 1.0]) @ inv_ornt_aff(to, shape)
+    volume = Volume.from_array(array, affine)
+    index = np.array([rng.integers(0, size) for size in shape])
+    place = affine @ [*index, 1]
+    found = np.rint(np.linalg.inv(volume.affine) @ place).astype(int)[:3]
+    assert volume.array[tuple(found)] == array[tuple(index)]
+    np.testing.assert_array_equal(volume.file_axes(), array)
+
+
+def test_trailing_axes_of_length_one_are_dropped(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6, 1), np.float32), np.eye(4)), tmp_path / "four.nii.gz")
+    assert Volume.load(tmp_path / "four.nii.gz").array.shape == (4, 5, 6)
+
+
+def bad_file(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.nii.gz"
+    array = np.ones((4, 5, 6), np.float32)
+    match kind:
+        case "truncated":
+            path.write_bytes(SCAN.read_bytes()[:20000])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("not an image, although it is called one")
+        case "2-D":
+            nib.save(nib.Nifti1Image(array[0], np.eye(4)), path)
+        case "4-D":
+            nib.save(nib.Nifti1Image(np.stack([array] * 3, -1), np.eye(4)), path)
+        case "NaN":
+            array[1, 2, 3] = np.nan
+            nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+        case "complex":
+            nib.save(nib.Nifti1Image(array.astype(np.complex64), np.eye(4)), path)
+        case "flat":
+            nib.save(nib.Nifti1Image(array[:, :, :1], np.eye(4)), path)
+        case "singular":
+            image = nib.Nifti1Image(array, np.eye(4))
+            image.header["srow_x"] = 0
+            nib.save(image, path)
+            raw = nib.load(path)
+            raw.header.set_sform(np.diag([0.0, 1, 1, 1]), code=1)
+            nib.save(nib.Nifti1Image(array, None, raw.header), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("missing", "no such file"),
+        ("truncated", "truncated or damaged"),
+        ("empty", "readable|damaged"),
+        ("text", "readable|damaged"),
+        ("2-D", "three dimensions"),
+        ("4-D", "three dimensions"),
+        ("flat", "three dimensions"),
+        ("NaN", "1 NaN or infinite"),
+        ("complex", "real numbers"),
+        ("singular", "cannot be inverted"),
+    ],
+)
+def test_bad_files_are_named_with_fault_and_remedy(tmp_path, kind, fault):
+    path = bad_file(kind, tmp_path)
+    with pytest.raises(InputError, match=fault) as raised:
+        Volume.load(path)
+    assert str(path) in str(raised.value)
+    assert raised.value.remedy
+
+
+def test_a_huge_header_is_refused_before_memory_is_taken(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((3000, 3000, 3000))
+    header.set_data_dtype(np.float32)
+    with (tmp_path / "huge.nii").open("wb") as handle:
+        header.write_to(handle)
+        handle.write(b"\0" * 4)
+    with pytest.raises(InputError, match="too many"):
+        Volume.load(tmp_path / "huge.nii")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    volume = Volume.load(SCAN)
+    target = tmp_path / "out.nii.gz"
+    volume.save(target)
+    before = target.read_bytes()
+
+    def full_disk(image, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    with pytest.raises(InputError, match="No space left"):
+        volume.with_array(volume.array + 1).save(target)
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
