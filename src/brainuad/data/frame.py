@@ -6,6 +6,8 @@ which images are resampled onto the atlas.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
@@ -122,7 +124,21 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     Returns:
         ``(4, 4)`` float64, atlas mm to scan mm.
     """
-    fixed, moving = to_sitk(atlas_brain()), to_sitk(brain)
+    with _one_itk_thread():  # more would add the metric up in another order each time
+        return _register(to_sitk(atlas_brain()), to_sitk(brain), seed)
+
+
+@contextmanager
+def _one_itk_thread() -> Iterator[None]:
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> np.ndarray:
     start = sitk.CenteredTransformInitializer(
         fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
@@ -151,7 +167,6 @@ def _optimise(
 ) -> sitk.Transform:
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # with more, results differ in the last digits
-    method.SetNumberOfThreads(1)  # more would add the metric up in another order each time
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(sampling, seed=seed + 1)  # seed 0 would mean the clock
