@@ -1,4 +1,4 @@
-"""Models of healthy brains: the network, its diffusion process and the noise it removes. Tensors in, tensors out."""
+"""Models of healthy brains: the network, its diffusion process, the noise it removes. Tensors in and out."""
 
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise

@@ -1,4 +1,4 @@
-"""Denoising diffusion (Ho et al. 2020) that predicts the clean slice and reconstructs a scan in one network call."""
+"""Denoising diffusion (Ho et al. 2020): predict the clean slice, reconstruct a scan in one network call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
 def cosine_betas(timesteps: int) -> Tensor:
-    """Return the cosine schedule's noise variances beta_t, (T,) float64 (Nichol & Dhariwal 2021, equation 17)."""
+    """Return the cosine schedule's variances beta_t, (T,) float64 (Nichol & Dhariwal 2021, equation 17)."""
 
     def alpha_bar(t: int) -> float:
         return math.cos((t / timesteps + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -32,8 +32,8 @@ def cosine_betas(timesteps: int) -> Tensor:
 class DiffusionModel(nn.Module):
     """A diffusion model of healthy axial slices.
 
-    Slices are in [0, 1] at every public call, and in [-1, 1] within. All randomness comes from the generator that is
-    passed; it may live on the CPU whatever the model's device, and then devices see the same noise.
+    Slices are in [0, 1] at every public call, and in [-1, 1] within. All randomness comes from the generator
+    that is passed; it may live on the CPU whatever the model's device, and then devices see the same noise.
 
     Args:
         config: Network, noise and reconstruction settings.
@@ -110,7 +110,7 @@ class DiffusionModel(nn.Module):
         return LOSSES[self.config.loss](predicted.float(), clean)
 
     def draw_noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw a noise field for every slice of (B, 1, X, Y), or one for all where ``config.shared_noise`` says so."""
+        """Draw a noise field for every slice of (B, 1, X, Y); with ``config.shared_noise`` one for all."""
         slices = 1 if self.config.shared_noise else len(images)
         noise = NOISES[self.config.noisetype](
             (slices, 1, *images.shape[2:]), generator=generator, device=images.device
@@ -127,15 +127,14 @@ class DiffusionModel(nn.Module):
         Returns:
             (B, 1, X, Y) on the scale of ``images``.
         """
-        level = self.config.step_ensemble[0] if self.config.noise_ensemble else self.config.test_timesteps
-        t = torch.full((len(images),), level - 1, device=images.device)
+        t = torch.full((len(images),), _levels(self.config)[0] - 1, device=images.device)
         return (self.q_sample(2 * images - 1, t, self.draw_noise(images, generator)) + 1) / 2
 
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return how slices would look healthy: noise them once, denoise them in one network call.
 
-        With ``config.noise_ensemble`` the mean over the timesteps of ``step_ensemble``, and always the mean over
-        ``noise_draws`` draws at each; every draw is independent.
+        With ``config.noise_ensemble`` the mean over the noise levels of ``step_ensemble``, and always the
+        mean over ``noise_draws`` draws at each; every draw is independent.
 
         Args:
             images: (B, 1, X, Y) in [0, 1].
@@ -175,7 +174,7 @@ class DiffusionModel(nn.Module):
     @torch.inference_mode()
     def _reconstruct(self, images: Tensor, generator: torch.Generator | None, batch_size: int) -> Tensor:
         config = self.config
-        levels = config.step_ensemble if config.noise_ensemble else (config.test_timesteps,)
+        levels = _levels(config)
         clean = 2 * images - 1
         total = torch.zeros_like(clean)
         for level in levels:
@@ -189,6 +188,11 @@ class DiffusionModel(nn.Module):
         return (mean + 1) / 2
 
 
+def _levels(config: ModelConfig) -> tuple[int, ...]:
+    """Return the noise levels of reconstruction, counted from 1."""
+    return tuple(config.step_ensemble) if config.noise_ensemble else (config.test_timesteps,)
+
+
 def _check_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 1:
         raise ValueError(f"images must be (B, 1, X, Y), got shape {tuple(images.shape)}")
@@ -197,7 +201,8 @@ def _check_images(images: Tensor) -> None:
 def _check(config: ModelConfig) -> None:
     """Raise InputError for settings of the diffusion process that cannot be used."""
     if config.noisetype not in NOISES:
-        raise InputError("model.cfg.noisetype", f"unknown noise {config.noisetype!r}", f"Known: {', '.join(NOISES)}")
+        known = f"Known: {', '.join(NOISES)}"
+        raise InputError("model.cfg.noisetype", f"unknown noise {config.noisetype!r}", known)
     if config.loss not in LOSSES:
         raise InputError("model.cfg.loss", f"unknown loss {config.loss!r}", f"Known: {', '.join(LOSSES)}")
     if config.noise_draws < 1:
@@ -206,9 +211,8 @@ def _check(config: ModelConfig) -> None:
     if not 0 <= low < high <= config.timesteps:
         fault = f"{tuple(config.train_timesteps)} is not a range within 0..{config.timesteps}"
         raise InputError("model.cfg.train_timesteps", fault, "Give (first, last + 1)")
-    name, levels = "test_timesteps", (config.test_timesteps,)
-    if config.noise_ensemble:
-        name, levels = "step_ensemble", tuple(config.step_ensemble)
+    name = "step_ensemble" if config.noise_ensemble else "test_timesteps"
+    levels = _levels(config)
     if not levels or not all(1 <= level <= config.timesteps for level in levels):
         fault = f"{levels} is not within 1..{config.timesteps}"
         raise InputError(f"model.cfg.{name}", fault, "Noise levels are counted from 1")

@@ -1,13 +1,17 @@
 """Noise fields: Gaussian, and OpenSimplex noise of several octaves, as pure tensor operations on any device.
 
-OpenSimplex (K. Spencer 2014, public domain) in two dimensions is a sum over the points v of a triangular lattice,
+OpenSimplex (K. Spencer 2014, public domain) in the plane is a sum over the points v of a triangular lattice,
 
     n(x) = 1/47 * sum_v max(0, 2 - |x - v|^2)^4 * g_v . (x - v),
 
-where g_v is one of eight gradients that a permutation table picks by the lattice point's integer coordinates. The
-lattice is fixed: a seed changes the gradients alone. For a grid of pixels the field is therefore a *constant sparse
-matrix* times the gradients, with four lattice points a pixel and octave; the matrix is computed once for a grid, and
-a batch of independent fields is one sparse product.
+where g_v is one of eight gradients that a permutation table picks by the lattice point's integer coordinates.
+The lattice is fixed: a seed changes the gradients alone. For a grid of pixels the field is therefore a
+*constant sparse matrix* times the gradients, with four lattice points a pixel and octave; the matrix is
+computed once for a grid, and a batch of independent fields is one sparse product.
+
+As the lattice is fixed, so are the places where an octave vanishes, its lattice points: the standard
+deviation over seeds varies from pixel to pixel, and is zero at pixel (0, 0), where lattice points of all
+octaves fall together.
 """
 
 from __future__ import annotations
@@ -25,9 +29,9 @@ SQUISH = (math.sqrt(3) - 1) / 2  # and back: x = u + SQUISH * sum(u)
 NORM = 47.0
 GRADIENTS = ((5, 2), (2, 5), (-5, 2), (-2, 5), (5, -2), (2, -5), (-5, -2), (-2, -5))
 
-# Lattice points, relative to the corner of a point's rhombus, that can lie within the kernel's radius sqrt(2).
+# Lattice points, relative to a position's rhombus, that can lie within the kernel's radius sqrt(2).
 NEIGHBOURS = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
-# The three corners of the point's triangle and at most one of their mirror images lie within it.
+# The three corners of the position's triangle and at most one of their mirror images lie within it.
 CONTRIBUTIONS = 4
 
 
@@ -62,12 +66,12 @@ def simplex_noise(
 ) -> Tensor:
     """Draw one independent simplex noise field a slice (AnoDDPM, Wyatt et al. 2022, section 3.2).
 
-    Every slice has its own permutation table: the order of 256 uniform numbers, drawn from ``generator``. With the
-    defaults the fields' standard deviation is 0.575, not 1.
+    Every slice has its own permutation table: the order of 256 uniform numbers, drawn from ``generator``.
+    With the defaults the fields' standard deviation is about 0.58, not 1.
 
     Args:
         shape: (B, 1, X, Y) or (B, X, Y).
-        generator: Source of randomness; the draw happens on its device.
+        generator: Source of randomness; the fields are computed on its device.
         octaves: Number of octaves; each has half the wavelength of the one before.
         persistence: Amplitude of an octave relative to the one before; the first has 1.
         frequency: Wavelength of the first octave in pixels.
@@ -83,13 +87,13 @@ def simplex_noise(
     source = generator.device if generator is not None else torch.device("cpu")
     order = torch.rand((shape[0], 256), generator=generator, device=source).argsort(dim=1, stable=True)
     fields = simplex_fields(
-        order.to(device or source),
+        order,
         (shape[-2], shape[-1]),
         octaves=octaves,
         persistence=persistence,
         frequency=frequency,
     )
-    return fields.reshape(shape).to(dtype)
+    return fields.reshape(shape).to(device or source, dtype)
 
 
 def simplex_fields(
@@ -102,8 +106,8 @@ def simplex_fields(
 ) -> Tensor:
     """Evaluate the fields that given permutation tables define; all octaves of a field share its table.
 
-    Octave i adds ``persistence**i * n(y / w, x / w)`` with w = ``frequency / 2**i`` at pixel (x, y): as published, the
-    array's last axis is the noise's first coordinate.
+    Octave i adds ``persistence**i * n(y / w, x / w)`` with w = ``frequency / 2**i`` at pixel (x, y): as
+    published, the array's last axis is the noise's first coordinate.
 
     Args:
         permutations: (B, 256) integers, each row a permutation of 0..255.
@@ -121,16 +125,16 @@ def simplex_fields(
     # The published hash: perm[perm[x] + y] picks one of eight gradients by bits 1..3.
     hashed = permutations.gather(1, (permutations[:, lattice_x] + lattice_y) & 255)
     gradients = torch.tensor(GRADIENTS, dtype=torch.float32, device=permutations.device)
-    table = gradients[(hashed.T >> 1) & 7].transpose(1, 2).reshape(-1, len(permutations))  # (2 V, B)
+    table = gradients[(hashed.T >> 1) & 7].transpose(1, 2).flatten(0, 1)  # (2 V, B)
     fields = F.embedding_bag(points, table, per_sample_weights=weights, mode="sum")
-    return fields.T.reshape(-1, *size)
+    return fields.T.reshape(len(permutations), *size)
 
 
 def opensimplex_permutation(seed: int) -> Tensor:
     """Return the (256,) int64 permutation table that OpenSimplex derives from an integer seed.
 
-    The published shuffle: a 64-bit linear congruential generator (Knuth's MMIX constants), three steps of warm-up,
-    then one step for every entry from the last to the first.
+    The published shuffle: a 64-bit linear congruential generator (Knuth's MMIX constants), three steps of
+    warm-up, then one step for every entry from the last to the first.
     """
 
     def step(state: int) -> int:
@@ -153,12 +157,12 @@ def opensimplex_permutation(seed: int) -> Tensor:
 def _geometry(
     size: tuple[int, int], octaves: int, persistence: float, frequency: float, device: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what does not depend on the seed: the lattice points used, and the sparse matrix from gradients to pixels.
+    """Return what does not depend on the seed: the lattice points, and the sparse matrix to the pixels.
 
     Returns:
-        x and y of the V lattice points, modulo 256 as the hash reads them, (V,) int64 each; and for the P = X * Y
-        pixels the K = octaves * 4 * 2 rows of the (2 V, B) gradient table that contribute, (P, K) int64, with their
-        weights, (P, K) float32.
+        x and y of the V lattice points, modulo 256 as the hash reads them, (V,) int64 each; and for P = X * Y
+        pixels the K = octaves * 4 * 2 rows of the (2 V, B) gradient table that contribute, (P, K) int64, with
+        their weights, (P, K) float32.
     """
     with torch.inference_mode(False):  # the cache outlives the caller's mode
         axes = [torch.arange(n, dtype=torch.float64) for n in size]
@@ -178,7 +182,11 @@ def _geometry(
 
 
 def _octave_geometry(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lattice points around positions (P, 2) as ``256 * x + y``, (P, 4), and weights of g_x, g_y (P, 4, 2)."""
+    """Return the lattice points that positions (P, 2) see and the weights of their gradients.
+
+    Returns:
+        Lattice points as ``256 * x + y``, coordinates modulo 256, (P, 4); weights of g_x and g_y, (P, 4, 2).
+    """
     cell = (positions + STRETCH * positions.sum(dim=1, keepdim=True)).floor()
     lattice = cell[:, None, :] + torch.tensor(NEIGHBOURS, dtype=torch.float64)
     offset = positions[:, None, :] - (lattice + SQUISH * lattice.sum(dim=2, keepdim=True))

@@ -1,4 +1,4 @@
-"""The denoising U-Net of the guided-diffusion family (Dhariwal & Nichol 2021), and import of released weights."""
+"""The denoising U-Net of the guided-diffusion family (Dhariwal & Nichol 2021); import of released weights."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import math
 import re
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 
+ONLY_DDPM = "Only checkpoints of the release's plain DDPM can be imported"
+COMPLETE = "Give a complete checkpoint of the release's plain DDPM"
+
 
 class UNet(nn.Module):
     """Predicts a clean slice from a noisy one and its noise level.
 
-    Residual blocks with scale-shift time embedding, residual up- and downsampling, self-attention at the bottleneck
-    only. Every branch that ends in a sum, and the output, starts at zero, so a new network returns zeros.
+    Residual blocks with scale-shift time embedding, residual up- and downsampling, self-attention at the
+    bottleneck only. Every branch that ends in a sum, and the output, starts at zero: a new network returns
+    zeros.
 
-    Slices whose sides the network's total reduction does not divide are padded inside by repeating the last row and
-    column, and the result is cropped: any shape works.
+    Slices whose sides the network's total reduction does not divide are padded inside by repeating the last
+    row
+    and column, and the result is cropped: any shape works.
 
     Args:
-        config: ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim`` and ``unshuffle`` are used.
+        config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim`` and
+            ``unshuffle`` are used.
 
     Raises:
         InputError: One of these is not positive, or ``dim_mults`` is empty.
@@ -85,9 +90,9 @@ def build_unet(config: ModelConfig) -> UNet:
 def load_reference_state_dict(state_dict: Mapping[str, Tensor]) -> UNet:
     """Build the network that a checkpoint of the published release holds, with its weights.
 
-    Width, multipliers and the number of residual blocks follow from the keys and shapes. The attention's head width
-    does not; it is taken to be the published 64. Scalars and vectors outside the network (constants of the noise
-    schedule) are passed over.
+    Width, multipliers and the number of residual blocks follow from the keys and shapes. The attention's head
+    width does not; it is taken to be the published 64. Scalars and vectors outside the network (constants of
+    the noise schedule) are passed over.
 
     Args:
         state_dict: The checkpoint's ``state_dict``; keys may carry any prefix before ``time_embed.``.
@@ -96,50 +101,37 @@ def load_reference_state_dict(state_dict: Mapping[str, Tensor]) -> UNet:
         The network; its ``config`` holds the inferred settings.
 
     Raises:
-        InputError: A key is missing, is not one of this network's, or has another shape; the message names it.
+        InputError: A key is missing, is not this network's, or has another shape; the message names it.
     """
     weights = _strip_prefix(state_dict)
-    config = _infer_config(weights)
-    unet = build_unet(config)
-    expected = unet.net.state_dict()
-    remapped: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    for key, value in weights.items():
-        for name, tensor in _remap(key, value, config):
-            if name not in expected:
-                raise InputError(key, "unknown key in the checkpoint", "Only plain DDPM checkpoints can be imported")
-            remapped[name], origin[name] = tensor, key
-    for name, tensor in expected.items():
-        if name not in remapped:
-            raise InputError(name, "the checkpoint has no weights for it", "Give a complete DDPM checkpoint")
-        if remapped[name].shape != tensor.shape:
-            fault = f"shape {tuple(remapped[name].shape)}, expected {tuple(tensor.shape)}"
-            raise InputError(origin[name], fault, "Only plain DDPM checkpoints can be imported")
-    unet.net.load_state_dict(remapped)
+    unet = build_unet(_infer_config(weights))
+    parameters = unet.net.state_dict()
+    keys = {name: _release_key(name, unet.config.num_res_blocks) for name in parameters}
+    for key in sorted(weights.keys() - set(keys.values())):
+        raise InputError(key, "unknown key in the checkpoint", ONLY_DDPM)
+    for key in sorted(set(keys.values()) - weights.keys()):
+        raise InputError(key, "missing from the checkpoint", COMPLETE)
+    for name, tensor in parameters.items():
+        tensor.copy_(_fetch(weights, keys[name], name, tensor.shape, unet.config.attention_head_dim))
     return unet
 
 
 def _check(config: ModelConfig) -> None:
     for name in ("unet_dim", "num_res_blocks", "attention_head_dim", "unshuffle"):
-        if getattr(config, name) < 1:
-            raise InputError(f"model.cfg.{name}", f"{getattr(config, name)} is not positive", "Give 1 or more")
+        value = getattr(config, name)
+        if value < 1:
+            raise InputError(f"model.cfg.{name}", f"{value} is not positive", "Give 1 or more")
     if not config.dim_mults or min(config.dim_mults) < 1:
-        raise InputError("model.cfg.dim_mults", f"{config.dim_mults}", "Give a positive multiplier for each level")
+        fault = f"{tuple(config.dim_mults)} is not a list of positive numbers"
+        raise InputError("model.cfg.dim_mults", fault, "Give one multiplier for each level")
 
 
 def _zero_output_convolutions(net: nn.Module) -> None:
     """Start every residual branch and the output at zero, as guided-diffusion does and diffusers does not."""
-    for module in net.modules():
-        if isinstance(module, ResnetBlock2D):
-            outputs: nn.Module = module.conv2
-        elif isinstance(module, Attention):
-            outputs = module.to_out[0]
-        elif isinstance(module, UNet2DModel):
-            outputs = module.conv_out
-        else:
-            continue
-        for parameter in outputs.parameters():
-            nn.init.zeros_(parameter)
+    for name, module in net.named_modules():
+        if name == "conv_out" or name.endswith((".conv2", ".to_out.0")):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
 
 
 def _strip_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -148,11 +140,12 @@ def _strip_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefixes = [key.removesuffix(anchor) for key in state_dict if key.endswith(anchor)]
     if len(prefixes) != 1:
         found = "no" if not prefixes else f"{len(prefixes)}"
-        raise InputError(anchor, f"the checkpoint holds {found} keys of that name", "Give a DDPM checkpoint")
+        raise InputError(anchor, f"the checkpoint holds {found} keys of that name", ONLY_DDPM)
     for key, value in state_dict.items():
         if not key.startswith(prefixes[0]) and value.ndim > 1:
-            raise InputError(key, "unknown key in the checkpoint", "Only plain DDPM checkpoints can be imported")
-    return {key.removeprefix(prefixes[0]): value for key, value in state_dict.items() if key.startswith(prefixes[0])}
+            raise InputError(key, "unknown key in the checkpoint", ONLY_DDPM)
+    inside = (item for item in state_dict.items() if item[0].startswith(prefixes[0]))
+    return {key.removeprefix(prefixes[0]): value for key, value in inside}
 
 
 def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
@@ -160,68 +153,81 @@ def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
 
     def need(key: str) -> Tensor:
         if key not in weights:
-            raise InputError(key, "missing from the checkpoint", "Give a complete DDPM checkpoint")
+            raise InputError(key, "missing from the checkpoint", COMPLETE)
         return weights[key]
 
     # Every level but the last ends in an upsampling block, the second module of its output block.
-    upsamplers = sum(bool(re.fullmatch(r"output_blocks\.\d+\.1\.in_layers\.0\.weight", key)) for key in weights)
+    upsampler = re.compile(r"output_blocks\.\d+\.1\.in_layers\.0\.weight")
+    upsamplers = sum(upsampler.fullmatch(key) is not None for key in weights)
     outputs = {key.split(".")[1] for key in weights if key.startswith("output_blocks.")}
     levels, blocks = upsamplers + 1, len(outputs) // (upsamplers + 1) - 1
     if blocks < 1:
-        raise InputError("output_blocks", f"{len(outputs)} blocks in {levels} levels", "Give a complete checkpoint")
+        raise InputError("output_blocks", f"{len(outputs)} blocks in {levels} levels", COMPLETE)
     width = need("input_blocks.0.0.weight").shape[0]
     first = [1 + level * (blocks + 1) for level in range(levels)]
     channels = [need(f"input_blocks.{i}.0.in_layers.2.weight").shape[0] for i in first]
     return ModelConfig(unet_dim=width, dim_mults=tuple(c // width for c in channels), num_res_blocks=blocks)
 
 
+# The release's names of what diffusers calls otherwise
 RESIDUAL_BLOCK = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
 }
-ENDS = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
-    "middle_block.1.norm": "mid_block.attentions.0.group_norm",
+SINGLE = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.attentions.0.group_norm": "middle_block.1.norm",
+    "mid_block.attentions.0.to_q": "middle_block.1.qkv",
+    "mid_block.attentions.0.to_k": "middle_block.1.qkv",
+    "mid_block.attentions.0.to_v": "middle_block.1.qkv",
+    "mid_block.attentions.0.to_out.0": "middle_block.1.proj_out",
 }
-ATTENTION = "mid_block.attentions.0"
+RESIDUAL_NAME = re.compile(
+    r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(resnets|downsamplers|upsamplers)\.(\d+)\.(\w+)"
+)
 
 
-def _remap(key: str, value: Tensor, config: ModelConfig) -> list[tuple[str, Tensor]]:
-    """Return diffusers' names and tensors for one of guided-diffusion's keys; the key itself where there are none."""
-    module, _, kind = key.rpartition(".")
-    if module in ENDS:
-        return [(f"{ENDS[module]}.{kind}", value)]
-    if module == "middle_block.1.proj_out":
-        return [(f"{ATTENTION}.to_out.0.{kind}", value.flatten(1) if kind == "weight" else value)]
-    if module == "middle_block.1.qkv":
-        # One 1x1 convolution holds, head after head, that head's queries, keys and values.
-        channels = value.shape[0] // 3
-        head_dim = min(config.attention_head_dim, channels)
-        heads = value.reshape(channels // head_dim, 3, head_dim, -1)
-        query, key_, value_ = (heads[:, i].reshape(channels, -1) for i in range(3))
-        parts = {"to_q": query, "to_k": key_, "to_v": value_}
-        return [(f"{ATTENTION}.{n}.{kind}", p if kind == "weight" else p[:, 0]) for n, p in parts.items()]
-    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(\w+(?:\.\d+)?)", module)
-    if match and match[4] in RESIDUAL_BLOCK:
-        block = _block_name(match[1], int(match[2]), int(match[3] or 0), config.num_res_blocks)
-        return [(f"{block}.{RESIDUAL_BLOCK[match[4]]}.{kind}", value)]
-    return [(key, value)]
+def _release_key(name: str, blocks: int) -> str:
+    """Return the release's key for diffusers' name of a parameter; ``blocks`` residual blocks a level."""
+    module, _, kind = name.rpartition(".")
+    if module in SINGLE:
+        return f"{SINGLE[module]}.{kind}"
+    match = RESIDUAL_NAME.fullmatch(module)
+    if match is None:
+        raise ValueError(f"diffusers' parameter {name!r} has no counterpart in the release")
+    part, level, role, index, layer = match.groups()
+    if part == "mid":
+        block = f"middle_block.{2 * int(index)}"  # the attention is number 1
+    else:
+        number = int(level) * (blocks + 1) + (int(index) if role == "resnets" else blocks)
+        if part == "down":
+            block = f"input_blocks.{1 + number}.0"  # number 0 is the first convolution
+        else:
+            block = f"output_blocks.{number}.{int(role == 'upsamplers')}"
+    return f"{block}.{RESIDUAL_BLOCK[layer]}.{kind}"
 
 
-def _block_name(part: str, index: int, position: int, blocks: int) -> str:
-    """Return diffusers' name of a residual block that guided-diffusion numbers through."""
-    if part == "middle_block":
-        return f"mid_block.resnets.{index // 2}"
-    if part == "input_blocks":
-        level, block = divmod(index - 1, blocks + 1)
-        return f"down_blocks.{level}." + (f"resnets.{block}" if block < blocks else "downsamplers.0")
-    level, block = divmod(index, blocks + 1)
-    return f"up_blocks.{level}." + (f"resnets.{block}" if position == 0 else "upsamplers.0")
+def _fetch(weights: Mapping[str, Tensor], key: str, name: str, shape: torch.Size, head_dim: int) -> Tensor:
+    """Return the weights under the release's ``key`` in the shape of diffusers' ``name``."""
+    value = weights[key]
+    if key.startswith("middle_block.1.") and value.ndim == 3 and value.shape[2] == 1:
+        value = value[:, :, 0]  # a convolution of width 1 there, a linear layer here
+    joint = ".qkv." in key
+    expected = (shape[0] * 3, *shape[1:]) if joint else tuple(shape)
+    if value.shape != expected:
+        raise InputError(key, f"shape {tuple(value.shape)}, expected {expected}", ONLY_DDPM)
+    if not joint:
+        return value
+    # Rows hold, head after head, that head's queries, keys and values.
+    width = min(head_dim, shape[0])
+    heads = value.reshape(shape[0] // width, 3, width, *shape[1:])
+    which = ("to_q", "to_k", "to_v").index(name.split(".")[-2])
+    return heads[:, which].reshape(shape)
