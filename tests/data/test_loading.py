@@ -1,0 +1,160 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainuad.config import DataConfig
+from brainuad.data.cohort import Case
+from brainuad.data.loading import crop_or_pad, load_case, load_cohort, place, reduce
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+
+FILES = Path(__file__).parent.parent / "files"
+DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
+CASE = Case(
+    "patient19", "MSLUB", "test", FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz",
+    FILES / "mslub19_seg_4mm.nii.gz", 1, None,
+)  # fmt: skip
+SMALL = DataConfig(imageDim=(36, 52, 32), rescaleFactor=2.0)
+DEMO_CASE = Case("IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None)
+ATLAS_GRID = DataConfig(imageDim=(160, 192, 144), rescaleFactor=2.0, affine="used", smoothing_iterations=0)
+
+
+@given(have=st.tuples(*[st.integers(2, 15)] * 3), want=st.tuples(*[st.integers(2, 15)] * 3))
+@settings(max_examples=30, deadline=None)
+def test_crop_or_pad_equals_torchio(have, want):
+    array = np.random.default_rng(0).random(have).astype(np.float32)
+    theirs = tio.CropOrPad(want)(tio.ScalarImage(tensor=torch.tensor(array)[None])).numpy()[0]
+    np.testing.assert_array_equal(crop_or_pad(array, want), theirs)
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 16), (18, 30, 22)])
+def test_reduce_equals_torchio(shape):
+    array = np.random.default_rng(0).random(shape).astype(np.float32)
+    image = tio.ScalarImage(tensor=torch.tensor(array)[None])
+    smooth = tio.Resample(2, image_interpolation="bspline")(image).numpy()[0]
+    nearest = tio.Resample(2)(tio.LabelMap(tensor=torch.tensor(array > 0.5)[None].int())).numpy()[0]
+    np.testing.assert_allclose(reduce(array, 2.0, order=3), smooth, atol=1e-5)
+    np.testing.assert_array_equal(reduce(array > 0.5, 2.0, order=0), nearest)
+
+
+def test_the_whole_published_loader_against_torchio_and_itk():
+    import SimpleITK as sitk
+
+    image = nib.load(CASE.image).get_fdata(dtype=np.float32)
+    itk = sitk.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0)))
+    smooth = sitk.GetArrayFromImage(sitk.CurvatureFlow(itk, timeStep=0.125, numberOfIterations=3)).transpose(2, 1, 0)
+    subject = tio.Subject(
+        image=tio.ScalarImage(tensor=torch.tensor(smooth.copy())[None]),
+        mask=tio.LabelMap(tensor=torch.tensor(nib.load(CASE.mask).get_fdata())[None].int()),
+        lesion=tio.LabelMap(tensor=torch.tensor(nib.load(CASE.lesion).get_fdata() > 0.5)[None].int()),
+    )
+    steps = [
+        tio.CropOrPad(SMALL.imageDim),
+        tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask"),
+        tio.Resample(SMALL.rescaleFactor, image_interpolation="bspline"),
+    ]
+    theirs = tio.Compose(steps)(subject)
+    ours, mask, lesion, _ = place(CASE, SMALL)
+    np.testing.assert_allclose(ours, theirs["image"].numpy()[0], atol=2e-3)
+    np.testing.assert_array_equal(mask, theirs["mask"].numpy()[0] > 0)
+    np.testing.assert_array_equal(lesion, theirs["lesion"].numpy()[0] > 0)
+
+
+def test_the_grid_affine_leads_back_to_the_file():
+    _, mask, _, affine = place(CASE, SMALL)
+    stored = nib.load(CASE.mask)
+    index = np.argwhere(mask)
+    in_file = np.linalg.inv(stored.affine) @ affine @ np.c_[index, np.ones(len(index))].T
+    nearest = np.floor(in_file[:3] + 0.5).astype(int)
+    assert (np.asarray(stored.dataobj)[tuple(nearest)] > 0).all()
+
+
+def test_scans_in_atlas_space_are_placed_by_their_affine(tmp_path):
+    image, mask, lesion, affine = place(DEMO_CASE, ATLAS_GRID)
+    assert image.shape == (80, 96, 72)
+    assert lesion is None
+    assert image.dtype == np.float32
+    assert image.min() == 0
+    assert image.max() == 1
+    # the same scan with its empty margin cut otherwise lands on the same voxels
+    for name in ("t1", "mask"):
+        volume = Volume.load(DEMO / f"IXI067_{name}.nii.gz")
+        wider = Volume.from_array(
+            np.pad(volume.array, ((3, 0), (0, 5), (1, 2))), volume.affine @ np.array([[1, 0, 0, -3], [0, 1, 0, 0], [0, 0, 1, -1], [0, 0, 0, 1]])
+        )
+        wider.save(tmp_path / f"{name}.nii.gz")
+    moved = replace(DEMO_CASE, image=tmp_path / "t1.nii.gz", mask=tmp_path / "mask.nii.gz")
+    again = place(moved, ATLAS_GRID)
+    np.testing.assert_allclose(again[0], image, atol=1e-6)
+    np.testing.assert_array_equal(again[1], mask)
+    np.testing.assert_array_equal(again[3], affine)
+
+
+def test_a_scan_that_is_not_in_atlas_space_is_refused_with_the_remedy():
+    with pytest.raises(InputError, match="mm from the atlas brain.*brainuad prepare"):
+        place(CASE, ATLAS_GRID)
+
+
+def test_a_second_load_comes_from_the_cache(tmp_path, monkeypatch):
+    config = replace(SMALL, cache_dir=str(tmp_path))
+    first = load_case(CASE, config)
+    monkeypatch.setattr("brainuad.data.loading.place", None)
+    second = load_case(CASE, config)
+    for name in ("image", "mask", "lesion", "affine"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_the_cache_knows_content_and_settings_not_names(tmp_path):
+    config = replace(SMALL, cache_dir=str(tmp_path / "cache"))
+    copy = tmp_path / "elsewhere.nii.gz"
+    shutil.copyfile(CASE.image, copy)
+    load_case(CASE, config)
+    load_case(replace(CASE, image=copy), config)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    load_case(CASE, replace(config, smoothing_iterations=0))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    volume = Volume.load(copy)
+    volume.with_array(volume.array * 2).save(copy)
+    load_case(replace(CASE, image=copy), config)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_damaged_cache_entry_is_made_again(tmp_path):
+    config = replace(SMALL, cache_dir=str(tmp_path))
+    first = load_case(CASE, config)
+    (entry,) = tmp_path.iterdir()
+    entry.write_bytes(entry.read_bytes()[:100])
+    np.testing.assert_array_equal(load_case(CASE, config).image, first.image)
+
+
+def test_a_cohort_keeps_its_order(tmp_path):
+    config = replace(SMALL, cache_dir=str(tmp_path), num_workers=2)
+    cases = [replace(CASE, subject=str(number)) for number in range(4)]
+    seen = []
+    assert [p.case.subject for p in load_cohort(cases, config, report=lambda c: seen.append(c.subject))] == list("0123")
+    assert seen == list("0123")
+
+
+def test_faults_name_the_file(tmp_path):
+    config = replace(SMALL, cache_dir=str(tmp_path / "cache"))
+    image, mask = Volume.load(CASE.image), Volume.load(CASE.mask)
+    empty, small, constant = (tmp_path / f"{name}.nii.gz" for name in ("empty", "small", "constant"))
+    mask.with_array(mask.array * 0).save(empty)
+    Volume.from_array(mask.array[:-1], mask.affine).save(small)
+    image.with_array(image.array * 0 + 5).save(constant)
+    with pytest.raises(InputError, match=r"empty\.nii\.gz: the brain mask is empty"):
+        load_case(replace(CASE, mask=empty), config)
+    with pytest.raises(InputError, match=r"small\.nii\.gz: has shape"):
+        load_case(replace(CASE, mask=small), config)
+    with pytest.raises(InputError, match=r"constant\.nii\.gz.*constant"):
+        load_case(replace(CASE, image=constant), config)
+    with pytest.raises(InputError, match=r"gone\.nii\.gz: no such file"):
+        load_case(replace(CASE, image=tmp_path / "gone.nii.gz"), config)

@@ -1,0 +1,135 @@
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainuad.config import DataConfig
+from brainuad.data.cohort import paper_cases
+from brainuad.data.loading import load_case
+from brainuad.data.raw import RawScan, raw_scans
+from brainuad.data.volume import Volume
+from brainuad.prepare import Preparation, prepare_cohort, prepare_scan
+
+FILES = Path(__file__).parent / "files"
+HEALTHY = RawScan(
+    "IXI013-HH-1212", "ixi", {"t1": FILES / "ixi013_t1_4mm.nii.gz"}, FILES / "ixi013_mask_4mm.nii.gz", split="train", age=46.7
+)
+PATIENT = RawScan(
+    "patient19", "MSLUB", {"t1": FILES / "mslub19_t1_4mm.nii.gz"}, None, FILES / "mslub19_seg_4mm.nii.gz", split="test"
+)
+COARSE = Preparation(spacing=4.0)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    broken = RawScan("IXI999-HH-0000", "ixi", {"t1": FILES / "README.md"}, None, split="train")
+    table = prepare_cohort([HEALTHY, PATIENT, broken], root, COARSE, jobs=2)
+    assert dict(zip(table["subject"], table["status"], strict=True)) == {
+        "IXI013-HH-1212": "prepared", "patient19": "prepared", "IXI999-HH-0000": "failed",
+    }  # fmt: skip
+    assert "README.md" in table.set_index("subject").loc["IXI999-HH-0000", "message"]
+    return root
+
+
+def test_writes_the_papers_layout(prepared):
+    data = prepared / "Data"
+    for name in (
+        "Train/ixi/t1/IXI013-HH-1212_t1", "Train/ixi/mask/IXI013-HH-1212_mask", "Test/MSLUB/t1/patient19_t1",
+        "Test/MSLUB/mask/patient19_mask", "Test/MSLUB/seg/patient19_seg",
+    ):  # fmt: skip
+        assert (data / f"{name}.nii.gz").is_file()
+    cases = {case.subject: case for case in paper_cases(prepared, modality="t1", training=False)}
+    assert cases["IXI013"].split == "train"
+    assert cases["IXI013"].age == pytest.approx(46.7)
+    assert cases["patient19"].lesion is not None
+    assert len(cases) == 2  # the failed scan is in no split
+    assert set(pd.read_csv(prepared / "prepare.csv")["subject"]) == {"IXI013-HH-1212", "IXI999-HH-0000", "patient19"}
+
+
+def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
+    image = Volume.load(prepared / "Data/Train/ixi/t1/IXI013-HH-1212_t1.nii.gz")
+    mask = Volume.load(prepared / "Data/Train/ixi/mask/IXI013-HH-1212_mask.nii.gz")
+    assert image.array.shape == mask.array.shape
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        profile = mask.array.any(others)
+        assert profile[0]
+        assert profile[-1]
+    assert not image.array[mask.array == 0].any()
+    assert image.array.min() >= 0
+    config = DataConfig(imageDim=(160, 192, 144), rescaleFactor=4.0, affine="used", smoothing_iterations=0)
+    case = next(case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
+    loaded = load_case(case, DataConfig(**{**vars(config), "cache_dir": str(prepared / "cache")}))
+    assert loaded.mask.sum() >= 0.995 * mask.array.sum()  # the model's grid ends in the brain stem, and loses nothing else
+
+
+def test_bias_correction_makes_white_matter_even(prepared):
+    image = Volume.load(prepared / "Data/Train/ixi/t1/IXI013-HH-1212_t1.nii.gz").array
+    inside = image[image > np.percentile(image[image > 0], 60)]
+    assert inside.std() / inside.mean() < 0.2
+
+
+def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):
+    sidecar = prepared / "Data/prepared/MSLUB/patient19.json"
+    before = sidecar.stat().st_mtime_ns
+    assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "skipped"
+    assert sidecar.stat().st_mtime_ns == before
+    assert np.shape(json.loads(sidecar.read_text())["atlas_to_scan"]) == (4, 4)
+    (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").unlink()
+    assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"
+    assert (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("other grid", "another grid"),
+        ("empty mask", "mask is empty"),
+        ("no mask", "does not look brain-extracted"),
+        ("truncated", "truncated or damaged"),
+        ("gone", "no such file"),
+    ],
+)
+def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, fault):
+    image, mask = tmp_path / "t1.nii.gz", tmp_path / "mask.nii.gz"
+    shutil.copyfile(FILES / "ixi013_t1_4mm.nii.gz", image)
+    shutil.copyfile(FILES / "ixi013_mask_4mm.nii.gz", mask)
+    given: Path | None = mask
+    if change == "other grid":
+        shutil.copyfile(FILES / "mslub19_mask_4mm.nii.gz", mask)
+    elif change == "empty mask":
+        nib.save(nib.Nifti1Image(np.zeros((60, 60, 45), np.uint8), nib.load(image).affine), mask)
+    elif change == "no mask":
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj) + np.uint8(9), nib.load(image).affine), image)
+        given = None
+    elif change == "truncated":
+        image.write_bytes(image.read_bytes()[:9000])
+    else:
+        image.unlink()
+    row = prepare_scan(RawScan("A", "ixi", {"t1": image}, given), tmp_path / "Data", COARSE)
+    assert row["status"] == "failed"
+    assert fault in row["message"]
+    assert "\n" not in row["message"]
+    assert not (tmp_path / "Data").exists()
+
+
+def test_published_spacing(tmp_path):
+    scans = raw_scans_of_one(tmp_path)
+    row = prepare_scan(scans[0], tmp_path / "Data", Preparation())
+    assert row["status"] == "prepared"
+    stored = nib.load(tmp_path / "Data/Test/MSLUB/t1/patient19_t1.nii.gz")
+    assert stored.header.get_zooms() == (1, 1, 1)
+    assert 1000 < row["brain_ml"] < 2000
+
+
+def raw_scans_of_one(folder: Path) -> list[RawScan]:
+    raw = folder / "raw"
+    raw.mkdir()
+    for kind in ("t1", "seg"):
+        shutil.copyfile(FILES / f"mslub19_{kind}_4mm.nii.gz", raw / f"patient19_{kind}.nii.gz")
+    return raw_scans(raw, "mslub", "t1")
