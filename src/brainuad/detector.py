@@ -274,6 +274,8 @@ def score(
 
 def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) -> ScoreResult:
     brain = find_brain(scan, given)
+    if np.ptp(scan.array[brain]) == 0:
+        raise ValueError("is constant inside the brain")
     extracted = scan.with_array(scan.array * brain)
     transform = register_to_atlas(extracted, seed=seed)
     config = detector.data_config

@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from brainuad.data.frame import to_sitk
+from brainuad.data.frame import one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
@@ -71,6 +71,7 @@ def correct_bias(volume: Volume, mask: np.ndarray, *, working_spacing: float = 6
     correction = sitk.N4BiasFieldCorrectionImageFilter()
     correction.SetMaximumNumberOfIterations([iterations] * 4)
     correction.SetConvergenceThreshold(5e-4)
-    correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
+    with one_itk_thread():
+        correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
     log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     return np.where(mask, volume.array / np.exp(log_field), 0).astype(np.float32)

@@ -124,12 +124,13 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     Returns:
         ``(4, 4)`` float64, atlas mm to scan mm.
     """
-    with _one_itk_thread():  # more would add the metric up in another order each time
+    with one_itk_thread():  # more would add the metric up in another order each time
         return _register(to_sitk(atlas_brain()), to_sitk(brain), seed)
 
 
 @contextmanager
-def _one_itk_thread() -> Iterator[None]:
+def one_itk_thread() -> Iterator[None]:
+    """Let ITK compute in one thread, for results that do not differ in their last digits from run to run."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -166,7 +167,6 @@ def _optimise(
     seed: int,
 ) -> sitk.Transform:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # with more, results differ in the last digits
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(sampling, seed=seed + 1)  # seed 0 would mean the clock

@@ -1,0 +1,366 @@
+"""A detector in and out of a folder, and whole scans scored in their own grid."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import brainuad
+from brainuad.config import DataConfig, ModelConfig
+from brainuad.data.volume import Volume
+from brainuad.detector import Detector, load_model, resolve_device, score
+from brainuad.errors import InputError
+from brainuad.models import DiffusionModel
+from brainuad.scoring import postprocess, ssim_ensemble
+
+FILES = Path(__file__).parent / "files"
+IMAGE, MASK = FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz"
+
+
+def tiny_detector(**data: Any) -> Detector:
+    """A random network of a few thousand weights on a grid of 4 mm voxels."""
+    model_config = ModelConfig(
+        unet_dim=8,
+        dim_mults=(1, 2),
+        num_res_blocks=1,
+        attention_head_dim=8,
+        unshuffle=2,
+        sigma_ens=(0.5, 1.1),
+    )
+    settings = {
+        "imageDim": (160, 192, 144),
+        "rescaleFactor": 4.0,
+        "affine": "used",
+        "smoothing_iterations": 0,
+    }
+    data_config = DataConfig(**(settings | data))
+    torch.manual_seed(3)
+    model = DiffusionModel(model_config)
+    for parameter in model.parameters():  # a new network returns zeros
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.requires_grad_(False).eval()
+    return Detector(model, model_config, data_config, {"seed": 3, "steps": 0}, {"full_scale": 0.5}, "tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return tiny_detector()
+
+
+@pytest.fixture
+def folder(detector: Detector, tmp_path: Path) -> Path:
+    detector.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="module")
+def volume() -> np.ndarray:
+    return np.random.default_rng(1).random((40, 48, 6), dtype=np.float32)
+
+
+def test_round_trip(detector: Detector, folder: Path, volume: np.ndarray) -> None:
+    loaded = load_model(folder, device="cpu")
+    assert loaded.model_config == detector.model_config
+    assert loaded.data_config == detector.data_config
+    assert loaded.calibration == detector.calibration
+    assert loaded.provenance["seed"] == 3
+    assert loaded.provenance["version"] == brainuad.__version__
+    assert loaded.name == "model"
+    assert loaded.modality == "t1"
+    assert loaded.fingerprint == detector.fingerprint
+    assert torch.equal(loaded.reconstruct(volume), detector.reconstruct(volume))
+    assert not list(folder.glob(".partial*"))
+
+
+def test_saved_again_the_config_does_not_change(folder: Path, tmp_path: Path) -> None:
+    load_model(folder, "cpu").save(tmp_path / "again")
+    assert (tmp_path / "again" / "config.yaml").read_bytes() == (folder / "config.yaml").read_bytes()
+
+
+def test_paths_of_this_machine_are_not_saved(tmp_path: Path) -> None:
+    tiny_detector(cache_dir="/somewhere", num_workers=7).save(tmp_path)
+    assert "somewhere" not in (tmp_path / "config.yaml").read_text()
+    assert Detector.load(tmp_path).data_config.num_workers == DataConfig().num_workers
+
+
+def test_half_precision_is_cast_on_load(detector: Detector, tmp_path: Path, volume: np.ndarray) -> None:
+    detector.save(tmp_path, half=True)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    loaded = Detector.load(tmp_path)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert torch.allclose(loaded.reconstruct(volume), detector.reconstruct(volume), atol=1e-2)
+
+
+def test_fingerprint_follows_weights_and_settings(folder: Path) -> None:
+    loaded = load_model(folder, "cpu")
+    before = loaded.fingerprint
+    loaded.data_config.cache_dir = "/elsewhere"
+    assert loaded.fingerprint == before
+    loaded.model_config.test_timesteps = 250
+    assert loaded.fingerprint != before
+    loaded.model_config.test_timesteps = 500
+    next(loaded.model.parameters()).view(-1)[0] += 1
+    assert loaded.fingerprint != before
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            settings[key].update(value)
+        else:
+            settings[key] = value
+    path.write_text(yaml.safe_dump(settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"unet_dmi": 8}}, "unet_dmi"),
+        ({"model": {"unet_dim": "eight"}}, "unet_dim"),
+        ({"model": {"unet_dim": 16}}, "shape"),
+        ({"model": {"num_res_blocks": 2}}, "holds no"),
+        ({"model": {"name": "ddmp"}}, "Did you mean 'ddpm'"),
+        ({"model": {"noisetype": "${oc.env:HOME}"}}, "interpolation"),
+        ({"data": {"colour": 1}}, "colour"),
+        ({"data": "t1"}, "lacks the settings"),
+        ({"format": 99}, "Update brainuad"),
+    ],
+)
+def test_unusable_config(folder: Path, changes: dict[str, Any], words: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(InputError, match=words):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe", b"", b"just text", b"- 1\n- 2\n"])
+def test_config_is_no_config(folder: Path, content: bytes) -> None:
+    (folder / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        Detector.load(folder)
+
+
+def test_weights_that_are_a_pickle(folder: Path) -> None:
+    """A pickle runs what it says when it is opened; it must not be opened."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return Path.touch, (folder / "exploded",)  # type: ignore[return-value]
+
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match="not a safetensors file"):
+        Detector.load(folder)
+    assert not (folder / "exploded").exists()
+
+
+def test_damaged_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a safetensors file"):
+        Detector.load(folder)
+
+
+def test_weights_that_are_no_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match="NaN"):
+        Detector.load(folder)
+
+
+def test_surplus_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors") | {"extra": torch.zeros(1)}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match="'extra', which the settings do not have"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_damaged_calibration(folder: Path, content: str) -> None:
+    (folder / "calibration.json").write_text(content)
+    with pytest.raises(InputError, match=r"calibration\.json"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors"])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match="no such file"):
+        Detector.load(folder)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        Detector.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="neither a shipped model nor a folder"):
+        load_model("no-such-model")
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("tpu", "cpu:x", ""):
+        with pytest.raises(InputError, match="unknown"):
+            resolve_device(name)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="not available"):
+            resolve_device("cuda")
+
+
+def test_draws_are_independent_and_seeded(detector: Detector, volume: np.ndarray) -> None:
+    two = detector.reconstruct(volume, seed=5, draws=2)
+    assert two.shape == (2, *volume.shape)
+    assert not torch.equal(two[0], two[1])
+    assert torch.equal(two[:1], detector.reconstruct(volume, seed=5))
+    assert not torch.equal(two[:1], detector.reconstruct(volume, seed=6))
+
+
+def test_bad_shapes_are_programming_errors(detector: Detector, volume: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="X, Y, Z"):
+        detector.reconstruct(volume[0])
+    with pytest.raises(ValueError, match="draws"):
+        detector.reconstruct(volume, draws=0)
+
+
+def test_anomaly_map_is_the_post_processed_ensemble(detector: Detector, volume: np.ndarray) -> None:
+    mask = np.ones(volume.shape, dtype=bool)
+    reconstruction = detector.reconstruct(volume, seed=2)[0]
+    similarity = ssim_ensemble(reconstruction, volume, sigmas=detector.model_config.sigma_ens)
+    expected = postprocess(1 - similarity, mask)
+    assert torch.equal(detector.anomaly_map(volume, mask, seed=2), expected)
+
+
+def test_model_with_nothing_but_reconstruct(detector: Detector, volume: np.ndarray) -> None:
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(0.5))
+
+        def reconstruct(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            assert images.shape == (6, 1, 40, 48)
+            return images * self.factor
+
+    simple = Detector(Half(), detector.model_config, detector.data_config)
+    assert torch.equal(simple.reconstruct(volume)[0], torch.from_numpy(volume) * 0.5)
+
+
+@pytest.fixture(scope="module")
+def scored(detector: Detector) -> brainuad.ScoreResult:
+    return score(IMAGE, detector, brain_mask=MASK, seed=1)
+
+
+def test_score_lies_on_the_scan(scored: brainuad.ScoreResult) -> None:
+    stored = nib.load(IMAGE)
+    for name in ("anomaly", "reconstruction", "image", "brain"):
+        assert getattr(scored, name).shape == stored.shape, name
+    np.testing.assert_allclose(scored.affine, stored.affine)
+    mask = nib.load(MASK).get_fdata() > 0
+    assert scored.brain[mask].all()
+    assert scored.brain.sum() < 1.3 * mask.sum()
+    assert not scored.anomaly[~scored.brain].any()
+    assert 0 < scored.anomaly.max() <= 2
+    assert 0 < scored.score < 2
+
+
+def test_what_the_model_saw_is_the_scan(scored: brainuad.ScoreResult) -> None:
+    """There and back through registration, 4 mm voxels and bias correction, the brain is where it was."""
+    stored = nib.load(IMAGE).get_fdata()
+    inside = nib.load(MASK).get_fdata() > 0
+    assert np.corrcoef(stored[inside], scored.image[inside])[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR"])
+def test_orientation_does_not_matter(detector: Detector, scored: brainuad.ScoreResult, axes: str) -> None:
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(nib.load(IMAGE).affine), nib.orientations.axcodes2ornt(axes)
+    )
+    image, mask = (nib.load(path).as_reoriented(turn) for path in (IMAGE, MASK))
+    result = score(image, detector, brain_mask=mask, seed=1)
+    assert result.anomaly.shape == image.shape
+    np.testing.assert_allclose(result.affine, image.affine)
+    turned = nib.orientations.apply_orientation(scored.anomaly, turn)
+    np.testing.assert_allclose(result.anomaly, turned, atol=1e-4)
+
+
+def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreResult) -> None:
+    image, mask = nib.load(IMAGE), nib.load(MASK)
+    array = image.get_fdata(dtype=np.float32)
+    tensor = torch.from_numpy(mask.get_fdata() > 0)
+    result = score(array, detector, brain_mask=tensor, affine=image.affine, seed=1)
+    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    assert result.score == scored.score
+
+
+def test_brain_extracted_scan_needs_no_mask(detector: Detector, scored: brainuad.ScoreResult) -> None:
+    image, mask = nib.load(IMAGE), nib.load(MASK)
+    extracted = image.get_fdata() * (mask.get_fdata() > 0)
+    result = score(extracted, detector, affine=image.affine)
+    overlap = 2 * (result.brain & scored.brain).sum() / (result.brain.sum() + scored.brain.sum())
+    assert overlap > 0.95
+
+
+def test_model_that_ignores_affines(scored: brainuad.ScoreResult) -> None:
+    """The published loader's grid: 1 mm, centred, halved."""
+    released = tiny_detector(
+        imageDim=(192, 192, 100), rescaleFactor=4.0, affine="ignored", smoothing_iterations=3
+    )
+    result = score(IMAGE, released, brain_mask=MASK)
+    inside = (scored.image > 0) & (result.image > 0)
+    assert inside.sum() > 0.4 * scored.brain.sum()
+    assert np.corrcoef(result.image[inside], scored.image[inside])[0, 1] > 0.7
+
+
+def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
+    image = Volume.load(IMAGE)
+    with pytest.raises(InputError, match="no such file"):
+        score(tmp_path / "none.nii.gz", detector)
+    with pytest.raises(InputError, match="affine"):
+        score(image.array, detector)
+    with pytest.raises(InputError, match="is a list"):
+        score([1, 2], detector)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not look brain-extracted"):
+        score(image.array + 100, detector, affine=image.affine)
+    with pytest.raises(InputError, match="mask is empty"):
+        score(IMAGE, detector, brain_mask=np.zeros(image.array.shape))
+    with pytest.raises(InputError, match="another grid"):
+        score(IMAGE, detector, brain_mask=np.ones((4, 4, 4)))
+    with pytest.raises(InputError, match="constant"):
+        score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
+
+
+def test_import_is_lazy() -> None:
+    code = (
+        "import sys, brainuad; dir(brainuad); heavy = {'torch', 'nibabel', 'scipy', 'SimpleITK', 'pandas'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "brainuad.scoring.ssim_maps; brainuad.evaluation.best_dice; brainuad.models.build_unet;"
+        "assert 'lightning' not in sys.modules;"
+        "print(brainuad.load_model.__module__, brainuad.Volume.__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["brainuad.detector", "Volume"], result.stderr
+
+
+def test_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'scoer'"):
+        brainuad.scoer  # noqa: B018
+    assert json.loads(json.dumps(dir(brainuad))) == dir(brainuad)
