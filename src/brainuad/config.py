@@ -7,10 +7,11 @@ the setting, so that its commands and overrides work unchanged; that is why some
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
 
@@ -198,3 +199,56 @@ class ExperimentConfig:
     data_dir: str = MISSING
     log_dir: str = MISSING
     name: str = "ddpm"
+
+
+# settings that may differ between the two halves of a resumed run, because its steps do not depend on them
+FREE_ON_RESUME = (
+    "resume",
+    "data_dir",
+    "log_dir",
+    "name",
+    "start_fold",
+    "num_folds",
+    "onlyEval",
+    "load_checkpoint",
+    "allow_leaks",
+    "callbacks.",
+    "logger.",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.check_val_every_n_epoch",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "datamodule.cfg.num_workers",
+    "datamodule.cfg.cache_dir",
+    "model.cfg.test_timesteps",
+    "model.cfg.noise_ensemble",
+    "model.cfg.step_ensemble",
+    "model.cfg.noise_draws",
+    "model.cfg.sigma_ens",
+)
+
+
+def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return every setting that has a value under its dotted name, as plain YAML values."""
+    # through OmegaConf, so that tuples and lists compare equal
+    nested = OmegaConf.to_container(OmegaConf.create(asdict(config)))
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            elif value != MISSING:
+                yield prefix + key, value
+
+    return dict(walk(nested, ""))
+
+
+def differing_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return the settings that forbid resuming a run of settings ``saved`` with ``here``, as phrases."""
+    return [
+        f"{key}={saved.get(key)} there, {here.get(key)} here"
+        for key in sorted(saved.keys() | here.keys())
+        if saved.get(key) != here.get(key) and not key.startswith(FREE_ON_RESUME)
+    ]

@@ -1,5 +1,5 @@
 """Training of one model on one fold. The only room that knows Lightning."""
 
-from brainuad.train.fit import fit
+from brainuad.train.fit import fit, is_complete, is_main_process
 
-__all__ = ["fit"]
+__all__ = ["fit", "is_complete", "is_main_process"]

@@ -13,31 +13,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from brainuad.config import ExperimentConfig
 from brainuad.files import atomic_path
+from brainuad.modelfile import write_model
 from brainuad.train.module import Training
-from brainuad.train.settings import export_model
 
 SECONDS_BETWEEN_LINES = 30.0
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames; reads tensors and plain values, never code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``, all or nothing."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint."""
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class Interrupted(Exception):
@@ -88,7 +72,9 @@ class Epochs(Callback):
             self.best_loss = self.validation_loss
             trainer.save_checkpoint(self.best, weights_only=True)
             if trainer.is_global_zero:
-                export_model(module.average, self.config, self.run_dir / "model")
+                model, data = self.config.model.cfg, self.config.datamodule.cfg
+                provenance = {"seed": self.config.seed, "step": trainer.global_step, "epoch": epoch}
+                write_model(self.run_dir / "model", module.average, model, data, provenance=provenance)
         interval = self.config.callbacks.picture_every_n_epochs
         if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
             with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
@@ -142,16 +128,23 @@ class MetricsTable(Logger):
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.resumed_step = path, resumed_step
+        self.started = time.monotonic()
+        self.begun = False
+
+    def begin(self) -> None:
+        """Write the header and the rows up to the step that training continues from."""
         rows: list[dict[str, str]] = []
-        if resumed_step and path.exists():
-            with path.open(newline="") as handle:
-                rows = [row for row in csv.DictReader(handle) if int(row["step"]) <= resumed_step]
-        self.started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
-        with atomic_path(path) as temporary, temporary.open("w", newline="") as handle:
+        if self.resumed_step and self.path.exists():
+            with self.path.open(newline="") as handle:
+                rows = [row for row in csv.DictReader(handle) if int(row["step"]) <= self.resumed_step]
+        if rows:
+            self.started -= float(rows[-1]["seconds"])
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as handle:
             writer = csv.DictWriter(handle, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+        self.begun = True
 
     @property
     def name(self) -> str:
@@ -170,6 +163,8 @@ class MetricsTable(Logger):
         """Add the row of an epoch."""
         if "train/loss" not in metrics:
             return
+        if not self.begun:  # not before: only one of several devices comes here
+            self.begin()
         row = (
             f"{metrics['epoch']:.0f}",
             step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import logging
 import signal
 import sys
@@ -20,15 +21,17 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, TrainerConfig
 from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.files import write_json
-from brainuad.train.callbacks import AtomicCheckpointIO, Epochs, Interrupted, MetricsTable, ProgressLines
+from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, ProgressLines
+from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
-from brainuad.train.settings import check_resumable
 
 
 def resolve_precision(settings: TrainerConfig) -> Any:
@@ -43,6 +46,20 @@ def total_steps(settings: TrainerConfig, batches_per_epoch: int) -> int:
     """Return the steps of the whole training."""
     steps = settings.max_epochs * batches_per_epoch
     return steps if settings.max_steps == -1 else min(steps, settings.max_steps)
+
+
+def is_complete(config: ExperimentConfig, run_dir: Path) -> bool:
+    """Whether training in ``run_dir`` ended after the epochs and steps that the settings ask for."""
+    summary = run_dir / "training.json"
+    if not summary.is_file():
+        return False
+    done = json.loads(summary.read_text(encoding="utf-8"))
+    return all(done[name] == getattr(config.trainer, name) for name in ("max_epochs", "max_steps"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 @contextmanager
@@ -155,16 +172,20 @@ def fit(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, 
         InputError: The checkpoint to resume from is damaged or belongs to other settings or data.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     module = Training(config, train, val)
+    run_dir.mkdir(parents=True, exist_ok=True)
     last = run_dir / "checkpoints" / "last.ckpt"
     resumed_step = 0
     if config.resume and last.exists():
         resumed_step = check_resumable(last, config, module.data_hash)
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
-        trainer = build_trainer(config, run_dir, interrupt, steps, resumed_step)
+        try:
+            trainer = build_trainer(config, run_dir, interrupt, steps, resumed_step)
+        except MisconfigurationException as error:
+            fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
+            raise InputError("trainer", fault, remedy) from error
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if not (on_cpu and trainer.precision.startswith("bf16")):  # measured: faster but for this pair
             module.model.to(memory_format=torch.channels_last)

@@ -19,11 +19,10 @@ from torch import Tensor
 
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
-from brainuad.config import ExperimentConfig
+from brainuad.config import ExperimentConfig, flat_settings
 from brainuad.data.slices import TrainingVolumes, sample_slices, take_slices
 from brainuad.errors import InputError
 from brainuad.registry import MODELS
-from brainuad.train.settings import flat_settings
 
 VALIDATION_SLICES = 4  # of every validation volume
 PICTURE_VOLUMES = 4

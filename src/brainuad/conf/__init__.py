@@ -1,0 +1,1 @@
+"""Presets of experiments: Hydra configuration files."""

@@ -1,0 +1,292 @@
+"""The whole experiment: train fold by fold, then evaluate every test set of the modality.
+
+Runs are written to ``LOG_DIR/<name>/<mode>/seed<seed>/<time>/fold<k>``. A new run never touches an old one;
+``resume=True`` continues the newest run of that name, mode and seed with the same settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+
+from brainuad.config import DataConfig, ExperimentConfig, differing_settings, flat_settings
+from brainuad.data.cohort import Case, find_leaks, leak_free, read_cases
+from brainuad.data.loading import PreparedCase, load_cohort
+from brainuad.data.slices import TrainingVolumes, stack_volumes
+from brainuad.errors import InputError
+from brainuad.overrides import (
+    CONFIG_MODULE,
+    FILE_FLAGS,
+    UnknownName,
+    check_overrides,
+    check_settings,
+    path_overrides,
+    split_arguments,
+    to_experiment,
+)
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SUBJECTS = 4  # of every split, with sample_set
+
+
+def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") -> int:
+    """Run ``brainuad train``: overrides of settings, Hydra's flags, ``--resume`` and ``--allow-leaks``.
+
+    Args:
+        arguments: What follows the command.
+        env_file: File with DATA_DIR and LOG_DIR; an override goes before it, an environment variable after.
+
+    Returns:
+        0 done, 1 failed, 2 unknown name, 130 interrupted.
+    """
+    flags, overrides = split_arguments(arguments)
+    own_files = bool(FILE_FLAGS & {flag.split("=")[0] for flag in flags})
+    asks = bool({"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"} & set(flags))
+    try:
+        check_overrides(overrides, multirun=bool({"-m", "--multirun"} & set(flags)), own_files=own_files)
+        if not own_files:
+            with suppress(InputError) if asks else nullcontext():
+                overrides += path_overrides(overrides, Path(env_file))
+        return _run_hydra([*flags, *overrides])
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UnknownName) else 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command with resume=True continues.", file=sys.stderr)
+        return 130
+
+
+def _run_hydra(arguments: list[str]) -> int:
+    """Let Hydra compose the settings and make the folder of each run; return the exit code."""
+    failures: list[InputError] = []
+
+    def job(settings: DictConfig) -> None:
+        try:
+            config = to_experiment(settings)
+            if config.resume:
+                newest_run(config)  # raises where _run_folder could not
+            run(config, Path(HydraConfig.get().runtime.output_dir))
+        except InputError as error:  # does not stop the other runs of a multirun
+            failures.append(error)
+            print(f"Error: {error}", file=sys.stderr)
+
+    main_of = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")
+    with _program_arguments(arguments):
+        try:
+            main_of(job)()
+        except SystemExit as stop:  # Hydra has printed why
+            return 1 if stop.code else 0
+    return 1 if failures else 0
+
+
+@contextmanager
+def _program_arguments(arguments: list[str]) -> Iterator[None]:
+    """Set ``sys.argv``, which Hydra reads, and with which Lightning starts one process a device."""
+    before = sys.argv
+    sys.argv = [__file__, *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _run_folder(stamp: str, *, _root_: DictConfig) -> str:
+    """Return the folder of a run: the one to resume, or a new one named by the time ``stamp``."""
+    config = to_experiment(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"]))
+    if config.resume:
+        with suppress(InputError):  # Hydra would print a traceback; the job reports it
+            earlier = newest_run(config)
+            if earlier is not None:
+                return str(earlier.resolve())
+    if _root_.hydra.mode is not None and _root_.hydra.mode.name == "MULTIRUN":
+        stamp += f"_job{_root_.hydra.job.num}"
+    return str((runs_folder(config) / stamp).resolve())
+
+
+OmegaConf.register_new_resolver("brainuad.run_folder", _run_folder, replace=True)
+
+
+def runs_folder(config: ExperimentConfig) -> Path:
+    """Return the folder that holds all runs of a name, mode and seed."""
+    return Path(config.log_dir) / config.name / config.datamodule.cfg.mode / f"seed{config.seed}"
+
+
+def newest_run(config: ExperimentConfig) -> Path | None:
+    """Return the newest run with the same name, mode, seed and settings, or None if there is no run.
+
+    Raises:
+        InputError: There are runs, but all with other settings.
+    """
+    mismatch: InputError | None = None
+    for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
+        stored = folder / ".hydra" / "config.yaml"
+        if not stored.is_file() or not any(folder.glob("fold*/checkpoints/last.ckpt")):
+            continue
+        loaded = OmegaConf.load(stored)
+        assert isinstance(loaded, DictConfig)
+        saved = to_experiment(loaded)
+        if saved.onlyEval:
+            continue
+        differing = differing_settings(flat_settings(saved), flat_settings(config))
+        if not differing:
+            return folder
+        mismatch = mismatch or InputError(
+            folder,
+            f"was run with other settings ({'; '.join(differing)})",
+            "Repeat them, or drop resume=True",
+        )
+    if mismatch:
+        raise mismatch
+    return None
+
+
+def run(config: ExperimentConfig, folder: Path) -> None:
+    """Train and evaluate fold by fold, and print the run's folder to stdout.
+
+    Raises:
+        InputError: A setting, the data or a checkpoint cannot be used.
+    """
+    check_settings(config)
+    folds = range(config.start_fold, config.start_fold + config.num_folds)
+    if Path(config.data_dir).suffix.lower() == ".csv" or (config.onlyEval and not has_folds(config)):
+        folds = folds[:1]  # a manifest has no folds, and one model needs one evaluation
+    # all folds before the first training, which may take days
+    cohorts = {fold: fold_cases(config, fold) for fold in folds}
+    models = (
+        {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
+    )
+    for fold, cases in cohorts.items():
+        fold_folder = folder / f"fold{fold}"
+        model = models.get(fold) or train_fold(config, cases, fold_folder)
+        if model is None:
+            return
+        evaluate_fold(config, model, cases, fold_folder)
+    print(folder)
+
+
+def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
+    """Return the cases of a fold, without leaks unless the settings keep them.
+
+    Raises:
+        InputError: The data cannot be read; a subject is in two splits, and nothing allows it; or there is no
+            healthy scan to train on.
+    """
+    cases = read_cases(config.data_dir, config.datamodule.cfg.mode, fold, training=not config.onlyEval)
+    if config.onlyEval:
+        return cases
+    leaks = find_leaks(cases)
+    shared = [str(leak) for leak in leaks if not leak.duplicated]
+    if leaks and config.datamodule.cfg.leak_free:
+        kept = leak_free(cases)
+        logger.info(
+            "Fold %d: left out %d of %d rows (%d subjects were in two splits, %d images were listed twice)",
+            fold,
+            len(cases) - len(kept),
+            len(cases),
+            len(shared),
+            len(leaks) - len(shared),
+        )
+        cases = kept
+    elif shared and not config.allow_leaks:
+        fault = f"fold {fold} has {len(shared)} subjects in two splits ({shared[0]}, ...)"
+        remedy = "Set datamodule.cfg.leak_free=True to leave them out, or allow_leaks=True (--allow-leaks)"
+        raise InputError(config.data_dir, fault, remedy)
+    elif shared:
+        logger.warning("Fold %d: trains although %d subjects are in two splits", fold, len(shared))
+    if config.datamodule.cfg.sample_set:
+        cases = first_subjects(cases)
+    for split in ("train", "val"):
+        if not healthy(cases, split):
+            fault = f"fold {fold} has no healthy scan in split {split!r}"
+            raise InputError(config.data_dir, fault, "Training needs rows with label 0 in train and val")
+    return cases
+
+
+def first_subjects(cases: Sequence[Case]) -> list[Case]:
+    """Return the first few cases of every split of every data set."""
+    kept: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        kept.setdefault((case.dataset, case.split), []).append(case)
+    return [case for group in kept.values() for case in group[:SAMPLE_SUBJECTS]]
+
+
+def healthy(cases: Sequence[Case], split: str) -> list[Case]:
+    """Return the healthy cases of a split, of the data sets that are trained on."""
+    datasets = {case.dataset for case in cases if case.split == "train"}
+    return [case for case in cases if case.split == split and case.label == 0 and case.dataset in datasets]
+
+
+def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path) -> Path | None:
+    """Train one model, unless it is complete already, and return its folder.
+
+    Returns:
+        The exported model's folder; None in a helper process of training on several devices.
+
+    Raises:
+        InputError: Something is in ``folder``, and ``config.resume`` is off.
+    """
+    from brainuad.train import fit, is_complete, is_main_process
+
+    if config.resume and is_complete(config, folder):
+        logger.info("%s is trained", folder)
+        return folder / "model"
+    if folder.exists() and not config.resume and is_main_process():
+        raise InputError(folder, "exists", "Add resume=True to continue it, or choose another name=")
+    train, val = (load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val"))
+    logger.info("Training on %d scans, validating on %d: %s", len(train), len(val), folder)
+    model = fit(config, train, val, folder)
+    return model if is_main_process() else None
+
+
+def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:
+    """Load cases with a progress bar into one tensor."""
+    return stack_volumes([(case.image, case.mask) for case in load_with_progress(cases, config)])
+
+
+def load_with_progress(cases: Sequence[Case], config: DataConfig) -> list[PreparedCase]:
+    """Load cases, showing a bar on stderr when someone watches."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Loading scans", total=len(cases))
+        return load_cohort(cases, config, report=lambda case: bar.advance(task))
+
+
+def has_folds(config: ExperimentConfig) -> bool:
+    """Whether ``load_checkpoint`` is a run, which has a model a fold, rather than one model."""
+    return (Path(config.load_checkpoint) / f"fold{config.start_fold}").is_dir()
+
+
+def find_model(folder: Path, fold: int) -> Path:
+    """Return the exported model in the folder of a model, of a fold or of a run.
+
+    Raises:
+        InputError: There is none.
+    """
+    candidates = (folder / f"fold{fold}" / "model", folder / "model", folder)
+    for candidate in candidates:
+        if (candidate / "model.safetensors").is_file() and (candidate / "config.yaml").is_file():
+            return candidate
+    looked = ", ".join(str(candidate) for candidate in candidates)
+    raise InputError(
+        folder, f"holds no trained model (looked for config.yaml in {looked})", "Check load_checkpoint"
+    )
+
+
+def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> None:
+    """Evaluate a trained model on every test set of the modality; validation cases set the thresholds."""
+    from brainuad.evaluate import evaluate_cases
+
+    evaluate_cases(config, model, [case for case in cases if case.split != "train"], folder / "evaluation")
+
+
+if __name__ == "__main__":  # Lightning starts further processes by this file
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,272 @@
+"""What a user typed after ``brainuad train``: flags, overrides, and the paths of ``pc_environment.env``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import brainuad.models  # noqa: F401  (registers them)
+from brainuad.config import ExperimentConfig
+from brainuad.data.cohort import PATHOLOGY_SETS
+from brainuad.errors import InputError
+from brainuad.registry import MODELS
+
+CONFIG_MODULE = "brainuad.conf"
+GROUPS = ("experiment", "model", "datamodule", "trainer", "callbacks", "logger")
+FLAGS = {"--resume": "resume=True", "--allow-leaks": "allow_leaks=True"}
+# Hydra's flags that take a value as the next word, and those that bring configuration files of the user's own
+VALUE_FLAGS = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
+FILE_FLAGS = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64", "64-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+ConfigStore.instance().store(name="schema", node=ExperimentConfig)
+
+
+class UnknownName(InputError):
+    """A setting, group or preset that does not exist."""
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return Hydra's flags with their values, and the overrides; our own flags become overrides."""
+    flags, overrides = [], []
+    words = iter(arguments)
+    for word in words:
+        if word in FLAGS:
+            overrides.append(FLAGS[word])
+        elif word.startswith("-"):
+            flags.append(word)
+            if word in VALUE_FLAGS | FILE_FLAGS:
+                flags += [value for value in (next(words, None),) if value is not None]
+        else:
+            overrides.append(word)
+    return flags, overrides
+
+
+def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool = False) -> None:
+    """Make sure that overrides name existing things and have values of the right type.
+
+    Args:
+        overrides: ``name=value`` words.
+        multirun: Values may be lists of alternatives.
+        own_files: Presets may be the user's own, so that only settings are checked.
+
+    Raises:
+        UnknownName: A name does not exist; the message suggests the nearest.
+        InputError: A value cannot be used.
+    """
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+        except HydraException as error:
+            raise InputError(
+                "overrides", _one_line(error), "Write NAME=VALUE; quote special characters"
+            ) from error
+        for override in parsed:
+            _check_name(override, own_files)
+        if multirun or own_files:
+            return
+        try:
+            to_experiment(compose("config", overrides=list(overrides)))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError("overrides", _one_line(error), "See `brainuad train --help`") from error
+
+
+def _check_name(override: Override, own_files: bool) -> None:
+    name = override.key_or_group
+    if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+        return
+    if name not in GROUPS:
+        if name not in setting_names():
+            raise UnknownName(name, "no such setting", _suggestion(name, [*setting_names(), *GROUPS]))
+        return
+    presets = list(preset_names(name))
+    values = [override.value()] if not override.is_sweep_override() else list(override.sweep_iterator())
+    for value in values:
+        if isinstance(value, str) and value not in presets and not own_files:
+            raise UnknownName(f"{name}={value}", f"no such preset of {name}", _suggestion(value, presets))
+
+
+def setting_names() -> list[str]:
+    """Return the dotted name of every setting and of every node above one."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key, value in vars(node).items():
+            yield prefix + key
+            if is_dataclass(value):
+                yield from walk(value, f"{prefix}{key}.")
+
+    return list(walk(ExperimentConfig(), ""))
+
+
+def preset_names(group: str) -> Iterator[str]:
+    """Yield the presets of a group, those in folders as ``folder/name``. Hydra must be initialised."""
+    loader = GlobalHydra.instance().config_loader()
+    yield from loader.get_group_options(group)
+    for folder in loader.get_group_options(group, results_filter=ObjectType.GROUP):
+        yield from (f"{folder}/{name}" for name in loader.get_group_options(f"{group}/{folder}"))
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    """Suggest the known name that is nearest, or nearest to the last part of a dotted one."""
+    last_parts: dict[str, str] = {}
+    for candidate in known:
+        last_parts.setdefault(re.split(r"[./]", candidate)[-1], candidate)
+    last_parts |= {candidate: candidate for candidate in known}
+    lower = {candidate.lower(): full for candidate, full in last_parts.items()}
+    for wanted in (name, re.split(r"[./]", name)[-1]):
+        near = difflib.get_close_matches(wanted.lower(), lower, n=1)
+        if near:
+            return f"Did you mean {lower[near[0]]!r}?"
+    return (
+        f"Known: {', '.join(known)}" if len(known) < 10 else "`brainuad train --cfg job` lists all settings"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """Return Hydra's message and its cause as one line, without the lines that describe its internals."""
+    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    internal = re.compile(r"(full_key|reference_type|object_type|See http)|[\^.]*$")
+    kept = [line.rstrip(".") for line in lines if not internal.match(line)]
+    return "; ".join(dict.fromkeys(kept)) or type(error).__name__
+
+
+def to_experiment(config: DictConfig) -> ExperimentConfig:
+    """Return the dataclass of a composed configuration; lists become tuples.
+
+    Raises:
+        OmegaConfBaseException: A name or the type of a value is not in the schema.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), config)
+    assert isinstance(merged, DictConfig)
+
+    def lists_to_tuples(node: Any) -> None:
+        for key, value in vars(node).items():
+            if isinstance(value, list):
+                setattr(node, key, tuple(value))
+            elif is_dataclass(value):
+                lists_to_tuples(value)
+
+    for key in (
+        "data_dir",
+        "log_dir",
+    ):  # to_object refuses what is missing; it is reported where it is needed
+        if OmegaConf.is_missing(merged, key):
+            merged[key] = ""
+    experiment = OmegaConf.to_object(merged)
+    assert isinstance(experiment, ExperimentConfig)
+    lists_to_tuples(experiment)
+    return experiment
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Raise InputError for values that would fail late, or be misunderstood."""
+    data, trainer, model = config.datamodule.cfg, config.trainer, config.model.cfg
+    for name, value, known in (
+        ("datamodule.cfg.mode", data.mode, tuple(PATHOLOGY_SETS)),
+        ("datamodule.cfg.affine", data.affine, ("ignored", "used")),
+        ("trainer.precision", trainer.precision, PRECISIONS),
+        ("trainer.accelerator", trainer.accelerator, ACCELERATORS),
+    ):
+        if value not in known:
+            raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(known)}")
+    for name, number, least in (
+        ("datamodule.cfg.batch_size", data.batch_size, 1),
+        ("datamodule.cfg.smoothing_iterations", data.smoothing_iterations, 0),
+        ("trainer.max_epochs", trainer.max_epochs, 1),
+        ("trainer.max_steps", trainer.max_steps, -1),
+        ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1),
+        ("trainer.warmup_steps", trainer.warmup_steps, 0),
+        ("callbacks.checkpoint_every_n_epochs", config.callbacks.checkpoint_every_n_epochs, 1),
+        ("callbacks.picture_every_n_epochs", config.callbacks.picture_every_n_epochs, 0),
+        ("start_fold", config.start_fold, 0),
+        ("num_folds", config.num_folds, 1),
+    ):
+        if number < least:
+            raise InputError(name, f"{number} is too small", f"Give {least} or more")
+    for name, real in (
+        ("datamodule.cfg.lr", data.lr),
+        ("datamodule.cfg.rescaleFactor", data.rescaleFactor),
+        ("model.cfg.sigma_ens", min(model.sigma_ens, default=0.0)),
+        ("datamodule.cfg.imageDim", min(data.imageDim) if len(data.imageDim) == 3 else 0),
+    ):
+        if real <= 0:
+            raise InputError(name, "must be positive (imageDim: three numbers)", "Correct it")
+    if not 0 <= trainer.ema_decay < 1:
+        raise InputError(
+            "trainer.ema_decay", f"{trainer.ema_decay} is not in [0, 1)", "Give 0 to turn it off"
+        )
+    if config.onlyEval and not config.load_checkpoint:
+        raise InputError("load_checkpoint", "is empty", "onlyEval=True needs the folder of a model or a run")
+    with torch.device("meta"):  # it checks its own settings, here without the memory
+        MODELS[model.name](model)
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """Read KEY=value lines; ``#`` begins a comment, values may be quoted, ``export`` may stand in front.
+
+    Raises:
+        InputError: A line is something else, or the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            path, f"cannot be read ({error})", "Make it a text file of KEY=value lines"
+        ) from error
+    values = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = re.fullmatch(
+            r"""\s*(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#"']*?))\s*(?:#.*)?""", line
+        )
+        if not match:
+            raise InputError(
+                f"{path}:{number}", f"{line.strip()!r} is not KEY=value", "Correct or remove the line"
+            )
+        values[match[1]] = next(group for group in match.groups()[1:] if group is not None)
+    return values
+
+
+def path_overrides(overrides: Sequence[str], env_file: Path) -> list[str]:
+    """Return overrides for ``data_dir`` and ``log_dir`` where the user gave none.
+
+    The value is that of ``DATA_DIR`` and ``LOG_DIR`` in ``env_file`` (relative to its folder), else in the
+    environment; without any, runs are written to ``logs``.
+
+    Raises:
+        InputError: ``DATA_DIR`` is nowhere.
+    """
+    in_file = read_environment(env_file) if env_file.is_file() else {}
+    given = {override.split("=", 1)[0].lstrip("+") for override in overrides}
+    added = []
+    for name, variable, default in (("data_dir", "DATA_DIR", ""), ("log_dir", "LOG_DIR", "logs")):
+        if name in given:
+            continue
+        value = os.environ.get(variable) or default
+        if in_file.get(variable):
+            value = str(env_file.parent / Path(in_file[variable]).expanduser())
+        if not value:
+            remedy = f"Write DATA_DIR=/your/data into {env_file}, or add data_dir=/your/data to the command"
+            raise InputError("DATA_DIR", "is not set", remedy)
+        quoted = value.replace("'", r"\'")
+        added.append(f"{name}='{quoted}'")
+    return added

@@ -1,0 +1,57 @@
+"""Checkpoints: written whole, read without running code, continued only with the settings they began with."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from brainuad.config import ExperimentConfig, differing_settings, flat_settings
+from brainuad.errors import InputError
+from brainuad.files import atomic_path
+
+
+def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int:
+    """Return the step of a checkpoint, after making sure that training may continue from it.
+
+    Args:
+        path: The checkpoint.
+        config: The settings to continue with.
+        data_hash: Hash of the training volumes to continue with.
+
+    Raises:
+        InputError: The file cannot be read, or belongs to other settings or other data.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        step, saved_by = int(saved["global_step"]), saved["brainuad"]
+        settings, saved_hash = saved_by["settings"], saved_by["training data"]
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
+    differing = differing_settings(settings, flat_settings(config))
+    if differing:
+        fault = f"was trained with other settings ({'; '.join(differing)})"
+        raise InputError(path, fault, "Repeat its settings to resume, or start a new run")
+    if data_hash != saved_hash:
+        raise InputError(
+            path, "was trained on other volumes", "Resume with the same data, or start a new run"
+        )
+    return step
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; reads tensors and plain values, never code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``, all or nothing."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
