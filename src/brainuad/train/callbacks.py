@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import rich.progress
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
+from rich.console import Console
 from torch import Tensor
 
 from brainuad.config import ExperimentConfig
@@ -21,7 +23,7 @@ from brainuad.files import atomic_path
 from brainuad.modelfile import write_model
 from brainuad.train.module import Training
 
-SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES = 30.0, 1.0
 
 
 class Interrupted(Exception):
@@ -91,34 +93,58 @@ class Epochs(Callback):
         self.best_loss = state_dict["best_loss"]
 
 
-class ProgressLines(Callback):
-    """A plain line on stderr now and then, for logs that no one watches live."""
+class Progress(Callback):
+    """Shows on stderr how training goes: a bar where someone watches, a plain line now and then in a log."""
 
     def __init__(self, epochs: Epochs) -> None:
         self.epochs = epochs
-        self.line_step, self.line_time = 0, 0.0
+        self.bar: rich.progress.Progress | None = None
+        self.last_step, self.last_time = 0, 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock."""
-        self.line_step, self.line_time = trainer.global_step, time.monotonic()
+        """Start the clock, and the bar on a terminal."""
+        self.last_step, self.last_time = trainer.global_step, time.monotonic()
+        if sys.stderr.isatty() and trainer.is_global_zero:
+            parts = (
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(),
+            )
+            text = rich.progress.TextColumn("{task.description}")
+            self.bar = rich.progress.Progress(*parts, text, console=Console(stderr=True))
+            self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Print step, losses, speed since the last line, and the time left at that speed."""
+        """Renew the bar or print a line, when it is time."""
         assert isinstance(module, Training)
         now, step, total = time.monotonic(), trainer.global_step, trainer.max_steps
-        if not trainer.is_global_zero or (now - self.line_time < SECONDS_BETWEEN_LINES and step < total):
+        interval = SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_UPDATES
+        if not trainer.is_global_zero or (now - self.last_time < interval and step < total):
             return
-        speed = (step - self.line_step) / (now - self.line_time)
+        speed = (step - self.last_step) / (now - self.last_time)
+        self.last_step, self.last_time = step, now
         losses = module.epoch_losses
         loss = torch.stack(losses).mean().item() if losses else self.epochs.train_loss
-        print(
-            f"step {step}/{total}  epoch {step / module.batches_per_epoch:.1f}  loss {loss:.5f}  "
-            f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s  "
-            f"{(total - step) / speed / 60:.1f} min left",
-            file=sys.stderr,
-            flush=True,
+        text = (
+            f"epoch {step / module.batches_per_epoch:.1f}  loss {loss:.5f}  "
+            f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s"
         )
-        self.line_step, self.line_time = step, now
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=step, description=text)
+        else:
+            minutes = (total - step) / speed / 60
+            line = f"step {step}/{total}  {text}  {minutes:.1f} min left"
+            print(line, file=sys.stderr, flush=True)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self.teardown(trainer, module, "fit")
 
 
 class MetricsTable(Logger):

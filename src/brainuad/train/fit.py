@@ -18,8 +18,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -29,7 +28,7 @@ from brainuad.config import ExperimentConfig, TrainerConfig
 from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.files import write_json
-from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, ProgressLines
+from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, Progress
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
 
@@ -126,12 +125,7 @@ def build_trainer(
 ) -> Trainer:
     """Return a Lightning trainer that takes ``steps`` steps in one endless epoch (see ``Epochs``)."""
     settings = config.trainer
-    interactive = sys.stderr.isatty()
     epochs = Epochs(config, run_dir, interrupt)
-    # a line shows the losses of the epoch that just ended, so it comes after them
-    progress: Callback = (
-        RichProgressBar(console_kwargs={"stderr": True}) if interactive else ProgressLines(epochs)
-    )
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -141,10 +135,10 @@ def build_trainer(
         max_steps=steps,
         gradient_clip_val=settings.gradient_clip_val or None,
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[epochs, progress],
+        callbacks=[epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
-        enable_progress_bar=interactive,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run_dir,
