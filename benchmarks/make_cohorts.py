@@ -2,10 +2,11 @@
 
     python benchmarks/make_cohorts.py DATA_DIR STROKE_MASKS -o OUT
 
-DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI and MSLUB; STROKE_MASKS a folder of outlines in MNI152
-space. Writes three manifests with their files: ``OUT/val`` and ``OUT/test`` (every healthy IXI scan of that split, and one
-semi-synthetic stroke in each; test has the real MSLUB patients too) and ``OUT/demo`` (6 healthy, 6 semi-synthetic, the
-MSLUB patients), which is what the package ships. No outline is used twice, so validation and test share none.
+DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI and MSLUB; STROKE_MASKS a folder of outlines in
+MNI152 space. Writes three manifests with their files: ``OUT/val`` and ``OUT/test`` (every healthy IXI scan of that
+split, and one semi-synthetic stroke in each; test has the real MSLUB patients too) and ``OUT/demo`` (6 healthy, 6
+semi-synthetic, the MSLUB patients), which is what the package ships.
+No outline is used twice, so validation and test share none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
 
 def main() -> None:
     """Make the three cohorts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("strokes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -47,7 +50,9 @@ def main() -> None:
             rows["test"].append(write(case, arguments.output / "test", REAL, Volume.load(case.image), lesion))
     demo = {kind: [row for row in rows["test"] if row["dataset"] == kind] for kind in (HEALTHY, STROKE, REAL)}
     # Healthy and lesioned scans of the demo are of different subjects: twelve in all.
-    rows["demo"] = demo[HEALTHY][:DEMO_SUBJECTS] + demo[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + demo[REAL]
+    rows["demo"] = (
+        demo[HEALTHY][:DEMO_SUBJECTS] + demo[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + demo[REAL]
+    )
     (arguments.output / "demo").mkdir(parents=True, exist_ok=True)
     for row in rows["demo"]:
         for column in ("image", "mask", "seg"):
@@ -71,7 +76,9 @@ def simulated(case: Case, outlines: list[Path], folder: Path) -> dict[str, objec
             outlines.remove(path)
             continue
         sick, lesion = stroke(image, mask, outline, seed=int(case.subject[-3:]))
-        expected = outline.array.sum() * np.prod(outline.spacing) / 0.75  # MNI is smaller than the atlas by about this
+        expected = (
+            outline.array.sum() * np.prod(outline.spacing) / 0.75
+        )  # MNI is smaller than the atlas by about this
         if lesion.sum() * np.prod(image.spacing) >= MIN_INSIDE * expected:
             outlines.remove(path)
             row = write(case, folder, STROKE, image.with_array(sick), lesion)

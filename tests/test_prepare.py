@@ -16,10 +16,20 @@ from brainuad.prepare import Preparation, prepare_cohort, prepare_scan
 
 FILES = Path(__file__).parent / "files"
 HEALTHY = RawScan(
-    "IXI013-HH-1212", "ixi", {"t1": FILES / "ixi013_t1_4mm.nii.gz"}, FILES / "ixi013_mask_4mm.nii.gz", split="train", age=46.7
+    "IXI013-HH-1212",
+    "ixi",
+    {"t1": FILES / "ixi013_t1_4mm.nii.gz"},
+    FILES / "ixi013_mask_4mm.nii.gz",
+    split="train",
+    age=46.7,
 )
 PATIENT = RawScan(
-    "patient19", "MSLUB", {"t1": FILES / "mslub19_t1_4mm.nii.gz"}, None, FILES / "mslub19_seg_4mm.nii.gz", split="test"
+    "patient19",
+    "MSLUB",
+    {"t1": FILES / "mslub19_t1_4mm.nii.gz"},
+    None,
+    FILES / "mslub19_seg_4mm.nii.gz",
+    split="test",
 )
 COARSE = Preparation(spacing=4.0)
 
@@ -48,7 +58,11 @@ def test_writes_the_papers_layout(prepared):
     assert cases["IXI013"].age == pytest.approx(46.7)
     assert cases["patient19"].lesion is not None
     assert len(cases) == 2  # the failed scan is in no split
-    assert set(pd.read_csv(prepared / "prepare.csv")["subject"]) == {"IXI013-HH-1212", "IXI999-HH-0000", "patient19"}
+    assert set(pd.read_csv(prepared / "prepare.csv")["subject"]) == {
+        "IXI013-HH-1212",
+        "IXI999-HH-0000",
+        "patient19",
+    }
 
 
 def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
@@ -63,9 +77,13 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     assert not image.array[mask.array == 0].any()
     assert image.array.min() >= 0
     config = DataConfig(imageDim=(160, 192, 144), rescaleFactor=4.0, affine="used", smoothing_iterations=0)
-    case = next(case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
+    case = next(
+        case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013"
+    )
     loaded = load_case(case, DataConfig(**{**vars(config), "cache_dir": str(prepared / "cache")}))
-    assert loaded.mask.sum() >= 0.995 * mask.array.sum()  # the model's grid ends in the brain stem, and loses nothing else
+    assert (
+        loaded.mask.sum() >= 0.995 * mask.array.sum()
+    )  # the model's grid ends in the brain stem, and loses nothing else
 
 
 def test_bias_correction_makes_white_matter_even(prepared):
@@ -105,7 +123,9 @@ def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, 
     elif change == "empty mask":
         nib.save(nib.Nifti1Image(np.zeros((60, 60, 45), np.uint8), nib.load(image).affine), mask)
     elif change == "no mask":
-        nib.save(nib.Nifti1Image(np.asarray(nib.load(image).dataobj) + np.uint8(9), nib.load(image).affine), image)
+        nib.save(
+            nib.Nifti1Image(np.asarray(nib.load(image).dataobj) + np.uint8(9), nib.load(image).affine), image
+        )
         given = None
     elif change == "truncated":
         image.write_bytes(image.read_bytes()[:9000])

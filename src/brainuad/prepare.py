@@ -1,4 +1,4 @@
-"""From raw scans to the paper's data layout: atlas registration, bounding box, bias correction (SPEC of the paper, 3)."""
+"""From raw scans to the paper's data layout: atlas registration, bounding box, bias correction."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def prepare_cohort(
     jobs: int = 1,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Prepare scans into the paper's layout; finished ones are skipped, failed ones are recorded and do not stop the rest.
+    """Prepare scans into the paper's layout; finished ones are skipped, failed ones recorded.
 
     Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, the split CSVs in
     ``Data/splits``, one JSON sidecar a subject in ``Data/prepared/<dataset>`` and the table ``prepare.csv``.
@@ -94,7 +94,12 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> dict[str, 
     """Prepare one subject and return its row of ``prepare.csv``; user errors become a "failed" row."""
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
-    row: dict[str, Any] = {"subject": scan.subject, "dataset": scan.dataset, "split": scan.split, "status": "prepared"}
+    row: dict[str, Any] = {
+        "subject": scan.subject,
+        "dataset": scan.dataset,
+        "split": scan.split,
+        "status": "prepared",
+    }
     try:
         inputs = {p.name: sha256(p) for p in _inputs(scan)}
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": inputs}
@@ -127,14 +132,20 @@ def _inputs(scan: RawScan) -> list[Path]:
     return paths
 
 
-def _prepare(scan: RawScan, root: Path, settings: Preparation) -> tuple[list[Path], dict[str, float], np.ndarray]:
+def _prepare(
+    scan: RawScan, root: Path, settings: Preparation
+) -> tuple[list[Path], dict[str, float], np.ndarray]:
     images = {modality: Volume.load(path) for modality, path in scan.images.items()}
     first = images.get("t1") or next(iter(images.values()))
     brain = _brain_mask(scan, first)
     lesion = _same_grid(scan.lesion, first).array > 0.5 if scan.lesion else None
     for modality, image in images.items():
         if image.array.shape != first.array.shape:
-            raise InputError(scan.images[modality], f"has shape {image.array.shape}, not {first.array.shape}", "Co-register it")
+            raise InputError(
+                scan.images[modality],
+                f"has shape {image.array.shape}, not {first.array.shape}",
+                "Co-register it",
+            )
 
     transform = register_to_atlas(first.with_array(first.array * brain), seed=settings.seed)
     try:
@@ -150,7 +161,10 @@ def _prepare(scan: RawScan, root: Path, settings: Preparation) -> tuple[list[Pat
         volume.save(path, dtype)
         outputs.append(path)
 
-    measured = {"alignment": 0.0, "brain_ml": round(float(located.mask.sum()) * settings.spacing**3 / 1000, 1)}
+    measured = {
+        "alignment": 0.0,
+        "brain_ml": round(float(located.mask.sum()) * settings.spacing**3 / 1000, 1),
+    }
     for modality, image in images.items():
         resampled = located.resample(image.with_array(image.array * brain))
         if image is first:
@@ -171,7 +185,11 @@ def first_path(scan: RawScan) -> Path:
 def _same_grid(path: Path, image: Volume) -> Volume:
     label = Volume.load(path)
     if not on_same_grid(label, image):
-        raise InputError(path, f"lies on another grid than its image ({label.array.shape}, {image.array.shape})", "Resample it")
+        raise InputError(
+            path,
+            f"lies on another grid than its image ({label.array.shape}, {image.array.shape})",
+            "Resample it",
+        )
     return label
 
 
@@ -180,7 +198,9 @@ def _brain_mask(scan: RawScan, image: Volume) -> np.ndarray:
     try:
         return brain_mask(image, given)
     except ValueError as error:
-        raise InputError(scan.mask or first_path(scan), str(error), "Give a mask that is above 0 in the brain") from error
+        raise InputError(
+            scan.mask or first_path(scan), str(error), "Give a mask that is above 0 in the brain"
+        ) from error
 
 
 def _write_splits(root: Path, scans: list[RawScan]) -> None:

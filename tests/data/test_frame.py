@@ -73,9 +73,9 @@ def test_registration_undoes_a_known_move():
     atlas = atlas_brain()
     angle = np.deg2rad(10)
     move = np.eye(4)
-    move[:3, :3] = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]) @ np.diag(
-        [1.05, 0.95, 1.02]
-    )
+    move[:3, :3] = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    ) @ np.diag([1.05, 0.95, 1.02])
     move[:3, 3] = (25, -140, -30)
     found = register_to_atlas(moved(atlas, move))
     points = np.array([[-119, 110, 72, 1], [-80, 110, 72, 1], [-119, 170, 72, 1], [-119, 110, 110, 1]], float)
@@ -89,7 +89,9 @@ def test_a_real_head_registers():
     brain = scan.with_array(scan.array * mask)
     on_grid = FRAME.to_model(brain, register_to_atlas(brain))
     assert alignment(on_grid, FRAME) > 0.6
-    unregistered = FRAME.to_model(moved(brain, np.array([[1, 0, 0, -119], [0, 1, 0, 110], [0, 0, 1, 72.5], [0, 0, 0, 1.0]])))
+    unregistered = FRAME.to_model(
+        moved(brain, np.array([[1, 0, 0, -119], [0, 1, 0, 110], [0, 0, 1, 72.5], [0, 0, 0, 1.0]]))
+    )
     assert alignment(on_grid, FRAME) > alignment(unregistered, FRAME)
 
 

@@ -19,9 +19,12 @@ def scan(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_scaling_equals_torchio():
     array, mask = scan()
     subject = tio.Subject(
-        image=tio.ScalarImage(tensor=torch.tensor(array)[None]), mask=tio.LabelMap(tensor=torch.tensor(mask)[None].int())
+        image=tio.ScalarImage(tensor=torch.tensor(array)[None]),
+        mask=tio.LabelMap(tensor=torch.tensor(mask)[None].int()),
     )
-    theirs = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")(subject)["image"].numpy()[0]
+    theirs = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")(subject)[
+        "image"
+    ].numpy()[0]
     np.testing.assert_allclose(scale_to_percentiles(array, mask), theirs, atol=1e-5)
 
 
@@ -29,7 +32,9 @@ def test_scaling_equals_torchio():
 @settings(max_examples=20, deadline=None)
 def test_the_unit_of_a_scan_does_not_matter(factor, seed):
     array, mask = scan(seed)
-    np.testing.assert_allclose(scale_to_percentiles(array * factor, mask), scale_to_percentiles(array, mask), atol=1e-4)
+    np.testing.assert_allclose(
+        scale_to_percentiles(array * factor, mask), scale_to_percentiles(array, mask), atol=1e-4
+    )
 
 
 def test_an_empty_mask_and_a_constant_image_are_refused():
@@ -49,4 +54,6 @@ def test_curvature_flow_smooths_noise_but_keeps_a_constant_and_its_axes():
     np.testing.assert_allclose(curvature_flow(flat), flat)
     np.testing.assert_array_equal(curvature_flow(array, iterations=0), array)
     # curvature is the same seen from any side
-    np.testing.assert_allclose(curvature_flow(array.transpose(2, 0, 1)), smooth.transpose(2, 0, 1), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(
+        curvature_flow(array.transpose(2, 0, 1)), smooth.transpose(2, 0, 1), rtol=1e-3, atol=1e-2
+    )

@@ -23,7 +23,9 @@ CASE = Case(
     FILES / "mslub19_seg_4mm.nii.gz", 1, None,
 )  # fmt: skip
 SMALL = DataConfig(imageDim=(36, 52, 32), rescaleFactor=2.0)
-DEMO_CASE = Case("IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None)
+DEMO_CASE = Case(
+    "IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None
+)
 ATLAS_GRID = DataConfig(imageDim=(160, 192, 144), rescaleFactor=2.0, affine="used", smoothing_iterations=0)
 
 
@@ -50,7 +52,9 @@ def test_the_whole_published_loader_against_torchio_and_itk():
 
     image = nib.load(CASE.image).get_fdata(dtype=np.float32)
     itk = sitk.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0)))
-    smooth = sitk.GetArrayFromImage(sitk.CurvatureFlow(itk, timeStep=0.125, numberOfIterations=3)).transpose(2, 1, 0)
+    smooth = sitk.GetArrayFromImage(sitk.CurvatureFlow(itk, timeStep=0.125, numberOfIterations=3)).transpose(
+        2, 1, 0
+    )
     subject = tio.Subject(
         image=tio.ScalarImage(tensor=torch.tensor(smooth.copy())[None]),
         mask=tio.LabelMap(tensor=torch.tensor(nib.load(CASE.mask).get_fdata())[None].int()),
@@ -88,7 +92,8 @@ def test_scans_in_atlas_space_are_placed_by_their_affine(tmp_path):
     for name in ("t1", "mask"):
         volume = Volume.load(DEMO / f"IXI067_{name}.nii.gz")
         wider = Volume.from_array(
-            np.pad(volume.array, ((3, 0), (0, 5), (1, 2))), volume.affine @ np.array([[1, 0, 0, -3], [0, 1, 0, 0], [0, 0, 1, -1], [0, 0, 0, 1]])
+            np.pad(volume.array, ((3, 0), (0, 5), (1, 2))),
+            volume.affine @ np.array([[1, 0, 0, -3], [0, 1, 0, 0], [0, 0, 1, -1], [0, 0, 0, 1]]),
         )
         wider.save(tmp_path / f"{name}.nii.gz")
     moved = replace(DEMO_CASE, image=tmp_path / "t1.nii.gz", mask=tmp_path / "mask.nii.gz")
@@ -99,7 +104,7 @@ def test_scans_in_atlas_space_are_placed_by_their_affine(tmp_path):
 
 
 def test_a_scan_that_is_not_in_atlas_space_is_refused_with_the_remedy():
-    with pytest.raises(InputError, match="mm from the atlas brain.*brainuad prepare"):
+    with pytest.raises(InputError, match=r"mm from the atlas brain.*brainuad prepare"):
         place(CASE, ATLAS_GRID)
 
 
@@ -139,7 +144,9 @@ def test_a_cohort_keeps_its_order(tmp_path):
     config = replace(SMALL, cache_dir=str(tmp_path), num_workers=2)
     cases = [replace(CASE, subject=str(number)) for number in range(4)]
     seen = []
-    assert [p.case.subject for p in load_cohort(cases, config, report=lambda c: seen.append(c.subject))] == list("0123")
+    assert [
+        p.case.subject for p in load_cohort(cases, config, report=lambda c: seen.append(c.subject))
+    ] == list("0123")
     assert seen == list("0123")
 
 

@@ -32,7 +32,9 @@ def test_ixi_matches_files_by_number_and_reads_splits(tmp_path):
 
 
 def test_mslub_needs_the_lesion_mask(tmp_path):
-    touch(tmp_path / "patient07_t1.nii.gz", tmp_path / "patient07_t2.nii.gz", tmp_path / "patient07_seg.nii.gz")
+    touch(
+        tmp_path / "patient07_t1.nii.gz", tmp_path / "patient07_t2.nii.gz", tmp_path / "patient07_seg.nii.gz"
+    )
     (scan,) = raw_scans(tmp_path, "mslub", "t1")
     assert (scan.dataset, scan.split, set(scan.images)) == ("MSLUB", "test", {"t1", "t2"})
     (tmp_path / "patient07_seg.nii.gz").unlink()
@@ -42,7 +44,9 @@ def test_mslub_needs_the_lesion_mask(tmp_path):
 
 def test_manifest(tmp_path):
     path = tmp_path / "scans.csv"
-    path.write_text("subject,image,mask,seg,label,split,dataset,age\nA,a.nii.gz,m.nii.gz,,0,train,ixi,30\nB,b.nii.gz,,s.nii.gz,1,test,,\n")
+    path.write_text(
+        "subject,image,mask,seg,label,split,dataset,age\nA,a.nii.gz,m.nii.gz,,0,train,ixi,30\nB,b.nii.gz,,s.nii.gz,1,test,,\n"
+    )
     first, second = raw_scans(path, "manifest", "t2")
     assert first.images == {"t2": tmp_path / "a.nii.gz"}
     assert (first.dataset, first.lesion, first.age) == ("ixi", None, 30)

@@ -20,7 +20,9 @@ def ball(centre_in_atlas: tuple[float, float, float], radius: float) -> Volume:
     affine[:3, 3] = (-78, -112, -50)
     x, y, z = np.indices((157, 189, 136))
     centre = (np.linalg.inv(affine) @ ATLAS_TO_MNI @ [*centre_in_atlas, 1])[:3]
-    return Volume.from_array(sum((i - c) ** 2 for i, c in zip((x, y, z), centre, strict=True)) < radius**2, affine)
+    return Volume.from_array(
+        sum((i - c) ** 2 for i, c in zip((x, y, z), centre, strict=True)) < radius**2, affine
+    )
 
 
 def test_the_stroke_lies_where_the_outline_says_and_nothing_else_changes(healthy):

@@ -54,7 +54,17 @@ def test_oblique_anisotropic_scan_keeps_both_affines_and_codes(tmp_path):
     assert volume.spacing == pytest.approx((4, 8, 4), abs=1e-4)
     volume.save(tmp_path / "again.nii.gz")
     stored, again = (nib.load(tmp_path / name).header for name in ("oblique.nii.gz", "again.nii.gz"))
-    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "srow_x", "srow_y", "srow_z", "pixdim"):
+    for field in (
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "pixdim",
+    ):
         np.testing.assert_array_equal(stored[field], again[field], err_msg=field)
 
 
@@ -84,7 +94,9 @@ def test_integers_are_rounded_and_kept_in_range(tmp_path):
     assert set(np.unique(nib.load(tmp_path / "labels.nii.gz").dataobj)) == {0, 1, 254, 255}
 
 
-@given(codes=st.sampled_from(ORIENTATIONS), shape=st.tuples(*[st.integers(2, 7)] * 3), seed=st.integers(0, 2**16))
+@given(
+    codes=st.sampled_from(ORIENTATIONS), shape=st.tuples(*[st.integers(2, 7)] * 3), seed=st.integers(0, 2**16)
+)
 @settings(max_examples=40, deadline=None)
 def test_a_voxel_stays_at_its_place_in_space(codes, shape, seed):
     rng = np.random.default_rng(seed)

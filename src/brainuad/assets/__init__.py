@@ -1,0 +1,1 @@
+"""Files that the package ships; see NOTICE for their licences."""

@@ -48,7 +48,9 @@ def on_same_grid(label: Volume, image: Volume) -> bool:
     return same_shape and np.allclose(label.affine, image.affine, atol=1e-2)
 
 
-def correct_bias(volume: Volume, mask: np.ndarray, *, working_spacing: float = 6.0, iterations: int = 100) -> np.ndarray:
+def correct_bias(
+    volume: Volume, mask: np.ndarray, *, working_spacing: float = 6.0, iterations: int = 100
+) -> np.ndarray:
     """Divide out the smooth multiplicative bias field inside the brain (N4, Tustison et al. 2010).
 
     Four levels, tolerance 5e-4, as published. The field is smooth, so it is estimated on a grid of about

@@ -49,7 +49,9 @@ class BrainFrame:
         affine[:3, 3] = np.asarray(ATLAS_CENTRE) - self.spacing * (np.asarray(self.shape) - 1) / 2
         return affine
 
-    def to_model(self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3) -> np.ndarray:
+    def to_model(
+        self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3
+    ) -> np.ndarray:
         """Resample a scan onto the grid.
 
         Args:
@@ -96,7 +98,9 @@ def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, o
         if (sigma > 0.05).any():
             array = ndimage.gaussian_filter(array, sigma, mode="constant")
     # 'constant' would blend cubic samples with zeros only beyond the last voxel, which is what a brain needs.
-    return ndimage.affine_transform(array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0)
+    return ndimage.affine_transform(
+        array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0
+    )
 
 
 def to_sitk(volume: Volume) -> sitk.Image:

@@ -1,4 +1,4 @@
-"""Prepared scans onto the model's grid: smoothing, crop, percentile scaling, reduction; cached by content and settings."""
+"""Prepared scans onto the model's grid: smoothing, crop, percentile scaling, reduction; cached by content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256
 
-_LOADER_VERSION = 1  # raise when the same settings give other numbers, so that old cache entries are not taken
+_LOADER_VERSION = (
+    1  # raise when the same settings give other numbers, so that old cache entries are not taken
+)
 _MAX_OFF_CENTRE_MM = 60.0
 
 
@@ -84,7 +86,7 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
         if lesion is not None:
             arrays["lesion"] = lesion
         with atomic_path(entry) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, **arrays)
+            np.savez(handle, allow_pickle=False, **arrays)
     return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"])
 
 
@@ -97,7 +99,9 @@ def _key(case: Case, config: DataConfig) -> str:
     paths = [case.image, case.mask, case.lesion]
     for path in paths:
         if path is not None and not path.is_file():
-            raise InputError(path, "no such file", f"It belongs to subject {case.subject}; see `brainuad check`")
+            raise InputError(
+                path, "no such file", f"It belongs to subject {case.subject}; see `brainuad check`"
+            )
     settings = {
         "loader": _LOADER_VERSION,
         "imageDim": list(config.imageDim),
@@ -133,7 +137,9 @@ def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.nd
     for label, path in ((mask, case.mask), (lesion, case.lesion)):
         if label is not None and label.array.shape != image.array.shape:
             raise InputError(
-                path or "", f"has shape {label.array.shape}, its image {image.array.shape}", "Resample it onto the image's grid"
+                path or "",
+                f"has shape {label.array.shape}, its image {image.array.shape}",
+                "Resample it onto the image's grid",
             )
     if not (mask.array > 0.5).any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
@@ -170,7 +176,9 @@ def _ignored_grid(
     return (
         reduce(scaled, factor, order=3),
         reduce(inside, factor, order=0) > 0.5,
-        None if lesion is None else reduce(crop_or_pad(lesion.file_axes(), shape) > 0.5, factor, order=0) > 0.5,
+        None
+        if lesion is None
+        else reduce(crop_or_pad(lesion.file_axes(), shape) > 0.5, factor, order=0) > 0.5,
         np.asarray(image.header.get_best_affine(), dtype=np.float64) @ affine,
     )
 
@@ -184,9 +192,12 @@ def _used_grid(
     off = float(np.linalg.norm(centre[:3] - (frame.affine @ [*((np.asarray(frame.shape) - 1) / 2), 1])[:3]))
     if off > _MAX_OFF_CENTRE_MM:
         raise ValueError(
-            f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, or set datamodule.cfg.affine=ignored"
+            f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, "
+            "or set datamodule.cfg.affine=ignored"
         )
-    brain = image.with_array(curvature_flow(image.array, iterations=config.smoothing_iterations) * (mask.array > 0.5))
+    brain = image.with_array(
+        curvature_flow(image.array, iterations=config.smoothing_iterations) * (mask.array > 0.5)
+    )
     inside = frame.to_model(mask, order=0) > 0.5
     scaled = scale_to_percentiles(np.maximum(frame.to_model(brain), 0), inside) * inside
     return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
@@ -206,7 +217,7 @@ def crop_or_pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def reduce(array: np.ndarray, factor: float, *, order: int) -> np.ndarray:
-    """Reduce an ``(X, Y, Z)`` array by ``factor`` along every axis, without an anti-aliasing filter, as the release does.
+    """Reduce an ``(X, Y, Z)`` array along every axis, without an anti-aliasing filter, as the release does.
 
     Output voxel k samples input position ``factor * k + (factor - 1) / 2``: the fields of view coincide.
     """

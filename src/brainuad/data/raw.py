@@ -80,10 +80,14 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
     try:
         table = pd.read_csv(root, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(root, f"is not a readable CSV ({error})", "Give a manifest with a header row") from error
+        raise InputError(
+            root, f"is not a readable CSV ({error})", "Give a manifest with a header row"
+        ) from error
     missing = {"subject", "image"} - set(table.columns)
     if missing:
-        raise InputError(root, f"lacks the column(s) {', '.join(sorted(missing))}", f"Found: {', '.join(table.columns)}")
+        raise InputError(
+            root, f"lacks the column(s) {', '.join(sorted(missing))}", f"Found: {', '.join(table.columns)}"
+        )
 
     def path(row: dict[str, str], column: str) -> Path | None:
         return root.parent / row[column] if row.get(column) else None
@@ -112,11 +116,17 @@ def raw_scans(root: str | Path, dataset: str, modality: str) -> list[RawScan]:
         raise InputError(root, "no such file or folder", "Give the folder (or manifest) of the raw scans")
     scans = DATASETS[dataset](root, modality)
     if not scans:
-        raise InputError(root, f"holds no {modality} scan laid out like {dataset}", f"Expected: {DATASETS[dataset].__doc__}")
+        raise InputError(
+            root,
+            f"holds no {modality} scan laid out like {dataset}",
+            f"Expected: {DATASETS[dataset].__doc__}",
+        )
     names = [scan.subject for scan in scans]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(root, f"lists subject(s) twice: {', '.join(twice)}", "Give each scan a subject name of its own")
+        raise InputError(
+            root, f"lists subject(s) twice: {', '.join(twice)}", "Give each scan a subject name of its own"
+        )
     return scans
 
 

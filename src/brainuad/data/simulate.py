@@ -1,8 +1,8 @@
 """Semi-synthetic strokes: outlines of real strokes, filled with CSF-like tissue, in real healthy T1 scans.
 
-What this makes is called *semi-synthetic* wherever it is reported, and never pooled with real patients: the scan is real,
-the shape and place of the lesion are real, but its contents are drawn and nothing around it is displaced. An old stroke
-whose tissue has dissolved looks like this on T1; a fresh one, or one with a gliotic rim, does not.
+What this makes is called *semi-synthetic* wherever it is reported, and never pooled with real patients: the scan is
+real, the shape and place of the lesion are real, but its contents are drawn and nothing around it is displaced. An old
+stroke whose tissue has dissolved looks like this on T1; a fresh one, or one with a gliotic rim, does not.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ class Volume:
         except ImageFileError as error:
             raise InputError(path, "is not a readable NIfTI file", "Convert it to .nii or .nii.gz") from error
         except _DAMAGE as error:
-            raise InputError(path, f"is truncated or damaged ({error})", "Copy or download it again") from error
+            raise InputError(
+                path, f"is truncated or damaged ({error})", "Copy or download it again"
+            ) from error
 
     @classmethod
     def from_image(cls, image: nib.Nifti1Pair, *, name: str | Path = "image") -> Volume:
@@ -73,11 +75,17 @@ class Volume:
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) != 3 or min(shape) < 2:
-            raise InputError(name, f"has shape {image.shape}; a volume of three dimensions is needed", "Give one 3-D scan")
+            raise InputError(
+                name, f"has shape {image.shape}; a volume of three dimensions is needed", "Give one 3-D scan"
+            )
         if np.prod(shape, dtype=np.int64) > _MAX_VOXELS:
-            raise InputError(name, f"announces {shape} voxels, too many for a brain scan", "The header may be damaged")
+            raise InputError(
+                name, f"announces {shape} voxels, too many for a brain scan", "The header may be damaged"
+            )
         if image.get_data_dtype().kind not in "buif":
-            raise InputError(name, f"holds {image.get_data_dtype()} values; real numbers are needed", "Give a scalar scan")
+            raise InputError(
+                name, f"holds {image.get_data_dtype()} values; real numbers are needed", "Give a scalar scan"
+            )
         affine = np.asarray(image.affine, dtype=np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise InputError(name, "has an affine that cannot be inverted", "Repair its sform or qform")

@@ -28,7 +28,7 @@ def montage(
     """Draw axial slices, one a row: scan, reconstruction, anomaly map over the scan, and the lesion's outline.
 
     Args:
-        image: ``(X, Y, Z)`` scan in [0, 1], RAS axes; shown in radiological convention (the patient's right on the left).
+        image: ``(X, Y, Z)`` scan in [0, 1], RAS axes; shown with the patient's right on the left.
         reconstruction: ``(X, Y, Z)`` on the scale of ``image``.
         anomaly: ``(X, Y, Z)`` map, 0 and above.
         mask: ``(X, Y, Z)`` bool brain mask.
@@ -38,7 +38,9 @@ def montage(
         scale_meaning: What ``full_scale`` is, under the colour bar.
     """
     slices = choose_slices(mask, lesion)
-    columns = ["scan", "reconstruction", "anomaly map"] + (["lesion (annotation)"] if lesion is not None else [])
+    columns = ["scan", "reconstruction", "anomaly map"] + (
+        ["lesion (annotation)"] if lesion is not None else []
+    )
     figure = Figure(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(slices), len(columns), squeeze=False)
@@ -68,7 +70,7 @@ def montage(
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
-    """Return axial slices worth showing: where the lesion is largest and others that it spans, else spread over the brain."""
+    """Return axial slices worth showing: those the lesion spans, its largest area among them, or the brain's."""
     if lesion is None or not lesion.any():
         present = np.flatnonzero(mask.any((0, 1)))
         return [int(z) for z in np.quantile(present, np.linspace(0.3, 0.75, _SLICES)).round()]

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+from brainuad.report.montage import choose_slices, montage, save_montage
+
+DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
+
+
+@pytest.fixture
+def case() -> dict[str, np.ndarray]:
+    image, mask, lesion = (
+        Volume.load(DEMO / f"patient19_{kind}.nii.gz").array for kind in ("t1", "mask", "seg")
+    )
+    return {"image": image / 255, "mask": mask > 0, "lesion": lesion > 0}
+
+
+def test_slices_show_the_largest_lesion_area(case):
+    slices = choose_slices(case["mask"], case["lesion"])
+    area = case["lesion"].sum((0, 1))
+    assert int(area.argmax()) in slices
+    assert (area[slices] > 0).all()
+    assert slices == sorted(set(slices))
+
+
+def test_healthy_scans_show_slices_within_the_brain(case):
+    slices = choose_slices(case["mask"], None)
+    assert len(slices) == 4
+    assert case["mask"][:, :, slices].any((0, 1)).all()
+
+
+def test_the_picture_shows_the_map_on_a_fixed_scale(case, tmp_path):
+    anomaly = case["lesion"] * 0.5
+
+    def pixels(full_scale: float) -> np.ndarray:
+        figure = montage(
+            case["image"], case["image"], anomaly, case["mask"], case["lesion"],
+            full_scale=full_scale, title="<case & title>", scale_meaning="meaning",
+        )  # fmt: skip
+        save_montage(figure, tmp_path / "picture.png")
+        return mpl_image.imread(tmp_path / "picture.png")[..., :3]
+
+    def red(picture: np.ndarray) -> int:
+        return int(
+            (
+                (picture[..., 0] > 0.3) & (picture[..., 2] < 0.1) & (picture[..., 1] < 0.9 * picture[..., 0])
+            ).sum()
+        )
+
+    saturated, half, faint = pixels(0.5), pixels(1.0), pixels(10.0)
+    assert red(half) > 500
+    assert (saturated != half).any()  # the scale is given, not taken from the case
+    assert red(faint) < red(half) / 4
+
+
+def test_an_unwritable_folder_is_one_clear_error(case, tmp_path):
+    figure = montage(
+        case["image"],
+        case["image"],
+        case["image"],
+        case["mask"],
+        None,
+        full_scale=1,
+        title="t",
+        scale_meaning="m",
+    )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_montage(figure, tmp_path / "file" / "picture.png")
