@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -72,8 +73,9 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Evaluated:
     """What would have been evaluated."""
     calls: Evaluated = []
 
-    def record(config: ExperimentConfig, model: Path, cases: list[Case], folder: Path) -> None:
+    def record(config: ExperimentConfig, model: Path, cases: list[Case], folder: Path) -> int:
         calls.append((model, cases, folder))
+        return 0
 
     monkeypatch.setattr(experiment, "evaluate_fold", record)
     return calls
@@ -85,26 +87,28 @@ def only(paths: Any) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["t1", "t2"])
-def test_commands_of_the_paper(
-    mode: str, here: Path, evaluated: Evaluated, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_of_the_paper(mode: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main([*VERBATIM[mode], *SMALL]) == 0
     run = only((here / "LOGS" / "DDPM" / mode / "seed3141").iterdir())
     assert capsys.readouterr().out.split() == [str(run)]
-    assert (run / "fold0" / "training.json").is_file()
     assert OmegaConf.load(run / ".hydra" / "config.yaml").datamodule.cfg.mode == mode
-    ((model, cases, folder),) = evaluated
-    assert model == run / "fold0" / "model"
-    assert (model / "model.safetensors").is_file()
-    assert folder == run / "fold0"
-    assert {(case.dataset, case.split) for case in cases if case.split != "train"} == {
+    assert (run / "fold0" / "training.json").is_file()
+    assert (run / "fold0" / "model" / "model.safetensors").is_file()
+    table = pd.read_csv(run / "fold0" / "evaluation" / "cases.csv")
+    assert set(zip(table["set"], table["split"], strict=True)) == {
         ("IXI", "val"),
         ("IXI", "test"),
         ("MSLUB", "val"),
         ("MSLUB", "test"),
     }
-    assert all(mode in case.image.parts for case in cases)
+    assert (table["status"] == "ok").all()
     assert Path.cwd() == here
+
+
+def test_cases_that_fail_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only((here / "DATA" / "Data" / "Test" / "MSLUB" / "t1").glob("patient19*")).write_bytes(b"no scan")
+    assert experiment.main(["experiment=smoke", *SMALL]) == 3
+    assert "1 cases failed; see evaluation/cases.csv" in capsys.readouterr().err
 
 
 def test_run_py_reads_the_file_beside_it(here: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
-from brainuad.config import DataConfig, ExperimentConfig, differing_settings, flat_settings
+from brainuad.config import DataConfig, ExperimentConfig
 from brainuad.data.cohort import Case, find_leaks, leak_free, read_cases
 from brainuad.data.loading import PreparedCase, load_cohort
 from brainuad.data.slices import TrainingVolumes, stack_volumes
@@ -33,10 +33,12 @@ from brainuad.overrides import (
     split_arguments,
     to_experiment,
 )
+from brainuad.runs import find_model, has_folds, newest_run
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_SUBJECTS = 4  # of every split, with sample_set
+TEST_TIME_SETTINGS = ("test_timesteps", "noise_ensemble", "step_ensemble", "noise_draws", "sigma_ens")
 
 
 def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") -> int:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
         env_file: File with DATA_DIR and LOG_DIR; an override goes before it, an environment variable after.
 
     Returns:
-        0 done, 1 failed, 2 unknown name, 130 interrupted.
+        0 done, 1 failed, 2 unknown name, 3 some test cases failed, 130 interrupted.
     """
     flags, overrides = split_arguments(arguments)
     own_files = bool(FILE_FLAGS & {flag.split("=")[0] for flag in flags})
@@ -69,13 +71,14 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
 def _run_hydra(arguments: list[str]) -> int:
     """Let Hydra compose the settings and make the folder of each run; return the exit code."""
     failures: list[InputError] = []
+    failed_cases: list[int] = []
 
     def job(settings: DictConfig) -> None:
         try:
             config = to_experiment(settings)
             if config.resume:
                 newest_run(config)  # raises where _run_folder could not
-            run(config, Path(HydraConfig.get().runtime.output_dir))
+            failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
         except InputError as error:  # does not stop the other runs of a multirun
             failures.append(error)
             print(f"Error: {error}", file=sys.stderr)
@@ -86,7 +89,9 @@ def _run_hydra(arguments: list[str]) -> int:
             main_of(job)()
         except SystemExit as stop:  # Hydra has printed why
             return 1 if stop.code else 0
-    return 1 if failures else 0
+    if failures:
+        return 1
+    return 3 if any(failed_cases) else 0
 
 
 @contextmanager
@@ -100,58 +105,11 @@ def _program_arguments(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _run_folder(stamp: str, *, _root_: DictConfig) -> str:
-    """Return the folder of a run: the one to resume, or a new one named by the time ``stamp``."""
-    config = to_experiment(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"]))
-    if config.resume:
-        with suppress(InputError):  # Hydra would print a traceback; the job reports it
-            earlier = newest_run(config)
-            if earlier is not None:
-                return str(earlier.resolve())
-    if _root_.hydra.mode is not None and _root_.hydra.mode.name == "MULTIRUN":
-        stamp += f"_job{_root_.hydra.job.num}"
-    return str((runs_folder(config) / stamp).resolve())
-
-
-OmegaConf.register_new_resolver("brainuad.run_folder", _run_folder, replace=True)
-
-
-def runs_folder(config: ExperimentConfig) -> Path:
-    """Return the folder that holds all runs of a name, mode and seed."""
-    return Path(config.log_dir) / config.name / config.datamodule.cfg.mode / f"seed{config.seed}"
-
-
-def newest_run(config: ExperimentConfig) -> Path | None:
-    """Return the newest run with the same name, mode, seed and settings, or None if there is no run.
-
-    Raises:
-        InputError: There are runs, but all with other settings.
-    """
-    mismatch: InputError | None = None
-    for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
-        stored = folder / ".hydra" / "config.yaml"
-        if not stored.is_file() or not any(folder.glob("fold*/checkpoints/last.ckpt")):
-            continue
-        loaded = OmegaConf.load(stored)
-        assert isinstance(loaded, DictConfig)
-        saved = to_experiment(loaded)
-        if saved.onlyEval:
-            continue
-        differing = differing_settings(flat_settings(saved), flat_settings(config))
-        if not differing:
-            return folder
-        mismatch = mismatch or InputError(
-            folder,
-            f"was run with other settings ({'; '.join(differing)})",
-            "Repeat them, or drop resume=True",
-        )
-    if mismatch:
-        raise mismatch
-    return None
-
-
-def run(config: ExperimentConfig, folder: Path) -> None:
+def run(config: ExperimentConfig, folder: Path) -> int:
     """Train and evaluate fold by fold, and print the run's folder to stdout.
+
+    Returns:
+        How many cases could not be evaluated.
 
     Raises:
         InputError: A setting, the data or a checkpoint cannot be used.
@@ -165,13 +123,17 @@ def run(config: ExperimentConfig, folder: Path) -> None:
     models = (
         {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
     )
+    failed = 0
     for fold, cases in cohorts.items():
         fold_folder = folder / f"fold{fold}"
         model = models.get(fold) or train_fold(config, cases, fold_folder)
         if model is None:
-            return
-        evaluate_fold(config, model, cases, fold_folder)
+            return 0
+        failed += evaluate_fold(config, model, cases, fold_folder)
+    if failed:
+        print(f"{failed} cases failed; see evaluation/cases.csv in {folder}", file=sys.stderr)
     print(folder)
+    return failed
 
 
 def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
@@ -255,37 +217,47 @@ def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:
 
 def load_with_progress(cases: Sequence[Case], config: DataConfig) -> list[PreparedCase]:
     """Load cases, showing a bar on stderr when someone watches."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Loading scans", total=len(cases))
         return load_cohort(cases, config, report=lambda case: bar.advance(task))
 
 
-def has_folds(config: ExperimentConfig) -> bool:
-    """Whether ``load_checkpoint`` is a run, which has a model a fold, rather than one model."""
-    return (Path(config.load_checkpoint) / f"fold{config.start_fold}").is_dir()
+def progress_bar() -> Progress:
+    """Return a bar on stderr that shows on a terminal only."""
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
-def find_model(folder: Path, fold: int) -> Path:
-    """Return the exported model in the folder of a model, of a fold or of a run.
+def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> int:
+    """Evaluate a trained model on every test set of the modality; validation cases set the thresholds.
 
-    Raises:
-        InputError: There is none.
+    What ``model.cfg`` says of reconstruction and score counts, not what it said when the model was trained.
+
+    Returns:
+        How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
     """
-    candidates = (folder / f"fold{fold}" / "model", folder / "model", folder)
-    for candidate in candidates:
-        if (candidate / "model.safetensors").is_file() and (candidate / "config.yaml").is_file():
-            return candidate
-    looked = ", ".join(str(candidate) for candidate in candidates)
-    raise InputError(
-        folder, f"holds no trained model (looked for config.yaml in {looked})", "Check load_checkpoint"
-    )
-
-
-def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> None:
-    """Evaluate a trained model on every test set of the modality; validation cases set the thresholds."""
+    from brainuad.detector import load_model
     from brainuad.evaluate import evaluate_cases
 
-    evaluate_cases(config, model, [case for case in cases if case.split != "train"], folder / "evaluation")
+    if not any(case.split == "test" for case in cases):
+        logger.warning("There are no test cases, so nothing is evaluated")
+        return 0
+    accelerator = config.trainer.accelerator
+    detector = load_model(model, device="cuda" if accelerator == "gpu" else accelerator)
+    for name in TEST_TIME_SETTINGS:
+        setattr(detector.model_config, name, getattr(config.model.cfg, name))
+    for name in ("cache_dir", "num_workers"):
+        setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
+    with progress_bar() as bar:
+        task = bar.add_task("Evaluating", total=sum(case.split != "train" for case in cases))
+        table = evaluate_cases(
+            detector,
+            cases,
+            folder / "evaluation",
+            reference=config.reference,
+            seed=config.seed,
+            progress=lambda case, rows: bar.advance(task),
+        )
+    return int((table["status"] == "failed").sum())
 
 
 if __name__ == "__main__":  # Lightning starts further processes by this file
