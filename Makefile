@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 to 3.13, make and a package index; nothing else, and no GPU.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test lint format clean help
+
+help:
+	@echo "make demo    install into .venv, score the embedded scans, print the table"
+	@echo "make test    install into .venv, run the tests"
+	@echo "make lint    style, types and import rules"
+	@echo "make clean   remove .venv and caches"
+
+demo: $(STAMP)
+	$(BIN)/brainuad demo --output demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# On Linux, PyTorch's wheel from the package index brings gigabytes of CUDA. Without an NVIDIA driver the CPU wheel of
+# the same version is tried first; where its index cannot be reached, pip's own configuration decides.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "brainuad needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  { [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
+	    $(PIP) install -q --no-deps --retries 1 --timeout 15 --index-url $(CPU_INDEX) $(TORCH); } || \
+	  $(PIP) install -q -c constraints.txt $(TORCH)
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
