@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from brainuad.data.loading import place_volumes
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.evaluation import scan_score
-from brainuad.modelfile import read_model, write_model
+from brainuad.modelfile import portable, read_model, write_model
+from brainuad.registry import MODELS
 from brainuad.scoring import postprocess, score_maps
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -87,7 +88,7 @@ class Detector:
 
     Attributes:
         model: Entry of the model registry: ``reconstruct(images (B, 1, X, Y), generator)``.
-        model_config: Its settings; what is changed here (say, ``test_timesteps``) counts at once.
+        model_config: Its settings.
         data_config: The grid, and how scans are brought onto it.
         provenance: How the model came about: seed, version ...
         calibration: Figures found on healthy validation scans, or None.
@@ -142,12 +143,29 @@ class Detector:
     def fingerprint(self) -> str:
         """Hexadecimal hash of weights and settings: equal for detectors that give equal results."""
         digest = hashlib.sha256()
-        data = {k: v for k, v in asdict(self.data_config).items() if k not in ("cache_dir", "num_workers")}
-        digest.update(json.dumps([asdict(self.model_config), data], sort_keys=True).encode())
+        settings = [asdict(self.model_config), portable(self.data_config)]
+        digest.update(json.dumps(settings, sort_keys=True).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
+
+    def with_settings(self, **changes: Any) -> Detector:
+        """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
+
+        Raises:
+            InputError: A value cannot be used, or the weights do not fit it.
+        """
+        config = replace(self.model_config, **changes)
+        if config == self.model_config:
+            return self
+        model = MODELS[config.name](config)
+        try:
+            model.load_state_dict(self.model.state_dict())
+        except RuntimeError as error:
+            raise InputError(", ".join(changes), "do not fit the weights", "Train with them") from error
+        model.requires_grad_(False).eval().to(self.device)
+        return replace(self, model=model, model_config=config)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
         """Return how the brain would look healthy.
@@ -222,7 +240,7 @@ class ScoreResult:
         image: The scan as the model saw it, on the scale of the reconstruction.
         brain: Bool brain mask.
         affine: ``(4, 4)``, voxel indices to scanner mm.
-        score: Mean of the anomaly map over the brain on the model's grid.
+        score: Mean of the anomaly map over the brain, on the model's grid.
         alignment: Correlation of the registered scan with the atlas; below 0.5 a person should look.
     """
 
@@ -286,8 +304,7 @@ def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) ->
     values, mask, _, grid = place_volumes(located.correct(resampled), located.cut(located.mask), None, config)
 
     reconstruction = detector.reconstruct(values, seed)
-    anomaly = detector.compare(values, reconstruction, mask)[SCORE]
-    final = postprocess(anomaly, mask)
+    anomaly = postprocess(detector.compare(values, reconstruction, mask)[SCORE], mask)
 
     def to_native(array: Any) -> Volume:
         matrix = np.linalg.inv(transform @ grid) @ scan.affine
@@ -295,7 +312,7 @@ def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) ->
         return scan.with_array(native * brain)
 
     return ScoreResult(
-        anomaly=to_native(final).file_axes(),
+        anomaly=to_native(anomaly).file_axes(),
         reconstruction=to_native(reconstruction[0]).file_axes(),
         image=to_native(values).file_axes(),
         brain=scan.with_array(brain).file_axes() > 0.5,

@@ -32,6 +32,11 @@ _OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that do 
 T = TypeVar("T")
 
 
+def portable(config: DataConfig) -> dict[str, Any]:
+    """Return the settings of the data that travel with a model: all but those of this machine."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_THIS_MACHINE}
+
+
 def write_model(
     folder: str | Path,
     model: nn.Module,
@@ -65,12 +70,11 @@ def write_model(
         save_file(weights, temporary)
     if calibration is not None:
         write_json(folder / CALIBRATION, calibration)
-    data = {k: v for k, v in dataclasses.asdict(data_config).items() if k not in _OF_THIS_MACHINE}
     settings = {
         "format": FORMAT,
         "version": __version__,
         "model": dataclasses.asdict(model_config),
-        "data": data,
+        "data": portable(data_config),
         **(provenance or {}),
     }
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))

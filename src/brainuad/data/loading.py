@@ -78,7 +78,7 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
         InputError: A file is missing, damaged or of another shape; the mask is empty; the image is constant; or, with
             ``affine="used"``, the scan is not in atlas space.
     """
-    entry = _cache_folder(config) / f"{_key(case, config)}.npz"
+    entry = _cache_folder(config) / f"{content_key(case, config)}.npz"
     arrays = _read_entry(entry)
     if arrays is None:
         image, mask, lesion, affine = place(case, config)
@@ -95,7 +95,12 @@ def _cache_folder(config: DataConfig) -> Path:
     return Path(config.cache_dir) if config.cache_dir else default
 
 
-def _key(case: Case, config: DataConfig) -> str:
+def content_key(case: Case, config: DataConfig) -> str:
+    """Return a hash of a case's files and of the settings that bring them onto the grid.
+
+    Raises:
+        InputError: A file is missing.
+    """
     paths = [case.image, case.mask, case.lesion]
     for path in paths:
         if path is not None and not path.is_file():
