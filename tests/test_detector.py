@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from safetensors.torch import load_file, save_file
 
 import brainuad
 from brainuad.config import DataConfig, ModelConfig
+from brainuad.data.atlas import place_scan
+from brainuad.data.cohort import Case
+from brainuad.data.extract import brain_mask
+from brainuad.data.loading import load_case
+from brainuad.data.raw import RawScan
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector, load_model, resolve_device, score
+from brainuad.detector import Detector, known_models, load_model, resolve_device, score
 from brainuad.errors import InputError
 from brainuad.models import DiffusionModel
+from brainuad.prepare import Preparation, prepare_scan
 from brainuad.scoring import postprocess, ssim_ensemble
 
 FILES = Path(__file__).parent / "files"
@@ -216,6 +223,13 @@ def test_missing_folder(tmp_path: Path) -> None:
         load_model("no-such-model")
 
 
+def test_shipped_models_load_by_name() -> None:
+    for name in known_models():
+        assert load_model(name, "cpu").name == name
+        with pytest.raises(InputError, match=name):
+            load_model("no-such-model")
+
+
 def test_devices() -> None:
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
@@ -225,6 +239,21 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="not available"):
             resolve_device("cuda")
+
+
+def test_other_settings_same_weights(detector: Detector, volume: np.ndarray) -> None:
+    other = detector.with_settings(test_timesteps=250)
+    assert other.model_config.test_timesteps == 250
+    assert detector.model_config.test_timesteps == 500
+    assert not torch.equal(other.reconstruct(volume), detector.reconstruct(volume))
+    back = other.with_settings(test_timesteps=500)
+    assert back.fingerprint == detector.fingerprint
+    assert torch.equal(back.reconstruct(volume), detector.reconstruct(volume))
+    assert detector.with_settings(test_timesteps=500) is detector
+    with pytest.raises(InputError, match="not within"):
+        detector.with_settings(test_timesteps=5000)
+    with pytest.raises(InputError, match="do not fit the weights"):
+        detector.with_settings(unet_dim=16)
 
 
 def test_draws_are_independent_and_seeded(detector: Detector, volume: np.ndarray) -> None:
@@ -287,6 +316,22 @@ def test_what_the_model_saw_is_the_scan(scored: brainuad.ScoreResult) -> None:
     stored = nib.load(IMAGE).get_fdata()
     inside = nib.load(MASK).get_fdata() > 0
     assert np.corrcoef(stored[inside], scored.image[inside])[0, 1] > 0.8
+
+
+def test_a_scan_is_prepared_as_a_cohort_is(detector: Detector, tmp_path: Path) -> None:
+    """Through files (prepare, then load) and in memory, the model sees the same numbers."""
+    raw = RawScan("patient19", "MSLUB", {"t1": IMAGE}, MASK, split="test")
+    row = prepare_scan(raw, tmp_path / "Data", Preparation(spacing=4.0, seed=1))
+    assert row["status"] == "prepared", row
+    base = tmp_path / "Data" / "Test" / "MSLUB"
+    image, mask = base / "t1" / "patient19_t1.nii.gz", base / "mask" / "patient19_mask.nii.gz"
+    case = Case("patient19", "MSLUB", "test", image, mask, None, 0, None)
+    from_files = load_case(case, replace(detector.data_config, cache_dir=str(tmp_path / "cache")))
+    scan = Volume.load(IMAGE)
+    placed = place_scan(scan, brain_mask(scan, Volume.load(MASK)), detector.data_config, seed=1)
+    np.testing.assert_array_equal(placed.mask, from_files.mask)
+    np.testing.assert_allclose(placed.image, from_files.image, atol=1e-5)
+    assert placed.alignment == pytest.approx(row["alignment"], abs=1e-4)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "SAR"])

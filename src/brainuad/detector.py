@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from brainuad.config import DataConfig, ModelConfig
-from brainuad.data.atlas import AtlasBrain
+from brainuad.data.atlas import place_scan
 from brainuad.data.extract import brain_mask as find_brain
 from brainuad.data.extract import on_same_grid
-from brainuad.data.frame import alignment, register_to_atlas, resample
-from brainuad.data.loading import place_volumes
+from brainuad.data.frame import resample
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.evaluation import scan_score
@@ -294,31 +293,23 @@ def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) ->
     brain = find_brain(scan, given)
     if np.ptp(scan.array[brain]) == 0:
         raise ValueError("is constant inside the brain")
-    extracted = scan.with_array(scan.array * brain)
-    transform = register_to_atlas(extracted, seed=seed)
-    config = detector.data_config
-    # A model that ignores affines was trained on the published layout, which is at 1 mm.
-    spacing = config.rescaleFactor if config.affine == "used" else 1.0
-    located = AtlasBrain.locate(scan.with_array(brain), transform, spacing=spacing)
-    resampled = located.resample(extracted)
-    values, mask, _, grid = place_volumes(located.correct(resampled), located.cut(located.mask), None, config)
+    placed = place_scan(scan, brain, detector.data_config, seed=seed)
+    reconstruction = detector.reconstruct(placed.image, seed)
+    anomaly = postprocess(detector.compare(placed.image, reconstruction, placed.mask)[SCORE], placed.mask)
 
-    reconstruction = detector.reconstruct(values, seed)
-    anomaly = postprocess(detector.compare(values, reconstruction, mask)[SCORE], mask)
-
-    def to_native(array: Any) -> Volume:
-        matrix = np.linalg.inv(transform @ grid) @ scan.affine
+    def to_native(array: Any) -> np.ndarray:
+        matrix = np.linalg.inv(placed.to_scan) @ scan.affine
         native = resample(np.asarray(array, dtype=np.float32), matrix, scan.array.shape, order=1)
-        return scan.with_array(native * brain)
+        return scan.with_array(native * brain).file_axes()
 
     return ScoreResult(
-        anomaly=to_native(anomaly).file_axes(),
-        reconstruction=to_native(reconstruction[0]).file_axes(),
-        image=to_native(values).file_axes(),
+        anomaly=to_native(anomaly),
+        reconstruction=to_native(reconstruction[0]),
+        image=to_native(placed.image),
         brain=scan.with_array(brain).file_axes() > 0.5,
         affine=_scan_affine(scan),
-        score=scan_score(anomaly, mask),
-        alignment=alignment(resampled, located.frame),
+        score=scan_score(anomaly, placed.mask),
+        alignment=placed.alignment,
     )
 
 

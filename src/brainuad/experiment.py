@@ -243,8 +243,8 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         return 0
     accelerator = config.trainer.accelerator
     detector = load_model(model, device="cuda" if accelerator == "gpu" else accelerator)
-    for name in TEST_TIME_SETTINGS:
-        setattr(detector.model_config, name, getattr(config.model.cfg, name))
+    settings = {name: getattr(config.model.cfg, name) for name in TEST_TIME_SETTINGS}
+    detector = detector.with_settings(**settings)  # raises on values that cannot be used
     for name in ("cache_dir", "num_workers"):
         setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
     with progress_bar() as bar:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from brainuad.config import DataConfig
 from brainuad.data.extract import correct_bias
-from brainuad.data.frame import BrainFrame
+from brainuad.data.frame import BrainFrame, alignment, register_to_atlas
+from brainuad.data.loading import place_volumes
 from brainuad.data.volume import Volume
 
 FIELD_OF_VIEW = (208, 240, 176)  # mm around the atlas brain: room for the largest head
@@ -75,3 +77,42 @@ class AtlasBrain:
         # The paper cuts to the box *before* N4, so that the empty margin does not stretch the spline grid.
         cut = self.cut(resampled)
         return cut.with_array(correct_bias(cut, self.mask[self.box]))
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedScan:
+    """A scan on a model's grid.
+
+    Attributes:
+        image: ``(X, Y, Z)`` float32, the brain in [0, 1].
+        mask: ``(X, Y, Z)`` bool brain mask.
+        to_scan: ``(4, 4)``, indices of the grid to scanner mm.
+        alignment: Correlation of the registered scan with the atlas.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    to_scan: np.ndarray
+    alignment: float
+
+
+def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int = 0) -> PlacedScan:
+    """Prepare a raw scan and load it, with the same steps as preparation to files and loading from them.
+
+    Args:
+        scan: The scan.
+        brain: ``(X, Y, Z)`` bool brain mask.
+        config: The model's grid.
+        seed: Seeds the registration.
+
+    Raises:
+        ValueError: The scan cannot be brought onto the grid.
+    """
+    extracted = scan.with_array(scan.array * brain)
+    atlas_to_scan = register_to_atlas(extracted, seed=seed)
+    # A model that ignores affines was trained on the published layout, which is at 1 mm.
+    spacing = config.rescaleFactor if config.affine == "used" else 1.0
+    located = AtlasBrain.locate(scan.with_array(brain), atlas_to_scan, spacing=spacing)
+    resampled = located.resample(extracted)
+    image, mask, _, grid = place_volumes(located.correct(resampled), located.cut(located.mask), None, config)
+    return PlacedScan(image, mask, atlas_to_scan @ grid, alignment(resampled, located.frame))
