@@ -29,7 +29,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + target.name, dir=target.parent)
         os.close(handle)
     except OSError as error:
-        raise InputError(target, f"cannot be written ({error.strerror})", "Choose another output folder") from error
+        raise InputError(
+            target, f"cannot be written ({error.strerror})", "Choose another output folder"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -38,7 +40,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder") from error
+        raise InputError(
+            target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,6 +59,15 @@ def write_json(target: str | Path, value: Any) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes as hexadecimal text.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            path, f"cannot be read ({error.strerror})", "Check the path and its permissions"
+        ) from error

@@ -101,7 +101,7 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> dict[str, 
         "status": "prepared",
     }
     try:
-        inputs = {p.name: sha256(p) for p in _inputs(scan)}
+        inputs = [[path.name, sha256(path)] for path in _inputs(scan)]
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": inputs}
         if sidecar.exists() and (known := json.loads(sidecar.read_text()))["recipe"] == recipe:
             outputs = [root / name for name in known["outputs"]]

@@ -55,7 +55,14 @@ def test_manifest(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [("", "empty"), ("subject,picture\nA,b\n", "image"), ("subject,image\nA,a.nii\nA,b.nii\n", "twice: A")],
+    [
+        ("", "lacks the columns image, subject"),
+        ("subject,picture\nA,b\n", "image"),
+        ("subject,image\nA,a.nii\nA,b.nii\n", "twice: A"),
+        ("subject,image\nA,a.nii\n../B,b.nii\n", "line 3: subject '../B'"),
+        ("subject,image,split\nA,a.nii,training\n", "split 'training' is unknown"),
+        ("subject,image\nA,\n", "column image is empty"),
+    ],
 )
 def test_bad_manifests(tmp_path, content, fault):
     path = tmp_path / "scans.csv"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
+from brainuad.data.cohort import SPLITS
+from brainuad.data.tables import parse_age, read_table
 from brainuad.errors import InputError
 
 _IXI_ID = re.compile(r"IXI\d{3}")
@@ -49,11 +49,11 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
         images = {m: files[number] for m in ("t1", "t2") if number in (files := _by_id(root / m))}
         subject = re.split(r"[_.]|-T[12]", path.name)[0]
         row = table.get(number, {})
-        split = str(row.get("split_fold0", ""))
+        split = row.get("split_fold0", "")
         scans.append(
             RawScan(
                 subject, "ixi", images, masks.get(number),
-                split=split if split in ("train", "val", "test") else "", age=_number(row.get("age")),
+                split=split if split in SPLITS else "", age=parse_age(row.get("age", "")),
             )
         )  # fmt: skip
     return scans
@@ -77,29 +77,28 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
 
     ``mask`` may be empty for brain-extracted images, ``seg`` for healthy ones. Paths are relative to the CSV.
     """
-    try:
-        table = pd.read_csv(root, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            root, f"is not a readable CSV ({error})", "Give a manifest with a header row"
-        ) from error
-    missing = {"subject", "image"} - set(table.columns)
-    if missing:
-        raise InputError(
-            root, f"lacks the column(s) {', '.join(sorted(missing))}", f"Found: {', '.join(table.columns)}"
-        )
 
     def path(row: dict[str, str], column: str) -> Path | None:
         return root.parent / row[column] if row.get(column) else None
 
-    return [
-        RawScan(
-            row["subject"], row.get("dataset") or ("MANIFEST" if row.get("seg") else "ixi"),
-            {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
-            row.get("split", ""), _number(row.get("age")),
-        )
-        for row in table.to_dict("records")
-    ]  # fmt: skip
+    scans = []
+    for row, place in read_table(root, required=("subject", "image")):
+        dataset = row.get("dataset") or ("MANIFEST" if row.get("seg") else "ixi")
+        for column, name in (("subject", row["subject"]), ("dataset", dataset)):
+            if not re.fullmatch(r"\w[\w. +-]*", name):
+                raise InputError(place, f"{column} {name!r} cannot be a file name", "Use letters and digits")
+        if not row["image"]:
+            raise InputError(place, "column image is empty", "Fill it in, or remove the row")
+        split = row.get("split", "")
+        if split not in ("", *SPLITS):
+            raise InputError(place, f"split {split!r} is unknown", f"Use one of {', '.join(SPLITS)}, or none")
+        scans.append(
+            RawScan(
+                row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
+                split=split, age=parse_age(row.get("age", "")),
+            )
+        )  # fmt: skip
+    return scans
 
 
 DATASETS: dict[str, Callable[[Path, str], list[RawScan]]] = {"ixi": ixi, "mslub": mslub, "manifest": manifest}
@@ -138,17 +137,9 @@ def _by_id(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _participants(root: Path) -> dict[str, dict[str, object]]:
+def _participants(root: Path) -> dict[str, dict[str, str]]:
     path = root / "participants.csv"
     if not path.exists():
         return {}
-    rows = pd.read_csv(path).to_dict("records")
-    return {m.group(): row for row in rows if (m := _IXI_ID.search(str(row.get("participant_id", ""))))}
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if number == number else None
+    rows = [row for row, _ in read_table(path, required=("participant_id",))]
+    return {m.group(): row for row in rows if (m := _IXI_ID.search(row["participant_id"]))}
