@@ -1,18 +1,19 @@
-"""Make the validation, test and demo cohorts from prepared scans and real stroke outlines.
+"""Make the evaluation and demo cohorts from prepared scans and real stroke outlines.
 
     python benchmarks/make_cohorts.py DATA_DIR STROKE_MASKS -o OUT
 
 DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI and MSLUB; STROKE_MASKS a folder of outlines in
-MNI152 space. Writes three manifests with their files: ``OUT/val`` and ``OUT/test`` (every healthy IXI scan of that
-split, and one semi-synthetic stroke in each; test has the real MSLUB patients too) and ``OUT/demo`` (6 healthy, 6
-semi-synthetic, the MSLUB patients), which is what the package ships.
-No outline is used twice, so validation and test share none.
+MNI152 space. Writes two manifests with their files: ``OUT/scans`` (every healthy IXI validation and test scan, one
+semi-synthetic stroke in each, and the real MSLUB patients) and ``OUT/demo`` (of the test scans 6 healthy ones, 6
+semi-synthetic strokes in others, and the MSLUB patients), which is what the package ships. No outline is used twice,
+so validation and test share none.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from brainuad.data.simulate import stroke
 from brainuad.data.volume import Volume
 
 HEALTHY, STROKE, REAL = "IXI healthy", "stroke (semi-synthetic)", "MSLUB (real MS)"
+KINDS = (HEALTHY, STROKE, REAL)
 DEMO_SUBJECTS = 6
 MIN_VOLUME_ML = 1.0
 MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
@@ -39,32 +41,29 @@ def main() -> None:
     cases = paper_cases(arguments.data_dir, modality="t1", training=True)
     outlines = sorted(arguments.strokes.glob("*.nii.gz"))
     np.random.default_rng(0).shuffle(outlines)
-    rows: dict[str, list[dict[str, object]]] = {"val": [], "test": [], "demo": []}
+    scans = arguments.output / "scans"
+    rows: list[dict[str, object]] = []
     for case in cases:
         if case.dataset == "IXI" and case.split in ("val", "test"):
-            healthy = write(case, arguments.output / case.split, HEALTHY, Volume.load(case.image), None)
-            sick = simulated(case, outlines, arguments.output / case.split)
-            rows[case.split] += [healthy, sick]
-        elif case.dataset == "MSLUB":
+            rows.append(write(case, scans, HEALTHY, Volume.load(case.image), None))
+            rows.append(simulated(case, outlines, scans))
+        elif case.dataset == "MSLUB" and case.lesion is not None:
             lesion = Volume.load(case.lesion).array > 0.5
-            rows["test"].append(write(case, arguments.output / "test", REAL, Volume.load(case.image), lesion))
-    demo = {kind: [row for row in rows["test"] if row["dataset"] == kind] for kind in (HEALTHY, STROKE, REAL)}
-    # Healthy and lesioned scans of the demo are of different subjects: twelve in all.
-    rows["demo"] = (
-        demo[HEALTHY][:DEMO_SUBJECTS] + demo[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + demo[REAL]
-    )
-    (arguments.output / "demo").mkdir(parents=True, exist_ok=True)
-    for row in rows["demo"]:
-        for column in ("image", "mask", "seg"):
-            if row[column]:
-                source = arguments.output / "test" / str(row[column])
-                (arguments.output / "demo" / source.name).write_bytes(source.read_bytes())
-    for name, table in rows.items():
-        with (arguments.output / name / "manifest.csv").open("w", newline="") as handle:
+            rows.append(write(case, scans, REAL, Volume.load(case.image), lesion))
+    test = {kind: [row for row in rows if (row["dataset"], row["split"]) == (kind, "test")] for kind in KINDS}
+    # Healthy and lesioned scans of the demo are of different subjects.
+    chosen = test[HEALTHY][:DEMO_SUBJECTS] + test[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + test[REAL]
+    demo = arguments.output / "demo"
+    demo.mkdir(parents=True, exist_ok=True)
+    for row in chosen:
+        for name in filter(None, (row["image"], row["mask"], row["seg"])):
+            shutil.copyfile(scans / str(name), demo / str(name))
+    for folder, table in ((scans, rows), (demo, chosen)):
+        with (folder / "manifest.csv").open("w", newline="") as handle:
             writer = csv.DictWriter(handle, list(table[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(table)
-        print(f"{name}: {len(table)} cases")
+        print(f"{folder}: {len(table)} cases")
 
 
 def simulated(case: Case, outlines: list[Path], folder: Path) -> dict[str, object]:

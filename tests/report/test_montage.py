@@ -6,7 +6,7 @@ from matplotlib import image as mpl_image
 
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
-from brainuad.report.montage import choose_slices, montage, save_montage
+from brainuad.report.montage import Overlay, choose_slices, montage, save_montage
 
 DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
@@ -36,38 +36,29 @@ def test_healthy_scans_show_slices_within_the_brain(case):
 def test_the_picture_shows_the_map_on_a_fixed_scale(case, tmp_path):
     anomaly = case["lesion"] * 0.5
 
-    def pixels(full_scale: float) -> np.ndarray:
+    def pixels(full_scale: float, first_colour: float = 0.01) -> np.ndarray:
         figure = montage(
-            case["image"], case["image"], anomaly, case["mask"], case["lesion"],
-            full_scale=full_scale, title="<case & title>", scale_meaning="meaning",
+            case["image"], case["image"], [Overlay("map", anomaly, first_colour, full_scale)],
+            case["mask"], case["lesion"],
+            title="<case & title>", scale_meaning="meaning",
         )  # fmt: skip
         save_montage(figure, tmp_path / "picture.png")
         return mpl_image.imread(tmp_path / "picture.png")[..., :3]
 
-    def red(picture: np.ndarray) -> int:
-        return int(
-            (
-                (picture[..., 0] > 0.3) & (picture[..., 2] < 0.1) & (picture[..., 1] < 0.9 * picture[..., 0])
-            ).sum()
-        )
+    def yellow(picture: np.ndarray) -> int:
+        return int(((picture[..., 0] > 0.9) & (picture[..., 1] > 0.9) & (picture[..., 2] < 0.1)).sum())
 
-    saturated, half, faint = pixels(0.5), pixels(1.0), pixels(10.0)
-    assert red(half) > 500
-    assert (saturated != half).any()  # the scale is given, not taken from the case
-    assert red(faint) < red(half) / 4
+    def coloured(picture: np.ndarray) -> int:
+        return int(((picture[..., 0] > 0.9) & (picture[..., 2] < 0.1)).sum())
+
+    saturated, faint, none = pixels(0.5), pixels(10.0), pixels(10.0, first_colour=0.6)
+    assert yellow(saturated) > yellow(faint) + 500  # the scale is given, not taken from the case
+    assert coloured(saturated) == pytest.approx(coloured(faint), rel=0.1)
+    assert coloured(none) < coloured(faint) - 500
 
 
 def test_an_unwritable_folder_is_one_clear_error(case, tmp_path):
-    figure = montage(
-        case["image"],
-        case["image"],
-        case["image"],
-        case["mask"],
-        None,
-        full_scale=1,
-        title="t",
-        scale_meaning="m",
-    )
+    figure = montage(case["image"], case["image"], [], case["mask"], None, title="t", scale_meaning="m")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_montage(figure, tmp_path / "file" / "picture.png")

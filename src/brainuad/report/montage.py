@@ -1,71 +1,90 @@
-"""One static picture a case: scan, reconstruction, anomaly map, lesion outline."""
+"""One static picture a case: scan, reconstruction, anomaly maps, lesion outline."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from brainuad.files import atomic_path
 
 _SLICES = 4
+_COLOURS = "autumn"
 _FOOTER = "brainuad · research use only; not for diagnosis"
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """An anomaly map and its colour scale, which belongs to the model and is never taken from the case.
+
+    Attributes:
+        name: Heading of the column.
+        anomaly: ``(X, Y, Z)`` map, 0 and above.
+        first_colour: Map value from which on voxels are coloured.
+        full_scale: Map value of the brightest colour.
+    """
+
+    name: str
+    anomaly: np.ndarray
+    first_colour: float
+    full_scale: float
 
 
 def montage(
     image: np.ndarray,
     reconstruction: np.ndarray,
-    anomaly: np.ndarray,
+    overlays: Sequence[Overlay],
     mask: np.ndarray,
     lesion: np.ndarray | None,
     *,
-    full_scale: float,
     title: str,
     scale_meaning: str,
 ) -> Figure:
-    """Draw axial slices, one a row: scan, reconstruction, anomaly map over the scan, and the lesion's outline.
+    """Draw axial slices, one a row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
     Args:
         image: ``(X, Y, Z)`` scan in [0, 1], RAS axes; shown with the patient's right on the left.
         reconstruction: ``(X, Y, Z)`` on the scale of ``image``.
-        anomaly: ``(X, Y, Z)`` map, 0 and above.
+        overlays: Maps to show, a column each.
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool ground truth, or None.
-        full_scale: Map value of the brightest colour: fixed for a model, never taken from this case.
         title: Heading.
-        scale_meaning: What ``full_scale`` is, under the colour bar.
+        scale_meaning: What the first and the brightest colour stand for, beside the colour bar.
     """
     slices = choose_slices(mask, lesion)
-    columns = ["scan", "reconstruction", "anomaly map"] + (
-        ["lesion (annotation)"] if lesion is not None else []
-    )
+    columns = ["scan", "reconstruction", *(overlay.name for overlay in overlays)]
+    columns += ["lesion (annotation)"] if lesion is not None else []
     figure = Figure(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(slices), len(columns), squeeze=False)
-    heat = None
     for row, z in zip(axes, slices, strict=True):
         for axis in row:
             axis.set_axis_off()
-        for axis, volume in ((row[0], image), (row[1], reconstruction), (row[2], image)):
-            axis.imshow(_radiological(volume, z), cmap="gray", vmin=0, vmax=1)
-        shown = np.ma.masked_less_equal(_radiological(anomaly, z), 0.15 * full_scale)
-        heat = row[2].imshow(shown, cmap="hot", vmin=0, vmax=full_scale, alpha=0.85)
+            axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
+        row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
         row[0].text(1, 2, f"z = {z}", color="white", fontsize=7, va="top")
-        if lesion is not None:
-            row[3].imshow(_radiological(image, z), cmap="gray", vmin=0, vmax=1)
-            if lesion[:, :, z].any():
-                row[3].contour(_radiological(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
+        for axis, overlay in zip(row[2:], overlays, strict=False):
+            colour = (overlay.anomaly - overlay.first_colour) / (overlay.full_scale - overlay.first_colour)
+            coloured = np.ma.masked_less(_seen_from_the_feet(colour, z), 0)
+            axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
+        if lesion is not None and lesion[:, :, z].any():
+            row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, color="white", fontsize=9)
     figure.suptitle(title, color="white", fontsize=11)
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
-    figure.subplots_adjust(left=0.01, right=0.9, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
-    if heat is not None:
-        bar = figure.colorbar(heat, cax=figure.add_axes((0.915, 0.3, 0.015, 0.4)))
-        bar.ax.tick_params(colors="white", labelsize=7)
-        bar.set_label(scale_meaning, color="white", fontsize=7)
+    figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4))
+    )
+    bar.set_ticks([])
+    bar.set_label(scale_meaning, color="white", fontsize=7)
     return figure
 
 
@@ -80,7 +99,8 @@ def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
     return sorted({int(area.argmax()), *map(int, spread)})
 
 
-def _radiological(volume: np.ndarray, z: int) -> np.ndarray:
+def _seen_from_the_feet(volume: np.ndarray, z: int) -> np.ndarray:
+    """Return an axial slice as radiologists look at it: front up, the patient's right on the left."""
     return np.asarray(volume[:, :, z]).T[::-1, ::-1]
 
 

@@ -1,0 +1,151 @@
+"""The demo: score the embedded cohort with the shipped model, print a table, draw every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pandas as pd
+
+from brainuad.config import SSIM_SIGMAS
+from brainuad.data.cohort import Case, manifest_cases
+from brainuad.data.loading import load_case
+from brainuad.detector import SCORE, Detector, load_model
+from brainuad.errors import InputError
+from brainuad.evaluate import evaluate_cases
+from brainuad.evaluate.cohort import case_seed
+from brainuad.files import write_text
+from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.scoring import postprocess
+
+MODEL = "lite-t1"
+BASELINES = ("intensity_dark", "l1")
+SCORES = (*BASELINES, *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim")
+PICTURED = {"l1": "L1", SCORE: "SSIM ensemble"}
+FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of the pictures
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        cases: One row a case and score; see :func:`brainuad.evaluate.evaluate_cases`.
+        table: One row a score; for each group with lesions, mean average precision and mean best Dice.
+        groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions).
+        results: The CSV with ``table``.
+        pictures: One PNG a case.
+    """
+
+    cases: pd.DataFrame
+    table: pd.DataFrame
+    groups: pd.DataFrame
+    results: Path
+    pictures: list[Path]
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report: Report = _silent) -> Demo:
+    """Score the embedded cohort with the shipped model.
+
+    Args:
+        output: Folder for ``results.csv``, ``cases.csv`` and one picture a case; a rerun continues there.
+        device: "auto", "cpu", "cuda" or "mps".
+        seed: Seeds the noise.
+        report: Called with the step ("scoring", "drawing"), cases done, and cases in all.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    with as_file(files("brainuad.assets") / "demo") as folder:
+        cohort = manifest_cases(folder / "manifest.csv")
+        return score_cohort(load_model(MODEL, device), cohort, Path(output), seed, report)
+
+
+def score_cohort(
+    detector: Detector, cohort: Sequence[Case], output: Path, seed: int = 0, report: Report = _silent
+) -> Demo:
+    """Do the work of :func:`run_demo` for any calibrated detector and cohort."""
+    done: list[str] = []
+
+    def scored(case: Case, rows: object) -> None:
+        done.append(case.subject)
+        report("scoring", len(done), len(cohort))
+
+    cases = evaluate_cases(detector, cohort, output, scores=SCORES, seed=seed, progress=scored)
+    failed = cases[cases["status"] == "failed"]
+    if len(failed):
+        raise InputError(failed.iloc[0]["subject"], failed.iloc[0]["message"], "Install brainuad again")
+    pictures = []
+    for number, case in enumerate(cohort):
+        pictures.append(draw_case(detector, case, output, seed))
+        report("drawing", number + 1, len(cohort))
+    table, groups = summarise_groups(cases)
+    results = output / "results.csv"
+    write_text(results, table.to_csv())
+    return Demo(cases, table, groups, results, pictures)
+
+
+def draw_case(detector: Detector, case: Case, output: Path, seed: int) -> Path:
+    """Draw one case with the maps of ``PICTURED``, on the colour scales that healthy scans have set."""
+    prepared = load_case(case, detector.data_config)
+    reconstruction = detector.reconstruct(prepared.image, case_seed(seed, case))
+    maps = detector.compare(prepared.image, reconstruction, prepared.mask, PICTURED)
+    overlays = [
+        Overlay(
+            title,
+            postprocess(maps[name], prepared.mask).numpy(),
+            healthy_threshold(detector, name, FIRST_COLOUR),
+            healthy_threshold(detector, name, FULL_COLOUR),
+        )
+        for name, title in PICTURED.items()
+    ]
+    figure = montage(
+        prepared.image,
+        reconstruction.mean(0).numpy(),
+        overlays,
+        prepared.mask,
+        prepared.lesion,
+        title=f"{case.subject} · {case.dataset} · {detector.name}",
+        scale_meaning=f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}",
+    )
+    path = output / f"{case.subject}.png"
+    save_montage(figure, path)
+    return path
+
+
+def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:
+    """Return the map value that a fraction of healthy brain voxels exceeds, from the model's calibration.
+
+    Raises:
+        InputError: The model has no calibration for the score.
+    """
+    try:
+        return float((detector.calibration or {})["thresholds"][score][f"{fraction:g}"])
+    except KeyError as error:
+        raise InputError(detector.name, f"has no calibration for {score}", "Use the shipped model") from error
+
+
+def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the table of scores by group with lesions, and the groups themselves.
+
+    Args:
+        cases: One row a case and score, with columns set, score, average_precision, best_dice and chance.
+    """
+    first = cases[cases["score"] == cases["score"].iloc[0]]
+    groups = first.groupby("set", sort=False).agg(n=("subject", "size"), chance=("chance", "mean"))
+    sick = cases[cases["set"].isin(groups.index[groups["chance"].notna()])]
+    table = sick.pivot_table(
+        index="score", columns="set", values=["average_precision", "best_dice"], aggfunc="mean", sort=False
+    )
+    table = table.swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
+    table = table.reindex([name for name in SCORES if name in table.index])
+    table.columns = [f"{group}: {measure.replace('_', ' ')}" for group, measure in table.columns]
+    return table.round(4), groups

@@ -1,0 +1,83 @@
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image as mpl_image
+
+from brainuad.data.cohort import manifest_cases
+from brainuad.demo import MODEL, SCORES, healthy_threshold, score_cohort, summarise_groups
+from brainuad.detector import load_model
+from brainuad.errors import InputError
+
+COHORT = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.csv")))
+
+
+def test_the_cohort_is_what_the_documentation_says():
+    groups = pd.Series([case.dataset for case in COHORT]).value_counts().to_dict()
+    assert groups == {"IXI healthy": 6, "stroke (semi-synthetic)": 6, "MSLUB (real MS)": 2}
+    assert len({case.subject.split("_")[0] for case in COHORT}) == 14
+    assert all((case.lesion is None) == (case.label == 0) for case in COHORT)
+    assert all(case.split == "test" for case in COHORT)
+
+
+def test_shipped_files_are_small():
+    folder = Path(str(files("brainuad.assets")))
+    assert sum(path.stat().st_size for path in (folder / "demo").iterdir()) < 8e6
+    assert sum(path.stat().st_size for path in (folder / "models" / MODEL).iterdir()) < 10e6
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    chosen = [
+        next(case for case in COHORT if case.dataset == name)
+        for name in dict.fromkeys(c.dataset for c in COHORT)
+    ]
+    return score_cohort(load_model(MODEL, "cpu"), chosen, tmp_path_factory.mktemp("demo"))
+
+
+@pytest.mark.slow
+def test_the_table_has_every_score_and_group(demo):
+    assert list(demo.table.index) == list(SCORES)
+    assert demo.table.shape[1] == 4
+    assert demo.table.notna().all().all()
+    assert ((demo.table >= 0) & (demo.table <= 1)).all().all()
+    stored = pd.read_csv(demo.results, index_col="score")
+    np.testing.assert_allclose(stored.to_numpy(), demo.table.to_numpy())
+
+
+@pytest.mark.slow
+def test_the_model_finds_strokes_far_above_chance(demo):
+    stroke = demo.table["stroke (semi-synthetic): average precision"]
+    assert stroke["l1"] > 5 * demo.groups.loc["stroke (semi-synthetic)", "chance"]
+
+
+@pytest.mark.slow
+def test_every_case_has_a_picture(demo):
+    assert len(demo.pictures) == 3
+    for path in demo.pictures:
+        assert mpl_image.imread(path).std() > 0.05
+
+
+def test_groups_average_over_scans():
+    cases = pd.DataFrame(
+        [
+            ("A", "1", "l1", 0.2, 0.3, 0.01),
+            ("A", "2", "l1", 0.4, 0.5, 0.03),
+            ("H", "3", "l1", None, None, None),
+        ],
+        columns=["set", "subject", "score", "average_precision", "best_dice", "chance"],
+    )
+    table, groups = summarise_groups(cases)
+    assert table.loc["l1", "A: average precision"] == pytest.approx(0.3)
+    assert table.loc["l1", "A: best dice"] == pytest.approx(0.4)
+    assert groups.loc["A", "chance"] == pytest.approx(0.02)
+    assert groups.loc["H", "n"] == 1
+
+
+def test_a_model_without_calibration_says_so():
+    detector = load_model(MODEL, "cpu")
+    detector.calibration = None
+    with pytest.raises(InputError, match="no calibration for l1"):
+        healthy_threshold(detector, "l1", 0.01)
