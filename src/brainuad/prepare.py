@@ -146,6 +146,10 @@ def _prepare(
                 f"has shape {image.array.shape}, not {first.array.shape}",
                 "Co-register it",
             )
+        values = image.array[brain]
+        if values.min() == values.max():
+            fault = f"is constant inside the brain ({values[0]:g})"
+            raise InputError(scan.images[modality], fault, "Convert the scan again")
 
     transform = register_to_atlas(first.with_array(first.array * brain), seed=settings.seed)
     try:

@@ -119,7 +119,7 @@ def read_paper_layout(
             continue
         found = list(_split_cases(path, root, dataset, split, modality))
         if modality == "t2" and dataset == HEALTHY_SET:
-            found, note = _with_t2(found, root, path)
+            found, note = _with_t2(found, root, path, needed=training)
             notes += note
         cases += found
     if not cases:
@@ -165,7 +165,7 @@ def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str
         )
 
 
-def _with_t2(cases: Sequence[Case], root: Path, path: Path) -> tuple[list[Case], list[Note]]:
+def _with_t2(cases: Sequence[Case], root: Path, path: Path, *, needed: bool) -> tuple[list[Case], list[Note]]:
     """Keep the IXI cases of a split file that have a T2 scan, by ``avail_t2.csv`` or else by the files."""
     listing = root / "splits" / "avail_t2.csv"
     if listing.is_file():
@@ -174,7 +174,7 @@ def _with_t2(cases: Sequence[Case], root: Path, path: Path) -> tuple[list[Case],
         kept = [case for case in cases if case.subject in available]
     else:
         kept = [case for case in cases if case.image.is_file()]
-    if not kept:
+    if not kept and needed:
         raise InputError(
             path, "none of its subjects has a T2 scan", f"Put them below {cases[0].image.parent}"
         )
