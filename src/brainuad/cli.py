@@ -177,11 +177,11 @@ def evaluate(
     data_dir: DataDir,
     output: Output,
     sets: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Data set, all by default; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas.")
     ] = None,
     scores: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Score, ssim_ensemble by default; may be repeated."),
+        typer.Option(metavar="NAME", help="Score, ssim_ensemble by default; repeat, or use commas."),
     ] = None,
     modality: Annotated[
         str | None,
@@ -213,8 +213,8 @@ def evaluate(
             advance(f"{rows[0]['status']}: {case.dataset} {case.subject}: {message}" if message else "")
 
         table = evaluate_cases(
-            detector, cases, output, sets=sets or None, scores=scores or (SCORE,), reference=reference, seed=seed,
-            progress=report,
+            detector, cases, output, sets=_listed(sets), scores=_listed(scores) or (SCORE,), reference=reference,
+            seed=seed, progress=report,
         )  # fmt: skip
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
@@ -222,6 +222,11 @@ def evaluate(
         print(_headline(table))
         print(f"Every scan: {output / 'cases.csv'}; intervals: {output / 'summary.csv'}")
     exit_by_failures((table["status"] == "failed").tolist())
+
+
+def _listed(values: list[str] | None) -> list[str] | None:
+    """Return names that were given one by one or separated by commas."""
+    return [name for value in values for name in value.split(",")] if values else None
 
 
 def _headline(table: pd.DataFrame) -> str:
