@@ -177,7 +177,8 @@ def evaluate(
     data_dir: DataDir,
     output: Output,
     sets: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas."),
     ] = None,
     scores: Annotated[
         list[str] | None,
