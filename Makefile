@@ -34,9 +34,9 @@ format: $(STAMP)
 # On Linux, PyTorch's wheel from the package index brings gigabytes of CUDA. Without an NVIDIA driver the CPU wheel of
 # the same version is tried first; where its index cannot be reached, pip's own configuration decides.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
 	  "brainuad needs Python 3.11 to 3.13, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  { [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
 	    $(PIP) install -q --no-deps --retries 1 --timeout 15 --index-url $(CPU_INDEX) $(TORCH); } || \
