@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """A command sends messages to the stderr it finds, which here is gone after the test."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], console.logger.level
+    yield
+    root.handlers[:] = handlers
+    console.logger.setLevel(level)
 
 
 @pytest.fixture
