@@ -79,5 +79,7 @@ def find_model(folder: Path, fold: int) -> Path:
             return candidate
     looked = ", ".join(str(candidate) for candidate in candidates)
     raise InputError(
-        folder, f"holds no trained model (looked for config.yaml in {looked})", "Give the folder of a model or a run"
+        folder,
+        f"holds no trained model (looked for config.yaml in {looked})",
+        "Give the folder of a model or a run",
     )
