@@ -32,10 +32,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--noise-ensemble", action="store_true", help="reconstruct at several noise levels")
     parser.add_argument("--note", action="append", default=[], help="KEY=VALUE for the model's provenance")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one volume at a time: a second thread costs more than it brings
     detector = Detector.load(arguments.model)
+    detector.model.half().float()  # calibrate the weights that are shipped
+    if arguments.noise_ensemble:
+        detector = detector.with_settings(noise_ensemble=True)
     cases = [
         case for case in manifest_cases(arguments.manifest) if case.split == "val" and case.lesion is None
     ]

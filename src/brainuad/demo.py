@@ -11,14 +11,11 @@ import pandas as pd
 
 from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
-from brainuad.data.loading import load_case
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluate import evaluate_cases
-from brainuad.evaluate.cohort import case_seed
+from brainuad.evaluate import ScoredCase, evaluate_cases
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.scoring import postprocess
 
 MODEL = "lite-t1"
 BASELINES = ("intensity_dark", "l1")
@@ -37,7 +34,7 @@ class Demo:
         cases: One row a case and score; see :func:`brainuad.evaluate.evaluate_cases`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
         groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions).
-        results: The CSV with ``table``.
+        results: The CSV with both, one row a score and group.
         pictures: One PNG a case.
     """
 
@@ -59,7 +56,7 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
         output: Folder for ``results.csv``, ``cases.csv`` and one picture a case; a rerun continues there.
         device: "auto", "cpu", "cuda" or "mps".
         seed: Seeds the noise.
-        report: Called with the step ("scoring", "drawing"), cases done, and cases in all.
+        report: Called with the step ("scoring"), cases done, and cases in all.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -79,29 +76,31 @@ def score_cohort(
         done.append(case.subject)
         report("scoring", len(done), len(cohort))
 
-    cases = evaluate_cases(detector, cohort, output, scores=SCORES, seed=seed, progress=scored)
+    cases = evaluate_cases(
+        detector,
+        cohort,
+        output,
+        scores=SCORES,
+        seed=seed,
+        progress=scored,
+        on_scored=lambda scored: draw_case(detector, scored, output / f"{scored.prepared.case.subject}.png"),
+    )
     failed = cases[cases["status"] == "failed"]
     if len(failed):
         raise InputError(failed.iloc[0]["subject"], failed.iloc[0]["message"], "Install brainuad again")
-    pictures = []
-    for number, case in enumerate(cohort):
-        pictures.append(draw_case(detector, case, output, seed))
-        report("drawing", number + 1, len(cohort))
     table, groups = summarise_groups(cases)
     results = output / "results.csv"
-    write_text(results, table.to_csv())
-    return Demo(cases, table, groups, results, pictures)
+    write_text(results, long_table(table, groups).to_csv(index=False))
+    return Demo(cases, table, groups, results, [output / f"{case.subject}.png" for case in cohort])
 
 
-def draw_case(detector: Detector, case: Case, output: Path, seed: int) -> Path:
+def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
     """Draw one case with the maps of ``PICTURED``, on the colour scales that healthy scans have set."""
-    prepared = load_case(case, detector.data_config)
-    reconstruction = detector.reconstruct(prepared.image, case_seed(seed, case))
-    maps = detector.compare(prepared.image, reconstruction, prepared.mask, PICTURED)
+    prepared = scored.prepared
     overlays = [
         Overlay(
             title,
-            postprocess(maps[name], prepared.mask).numpy(),
+            scored.maps[name],
             healthy_threshold(detector, name, FIRST_COLOUR),
             healthy_threshold(detector, name, FULL_COLOUR),
         )
@@ -109,16 +108,14 @@ def draw_case(detector: Detector, case: Case, output: Path, seed: int) -> Path:
     ]
     figure = montage(
         prepared.image,
-        reconstruction.mean(0).numpy(),
+        scored.reconstruction,
         overlays,
         prepared.mask,
         prepared.lesion,
-        title=f"{case.subject} · {case.dataset} · {detector.name}",
+        title=f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}",
         scale_meaning=f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}",
     )
-    path = output / f"{case.subject}.png"
     save_montage(figure, path)
-    return path
 
 
 def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:
@@ -149,3 +146,21 @@ def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = table.reindex([name for name in SCORES if name in table.index])
     table.columns = [f"{group}: {measure.replace('_', ' ')}" for group, measure in table.columns]
     return table.round(4), groups
+
+
+def long_table(table: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a score and group: score, group, n, chance, average_precision, best_dice."""
+    rows = []
+    for name, group in groups[groups["chance"].notna()].iterrows():
+        for score, values in table.iterrows():
+            rows.append(
+                {
+                    "score": score,
+                    "group": name,
+                    "n": int(group["n"]),
+                    "chance": round(group["chance"], 4),
+                    "average_precision": values[f"{name}: average precision"],
+                    "best_dice": values[f"{name}: best dice"],
+                }
+            )
+    return pd.DataFrame(rows)

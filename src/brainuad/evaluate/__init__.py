@@ -1,6 +1,6 @@
 """Evaluation of a detector on a cohort: thresholds from validation scans, figures of test scans, tables."""
 
-from brainuad.evaluate.cohort import evaluate_cases
+from brainuad.evaluate.cohort import ScoredCase, evaluate_cases
 from brainuad.evaluate.measures import OURS, REFERENCE, Protocol
 
-__all__ = ["OURS", "REFERENCE", "Protocol", "evaluate_cases"]
+__all__ = ["OURS", "REFERENCE", "Protocol", "ScoredCase", "evaluate_cases"]

@@ -42,6 +42,7 @@ def evaluate_cases(
     seed: int = 0,
     postprocess: bool = True,
     progress: Callable[[Case, list[Row]], None] = lambda case, rows: None,
+    on_scored: Callable[[ScoredCase], None] = lambda scored: None,
 ) -> pd.DataFrame:
     """Evaluate a detector and write ``cases.csv``, ``summary.csv`` and ``summary.json``.
 
@@ -62,6 +63,8 @@ def evaluate_cases(
         seed: Seeds the noise; every case has its own, whichever other cases there are.
         postprocess: Erode and median-filter maps, and drop small components from predictions.
         progress: Called after each case with its rows.
+        on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
+            case's rows does not score it again.
 
     Returns:
         The contents of ``cases.csv``: one row a case and score, with ``status`` "ok" or "failed".
@@ -76,7 +79,7 @@ def evaluate_cases(
         SCORES[name]  # an unknown one raises before the work begins
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
-    run = _Run(detector, tuple(scores), protocol, seed, postprocess, Path(output), progress)
+    run = _Run(detector, tuple(scores), protocol, seed, postprocess, Path(output), progress, on_scored)
     rows = run.all_rows(chosen, healthy)
     table = to_table(rows)
     failed = table[table["status"] == "failed"].drop_duplicates(["set", "subject", "split"])
@@ -110,7 +113,9 @@ def case_seed(seed: int, case: Case) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class ScoredCase:
+    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` and the final anomaly map of every score."""
+
     prepared: PreparedCase
     reconstruction: np.ndarray
     maps: dict[str, np.ndarray]
@@ -127,6 +132,7 @@ class _Run:
     postprocess: bool
     output: Path
     report: Callable[[Case, list[Row]], None]
+    on_scored: Callable[[ScoredCase], None]
     thresholds: list[Row] = field(default_factory=list)  # and what they were found on
 
     def __post_init__(self) -> None:
@@ -187,7 +193,7 @@ class _Run:
         found = self.progress.get(key)
         samples: dict[str, list[Sample]] = {name: [] for name in self.scores}
 
-        def keep(scored: _Scored) -> None:
+        def keep(scored: ScoredCase) -> None:
             for name, anomaly in scored.maps.items():
                 samples[name].append(sample(scored.prepared, anomaly))
 
@@ -236,7 +242,7 @@ class _Run:
         self,
         case: Case,
         thresholds: Mapping[str, Thresholds],
-        keep: Callable[[_Scored], None] | None = None,
+        keep: Callable[[ScoredCase], None] | None = None,
     ) -> list[Row]:
         """Return a case's rows, from an earlier run if they are known and its maps need not be kept."""
         key = self.case_key(case, thresholds)
@@ -250,6 +256,7 @@ class _Run:
                 rows = [self.measured_row(scored, name, thresholds[name]) for name in self.scores]
                 if keep is not None:
                     keep(scored)
+                self.on_scored(scored)
                 self.progress.put(key, rows)
         self.report(case, rows)
         return rows
@@ -263,7 +270,7 @@ class _Run:
         values = without_nan({name: asdict(value) for name, value in thresholds.items()})
         return key_of(self.key, case.dataset, case.subject, case.split, content, values)
 
-    def score(self, case: Case) -> _Scored:
+    def score(self, case: Case) -> ScoredCase:
         """Load, reconstruct and score one case."""
         prepared = load_case(case, self.detector.data_config)
         stack = self.detector.reconstruct(prepared.image, case_seed(self.seed, case))
@@ -275,9 +282,9 @@ class _Run:
         if self.postprocess:
             maps = {name: clean(anomaly, prepared.mask) for name, anomaly in maps.items()}
         arrays = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
-        return _Scored(prepared, stack.mean(0).numpy(), arrays)
+        return ScoredCase(prepared, stack.mean(0).numpy(), arrays)
 
-    def measured_row(self, scored: _Scored, name: str, thresholds: Thresholds) -> Row:
+    def measured_row(self, scored: ScoredCase, name: str, thresholds: Thresholds) -> Row:
         """Return the row of one case and score."""
         measures = measure(
             scored.prepared,
