@@ -170,7 +170,7 @@ def test_the_installed_program(tmp_path: Path) -> None:
 )
 def test_wrong_usage(words: tuple[str, ...]) -> None:
     result = run(*words, code=2)
-    assert "Error" in result.stderr
+    assert "error" in result.stderr.lower()
     assert result.stdout == ""
 
 

@@ -61,10 +61,10 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
                 overrides += path_overrides(overrides, Path(env_file))
         return _run_hydra([*flags, *overrides])
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"brainuad: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UnknownName) else 1
     except KeyboardInterrupt:
-        print("Interrupted. The same command with resume=True continues.", file=sys.stderr)
+        print("brainuad: interrupted. The same command with resume=True continues.", file=sys.stderr)
         return 130
 
 
@@ -81,7 +81,7 @@ def _run_hydra(arguments: list[str]) -> int:
             failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
         except InputError as error:  # does not stop the other runs of a multirun
             failures.append(error)
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"brainuad: error: {error}", file=sys.stderr)
 
     main_of = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")
     with _program_arguments(arguments):
