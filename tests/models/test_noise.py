@@ -150,3 +150,19 @@ def test_fields_agree_between_devices():
     torch.testing.assert_close(on_gpu.cpu(), simplex_fields(permutations, (96, 96)), rtol=0, atol=1e-5)
     drawn = simplex_noise((4, 1, 96, 96), generator=torch.Generator("cuda").manual_seed(0))
     assert drawn.is_cuda
+    on_cpu = simplex_noise((4, 1, 96, 96), generator=generator(1))
+    moved = simplex_noise((4, 1, 96, 96), generator=generator(1), device="cuda")
+    torch.testing.assert_close(moved.cpu(), on_cpu, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "where"), [("meta", "meta"), ("cpu", "cpu"), (None, "cpu")])
+def test_fields_are_computed_on_the_device_asked_for(device, where, monkeypatch):
+    seen = []
+
+    def record(permutations, *args, **kwargs):
+        seen.append(permutations.device.type)
+        return simplex_fields(permutations, *args, **kwargs)
+
+    monkeypatch.setattr(noise_module, "simplex_fields", record)
+    fields = simplex_noise((2, 1, 8, 8), generator=generator(), device=device)
+    assert seen == [fields.device.type] == [where]

@@ -34,6 +34,9 @@ NEIGHBOURS = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
 # The three corners of the position's triangle and at most one of their mirror images lie within it.
 CONTRIBUTIONS = 4
 
+# Types of device on which not every supported version of PyTorch has ``embedding_bag``.
+LACK_SPARSE_SUM = ("mps",)
+
 
 def gaussian_noise(
     shape: Sequence[int],
@@ -71,7 +74,8 @@ def simplex_noise(
 
     Args:
         shape: (B, 1, X, Y) or (B, X, Y).
-        generator: Source of randomness; the fields are computed on its device.
+        generator: Source of randomness. The tables are drawn on its device, so that all devices see the same
+            ones, and the fields are computed on ``device``; they agree between devices up to rounding.
         octaves: Number of octaves; each has half the wavelength of the one before.
         persistence: Amplitude of an octave relative to the one before; the first has 1.
         frequency: Wavelength of the first octave in pixels.
@@ -85,15 +89,16 @@ def simplex_noise(
     if len(shape) != 3 and not (len(shape) == 4 and shape[1] == 1):
         raise ValueError(f"shape must be (B, 1, X, Y) or (B, X, Y), got {shape}")
     source = generator.device if generator is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else source
     order = torch.rand((shape[0], 256), generator=generator, device=source).argsort(dim=1, stable=True)
     fields = simplex_fields(
-        order,
+        order if target.type in LACK_SPARSE_SUM else order.to(target),
         (shape[-2], shape[-1]),
         octaves=octaves,
         persistence=persistence,
         frequency=frequency,
     )
-    return fields.reshape(shape).to(device or source, dtype)
+    return fields.reshape(shape).to(target, dtype)
 
 
 def simplex_fields(
