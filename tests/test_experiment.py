@@ -269,7 +269,16 @@ def test_paper_preset_has_the_published_values() -> None:
     assert len(model.sigma_ens) == 8
 
 
-@pytest.mark.parametrize("preset", ["DDPM/DDPM", "DDPM/reference", "lite", "smoke"])
+def test_paper_is_another_name_of_the_preset() -> None:
+    assert compose_presets("experiment=paper") == compose_presets("experiment=DDPM/DDPM")
+
+
+@pytest.mark.parametrize("word", ["16", "bf16", "16-mixed", "bf16-mixed", "32", "auto"])
+def test_precisions_as_lightning_spells_them(word: str) -> None:
+    check_settings(compose_presets("experiment=smoke", f"trainer.precision={word}"))
+
+
+@pytest.mark.parametrize("preset", ["DDPM/DDPM", "DDPM/reference", "paper", "lite", "smoke"])
 def test_presets_are_valid(preset: str) -> None:
     check_settings(compose_presets(f"experiment={preset}"))
 

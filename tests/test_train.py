@@ -360,6 +360,8 @@ def test_auto_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_precision(TrainerConfig()) == "bf16-mixed"
     assert resolve_precision(TrainerConfig(accelerator="cpu")) == "32-true"
     assert resolve_precision(TrainerConfig(precision="16-mixed")) == "16-mixed"
+    assert resolve_precision(TrainerConfig(precision="16")) == "16-mixed"
+    assert resolve_precision(TrainerConfig(precision="bf16")) == "bf16-mixed"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert resolve_precision(TrainerConfig()) == "32-true"
 

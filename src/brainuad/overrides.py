@@ -33,7 +33,7 @@ FLAGS = {"--resume": "resume=True", "--allow-leaks": "allow_leaks=True"}
 # Hydra's flags that take a value as the next word, and those that bring configuration files of the user's own
 VALUE_FLAGS = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
 FILE_FLAGS = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
-PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64", "64-true")
+PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 ConfigStore.instance().store(name="schema", node=ExperimentConfig)

@@ -36,7 +36,7 @@ from brainuad.train.module import Training
 def resolve_precision(settings: TrainerConfig) -> Any:
     """Return Lightning's name of the precision; "auto" is bf16-mixed on CUDA that has it, else 32 bits."""
     if settings.precision != "auto":
-        return settings.precision
+        return {"16": "16-mixed", "bf16": "bf16-mixed"}.get(settings.precision, settings.precision)
     on_cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
