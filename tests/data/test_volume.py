@@ -111,9 +111,14 @@ def test_a_voxel_stays_at_its_place_in_space(codes, shape, seed):
     np.testing.assert_array_equal(volume.file_axes(), array)
 
 
-def test_trailing_axes_of_length_one_are_dropped(tmp_path):
-    nib.save(nib.Nifti1Image(np.ones((4, 5, 6, 1), np.float32), np.eye(4)), tmp_path / "four.nii.gz")
-    assert Volume.load(tmp_path / "four.nii.gz").array.shape == (4, 5, 6)
+@pytest.mark.parametrize("trailing", [(1,), (1, 1)])
+def test_trailing_axes_of_length_one_are_dropped_and_written_again(tmp_path, trailing):
+    array = np.arange(120, dtype=np.float32).reshape(4, 5, 6, *trailing)
+    nib.save(nib.Nifti1Image(array, np.diag([-1.0, 1, 1, 1])), tmp_path / "four.nii.gz")
+    volume = Volume.load(tmp_path / "four.nii.gz")
+    assert volume.array.shape == (4, 5, 6)
+    volume.with_array(volume.array + 1).save(tmp_path / "again.nii.gz")
+    np.testing.assert_array_equal(nib.load(tmp_path / "again.nii.gz").get_fdata(), array + 1)
 
 
 def bad_file(kind: str, folder: Path) -> Path:

@@ -148,6 +148,8 @@ class Volume:
         header.set_data_dtype(dtype)
         header.set_slope_inter(1, 0)
         header["cal_max"] = header["cal_min"] = 0
-        image = nib.Nifti1Image(array.astype(dtype), None, header)
+        # trailing axes of length one, which reading drops
+        trailing = header.get_data_shape()[array.ndim :]
+        image = nib.Nifti1Image(array.reshape(array.shape + trailing).astype(dtype), None, header)
         with atomic_path(path) as temporary:
             nib.save(image, temporary)
