@@ -29,7 +29,7 @@ from brainuad.detector import Detector, known_models, load_model, resolve_device
 from brainuad.errors import InputError
 from brainuad.models import DiffusionModel
 from brainuad.prepare import Preparation, prepare_scan
-from brainuad.scoring import postprocess, ssim_ensemble
+from brainuad.scoring import ssim_ensemble
 
 FILES = Path(__file__).parent / "files"
 IMAGE, MASK = FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz"
@@ -271,12 +271,11 @@ def test_bad_shapes_are_programming_errors(detector: Detector, volume: np.ndarra
         detector.reconstruct(volume, draws=0)
 
 
-def test_anomaly_map_is_the_post_processed_ensemble(detector: Detector, volume: np.ndarray) -> None:
+def test_the_default_score_is_the_ssim_ensemble(detector: Detector, volume: np.ndarray) -> None:
     mask = np.ones(volume.shape, dtype=bool)
     reconstruction = detector.reconstruct(volume, seed=2)[0]
     similarity = ssim_ensemble(reconstruction, volume, sigmas=detector.model_config.sigma_ens)
-    expected = postprocess(1 - similarity, mask)
-    assert torch.equal(detector.anomaly_map(volume, mask, seed=2), expected)
+    assert torch.equal(detector.score_maps(volume, mask, seed=2)["ssim_ensemble"], 1 - similarity)
 
 
 def test_model_with_nothing_but_reconstruct(detector: Detector, volume: np.ndarray) -> None:
@@ -391,6 +390,17 @@ def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
         score(IMAGE, detector, brain_mask=np.ones((4, 4, 4)))
     with pytest.raises(InputError, match="constant"):
         score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
+
+
+def test_a_failure_of_the_libraries_names_the_scan(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Exception thrown\nin ITK")
+
+    monkeypatch.setattr("brainuad.detector.place_scan", fail)
+    with pytest.raises(InputError, match=r"mslub19_t1_4mm\.nii\.gz: Exception thrown in ITK\."):
+        score(IMAGE, detector, brain_mask=MASK)
 
 
 def test_import_is_lazy() -> None:

@@ -262,6 +262,46 @@ def test_reconstruction_that_is_no_number_is_a_failed_case(
     assert table["message"].str.contains("NaN").all()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("odd shape"), RuntimeError("CUDA out\nof memory"), MemoryError(), OSError(5, "I/O error")],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_bad_case_does_not_stop_the_others(
+    detector: Detector,
+    cases: list[Case],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    bad, good = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
+    bad_seed, original = case_seed(0, bad), Detector.reconstruct
+
+    def fail_once(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+        if seed == bad_seed:
+            raise error
+        return original(self, image, seed, draws=draws)
+
+    monkeypatch.setattr(Detector, "reconstruct", fail_once)
+    table = evaluate_cases(detector, [bad, good], tmp_path).set_index("subject")
+    assert table.loc[good.subject, "status"] == "ok"
+    assert table.loc[bad.subject, "status"] == "failed"
+    message = table.loc[bad.subject, "message"]
+    assert message.startswith(f"{bad.image}: {type(error).__name__}: ")
+    assert "\n" not in message
+
+
+def test_a_bug_is_no_failed_case(
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(Detector, "reconstruct", fail)
+    with pytest.raises(TypeError, match="a bug"):
+        evaluate_cases(detector, cases, tmp_path)
+
+
 def count_reconstructions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     original = Detector.reconstruct

@@ -220,14 +220,6 @@ class Detector:
         """Return what :meth:`score_maps` does, from given reconstructions ``(S, X, Y, Z)``."""
         return score_maps(image, reconstructions, mask, names, sigmas=self.model_config.sigma_ens)
 
-    def anomaly_map(self, image: Any, mask: Any, seed: int = 0) -> Tensor:
-        """Return the SSIM-ensemble anomaly map ``(X, Y, Z)`` in [0, 2], eroded and median-filtered.
-
-        Raises:
-            ValueError: The shapes do not fit.
-        """
-        return postprocess(self.score_maps(image, mask, (SCORE,), seed)[SCORE], mask)
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreResult:
@@ -285,8 +277,9 @@ def score(
             raise InputError(_name_of(brain_mask, "brain mask"), fault, "Resample it")
     try:
         return _score(scan, given, detector, seed)
-    except ValueError as error:
-        raise InputError(name, str(error), "Look at the scan; give a brain mask") from error
+    except (ValueError, RuntimeError) as error:
+        fault = " ".join(str(error).split())  # ITK's and torch's messages span lines
+        raise InputError(name, fault, "Look at the scan; give a brain mask") from error
 
 
 def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) -> ScoreResult:

@@ -29,6 +29,8 @@ from brainuad.scoring import postprocess as clean
 MIN_VOXELS = 8  # components below are dropped from predictions
 Row = dict[str, Any]
 Sample = tuple[np.ndarray, np.ndarray]  # scores of some voxels, and whether they are lesion
+# what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
+CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
 
 
 def evaluate_cases(
@@ -104,6 +106,14 @@ def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
     if not any(case.split == "test" for case in chosen):
         raise InputError("cases", "hold no test case", "Check the split files and the chosen data sets")
     return chosen
+
+
+def _message(case: Case, error: BaseException) -> str:
+    """Return one line for a failed case; only an ``InputError`` names the file itself."""
+    if isinstance(error, InputError):
+        return str(error)
+    what = " ".join(str(error).split()) or "no memory left"
+    return f"{case.image}: {type(error).__name__}: {what}"
 
 
 def case_seed(seed: int, case: Case) -> int:
@@ -250,10 +260,11 @@ class _Run:
         if rows is None:
             try:
                 scored = self.score(case)
-            except InputError as error:
-                rows = [self.label(case, name, "failed", str(error)) for name in self.scores]
-            else:
                 rows = [self.measured_row(scored, name, thresholds[name]) for name in self.scores]
+            except CASE_ERRORS as error:
+                message = _message(case, error)
+                rows = [self.label(case, name, "failed", message) for name in self.scores]
+            else:
                 if keep is not None:
                     keep(scored)
                 self.on_scored(scored)
