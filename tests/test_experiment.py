@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from paper_layout import build_tree, split_row
 
 from brainuad import experiment
-from brainuad.config import ExperimentConfig
+from brainuad.config import DataConfig, ExperimentConfig, ModelConfig
 from brainuad.data.cohort import Case, paper_cases
 from brainuad.data.tables import write_split
 from brainuad.errors import InputError
+from brainuad.modelfile import write_model
+from brainuad.models import DiffusionModel
 from brainuad.overrides import (
     UnknownName,
     check_overrides,
@@ -28,6 +30,7 @@ from brainuad.overrides import (
     split_arguments,
     to_experiment,
 )
+from brainuad.runs import with_saved_settings
 
 ROOT = Path(__file__).parents[1]
 # as small as the tests' scans, two steps
@@ -182,6 +185,87 @@ def test_evaluation_of_a_trained_model(
         assert evaluated[-1][0] == run / "fold0" / "model"
     assert experiment.main([*small, "onlyEval=True", f"load_checkpoint={here}"]) == 1
     assert "holds no trained model" in capsys.readouterr().err
+
+
+def saved_model(folder: Path, **settings: Any) -> Path:
+    """A model of T1 scans, untrained, with settings that no preset has."""
+    values = {"unet_dim": 32, "dim_mults": (1, 1), "num_res_blocks": 1, "attention_head_dim": 32}
+    model = ModelConfig(**values, test_timesteps=321, noise_draws=2, **settings)
+    write_model(folder, DiffusionModel(model), model, DataConfig(imageDim=(40, 48, 32)))
+    return folder
+
+
+def test_a_model_keeps_its_settings_but_for_those_typed(tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "model")
+    config = compose_presets("experiment=DDPM/DDPM", "model.cfg.sigma_ens=[1]")
+    typed = ["experiment", "model.cfg.sigma_ens"]
+    settings = with_saved_settings(config, folder, typed).model.cfg
+    assert (settings.test_timesteps, settings.noise_draws, settings.sigma_ens) == (321, 2, (1.0,))
+    assert config.model.cfg.test_timesteps == 500
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.cfg.unet_dim=64",
+        "model.cfg.dim_mults=[1,2]",
+        "model.cfg.num_res_blocks=2",
+        "model.cfg.noisetype=gaussian",
+        "datamodule.cfg.imageDim=[8,8,8]",
+        "datamodule.cfg.rescaleFactor=1",
+        "model=lite",
+    ],
+)
+def test_a_model_is_not_what_the_user_says(word: str, tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "model")
+    config = compose_presets("experiment=smoke", word)
+    name = word.split("=")[0]
+    with pytest.raises(InputError, match=f"{name}.* there, .* here"):
+        with_saved_settings(config, folder, ["experiment", name])
+
+
+def test_a_model_of_the_other_modality_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_model(here / "model")
+    words = ["experiment=smoke", "onlyEval=True", f"load_checkpoint={folder}", "datamodule.cfg.mode=t2"]
+    assert experiment.main(words) == 1
+    assert "was trained on t1, and datamodule.cfg.mode is t2" in capsys.readouterr().err
+
+
+def test_evaluation_is_by_the_settings_of_the_model(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def record(config: ExperimentConfig, *args: Any) -> int:
+        seen.append(config.model.cfg)
+        return 0
+
+    monkeypatch.setattr(experiment, "evaluate_fold", record)
+    folder = saved_model(here / "model")
+    words = ["experiment=smoke", "onlyEval=True", f"load_checkpoint={folder}"]
+    assert experiment.main([*words, "model.cfg.noise_draws=3"]) == 0, capsys.readouterr().err
+    assert (seen[0].test_timesteps, seen[0].noise_draws) == (321, 3)
+    assert experiment.main([*words, "model.cfg.unet_dim=64"]) == 1
+    assert "model.cfg.unet_dim=32 there, 64 here" in capsys.readouterr().err
+
+
+def test_reference_shares_noise_in_training() -> None:
+    assert compose_presets("experiment=smoke", "reference=True").model.cfg.shared_noise
+    assert not compose_presets("experiment=smoke").model.cfg.shared_noise
+
+
+@pytest.mark.parametrize("devices", ["2", "[0,1]", "'0,1'", "auto", "-1"])
+def test_folds_on_several_devices_are_refused(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = compose_presets("experiment=smoke", f"trainer.devices={devices}", "num_folds=2")
+    with pytest.raises(InputError, match=r"trainer\.devices: 2 folds .* num_folds=1 start_fold=0"):
+        experiment.run(config, Path("unused"))
+    experiment.check_devices(config, 1)
+
+
+@pytest.mark.parametrize("devices", ["1", "[1]", "'0,'", "nonsense"])
+def test_folds_on_one_device(devices: str) -> None:
+    experiment.check_devices(compose_presets("experiment=smoke", f"trainer.devices={devices}"), 5)
 
 
 def test_interrupt_is_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +449,23 @@ def test_leaks_are_refused_unless_allowed(leaking: Path) -> None:
         experiment.fold_cases(config, 0)
     config.allow_leaks = True
     assert len(experiment.fold_cases(config, 0)) == 7
+
+
+def test_evaluation_leaves_out_what_training_leaves_out(leaking: Path) -> None:
+    config = fold_config(leaking, onlyEval=True)
+    subjects = [case.subject for case in experiment.fold_cases(config, 0) if case.split == "train"]
+    assert subjects == ["IXI219"]
+    config.datamodule.cfg.leak_free = False
+    with pytest.raises(InputError, match="--allow-leaks"):
+        experiment.fold_cases(config, 0)
+
+
+def test_evaluation_takes_a_sample_where_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = fold_config(here, onlyEval=True)
+    monkeypatch.setattr(experiment, "SAMPLE_SUBJECTS", 0)
+    assert experiment.fold_cases(config, 0) == []
+    config.datamodule.cfg.sample_set = False
+    assert experiment.fold_cases(config, 0)
 
 
 def test_training_takes_healthy_scans_of_its_own_sets(here: Path) -> None:

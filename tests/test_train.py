@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import pickle
 import signal
@@ -135,6 +136,29 @@ def test_interrupted_and_resumed_equals_unbroken(
     assert_same_training(unbroken, tmp_path)
 
 
+def test_a_loss_that_is_not_finite_ends_training(
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = Training.training_step
+
+    def overflow(self: Training, batch: int, batch_idx: int) -> torch.Tensor:
+        loss = original(self, batch, batch_idx) * (math.inf if self.global_step == 4 else 1)
+        self.epoch_losses[-1] = loss.detach()
+        return loss
+
+    monkeypatch.setattr(Training, "training_step", overflow)
+    with pytest.raises(InputError, match=r"NaN or infinite at step 6\. .*lr, or with trainer\.precision=32"):
+        fit(tiny(), train_volumes, val_volumes, tmp_path)
+    last = load(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == 3
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+    assert not is_complete(tiny(), tmp_path)
+    assert [row["step"] for row in table(tmp_path)] == ["3"]
+
+
 def test_longer_run_continues_a_finished_one(
     unbroken: Path, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
 ) -> None:
@@ -173,6 +197,9 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
     best_row = min(rows, key=lambda row: float(row["val_loss"]))
     assert str(provenance["epoch"]) == best_row["epoch"]
+    assert provenance["validation_loss"] == pytest.approx(float(best_row["val_loss"]), rel=1e-4)
+    scans = provenance["training_scans"], provenance["validation_scans"]
+    assert (provenance["fold"], provenance["step"], *scans) == (0, int(best_row["step"]), 5, 2)
     assert sorted(path.name for path in (unbroken / "pictures").iterdir()) == [
         "epoch00001.png",
         "epoch00002.png",

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
@@ -33,12 +34,11 @@ from brainuad.overrides import (
     split_arguments,
     to_experiment,
 )
-from brainuad.runs import find_model, has_folds, newest_run
+from brainuad.runs import TEST_TIME_SETTINGS, find_model, has_folds, newest_run, with_saved_settings
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_SUBJECTS = 4  # of every split, with sample_set
-TEST_TIME_SETTINGS = ("test_timesteps", "noise_ensemble", "step_ensemble", "noise_draws", "sigma_ens")
 
 
 def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") -> int:
@@ -78,7 +78,8 @@ def _run_hydra(arguments: list[str]) -> int:
             config = to_experiment(settings)
             if config.resume:
                 newest_run(config)  # raises where _run_folder could not
-            failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir)))
+            typed = [word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
+            failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir), typed))
         except InputError as error:  # does not stop the other runs of a multirun
             failures.append(error)
             print(f"brainuad: error: {error}", file=sys.stderr)
@@ -105,8 +106,14 @@ def _program_arguments(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def run(config: ExperimentConfig, folder: Path) -> int:
+def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> int:
     """Train and evaluate fold by fold, and print the run's folder to stdout.
+
+    Args:
+        config: The experiment.
+        folder: The run's folder.
+        typed: Names of the settings and groups that are the user's word rather than a preset's; with
+            ``onlyEval`` they alone change what a model was saved with.
 
     Returns:
         How many cases could not be evaluated.
@@ -118,22 +125,45 @@ def run(config: ExperimentConfig, folder: Path) -> int:
     folds = range(config.start_fold, config.start_fold + config.num_folds)
     if Path(config.data_dir).suffix.lower() == ".csv" or (config.onlyEval and not has_folds(config)):
         folds = folds[:1]  # a manifest has no folds, and one model needs one evaluation
+    if not config.onlyEval:
+        check_devices(config, len(folds))
     # all folds before the first training, which may take days
-    cohorts = {fold: fold_cases(config, fold) for fold in folds}
     models = (
         {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
     )
+    settings = {fold: with_saved_settings(config, model, typed) for fold, model in models.items()}
+    cohorts = {fold: fold_cases(config, fold) for fold in folds}
     failed = 0
     for fold, cases in cohorts.items():
         fold_folder = folder / f"fold{fold}"
-        model = models.get(fold) or train_fold(config, cases, fold_folder)
+        model = models.get(fold) or train_fold(config, cases, fold_folder, fold)
         if model is None:
             return 0
-        failed += evaluate_fold(config, model, cases, fold_folder)
+        failed += evaluate_fold(settings.get(fold, config), model, cases, fold_folder)
     if failed:
         print(f"{failed} cases failed; see evaluation/cases.csv in {folder}", file=sys.stderr)
     print(folder)
     return failed
+
+
+def check_devices(config: ExperimentConfig, folds: int) -> None:
+    """Raise InputError for several folds on several devices.
+
+    The processes that help the first end with the first fold, so it would wait for them in the second.
+    """
+    devices, accelerator = config.trainer.devices, config.trainer.accelerator
+    count = 1  # what makes no sense is left to Lightning to refuse
+    if devices in ("auto", "-1", -1):
+        count = 1 if accelerator in ("cpu", "mps") else torch.cuda.device_count()
+    elif isinstance(devices, str) and "," in devices:
+        count = len(devices.strip(",").split(","))
+    elif isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit()):
+        count = int(devices)
+    elif isinstance(devices, list | tuple):
+        count = len(devices)
+    if folds > 1 and count * config.trainer.num_nodes > 1:
+        remedy = f"Run the folds one at a time: num_folds=1 start_fold={config.start_fold}, and so on"
+        raise InputError("trainer.devices", f"{folds} folds in one run need one device", remedy)
 
 
 def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
@@ -144,8 +174,6 @@ def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
             healthy scan to train on.
     """
     cases = read_cases(config.data_dir, config.datamodule.cfg.mode, fold, training=not config.onlyEval)
-    if config.onlyEval:
-        return cases
     leaks = find_leaks(cases)
     shared = [str(leak) for leak in leaks if not leak.duplicated]
     if leaks and config.datamodule.cfg.leak_free:
@@ -164,9 +192,11 @@ def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
         remedy = "Set datamodule.cfg.leak_free=True to leave them out, or allow_leaks=True (--allow-leaks)"
         raise InputError(config.data_dir, fault, remedy)
     elif shared:
-        logger.warning("Fold %d: trains although %d subjects are in two splits", fold, len(shared))
+        logger.warning("Fold %d: goes on although %d subjects are in two splits", fold, len(shared))
     if config.datamodule.cfg.sample_set:
         cases = first_subjects(cases)
+    if config.onlyEval:
+        return cases
     for split in ("train", "val"):
         if not healthy(cases, split):
             fault = f"fold {fold} has no healthy scan in split {split!r}"
@@ -188,7 +218,7 @@ def healthy(cases: Sequence[Case], split: str) -> list[Case]:
     return [case for case in cases if case.split == split and case.label == 0 and case.dataset in datasets]
 
 
-def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path) -> Path | None:
+def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int) -> Path | None:
     """Train one model, unless it is complete already, and return its folder.
 
     Returns:
@@ -206,7 +236,7 @@ def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path) ->
         raise InputError(folder, "exists", "Add resume=True to continue it, or choose another name=")
     train, val = (load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val"))
     logger.info("Training on %d scans, validating on %d: %s", len(train), len(val), folder)
-    model = fit(config, train, val, folder)
+    model = fit(config, train, val, folder, fold=fold)
     return model if is_main_process() else None
 
 
@@ -230,7 +260,7 @@ def progress_bar() -> Progress:
 def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> int:
     """Evaluate a trained model on every test set of the modality; validation cases set the thresholds.
 
-    What ``model.cfg`` says of reconstruction and score counts, not what it said when the model was trained.
+    What ``model.cfg`` says of reconstruction and score counts.
 
     Returns:
         How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.

@@ -151,6 +151,8 @@ def _one_line(error: Exception) -> str:
 def to_experiment(config: DictConfig) -> ExperimentConfig:
     """Return the dataclass of a composed configuration; lists become tuples.
 
+    ``reference`` brings ``model.cfg.shared_noise`` with it, in training as in evaluation.
+
     Raises:
         OmegaConfBaseException: A name or the type of a value is not in the schema.
     """
@@ -173,6 +175,8 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     experiment = OmegaConf.to_object(merged)
     assert isinstance(experiment, ExperimentConfig)
     lists_to_tuples(experiment)
+    if experiment.reference:
+        experiment.model.cfg.shared_noise = True
     return experiment
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from brainuad.config import ExperimentConfig, differing_settings, flat_settings
+from brainuad.config import ExperimentConfig, ModelConfig, differing_settings, flat_settings
 from brainuad.errors import InputError
-from brainuad.overrides import to_experiment
+from brainuad.modelfile import read_model
+from brainuad.overrides import GROUPS, to_experiment
+
+# settings of model.cfg that need no training, and those of datamodule.cfg that a trained model depends on
+TEST_TIME_SETTINGS = ("test_timesteps", "noise_ensemble", "step_ensemble", "noise_draws", "sigma_ens")
+GRID_SETTINGS = ("imageDim", "rescaleFactor", "affine", "smoothing_iterations")
 
 
 def _run_folder(stamp: str, *, _root_: DictConfig) -> str:
@@ -83,3 +92,46 @@ def find_model(folder: Path, fold: int) -> Path:
         f"holds no trained model (looked for config.yaml in {looked})",
         "Give the folder of a model or a run",
     )
+
+
+def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[str]) -> ExperimentConfig:
+    """Return the settings with which to evaluate a trained model: its own, but for what the user typed.
+
+    Args:
+        config: The settings, of presets for the most part.
+        folder: The model's.
+        typed: Names of the settings and groups that the user gave. A group ("model=lite") asserts what the
+            model is, but changes nothing about how it is used.
+
+    Raises:
+        InputError: The model cannot be read, is of the other modality, or is not what the user says it is.
+    """
+    _, model, data, _, _ = read_model(folder)
+    mode = config.datamodule.cfg.mode
+    if data.mode != mode:
+        fault = f"was trained on {data.mode}, and datamodule.cfg.mode is {mode}"
+        raise InputError(folder, fault, f"Add datamodule.cfg.mode={data.mode}, or give a model of {mode}")
+    trained = [field.name for field in fields(ModelConfig) if field.name not in TEST_TIME_SETTINGS]
+    known: list[tuple[str, str, Any, Any]] = [
+        ("model.cfg", name, model, config.model.cfg) for name in trained
+    ]
+    known += [("datamodule.cfg", name, data, config.datamodule.cfg) for name in GRID_SETTINGS]
+    differing = [
+        f"{node}.{name}={getattr(saved, name)} there, {getattr(here, name)} here"
+        for node, name, saved, here in known
+        if getattr(saved, name) != getattr(here, name) and _is_typed(f"{node}.{name}", typed)
+    ]
+    if differing:
+        fault = f"was trained with other settings ({'; '.join(differing)})"
+        raise InputError(folder, fault, "Leave them out: a model is evaluated with its own")
+    config = copy.deepcopy(config)
+    settings = [name for name in typed if name not in GROUPS]
+    for name in TEST_TIME_SETTINGS:
+        if not _is_typed(f"model.cfg.{name}", settings):
+            setattr(config.model.cfg, name, getattr(model, name))
+    return config
+
+
+def _is_typed(name: str, typed: Sequence[str]) -> bool:
+    """Whether a setting or a node above it is among the names."""
+    return any(name == given or name.startswith(f"{given}.") for given in typed)

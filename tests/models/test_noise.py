@@ -163,6 +163,6 @@ def test_fields_are_computed_on_the_device_asked_for(device, where, monkeypatch)
         seen.append(permutations.device.type)
         return simplex_fields(permutations, *args, **kwargs)
 
-    monkeypatch.setattr(noise_module, "simplex_fields", record)
+    monkeypatch.setattr("brainuad.models.noise.simplex_fields", record)
     fields = simplex_noise((2, 1, 8, 8), generator=generator(), device=device)
     assert seen == [fields.device.type] == [where]

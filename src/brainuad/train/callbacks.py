@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from brainuad.config import ExperimentConfig
+from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.modelfile import write_model
 from brainuad.train.module import Training
@@ -42,8 +44,10 @@ class Epochs(Callback):
         train_loss: Mean over the latest epoch, as far as this process saw it; NaN before the first.
     """
 
-    def __init__(self, config: ExperimentConfig, run_dir: Path, interrupt: threading.Event) -> None:
-        self.config, self.run_dir, self.interrupt = config, run_dir, interrupt
+    def __init__(
+        self, config: ExperimentConfig, run_dir: Path, interrupt: threading.Event, fold: int = 0
+    ) -> None:
+        self.config, self.run_dir, self.interrupt, self.fold = config, run_dir, interrupt, fold
         self.last = run_dir / "checkpoints" / "last.ckpt"
         self.best = run_dir / "checkpoints" / "best.ckpt"
         self.best_loss = math.inf
@@ -57,16 +61,23 @@ class Epochs(Callback):
         if position == 0 or finished:
             self.end_epoch(trainer, module, epoch, finished)
         if self.interrupt.is_set():
+            check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
             trainer.save_checkpoint(self.last)
             raise Interrupted
 
     def end_epoch(self, trainer: Trainer, module: Training, epoch: int, finished: bool) -> None:
-        """Do what is due after ``epoch`` epochs. When training is finished, everything is due."""
+        """Do what is due after ``epoch`` epochs. When training is finished, everything is due.
+
+        Raises:
+            InputError: The loss or the weights are not finite; nothing has been written then.
+        """
+        check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
         self.train_loss = torch.stack(module.epoch_losses).mean().item()
         module.epoch_losses.clear()
         metrics = {"epoch": float(epoch), "train/loss": self.train_loss}
         if finished or epoch % self.config.trainer.check_val_every_n_epoch == 0:
             metrics["val/loss"] = self.validation_loss = module.validation_loss(epoch)
+            check_finite(trainer.global_step, [torch.tensor(self.validation_loss)])
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, trainer.global_step)
@@ -75,7 +86,15 @@ class Epochs(Callback):
             trainer.save_checkpoint(self.best, weights_only=True)
             if trainer.is_global_zero:
                 model, data = self.config.model.cfg, self.config.datamodule.cfg
-                provenance = {"seed": self.config.seed, "step": trainer.global_step, "epoch": epoch}
+                provenance = {
+                    "seed": self.config.seed,
+                    "fold": self.fold,
+                    "step": trainer.global_step,
+                    "epoch": epoch,
+                    "validation_loss": self.validation_loss,
+                    "training_scans": len(module.train_volumes),
+                    "validation_scans": len(module.val_volumes),
+                }
                 write_model(self.run_dir / "model", module.average, model, data, provenance=provenance)
         interval = self.config.callbacks.picture_every_n_epochs
         if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
@@ -91,6 +110,14 @@ class Epochs(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self.best_loss = state_dict["best_loss"]
+
+
+def check_finite(step: int, values: Sequence[Tensor]) -> None:
+    """Raise InputError if losses or weights, all on one device, are NaN or infinite."""
+    if not torch.stack([value.detach().isfinite().all() for value in values]).all():
+        fault = f"the loss or the weights were NaN or infinite at step {step}"
+        remedy = "Start a new run with a lower datamodule.cfg.lr, or with trainer.precision=32"
+        raise InputError("training", fault, remedy)
 
 
 class Progress(Callback):

@@ -121,11 +121,10 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) ->
 
 
 def build_trainer(
-    config: ExperimentConfig, run_dir: Path, interrupt: threading.Event, steps: int, resumed_step: int
+    config: ExperimentConfig, run_dir: Path, epochs: Epochs, steps: int, resumed_step: int
 ) -> Trainer:
     """Return a Lightning trainer that takes ``steps`` steps in one endless epoch (see ``Epochs``)."""
     settings = config.trainer
-    epochs = Epochs(config, run_dir, interrupt)
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -145,7 +144,9 @@ def build_trainer(
     )
 
 
-def fit(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, run_dir: Path) -> Path:
+def fit(
+    config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, run_dir: Path, *, fold: int = 0
+) -> Path:
     """Train one model and write everything about it to ``run_dir``.
 
     Writes ``checkpoints/last.ckpt`` (to resume), ``checkpoints/best.ckpt`` (lowest validation loss),
@@ -158,12 +159,14 @@ def fit(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, 
         train: Training volumes.
         val: Healthy validation volumes.
         run_dir: Folder of this model; made if missing.
+        fold: Which fold it is, for the exported model's record of how it came about.
 
     Returns:
         The exported model's folder, ``run_dir / "model"``.
 
     Raises:
-        InputError: The checkpoint to resume from is damaged or belongs to other settings or data.
+        InputError: The checkpoint to resume from is damaged or belongs to other settings or data;
+            or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step.
     """
     started = time.monotonic()
@@ -176,7 +179,8 @@ def fit(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes, 
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
         try:
-            trainer = build_trainer(config, run_dir, interrupt, steps, resumed_step)
+            epochs = Epochs(config, run_dir, interrupt, fold)
+            trainer = build_trainer(config, run_dir, epochs, steps, resumed_step)
         except MisconfigurationException as error:
             fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
             raise InputError("trainer", fault, remedy) from error
