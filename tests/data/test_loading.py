@@ -140,6 +140,60 @@ def test_a_damaged_cache_entry_is_made_again(tmp_path):
     np.testing.assert_array_equal(load_case(CASE, config).image, first.image)
 
 
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog, num_workers):
+    (tmp_path / "file").write_text("")
+    config = replace(SMALL, cache_dir=str(tmp_path / "file/cache"), num_workers=num_workers)
+    loaded = load_cohort([CASE] * 3, config)
+    expected = place(CASE, SMALL)
+    for prepared in loaded:
+        np.testing.assert_array_equal(prepared.image, expected[0])
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "cannot be written" in record.getMessage()
+
+
+def shifted(path, folder, millimetres):
+    """A copy of a file with its affine moved along z."""
+    stored = nib.load(path)
+    affine = stored.affine.copy()
+    affine[2, 3] += millimetres
+    nib.save(nib.Nifti1Image(np.asarray(stored.dataobj), affine), folder / path.name)
+    return folder / path.name
+
+
+def test_masks_must_lie_on_the_image_where_affines_count(tmp_path):
+    near = replace(DEMO_CASE, mask=shifted(DEMO_CASE.mask, tmp_path, 0.5))
+    place(near, ATLAS_GRID)
+    far = replace(DEMO_CASE, mask=shifted(DEMO_CASE.mask, tmp_path, 8))
+    with pytest.raises(InputError, match=r"IXI067_mask\.nii\.gz: lies up to 8\.0 mm from its image"):
+        place(far, ATLAS_GRID)
+    with pytest.raises(InputError, match=r"lies up to 8\.0 mm"):
+        place(replace(DEMO_CASE, lesion=far.mask), ATLAS_GRID)
+
+
+def test_where_affines_are_ignored_masks_need_the_axes_of_the_image(tmp_path):
+    moved = replace(CASE, mask=shifted(CASE.mask, tmp_path, 8))
+    np.testing.assert_array_equal(place(moved, SMALL)[1], place(CASE, SMALL)[1])
+    stored = nib.load(CASE.mask)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR")
+    )
+    nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
+    with pytest.raises(InputError, match=r"turned\.nii\.gz: is stored in the axes PSR, its image in "):
+        place(replace(CASE, mask=tmp_path / "turned.nii.gz"), SMALL)
+
+
+def test_turned_masks_do_no_harm_where_affines_count(tmp_path):
+    stored = nib.load(DEMO_CASE.mask)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR")
+    )
+    nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
+    turned = replace(DEMO_CASE, mask=tmp_path / "turned.nii.gz")
+    for ours, theirs in zip(place(turned, ATLAS_GRID)[:2], place(DEMO_CASE, ATLAS_GRID)[:2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_cohort_keeps_its_order(tmp_path):
     config = replace(SMALL, cache_dir=str(tmp_path), num_workers=2)
     cases = [replace(CASE, subject=str(number)) for number in range(4)]

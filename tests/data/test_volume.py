@@ -111,6 +111,20 @@ def test_a_voxel_stays_at_its_place_in_space(codes, shape, seed):
     np.testing.assert_array_equal(volume.file_axes(), array)
 
 
+def test_distance_is_the_farthest_corner(tmp_path):
+    array = np.ones((11, 21, 31), np.float32)
+    volume = Volume.from_array(array, np.eye(4))
+    shifted = np.eye(4)
+    shifted[:3, 3] = (3, 0, -4)
+    assert volume.distance_to(Volume.from_array(array, shifted)) == pytest.approx(5)
+    assert volume.distance_to(Volume.from_array(array, np.diag([1.1, 1, 1, 1]))) == pytest.approx(1)
+    flipped = Volume.from_array(array, [[-1, 0, 0, 10], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert volume.distance_to(flipped) == 0
+    assert (volume.file_orientation, flipped.file_orientation) == ("RAS", "LAS")
+    with pytest.raises(ValueError, match="expected shape"):
+        volume.distance_to(Volume.from_array(array[1:], np.eye(4)))
+
+
 @pytest.mark.parametrize("trailing", [(1,), (1, 1)])
 def test_trailing_axes_of_length_one_are_dropped_and_written_again(tmp_path, trailing):
     array = np.arange(120, dtype=np.float32).reshape(4, 5, 6, *trailing)

@@ -19,10 +19,9 @@ from brainuad.data.cohort import (
     paper_folds,
     read_paper_layout,
 )
-from brainuad.data.volume import Volume
+from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 
-PLACEMENT_TOLERANCE = 1.0  # mm between image and mask at the far corner of the grid
 Progress = Callable[[int, int], None]
 
 
@@ -188,8 +187,7 @@ def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: 
     if image.array.shape != mask.array.shape:
         yield _shape_error(mask_path, mask, image_path, image)
         return
-    corner = np.array([*image.array.shape, 1.0])
-    distance = float((np.abs(image.affine - mask.affine) @ corner).max())
+    distance = image.distance_to(mask)
     if distance > PLACEMENT_TOLERANCE:
         remedy = "Resample the mask onto the image, or copy the image's affine if only the header differs"
         yield _warning(

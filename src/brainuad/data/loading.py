@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import BrainFrame
 from brainuad.data.intensity import curvature_flow, scale_to_percentiles
-from brainuad.data.volume import Volume
+from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256
 
@@ -26,6 +28,9 @@ _LOADER_VERSION = (
     1  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 _MAX_OFF_CENTRE_MM = 60.0
+_unwritable: set[Path] = set()  # cache folders that a warning was given for
+_unwritable_lock = threading.Lock()  # cases are loaded by several threads
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +80,7 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
     """Load one case onto the model's grid, from the cache where it was loaded before with the same settings.
 
     Raises:
-        InputError: A file is missing, damaged or of another shape; the mask is empty; the image is constant; or, with
+        InputError: A file is missing, damaged or of another grid; the mask is empty; the image is constant; or, with
             ``affine="used"``, the scan is not in atlas space.
     """
     entry = _cache_folder(config) / f"{content_key(case, config)}.npz"
@@ -85,8 +90,7 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
         arrays = {"image": image, "mask": mask, "affine": affine}
         if lesion is not None:
             arrays["lesion"] = lesion
-        with atomic_path(entry) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+        _write_entry(entry, arrays)
     return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"])
 
 
@@ -127,8 +131,22 @@ def _read_entry(entry: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
+def _write_entry(entry: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a cache entry; where that cannot be done, say so once a folder and go on without."""
+    try:
+        with atomic_path(entry) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **arrays)
+    except InputError as error:
+        with _unwritable_lock:
+            known = entry.parent in _unwritable
+            _unwritable.add(entry.parent)
+        if not known:
+            remedy = "Scans are prepared anew each time; set datamodule.cfg.cache_dir to another folder"
+            logger.warning("%s: %s. %s", error.subject, error.fault, remedy)
+
+
 def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Bring a case onto the model's grid (section 4 of the reference's description), without the cache.
+    """Bring a case onto the model's grid, without the cache.
 
     With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
     zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
@@ -140,18 +158,27 @@ def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.nd
     image, mask = Volume.load(case.image), Volume.load(case.mask)
     lesion = Volume.load(case.lesion) if case.lesion is not None else None
     for label, path in ((mask, case.mask), (lesion, case.lesion)):
-        if label is not None and label.array.shape != image.array.shape:
-            raise InputError(
-                path or "",
-                f"has shape {label.array.shape}, its image {image.array.shape}",
-                "Resample it onto the image's grid",
-            )
+        fault = _grid_fault(label, image, config) if label is not None else ""
+        if fault:
+            raise InputError(path or "", fault, "Resample it onto the image's grid")
     if not (mask.array > 0.5).any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
     try:
         return place_volumes(image, mask, lesion, config)
     except ValueError as error:
         raise InputError(case.image, str(error), "Look at the scan and its mask") from error
+
+
+def _grid_fault(label: Volume, image: Volume, config: DataConfig) -> str:
+    """Return what keeps a label from its image's grid, nothing if it lies on it."""
+    if label.array.shape != image.array.shape:
+        return f"has shape {label.array.shape}, its image {image.array.shape}"
+    if config.affine == "ignored" and label.file_orientation != image.file_orientation:
+        return f"is stored in the axes {label.file_orientation}, its image in {image.file_orientation}"
+    distance = label.distance_to(image)
+    if config.affine == "used" and distance > PLACEMENT_TOLERANCE:
+        return f"lies up to {distance:.1f} mm from its image by its affine"
+    return ""
 
 
 def place_volumes(

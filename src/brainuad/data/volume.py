@@ -11,6 +11,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import (
     OrientationError,
+    aff2axcodes,
     apply_orientation,
     inv_ornt_aff,
     io_orientation,
@@ -21,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
+PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _MAX_VOXELS = 2**29  # 2 GiB as float32: ten times the largest clinical brain scan
 # what nibabel raises on files whose header or compressed stream is damaged
@@ -124,6 +126,23 @@ class Volume:
 
     def _file_affine(self) -> np.ndarray:
         return np.asarray(self.header.get_best_affine(), dtype=np.float64)
+
+    @property
+    def file_orientation(self) -> str:
+        """The axes of the file the volume came from, as the ends they point to ("RAS", "LPS")."""
+        return "".join(aff2axcodes(self._file_affine()))
+
+    def distance_to(self, other: Volume) -> float:
+        """Return how far in mm a voxel lies from the same voxel of another volume, at most.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        if other.array.shape != self.array.shape:
+            raise ValueError(f"expected shape {self.array.shape}, got {other.array.shape}")
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.array.shape) - 1)
+        moved = (self.affine - other.affine) @ np.c_[corners, np.ones(len(corners))].T
+        return float(np.linalg.norm(moved[:3], axis=0).max())
 
     def with_array(self, array: np.ndarray) -> Volume:
         """Return a volume in the same place with other values, ``(X, Y, Z)`` in canonical axes.
