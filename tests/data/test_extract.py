@@ -46,3 +46,9 @@ def test_a_whole_head_without_mask_and_an_empty_mask_are_refused():
         brain_mask(scan.with_array(scan.array + 50))
     with pytest.raises(ValueError, match="empty"):
         brain_mask(scan, scan.with_array(scan.array * 0))
+
+
+def test_what_n4_refuses_is_one_clear_line():
+    tiny = Volume.from_array(np.ones((3, 3, 3), np.float32), np.eye(4))
+    with pytest.raises(ValueError, match=r"^bias correction failed \(.+\)$"):
+        correct_bias(tiny, tiny.array > 0)

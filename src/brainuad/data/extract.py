@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from brainuad.data.frame import one_itk_thread, to_sitk
+from brainuad.data.frame import itk_fault, one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
@@ -64,6 +64,9 @@ def correct_bias(
 
     Returns:
         ``(X, Y, Z)`` float32, corrected, zero outside the mask.
+
+    Raises:
+        ValueError: N4 fails, as it does where the brain is empty or only a few voxels.
     """
     # N4 works on logarithms: values at or below zero (cubic interpolation undershoots) would dominate the fit.
     positive = mask & (volume.array > 0)
@@ -73,7 +76,10 @@ def correct_bias(
     correction = sitk.N4BiasFieldCorrectionImageFilter()
     correction.SetMaximumNumberOfIterations([iterations] * 4)
     correction.SetConvergenceThreshold(5e-4)
-    with one_itk_thread():
-        correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
-    log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    try:
+        with one_itk_thread():
+            correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
+        log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    except RuntimeError as error:
+        raise ValueError(f"bias correction failed ({itk_fault(error)})") from error
     return np.where(mask, volume.array / np.exp(log_field), 0).astype(np.float32)

@@ -127,9 +127,20 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
 
     Returns:
         ``(4, 4)`` float64, atlas mm to scan mm.
+
+    Raises:
+        ValueError: Registration fails, as it does where the scan is empty or its brain far off the atlas.
     """
-    with one_itk_thread():  # more would add the metric up in another order each time
-        return _register(to_sitk(atlas_brain()), to_sitk(brain), seed)
+    try:
+        with one_itk_thread():  # more would add the metric up in another order each time
+            return _register(to_sitk(atlas_brain()), to_sitk(brain), seed)
+    except RuntimeError as error:
+        raise ValueError(f"could not be registered to the atlas ({itk_fault(error)})") from error
+
+
+def itk_fault(error: RuntimeError) -> str:
+    """Return what went wrong in ITK, without the source file, class and address that its messages begin with."""
+    return str(error).strip().splitlines()[-1].rpartition("): ")[2].rstrip(".")
 
 
 @contextmanager
