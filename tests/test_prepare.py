@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -8,11 +9,12 @@ import pandas as pd
 import pytest
 
 from brainuad.config import DataConfig
-from brainuad.data.cohort import paper_cases
+from brainuad.data.check import check_data_dir
+from brainuad.data.cohort import manifest_cases, paper_cases
 from brainuad.data.loading import load_case
 from brainuad.data.raw import RawScan, raw_scans
 from brainuad.data.volume import Volume
-from brainuad.prepare import Preparation, prepare_cohort, prepare_scan
+from brainuad.prepare import Preparation, _measured_before, prepare_cohort, prepare_scan
 
 FILES = Path(__file__).parent / "files"
 HEALTHY = RawScan(
@@ -101,6 +103,78 @@ def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):
     (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").unlink()
     assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"
     assert (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").is_file()
+    for damaged in (sidecar.read_text()[:100], '{"outputs": []}', "[]"):
+        sidecar.write_text(damaged)
+        assert _measured_before(sidecar, {}, prepared / "Data") is None
+    assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"
+
+
+def test_a_manifest_lists_what_was_prepared_whatever_its_data_set(prepared):
+    cases = {case.subject: case for case in manifest_cases(prepared / "manifest.csv")}
+    assert set(cases) == {"IXI013-HH-1212", "patient19"}
+    healthy, patient = cases["IXI013-HH-1212"], cases["patient19"]
+    assert (healthy.dataset, healthy.split, healthy.label, healthy.age) == ("IXI", "train", 0, 46.7)
+    assert (patient.dataset, patient.split, patient.label) == ("MSLUB", "test", 1)
+    assert all(
+        path and path.is_file() for path in (healthy.image, healthy.mask, patient.image, patient.lesion)
+    )
+    assert not (prepared / "manifest_t2.csv").exists()
+    problems = check_data_dir(prepared / "manifest.csv", "t1", None)
+    assert [str(problem) for problem in problems if problem.severity == "error"] == []
+
+
+def test_a_later_run_changes_only_the_rows_of_its_own_scans(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    other = replace(PATIENT, subject="007", dataset="OURS", images={"t1": FILES / "README.md"})
+    for scan in (replace(HEALTHY, split="val"), other):
+        prepare_cohort([scan], tmp_path, COARSE)
+    assert {case.subject: case.split for case in manifest_cases(tmp_path / "manifest.csv")} == {
+        "IXI013-HH-1212": "val", "patient19": "test",
+    }  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "Data/splits").iterdir()) == [
+        "IXI_val_fold0.csv",
+        "MSLUB_test.csv",
+    ]
+    table = pd.read_csv(tmp_path / "prepare.csv", dtype=str).set_index("subject")
+    assert table["status"].to_dict() == {
+        "007": "failed", "IXI013-HH-1212": "skipped", "IXI999-HH-0000": "failed", "patient19": "prepared",
+    }  # fmt: skip
+    assert table["alignment"].notna().to_dict() == {
+        "007": False, "IXI013-HH-1212": True, "IXI999-HH-0000": False, "patient19": True,
+    }  # fmt: skip
+
+
+def test_an_interrupted_run_lists_what_it_did(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "prepare.csv", tmp_path / "manifest.csv"):
+        path.unlink()
+
+    def interrupt(row: dict[str, object]) -> None:
+        raise KeyboardInterrupt
+
+    scans = [HEALTHY, replace(HEALTHY, images={"t1": tmp_path / "none"}, subject="later")]
+    with pytest.raises(KeyboardInterrupt):
+        prepare_cohort(scans, tmp_path, COARSE, report=interrupt)
+    assert list(pd.read_csv(tmp_path / "prepare.csv")["subject"]) == ["IXI013-HH-1212"]
+    assert [case.subject for case in manifest_cases(tmp_path / "manifest.csv")] == ["IXI013-HH-1212"]
+
+
+def test_a_scan_without_a_split_says_so(prepared):
+    row = prepare_scan(replace(HEALTHY, split=""), prepared / "Data", COARSE)
+    assert row["message"] == "has no split, so no split CSV or manifest lists it"
+
+
+def test_a_t2_on_another_grid_is_brought_onto_that_of_the_t1(tmp_path):
+    image = nib.load(FILES / "mslub19_t1_4mm.nii.gz")
+    nib.save(image.slicer[1:, 2:-1], tmp_path / "t2.nii.gz")
+    scan = replace(PATIENT, images={**PATIENT.images, "t2": tmp_path / "t2.nii.gz"})
+    row = prepare_scan(scan, tmp_path / "Data", COARSE)
+    assert row["status"] == "prepared"
+    first, second = (
+        Volume.load(tmp_path / f"Data/Test/MSLUB/{name}/patient19_{name}.nii.gz").array
+        for name in ("t1", "t2")
+    )
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +185,7 @@ def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):
         ("no mask", "does not look brain-extracted"),
         ("truncated", "truncated or damaged"),
         ("gone", "no such file"),
+        ("specks", "could not be registered"),
     ],
 )
 def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, fault):
@@ -127,6 +202,11 @@ def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, 
             nib.Nifti1Image(np.asarray(nib.load(image).dataobj) + np.uint8(9), nib.load(image).affine), image
         )
         given = None
+    elif change == "specks":
+        specks = np.zeros((60, 60, 45), np.uint8)
+        specks[0, 0, 0], specks[-1, -1, -1] = 100, 200
+        for path in (image, mask):
+            nib.save(nib.Nifti1Image(specks, nib.load(image).affine), path)
     elif change == "truncated":
         image.write_bytes(image.read_bytes()[:9000])
     else:

@@ -17,13 +17,19 @@ import SimpleITK as sitk
 
 from brainuad._version import __version__
 from brainuad.data.atlas import POOR_ALIGNMENT, AtlasBrain
+from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
 from brainuad.data.extract import brain_mask, on_same_grid
-from brainuad.data.frame import alignment, register_to_atlas
+from brainuad.data.frame import alignment, register_to_atlas, resample
 from brainuad.data.raw import RawScan
-from brainuad.data.tables import write_split
+from brainuad.data.tables import SPLIT_COLUMNS, read_table
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256, write_json, write_text
+
+Row = dict[str, Any]
+PREPARE_COLUMNS = (
+    "subject", "dataset", "split", "status", "seconds", "alignment", "brain_ml", "message"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,17 @@ def prepare_cohort(
     settings: Preparation,
     *,
     jobs: int = 1,
-    report: Callable[[dict[str, Any]], None] = lambda row: None,
+    report: Callable[[Row], None] = lambda row: None,
 ) -> pd.DataFrame:
     """Prepare scans into the paper's layout; finished ones are skipped, failed ones recorded.
 
-    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, the split CSVs in
-    ``Data/splits``, one JSON sidecar a subject in ``Data/prepared/<dataset>`` and the table ``prepare.csv``.
+    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, and one JSON sidecar
+    a subject in ``Data/prepared/<dataset>``. At the end, or when interrupted, it brings these tables up to date; rows
+    of subjects that are not in this run stay:
+
+    - ``prepare.csv``: every subject's row;
+    - ``Data/splits``: the split CSVs of the paper's layout;
+    - ``manifest.csv`` for T1 and ``manifest_t2.csv`` for T2: whatever was prepared and has a split, of any data set.
 
     Args:
         scans: What to prepare.
@@ -64,7 +75,7 @@ def prepare_cohort(
         (correlation with the atlas), brain_ml, message.
     """
     root = Path(data_dir) / "Data"
-    rows = []
+    rows: list[Row] = []
     # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
@@ -75,26 +86,20 @@ def prepare_cohort(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    table = pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
-    done = {row["subject"] for row in rows if row["status"] != "failed"}
-    _write_splits(root, [scan for scan in scans if scan.subject in done])
-    path = Path(data_dir) / "prepare.csv"
-    if path.exists():  # another data set may have been prepared into this folder before
-        before = pd.read_csv(path)
-        table = pd.concat([before[~before["dataset"].isin(table["dataset"])], table], ignore_index=True)
-    write_text(path, table.to_csv(index=False))
-    return table
+        finally:  # an interrupted run leaves its tables too
+            _write_tables(Path(data_dir), scans, rows)
+    return pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
 
 
 def _one_thread() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
-def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> dict[str, Any]:
+def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     """Prepare one subject and return its row of ``prepare.csv``; user errors become a "failed" row."""
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
-    row: dict[str, Any] = {
+    row: Row = {
         "subject": scan.subject,
         "dataset": scan.dataset,
         "split": scan.split,
@@ -103,25 +108,39 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> dict[str, 
     try:
         inputs = [[path.name, sha256(path)] for path in _inputs(scan)]
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": inputs}
-        if sidecar.exists() and (known := json.loads(sidecar.read_text()))["recipe"] == recipe:
-            outputs = [root / name for name in known["outputs"]]
-            if all(path.exists() for path in outputs):
-                return {**row, "status": "skipped", "seconds": 0.0, **known["measured"], "message": ""}
+        if (measured := _measured_before(sidecar, recipe, root)) is not None:
+            note = _message(scan, measured["alignment"])
+            return {**row, "status": "skipped", "seconds": 0.0, **measured, "message": note}
         outputs, measured, transform = _prepare(scan, root, settings)
-    except InputError as error:
-        return {**row, "status": "failed", "seconds": time.perf_counter() - started, "message": str(error)}
-    write_json(
-        sidecar,
-        {
-            "recipe": recipe,
-            "outputs": [str(path.relative_to(root)) for path in outputs],
-            "measured": measured,
-            "atlas_to_scan": transform.tolist(),
-        },
-    )
-    poor = measured["alignment"] < POOR_ALIGNMENT
-    message = f"alignment {measured['alignment']:.2f} is low: look at this scan" if poor else ""
-    return {**row, "seconds": round(time.perf_counter() - started, 2), **measured, "message": message}
+        record = {"recipe": recipe, "outputs": [str(path.relative_to(root)) for path in outputs]}
+        write_json(sidecar, {**record, "measured": measured, "atlas_to_scan": transform.tolist()})
+    except (InputError, ValueError) as error:
+        if not isinstance(error, InputError):
+            error = InputError(first_path(scan), str(error), "Check orientation and brain mask")
+        seconds = round(time.perf_counter() - started, 2)
+        return {**row, "status": "failed", "seconds": seconds, "message": str(error)}
+    seconds = round(time.perf_counter() - started, 2)
+    return {**row, "seconds": seconds, **measured, "message": _message(scan, measured["alignment"])}
+
+
+def _measured_before(sidecar: Path, recipe: Row, root: Path) -> dict[str, float] | None:
+    """Return what was measured when the scan was prepared by this recipe; None if it was not, or files are gone."""
+    try:
+        known = json.loads(sidecar.read_text(encoding="utf-8"))
+        if known["recipe"] != recipe or not all((root / name).exists() for name in known["outputs"]):
+            return None
+        return {name: float(known["measured"][name]) for name in ("alignment", "brain_ml")}
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged, which is as good as absent
+        return None
+
+
+def _message(scan: RawScan, aligned: float) -> str:
+    notes = []
+    if aligned < POOR_ALIGNMENT:
+        notes.append(f"alignment {aligned:.2f} is low: look at this scan")
+    if not scan.split:
+        notes.append("has no split, so no split CSV or manifest lists it")
+    return "; ".join(notes)
 
 
 def _inputs(scan: RawScan) -> list[Path]:
@@ -139,29 +158,21 @@ def _prepare(
     first = images.get("t1") or next(iter(images.values()))
     brain = _brain_mask(scan, first)
     lesion = _same_grid(scan.lesion, first).array > 0.5 if scan.lesion else None
-    for modality, image in images.items():
-        if image.array.shape != first.array.shape:
-            raise InputError(
-                scan.images[modality],
-                f"has shape {image.array.shape}, not {first.array.shape}",
-                "Co-register it",
-            )
+    for modality in images:
+        # Scans of one session share scanner space, though not always a grid.
+        image = images[modality] = _on_grid(images[modality], first)
         values = image.array[brain]
         if values.min() == values.max():
             fault = f"is constant inside the brain ({values[0]:g})"
             raise InputError(scan.images[modality], fault, "Convert the scan again")
 
     transform = register_to_atlas(first.with_array(first.array * brain), seed=settings.seed)
-    try:
-        located = AtlasBrain.locate(first.with_array(brain), transform, spacing=settings.spacing)
-    except ValueError as error:
-        raise InputError(first_path(scan), str(error), "Check orientation and brain mask") from error
+    located = AtlasBrain.locate(first.with_array(brain), transform, spacing=settings.spacing)
 
-    base = root / ("Train" if scan.dataset == "ixi" else "Test") / scan.dataset
     outputs = []
 
     def save(kind: str, volume: Volume, dtype: type[np.generic]) -> None:
-        path = base / kind / f"{scan.subject}_{kind}.nii.gz"
+        path = root / _place(scan, kind)
         volume.save(path, dtype)
         outputs.append(path)
 
@@ -173,12 +184,22 @@ def _prepare(
         resampled = located.resample(image.with_array(image.array * brain))
         if image is first:
             measured["alignment"] = round(alignment(resampled, located.frame), 4)
+            if not np.isfinite(measured["alignment"]):
+                raise ValueError("could not be registered to the atlas (nothing of it lies there)")
         save(modality, located.correct(resampled), np.float32)
     save("mask", located.cut(located.mask), np.uint8)
     if lesion is not None:
         on_grid = located.frame.to_model(first.with_array(lesion), transform, order=0) > 0.5
         save("seg", located.cut(on_grid), np.uint8)
     return outputs, measured, transform
+
+
+def _on_grid(image: Volume, target: Volume) -> Volume:
+    """Return a scan on the grid of another one, by their affines; unchanged if it lies there already."""
+    if on_same_grid(image, target):
+        return image
+    matrix = np.linalg.inv(image.affine) @ target.affine
+    return target.with_array(resample(image.array, matrix, target.array.shape, order=3))
 
 
 def first_path(scan: RawScan) -> Path:
@@ -207,26 +228,79 @@ def _brain_mask(scan: RawScan, image: Volume) -> np.ndarray:
         ) from error
 
 
-def _write_splits(root: Path, scans: list[RawScan]) -> None:
-    """Write the CSVs of the layout: IXI's fold 0 and test, and each other set's validation and test cases."""
-    tables: dict[str, list[dict[str, object]]] = {}
-    for scan in scans:
-        if scan.split:
-            fold = "_fold0" if scan.dataset == "ixi" and scan.split != "test" else ""
-            name = f"{'IXI' if scan.dataset == 'ixi' else scan.dataset}_{scan.split}{fold}"
-            tables.setdefault(name, []).append(_split_row(scan))
-    for name, rows in tables.items():
-        write_split(root / "splits" / f"{name}.csv", rows)
+def _place(scan: RawScan, kind: str) -> str:
+    """Return where the layout keeps a scan's "t1", "t2", "mask" or "seg", relative to ``Data``."""
+    base = "Train" if scan.dataset == "ixi" else "Test"
+    return f"{base}/{scan.dataset}/{kind}/{scan.subject}_{kind}.nii.gz"
 
 
-def _split_row(scan: RawScan) -> dict[str, object]:
-    base = f"/{'Train' if scan.dataset == 'ixi' else 'Test'}/{scan.dataset}"
+def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
+    """Bring prepare.csv, the splits and the manifests up to date with the ``rows`` of some of the ``scans``."""
+    status = {(row["dataset"], row["subject"]): row["status"] for row in rows}
+    seen = [scan for scan in scans if (scan.dataset, scan.subject) in status]
+    listed = [scan for scan in seen if scan.split and status[scan.dataset, scan.subject] != "failed"]
+
+    table = _merge(data_dir / "prepare.csv", ("dataset", "subject"), rows, rows)
+    _write_rows(
+        data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"]))
+    )
+    for dataset in sorted({scan.dataset for scan in seen}):
+        for split in SPLITS:
+            # A subject whose split changed, or that failed this time, leaves the files that listed it before.
+            old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
+            new = [_split_row(scan) for scan in listed if (scan.dataset, scan.split) == (dataset, split)]
+            fold = "_fold0" if dataset == "ixi" and split != "test" else ""
+            path = data_dir / "Data" / "splits" / f"{_listed_name(dataset)}_{split}{fold}.csv"
+            _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
+    for modality, name in (("t1", "manifest.csv"), ("t2", "manifest_t2.csv")):
+        # All that was seen goes, not only scans of this modality: their brain masks may have been written anew.
+        old = [_manifest_row(scan, modality) for scan in seen]
+        new = [_manifest_row(scan, modality) for scan in listed if modality in scan.images]
+        _write_rows(
+            data_dir / name,
+            (*MANIFEST_COLUMNS, "dataset", "age"),
+            _merge(data_dir / name, ("dataset", "subject"), old, new),
+        )
+
+
+def _merge(path: Path, key: tuple[str, ...], old: list[Row], new: list[Row]) -> list[Row]:
+    """Return a table's rows without those that have the key of one in ``old``, and ``new`` after them."""
+    gone = {tuple(row[column] for column in key) for row in old}
+    before = [row for row, _ in read_table(path, required=key)] if path.exists() else []
+    return [row for row in before if tuple(row[column] for column in key) not in gone] + new
+
+
+def _write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
+    if rows:
+        write_text(path, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n"))
+    else:
+        path.unlink(missing_ok=True)  # readers take a table without rows for a mistake
+
+
+def _listed_name(dataset: str) -> str:
+    return HEALTHY_SET if dataset == "ixi" else dataset
+
+
+def _split_row(scan: RawScan) -> Row:
     return {
         "img_name": f"{scan.subject}_t1.nii.gz",
         "age": scan.age if scan.age is not None else "",
-        "label": int(scan.lesion is not None),
+        "label": scan.label,
         # The layout names the t1 file also where only a t2 exists; readers derive the t2 path from it.
-        "img_path": f"{base}/t1/{scan.subject}_t1.nii.gz",
-        "mask_path": f"{base}/mask/{scan.subject}_mask.nii.gz",
-        "seg_path": f"{base}/seg/{scan.subject}_seg.nii.gz" if scan.lesion is not None else "",
+        "img_path": "/" + _place(scan, "t1"),
+        "mask_path": "/" + _place(scan, "mask"),
+        "seg_path": "/" + _place(scan, "seg") if scan.lesion is not None else "",
+    }
+
+
+def _manifest_row(scan: RawScan, modality: str) -> Row:
+    return {
+        "subject": scan.subject,
+        "image": "Data/" + _place(scan, modality),
+        "mask": "Data/" + _place(scan, "mask"),
+        "seg": "Data/" + _place(scan, "seg") if scan.lesion is not None else "",
+        "label": scan.label,
+        "split": scan.split,
+        "dataset": _listed_name(scan.dataset),
+        "age": scan.age if scan.age is not None else "",
     }

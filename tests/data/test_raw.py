@@ -51,6 +51,24 @@ def test_manifest(tmp_path):
     assert first.images == {"t2": tmp_path / "a.nii.gz"}
     assert (first.dataset, first.lesion, first.age) == ("ixi", None, 30)
     assert (second.dataset, second.mask, second.lesion) == ("MANIFEST", None, tmp_path / "s.nii.gz")
+    assert (first.label, second.label) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("A,a.nii,,0,", ("ixi", 0)),
+        ("A,a.nii,,,IXI", ("ixi", 0)),
+        ("A,a.nii,,2,", ("MANIFEST", 2)),  # a patient without a lesion mask is no healthy subject
+        ("A,a.nii,s.nii,,", ("MANIFEST", 1)),
+        ("A,a.nii,s.nii,4,Ours", ("Ours", 4)),
+    ],
+)
+def test_only_healthy_scans_of_a_manifest_join_ixi(tmp_path, row, expected):
+    path = tmp_path / "scans.csv"
+    path.write_text(f"subject,image,seg,label,dataset\n{row}\n")
+    (scan,) = raw_scans(path, "manifest", "t1")
+    assert (scan.dataset, scan.label) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,6 +80,8 @@ def test_manifest(tmp_path):
         ("subject,image\nA,a.nii\n../B,b.nii\n", "line 3: subject '../B'"),
         ("subject,image,split\nA,a.nii,training\n", "split 'training' is unknown"),
         ("subject,image\nA,\n", "column image is empty"),
+        ("subject,image,label\nA,a.nii,ill\n", "label 'ill' is no number"),
+        ("subject,image,label,dataset\nA,a.nii,1,IXI\n", "line 2: label 1 is not healthy"),
     ],
 )
 def test_bad_manifests(tmp_path, content, fault):

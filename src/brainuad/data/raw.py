@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brainuad.data.cohort import SPLITS
-from brainuad.data.tables import parse_age, read_table
+from brainuad.data.tables import parse_age, parse_label, read_table
 from brainuad.errors import InputError
 
 _IXI_ID = re.compile(r"IXI\d{3}")
@@ -21,11 +21,12 @@ class RawScan:
     Attributes:
         subject: Identifier, used in file names.
         dataset: Folder name in the paper's layout ("ixi", "MSLUB", ...).
-        images: Modality ("t1", "t2") to file; all on one grid.
-        mask: Brain mask or parcellation (above 0 is brain) on that grid; None for brain-extracted images.
+        images: Modality ("t1", "t2") to file. One that lies on another grid than the first is resampled onto it.
+        mask: Brain mask or parcellation (above 0 is brain) on the first image's grid; None for brain-extracted images.
         lesion: Lesion labels on that grid (above 0.5 is lesion), or None.
         split: "train", "val", "test", or "" for none.
         age: In years, or None.
+        label: 0 for a healthy subject, the data set's own number otherwise; 1 if not given and there is a lesion.
     """
 
     subject: str
@@ -35,6 +36,12 @@ class RawScan:
     lesion: Path | None = None
     split: str = ""
     age: float | None = None
+    label: int = 0
+
+    def __post_init__(self) -> None:
+        """A scan with lesions is not healthy."""
+        if self.lesion is not None and self.label == 0:
+            object.__setattr__(self, "label", 1)
 
 
 def ixi(root: Path, modality: str) -> list[RawScan]:
@@ -44,9 +51,10 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
     """
     table = _participants(root)
     masks = {**_by_id(root / "mask"), **_by_id(root / "brainseg")}
+    files = {m: _by_id(root / m) for m in ("t1", "t2")}
     scans = []
-    for number, path in _by_id(root / modality).items():
-        images = {m: files[number] for m in ("t1", "t2") if number in (files := _by_id(root / m))}
+    for number, path in files[modality].items():
+        images = {m: found[number] for m, found in files.items() if number in found}
         subject = re.split(r"[_.]|-T[12]", path.name)[0]
         row = table.get(number, {})
         split = row.get("split_fold0", "")
@@ -75,7 +83,9 @@ def mslub(root: Path, modality: str) -> list[RawScan]:
 def manifest(root: Path, modality: str) -> list[RawScan]:
     """Scans listed in a CSV: ``subject,image,mask,seg,label,split`` (and ``dataset``, ``age``).
 
-    ``mask`` may be empty for brain-extracted images, ``seg`` for healthy ones. Paths are relative to the CSV.
+    ``mask`` may be empty for brain-extracted images, ``seg`` where there is no lesion mask. Paths are relative to the
+    CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". A subject has one brain mask, which
+    fits the modality prepared last: prepare T1 and T2 manifests into folders of their own.
     """
 
     def path(row: dict[str, str], column: str) -> Path | None:
@@ -83,19 +93,24 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
 
     scans = []
     for row, place in read_table(root, required=("subject", "image")):
-        dataset = row.get("dataset") or ("MANIFEST" if row.get("seg") else "ixi")
+        label = parse_label(row.get("label", ""), place) or int(bool(row.get("seg")))
+        dataset = row.get("dataset") or ("MANIFEST" if label else "ixi")
+        dataset = "ixi" if dataset.lower() == "ixi" else dataset
         for column, name in (("subject", row["subject"]), ("dataset", dataset)):
             if not re.fullmatch(r"\w[\w. +-]*", name):
                 raise InputError(place, f"{column} {name!r} cannot be a file name", "Use letters and digits")
         if not row["image"]:
             raise InputError(place, "column image is empty", "Fill it in, or remove the row")
+        if label and dataset == "ixi":
+            fault = f"label {label} is not healthy, but all of data set ixi is"
+            raise InputError(place, fault, "Give the scan another dataset")
         split = row.get("split", "")
         if split not in ("", *SPLITS):
             raise InputError(place, f"split {split!r} is unknown", f"Use one of {', '.join(SPLITS)}, or none")
         scans.append(
             RawScan(
                 row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
-                split=split, age=parse_age(row.get("age", "")),
+                split=split, age=parse_age(row.get("age", "")), label=label,
             )
         )  # fmt: skip
     return scans
