@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from paper_layout import FILES, split_row
 
-from brainuad.data.check import Problem, check_case, check_cases, check_data_dir
+from brainuad.data.check import Problem, check_case, check_data_dir, check_files
 from brainuad.data.cohort import Case, paper_cases
 from brainuad.data.tables import write_split
 
@@ -162,9 +162,21 @@ def test_masks_that_lie_elsewhere(case: Case) -> None:
     affine = image.affine.copy()
     affine[2, 3] += 12
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), case.mask)
+    first, second = check_case(case)
+    assert (first.severity, first.path) == ("warning", str(case.mask))
+    assert "12.0 mm from t1.nii.gz" in first.fault
+    assert (second.severity, second.path) == ("warning", str(case.lesion))
+
+
+def test_masks_in_other_axes(case: Case) -> None:
+    image = nib.load(case.lesion)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSR")
+    )
+    nib.save(image.as_reoriented(turn), case.lesion)
     problem = only(check_case(case))
-    assert problem.severity == "warning"
-    assert "12.0 mm" in problem.fault
+    assert (problem.severity, problem.path) == ("warning", str(case.lesion))
+    assert problem.fault == "is stored in the axes PSR, mask.nii.gz in LAS"
 
 
 def test_labels_and_lesion_masks_go_together(case: Case) -> None:
@@ -196,7 +208,10 @@ def test_leaks_and_duplicates_of_every_fold(paper_tree: PaperTree) -> None:
     assert "IXI IXI219 is listed 2 times in train (fold 1)" in faults
     assert "IXI IXI002 is in train and val (fold 1)" in faults
     assert faults.count("MSLUB patient19 is listed 2 times in test") == 1
-    assert {problem.severity for problem in found} == {"warning"}
+    severities = {problem.fault.split(" (")[0]: problem.severity for problem in found}
+    assert severities["IXI IXI219 is listed 2 times in train"] == "warning"
+    assert severities["IXI IXI002 is in train and val"] == "error"
+    assert [problem.severity for problem in found].count("error") == 1
     assert not any("fold 1" in problem.fault for problem in check_data_dir(data_dir, "t1", fold=0))
 
 
@@ -226,7 +241,9 @@ def test_manifest(case: Case, tmp_path: Path) -> None:
     (tmp_path / "clinic.csv").write_text("\n".join(rows) + "\n")
     problem = only(check_data_dir(tmp_path / "clinic.csv", "t1"))
     assert problem.fault == "clinic patient19 is in val and test"
-    assert str(problem).startswith("warning: ")
+    assert str(problem).startswith("error: ")
+    assert "Remove its rows" in problem.remedy
+    assert "leak_free" in problem.remedy
 
 
 def test_processes_find_the_same(paper_tree: PaperTree) -> None:
@@ -234,6 +251,6 @@ def test_processes_find_the_same(paper_tree: PaperTree) -> None:
     cases = paper_cases(data_dir, modality="t1")
     cases[1].image.write_bytes(b"")
     cases[4].mask.unlink()
-    alone = check_cases(cases)
+    alone = check_files(cases)
     assert len(alone) == 2
-    assert check_cases(cases, num_workers=2) == alone
+    assert check_files(cases, num_workers=2) == alone

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,7 @@ def test_manifest(tmp_path: Path) -> None:
         lesion=None,
         label=0,
         age=30.0,
+        named_across=True,
     )
     assert (cases[1].lesion, cases[1].age, cases[1].label) == (None, None, 0)
     assert cases[2].image == Path("/elsewhere/009.nii.gz")
@@ -280,8 +283,67 @@ def test_leaks_of_the_published_kind(paper_tree: PaperTree) -> None:
     ]
 
 
+def manifest(folder: Path, rows: list[str]) -> list[Case]:
+    """Cases of a manifest with the columns subject, image, split and dataset."""
+    lines = ["subject,image,split,dataset,mask,seg,label", *(f"{row},m.nii,,0" for row in rows)]
+    rewrite(folder / "scans.csv", "\n".join(lines) + "\n")
+    return manifest_cases(folder / "scans.csv")
+
+
+def test_manifests_name_a_person_alike_in_all_data_sets(tmp_path: Path) -> None:
+    cases = manifest(tmp_path, ["P1,a.nii,train,site A", "P1,b.nii,test,site B", "P2,c.nii,train,site A"])
+    assert list(map(str, find_leaks(cases))) == ["site A/site B P1 is in train and test"]
+    assert [(case.subject, case.split) for case in leak_free(cases)] == [("P1", "test"), ("P2", "train")]
+    # the data sets of the paper number their subjects each for itself
+    assert find_leaks([replace(case, named_across=False) for case in cases]) == []
+
+
+def test_one_image_under_two_names_is_one_person(tmp_path: Path) -> None:
+    rows = ["P1,x/../a.nii,train,A", "P1,b.nii,train,A", "P2,c.nii,train,A", "Q,a.nii,test,B"]
+    cases = manifest(tmp_path, rows)
+    assert list(map(str, find_leaks(cases))) == ["A/B P1/Q is in train and test"]
+    kept = leak_free(cases)
+    assert [case.subject for case in kept] == ["P2", "Q"], "b.nii is of the test person too"
+
+
+def test_a_person_under_two_names_within_the_test_split_is_no_leak(tmp_path: Path) -> None:
+    rows = ["IXI202,a.nii,test,healthy", "IXI202_stroke,b.nii,test,stroke", "IXI202_again,a.nii,test,healthy"]
+    cases = manifest(tmp_path, rows)
+    assert find_leaks(cases) == []
+    assert leak_free(cases) == cases
+    demo = manifest_cases(files("brainuad.assets") / "demo" / "manifest.csv")
+    assert find_leaks(demo) == []
+    assert leak_free(demo) == demo
+    assert len(demo) == 14
+
+
 def a_case(subject: str, dataset: str, split: str, scan: int) -> Case:
     return Case(subject, dataset, split, Path(f"{dataset}{subject}_{scan}.nii"), Path("m.nii"), None, 0, None)
+
+
+def a_row(subject: str, dataset: str, split: str, scan: int) -> Case:
+    return Case(subject, dataset, split, Path(f"{scan}.nii"), Path("m.nii"), None, 0, None, named_across=True)
+
+
+@given(
+    st.lists(
+        st.builds(
+            a_row,
+            st.sampled_from("abcd"),
+            st.sampled_from(["A", "B"]),
+            st.sampled_from(SPLITS),
+            st.integers(0, 6),
+        )
+    )
+)
+def test_leak_free_manifests_share_no_name_and_no_image(cases: list[Case]) -> None:
+    kept = leak_free(cases)
+    assert find_leaks(kept) == []
+    assert leak_free(kept) == kept
+    for key in (lambda case: case.subject, lambda case: case.image):
+        places = {(key(case), case.split) for case in kept}
+        assert len(places) == len({key(case) for case in kept})
+    assert {case for case in kept if case.split == "test"} == {case for case in cases if case.split == "test"}
 
 
 @given(

@@ -86,14 +86,6 @@ def check_data_dir(
     return list(dict.fromkeys(problems)) + check_files(cases, num_workers=num_workers, progress=progress)
 
 
-def check_cases(
-    cases: Sequence[Case], *, num_workers: int = 1, progress: Progress | None = None
-) -> list[Problem]:
-    """Check cases that were read already: leaks and duplicates, then the files."""
-    place = cases[0].image.parent if cases else Path()
-    return _leak_problems(cases, place) + check_files(cases, num_workers=num_workers, progress=progress)
-
-
 def check_files(
     cases: Iterable[Case], *, num_workers: int = 1, progress: Progress | None = None
 ) -> list[Problem]:
@@ -146,12 +138,19 @@ def _read_fold(
 
 
 def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[Problem]:
-    """Report leaks as warnings: by default they are dropped before training and evaluation."""
-    remedy = "Dropped unless datamodule.cfg.leak_free=false"
-    return [
-        _warning(place, f"{leak}{fold if leak.dataset == HEALTHY_SET else ''}", remedy)
-        for leak in find_leaks(cases)
-    ]
+    """Report subjects in two splits as errors, and images listed twice in one as warnings."""
+    problems = []
+    for leak in find_leaks(cases):
+        fault = f"{leak}{fold if leak.dataset == HEALTHY_SET else ''}"
+        if leak.duplicated:
+            problems.append(_warning(place, fault, "Counted once unless datamodule.cfg.leak_free=false"))
+        else:
+            remedy = (
+                "Remove its rows from all splits but one; "
+                "training leaves them out itself unless datamodule.cfg.leak_free=false"
+            )
+            problems.append(_error(place, fault, remedy))
+    return problems
 
 
 def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem]]:
@@ -187,15 +186,26 @@ def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: 
     if image.array.shape != mask.array.shape:
         yield _shape_error(mask_path, mask, image_path, image)
         return
-    distance = image.distance_to(mask)
-    if distance > PLACEMENT_TOLERANCE:
-        remedy = "Resample the mask onto the image, or copy the image's affine if only the header differs"
-        yield _warning(
-            mask_path, f"lies up to {distance:.1f} mm from {image_path.name} by its affine", remedy
-        )
+    yield from _grid_problems(mask_path, mask, image_path, image)
     brain = image.array[mask.array > 0.5]
     if brain.size and brain.min() == brain.max():
         yield _error(image_path, f"is constant inside the brain mask ({brain[0]:g})", "Check image and mask")
+
+
+def _grid_problems(path: Path, label: Volume, other_path: Path, other: Volume) -> Iterator[Problem]:
+    """Compare the places and file axes of two volumes of one shape; each matters to one of two loaders."""
+    distance = label.distance_to(other)
+    if distance > PLACEMENT_TOLERANCE:
+        remedy = (
+            "Refused with datamodule.cfg.affine=used: resample it, "
+            "or copy the other's affine if only the header differs"
+        )
+        yield _warning(path, f"lies up to {distance:.1f} mm from {other_path.name} by its affine", remedy)
+    if label.file_orientation != other.file_orientation:
+        axes = (
+            f"is stored in the axes {label.file_orientation}, {other_path.name} in {other.file_orientation}"
+        )
+        yield _warning(path, axes, "Refused with datamodule.cfg.affine=ignored: store both alike")
 
 
 def _lesion_problems(
@@ -212,6 +222,7 @@ def _lesion_problems(
     if lesion.array.shape != mask.array.shape:
         yield _shape_error(lesion_path, lesion, mask_path, mask)
         return
+    yield from _grid_problems(lesion_path, lesion, mask_path, mask)
     outside = int((voxels & ~(mask.array > 0.5)).sum())
     if outside == 0:
         return
