@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from paper_layout import build_tree, split_row
 
-from brainuad import experiment
+from brainuad import console, experiment
 from brainuad.config import DataConfig, ExperimentConfig, ModelConfig
 from brainuad.data.cohort import Case, paper_cases
 from brainuad.data.tables import write_split
@@ -106,6 +107,26 @@ def test_commands_of_the_paper(mode: str, here: Path, capsys: pytest.CaptureFixt
     }
     assert (table["status"] == "ok").all()
     assert Path.cwd() == here
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, True), (True, False)])
+def test_messages_are_shown_unless_quiet(
+    quiet: bool,
+    shown: bool,
+    leaking: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, package = logging.getLogger(), logging.getLogger("brainuad")
+    handlers, level = root.handlers[:], package.level
+    monkeypatch.setattr(experiment, "train_fold", lambda *args: None)
+    try:
+        console.set_verbosity(False, quiet)  # as the command line does
+        assert experiment.main(["experiment=smoke", *SMALL]) == 0
+    finally:
+        root.handlers[:] = handlers
+        package.setLevel(level)
+    assert ("left out 2 of 7 rows" in capsys.readouterr().err) == shown
 
 
 def test_cases_that_fail_are_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,12 @@ def set_verbosity(verbose: bool, quiet: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
+def show_messages() -> None:
+    """Show informative messages too, for a long command, unless the user asked for quiet."""
+    if logger.level == logging.WARNING:
+        logger.setLevel(logging.INFO)
+
+
 def exit_by_failures(failed: list[bool]) -> None:
     """Exit with 1 if all failed, with 3 if some did."""
     if any(failed):

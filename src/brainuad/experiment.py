@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from brainuad.config import DataConfig, ExperimentConfig
+from brainuad.console import show_messages
 from brainuad.data.cohort import Case, find_leaks, leak_free, read_cases
 from brainuad.data.loading import PreparedCase, load_cohort
 from brainuad.data.slices import TrainingVolumes, stack_volumes
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
     Returns:
         0 done, 1 failed, 2 unknown name, 3 some test cases failed, 130 interrupted.
     """
+    show_messages()
     flags, overrides = split_arguments(arguments)
     own_files = bool(FILE_FLAGS & {flag.split("=")[0] for flag in flags})
     asks = bool({"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"} & set(flags))
