@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 import brainuad.data.check
 import brainuad.demo
+import brainuad.detector
 import brainuad.experiment
 from brainuad import console
-from brainuad.cli import app
+from brainuad.cli import DEVICES, app
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.detector import Detector
 from brainuad.errors import InputError
@@ -165,6 +166,8 @@ def test_the_installed_program(tmp_path: Path) -> None:
         ("check", "DATA", "--fold", "-1"),
         ("evaluate", "lite-t1", "DATA"),
         ("demo", "--seed", "x"),
+        ("demo", "--device", "tpu"),
+        ("check", "DATA", "--jobs", "0"),
         ("train", "no.such.setting=1"),
     ],
 )
@@ -172,6 +175,10 @@ def test_wrong_usage(words: tuple[str, ...]) -> None:
     result = run(*words, code=2)
     assert "error" in result.stderr.lower()
     assert result.stdout == ""
+
+
+def test_devices_are_those_of_the_detector() -> None:
+    assert DEVICES == brainuad.detector.DEVICES
 
 
 def test_check_of_a_sound_cohort(data_dir: Path) -> None:
@@ -189,6 +196,20 @@ def test_check_names_a_damaged_file(data_dir: Path, name: str) -> None:
     line = next(line for line in lines if line.startswith("error: "))
     assert str(path) in line
     assert DAMAGES[name][2] in line
+
+
+def test_check_with_processes_says_the_same(data_dir: Path) -> None:
+    damage(data_dir, "truncated")
+    words = ("check", data_dir, "--json")
+    assert run(*words, "--jobs", 2, code=1).stdout == run(*words, code=1).stdout
+
+
+def test_check_ends_with_an_error_where_subjects_leak(data_dir: Path) -> None:
+    splits = data_dir / "Data/splits"
+    shutil.copyfile(splits / "MSLUB_test.csv", splits / "MSLUB_val.csv")
+    shown = run("check", data_dir, code=1).stdout
+    assert "MSLUB patient19 is in val and test. Remove its rows" in shown
+    assert "1 errors" in shown
 
 
 def test_check_of_a_bad_table(data_dir: Path, tmp_path: Path) -> None:
@@ -236,11 +257,22 @@ def test_evaluate_leaves_out_leaks(model: Path, data_dir: Path, tmp_path: Path) 
     assert len(pd.read_csv(tmp_path / "out/cases.csv")) == 1
 
 
+def model_for_t2(model: Path, folder: Path) -> Path:
+    """A copy of the model of a run that says it is for T2."""
+    copy = folder / "t2"
+    shutil.copytree(model / "fold0/model", copy)
+    text = (copy / "config.yaml").read_text()
+    assert "mode: t1" in text
+    (copy / "config.yaml").write_text(text.replace("mode: t1", "mode: t2"))
+    return copy
+
+
 def test_evaluate_t2_where_no_healthy_subject_has_one(model: Path, data_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(data_dir / "Data/Test/MSLUB/t1", data_dir / "Data/Test/MSLUB/t2")
     for path in (data_dir / "Data/Test/MSLUB/t2").iterdir():
         path.rename(path.with_name(path.name.replace("T1", "T2")))
-    result = run("evaluate", model, data_dir, "-o", tmp_path / "out", "--modality", "t2", "--device", "cpu")
+    config = model_for_t2(model, tmp_path)
+    result = run("evaluate", config, data_dir, "-o", tmp_path / "out", "--modality", "t2", "--device", "cpu")
     assert "1 subjects have no T2 scan (IXI552)" in result.stderr
     assert result.stdout.splitlines()[1].split()[:3] == ["MSLUB", "ssim_ensemble", "1"]
 
@@ -274,10 +306,7 @@ def test_evaluate_where_every_scan_fails(model: Path, data_dir: Path, tmp_path: 
         (("nomodel", "DATA"), "nomodel: is neither a shipped model nor a folder"),
         ((".", "DATA"), "holds no trained model"),
         (("MODEL", "nowhere"), "nowhere: is no folder"),
-        (("MODEL", "DATA", "--sets", "BraTS"), "BraTS: is none of the data sets"),
-        (("MODEL", "DATA", "--scores", "ssim_ensembel"), "Did you mean 'ssim_ensemble'?"),
-        (("MODEL", "DATA", "--device", "tpu"), "'tpu' is unknown"),
-        (("MODEL", "DATA", "--modality", "t2", "--sets", "ATLAS_v2"), "is none of the data sets"),
+        (("MODEL", "DATA", "--modality", "t2"), "was trained on t1 images, not on t2"),
     ],
 )
 def test_evaluate_with_wrong_input(
@@ -286,6 +315,43 @@ def test_evaluate_with_wrong_input(
     places = {"MODEL": str(model), "DATA": str(data_dir), ".": str(tmp_path)}
     result = run("evaluate", *(places.get(word, word) for word in words), "-o", tmp_path / "out", code=1)
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("MODEL", "DATA", "--sets", "BraTS"), "'BraTS' is unknown. There are: IXI, MSLUB"),
+        (("MODEL", "DATA", "--sets", "MSLUB,MSLAB"), "Did you mean 'MSLUB'?"),
+        (("nomodel", "nowhere", "--scores", "l1,ssim_ensembel"), "Did you mean 'ssim_ensemble'?"),
+        (("nomodel", "nowhere", "--device", "tpu"), "'tpu' is none of auto, cpu, cuda, mps"),
+        (("nomodel", "nowhere", "--device", "cuda:x"), "'cuda:x' is none of"),
+    ],
+)
+def test_evaluate_with_unknown_names(
+    model: Path, data_dir: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    places = {"MODEL": str(model), "DATA": str(data_dir)}
+    result = run("evaluate", *(places.get(word, word) for word in words), "-o", tmp_path / "out", code=2)
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_on_the_fold_of_the_model(model: Path, data_dir: Path, tmp_path: Path) -> None:
+    splits = data_dir / "Data/splits"
+    shutil.copyfile(splits / "IXI_train_fold0.csv", splits / "IXI_val_fold1.csv")
+    shutil.copyfile(splits / "IXI_val_fold0.csv", splits / "IXI_train_fold1.csv")
+    detector = Detector.load(model / "fold0/model")
+    detector.provenance["fold"] = 1
+    detector.save(tmp_path / "model")
+    words = ("evaluate", tmp_path / "model", data_dir, "-o", tmp_path / "out", "--device", "cpu")
+    result = run(*words, "--fold", 0, code=1)
+    assert "was trained on fold 1, not on fold 0" in result.stderr
+    run(*words, "--sets", "IXI")
+    table = pd.read_csv(tmp_path / "out/cases.csv")
+    assert set(table[table["split"] == "val"]["subject"]) == {"IXI219", "IXI002"}
+    for path in splits.glob("IXI_*_fold*.csv"):
+        path.unlink()
+    run(*words, "--sets", "IXI", "--fold", 0)
 
 
 def raw_manifest(folder: Path, names: list[str]) -> Path:

@@ -6,7 +6,9 @@ failed, 130 interrupted.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -26,12 +28,14 @@ from brainuad.console import (
     report_bug,
     set_verbosity,
 )
-from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, read_cases
+from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_cases
 from brainuad.data.raw import DATASETS, RawScan, raw_scans
+from brainuad.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.detector has them, which is slow to import
 HEADLINE = ["auroc", "average_precision", "chance", "best_dice", "dice"]
 
 app = typer.Typer(
@@ -50,10 +54,10 @@ def main() -> None:
 
 
 def _one_of(names: Collection[str]) -> dict[str, Any]:
-    """Return the settings of an option that takes one of ``names``."""
+    """Return the settings of an option that takes one of ``names``, or one device of several ("cuda:1")."""
 
     def check(value: str | None) -> str | None:
-        if value is not None and value not in names:
+        if value is not None and re.sub(r"^cuda:\d+$", "cuda", value) not in names:
             raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}")
         return value
 
@@ -87,7 +91,8 @@ DataDir = Annotated[
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Everything is written there.")]
 Modality = Annotated[str, typer.Option(help="Which images to take.", **_one_of(PATHOLOGY_SETS))]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seeds all randomness.")]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+Device = Annotated[str, typer.Option(help="Where to compute.", **_one_of(DEVICES))]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -100,7 +105,7 @@ def prepare(
     dataset: Annotated[str, typer.Option(help="How RAW is laid out.", **_one_of(DATASETS))],
     modality: Modality = "t1",
     spacing: Annotated[str, typer.Option(help="Voxel size in mm.", **_one_of(("1", "2")))] = "1",
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
+    jobs: Jobs = 1,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
     as_json: Json = False,
@@ -140,13 +145,18 @@ def check(
     data_dir: DataDir,
     modality: Modality = "t1",
     fold: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only this fold.")] = None,
+    jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
     """Look for missing, damaged, duplicated and leaking scans. Exits with 1 if there are errors."""
     from brainuad.data.check import check_data_dir
 
     with progress("Checking", None) as advance:
-        problems = check_data_dir(data_dir, modality, fold, progress=lambda done, total: advance(total=total))
+
+        def report(done: int, total: int) -> None:
+            advance(total=total)
+
+        problems = check_data_dir(data_dir, modality, fold, num_workers=jobs, progress=report)
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         print(json.dumps([vars(problem) for problem in problems], indent=2))
@@ -186,9 +196,12 @@ def evaluate(
     ] = None,
     modality: Annotated[
         str | None,
-        typer.Option(help="Which images to take, the model's by default.", **_one_of(PATHOLOGY_SETS)),
+        typer.Option(help="Which images the model must be for.", **_one_of(PATHOLOGY_SETS)),
     ] = None,
-    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold.")] = 0,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Cross-validation fold, the model's by default."),
+    ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Measure as the paper's release does.")
     ] = False,
@@ -199,10 +212,18 @@ def evaluate(
     """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done."""
     from brainuad.detector import SCORE, load_model
     from brainuad.evaluate import evaluate_cases
+    from brainuad.registry import SCORES
     from brainuad.runs import find_model
 
-    detector = load_model(find_model(Path(model), fold) if Path(model).is_dir() else model, device)
-    listed = read_cases(data_dir, modality or detector.modality, fold, training=False)
+    wanted_scores, wanted_sets = _listed(scores) or [SCORE], _listed(sets)
+    _known("--scores", wanted_scores, list(SCORES))
+    detector = load_model(find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device)
+    if modality not in (None, detector.modality):
+        fault = f"was trained on {detector.modality} images, not on {modality}"
+        raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
+    fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
+    listed = read_cases(data_dir, detector.modality, fold, training=False)
+    _known("--sets", wanted_sets or [], list(dict.fromkeys(case.dataset for case in listed)))
     cases = listed if reference else leak_free(listed)
     if len(cases) < len(listed):
         left_out = len(listed) - len(cases)
@@ -214,8 +235,8 @@ def evaluate(
             advance(f"{rows[0]['status']}: {case.dataset} {case.subject}: {message}" if message else "")
 
         table = evaluate_cases(
-            detector, cases, output, sets=_listed(sets), scores=_listed(scores) or (SCORE,), reference=reference,
-            seed=seed, progress=report,
+            detector, cases, output, sets=wanted_sets, scores=wanted_scores, reference=reference, seed=seed,
+            progress=report,
         )  # fmt: skip
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
@@ -223,6 +244,33 @@ def evaluate(
         print(_headline(table))
         print(f"Every scan: {output / 'cases.csv'}; intervals: {output / 'summary.csv'}")
     exit_by_failures((table["status"] == "failed").tolist())
+
+
+def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:
+    """Return the fold to evaluate on: another than the model's would hold scans it was trained on.
+
+    Raises:
+        InputError: The data has folds, and ``wanted`` is none that the model was ``trained`` on.
+    """
+    if wanted is None:
+        return trained or 0
+    if trained in (None, wanted):
+        return wanted
+    if data_dir.suffix.lower() != ".csv" and paper_folds(data_dir):
+        fault = (
+            f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
+        )
+        raise InputError(model, fault, "Leave out --fold, or give the model of that fold")
+    return wanted
+
+
+def _known(option: str, names: list[str], known: list[str]) -> None:
+    """Refuse names that are not known as wrong usage."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}"
+            raise typer.BadParameter(f"{name!r} is unknown. {hint}", param_hint=option)
 
 
 def _listed(values: list[str] | None) -> list[str] | None:
