@@ -21,9 +21,10 @@ from brainuad.data.loading import load_case
 from brainuad.data.tables import write_split
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.evaluate import OURS, REFERENCE, evaluate_cases
+from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, headline
 from brainuad.evaluate.cohort import case_seed
 from brainuad.evaluate.measures import MEASURES
+from brainuad.evaluate.tables import to_table
 from brainuad.evaluation import average_precision, best_dice, dice, pooled_best_threshold
 from brainuad.models import DiffusionModel
 from brainuad.scoring import drop_small, postprocess
@@ -403,3 +404,22 @@ def test_seeds_differ_by_case_and_not_by_company(cases: list[Case]) -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert not math.isnan(case_seed(1, cases[0]))
     assert case_seed(1, cases[0]) not in seeds
+
+
+def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
+    rows = [
+        {
+            "set": "A",
+            "subject": str(number),
+            "split": split,
+            "score": "l1",
+            "status": status,
+            "best_dice": dice,
+        }
+        for number, (split, status, dice) in enumerate(
+            [("test", "ok", 0.2), ("test", "ok", 0.4), ("test", "failed", 0.9), ("val", "ok", 0.9)]
+        )
+    ]
+    text = headline(to_table(rows))
+    assert "0.3000" in text
+    assert "0.9000" not in text

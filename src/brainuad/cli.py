@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -32,11 +32,7 @@ from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_ca
 from brainuad.data.raw import DATASETS, RawScan, raw_scans
 from brainuad.errors import InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.detector has them, which is slow to import
-HEADLINE = ["auroc", "average_precision", "chance", "best_dice", "dice"]
 
 app = typer.Typer(
     cls=Commands,
@@ -211,7 +207,7 @@ def evaluate(
 ) -> None:
     """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done."""
     from brainuad.detector import SCORE, load_model
-    from brainuad.evaluate import evaluate_cases
+    from brainuad.evaluate import evaluate_cases, headline
     from brainuad.registry import SCORES
     from brainuad.runs import find_model
 
@@ -241,7 +237,7 @@ def evaluate(
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
     else:
-        print(_headline(table))
+        print(headline(table))
         print(f"Every scan: {output / 'cases.csv'}; intervals: {output / 'summary.csv'}")
     exit_by_failures((table["status"] == "failed").tolist())
 
@@ -276,15 +272,6 @@ def _known(option: str, names: list[str], known: list[str]) -> None:
 def _listed(values: list[str] | None) -> list[str] | None:
     """Return names that were given one by one or separated by commas."""
     return [name for value in values for name in value.split(",")] if values else None
-
-
-def _headline(table: pd.DataFrame) -> str:
-    """Return the means of the most telling measures over test scans, a row a set and score."""
-    done = table[(table["split"] == "test") & (table["status"] == "ok")]
-    groups = done.groupby(["set", "score"], sort=False)
-    means = groups[HEADLINE].mean()
-    means.insert(0, "scans", groups.size())
-    return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
 
 
 @app.command(short_help="Score the scans that come with brainuad.")

@@ -268,7 +268,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
     """
     from brainuad.detector import load_model
-    from brainuad.evaluate import evaluate_cases
+    from brainuad.evaluate import evaluate_cases, headline
 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")
@@ -289,6 +289,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
             seed=config.seed,
             progress=lambda case, rows: bar.advance(task),
         )
+    logger.info("%s\nEvery scan and measure: %s", headline(table), folder / "evaluation")
     return int((table["status"] == "failed").sum())
 
 

@@ -2,5 +2,6 @@
 
 from brainuad.evaluate.cohort import ScoredCase, evaluate_cases
 from brainuad.evaluate.measures import OURS, REFERENCE, Protocol
+from brainuad.evaluate.tables import headline
 
-__all__ = ["OURS", "REFERENCE", "Protocol", "ScoredCase", "evaluate_cases"]
+__all__ = ["OURS", "REFERENCE", "Protocol", "ScoredCase", "evaluate_cases", "headline"]

@@ -16,6 +16,7 @@ from brainuad.evaluate.measures import MEASURES
 from brainuad.evaluation import summarise
 from brainuad.files import write_json, write_text
 
+HEADLINE = ("auroc", "average_precision", "chance", "best_dice", "dice")
 COLUMNS = ("set", "subject", "split", "score", "protocol", "status", "message", *MEASURES)
 
 
@@ -102,6 +103,15 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
                 )
     columns = ["set", "split", "score", "measure", "mean", "sd", "n", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Return the means of the most telling measures over test scans, a row a set and score."""
+    done = table[(table["split"] == "test") & (table["status"] == "ok")]
+    groups = done.groupby(["set", "score"], sort=False)
+    means = groups[list(HEADLINE)].mean()
+    means.insert(0, "scans", groups.size())
+    return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
 
 
 def write_tables(output: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
