@@ -27,7 +27,9 @@ SETTINGS = {
     "t = 350": {"test_timesteps": 350},
     "t = 500 (paper)": {"test_timesteps": 500},
     "t = 500, 4 draws": {"test_timesteps": 500, "noise_draws": 4},
-    "t in {250, 500, 750} (paper)": {"noise_ensemble": True},
+    "t = 750": {"test_timesteps": 750},
+    "t in {250, 500, 750} (paper)": {"noise_ensemble": True, "step_ensemble": (250, 500, 750)},
+    "t in {600, 700, 800}": {"noise_ensemble": True, "step_ensemble": (600, 700, 800)},
 }
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     )
     print(f"| noise level | {' | '.join(SCORES)} |\n|---|{'---|' * len(SCORES)}")
     for name, changes in SETTINGS.items():
+        changes = {"noise_ensemble": False, **changes}
         found = precisions(detector.with_settings(**changes), cases)
         summaries = [summarise(found[score]) for score in SCORES]
         cells = [f"{s.mean:.3f} ({s.low:.3f} to {s.high:.3f})" for s in summaries]
