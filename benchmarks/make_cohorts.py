@@ -30,7 +30,7 @@ MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
 
 
 def main() -> None:
-    """Make the three cohorts."""
+    """Make both cohorts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

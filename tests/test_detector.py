@@ -172,7 +172,7 @@ def test_weights_that_are_a_pickle(folder: Path) -> None:
 
     class Bomb:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return Path.touch, (folder / "exploded",)  # type: ignore[return-value]
+            return Path.touch, (folder / "exploded",)
 
     (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="not a safetensors file"):
@@ -381,7 +381,7 @@ def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="affine"):
         score(image.array, detector)
     with pytest.raises(InputError, match="is a list"):
-        score([1, 2], detector)  # type: ignore[arg-type]
+        score([1, 2], detector)
     with pytest.raises(InputError, match="does not look brain-extracted"):
         score(image.array + 100, detector, affine=image.affine)
     with pytest.raises(InputError, match="mask is empty"):
