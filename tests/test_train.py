@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from brainuad.config import ExperimentConfig, TrainerConfig
 from brainuad.data.slices import TrainingVolumes, stack_volumes
@@ -25,7 +26,14 @@ from brainuad.train import fit, is_complete
 from brainuad.train.callbacks import Epochs
 from brainuad.train.checkpoint import AtomicCheckpointIO
 from brainuad.train.fit import caught_interrupts, resolve_precision, total_steps
-from brainuad.train.module import Training, batch_indices, count_batches, seeded_generator, validation_slices
+from brainuad.train.module import (
+    Training,
+    batch_indices,
+    count_batches,
+    learning_rate_share,
+    seeded_generator,
+    validation_slices,
+)
 
 FILES = Path(__file__).parent / "files"
 
@@ -458,3 +466,19 @@ def test_progress_lines_go_to_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("step 1/1  epoch 0.3  loss ")
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    shares = [learning_rate_share(step, 10, 4, 5) for step in range(10)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert learning_rate_share(0, 10, 0, 0) == 1
+
+
+def test_training_starts_from_the_weights_of_another_model(
+    unbroken: Path, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes
+) -> None:
+    start = Training(tiny(initial_weights=str(unbroken / "model")), train_volumes, val_volumes)
+    other = load_file(unbroken / "model" / "model.safetensors")
+    assert all(torch.equal(value, other[name]) for name, value in start.average.state_dict().items())
+    with pytest.raises(InputError, match="lite-t1: has weights of another network"):
+        Training(tiny(initial_weights="lite-t1"), train_volumes, val_volumes)

@@ -121,6 +121,8 @@ class TrainerConfig:
         gradient_clip_val: Largest gradient norm.
         check_val_every_n_epoch: Epochs between validations.
         warmup_steps: Steps over which the learning rate rises from zero.
+        decay_steps: Steps at the end of training over which it falls to zero, linearly. A run that is resumed with
+            another end decays before that end; resume from before the decay then.
         ema_decay: Decay of the exponential moving average of the weights; 0 turns it off.
     """
 
@@ -134,6 +136,7 @@ class TrainerConfig:
     gradient_clip_val: float = 1.0
     check_val_every_n_epoch: int = 1
     warmup_steps: int = 0
+    decay_steps: int = 0
     ema_decay: float = 0.999
 
 
@@ -175,6 +178,7 @@ class ExperimentConfig:
         num_folds: Folds to run, from ``start_fold``.
         onlyEval: Skip training and evaluate ``load_checkpoint``.
         load_checkpoint: Folder of a trained model or of an earlier run.
+        initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty means anew.
         resume: Continue the run in the log folder from its last checkpoint.
         allow_leaks: Train even where a subject is in two splits.
         reference: Reproduce the release's choices wherever they differ from this package's.
@@ -193,6 +197,7 @@ class ExperimentConfig:
     num_folds: int = 5
     onlyEval: bool = False
     load_checkpoint: str = ""
+    initial_weights: str = ""
     resume: bool = False
     allow_leaks: bool = False
     reference: bool = False

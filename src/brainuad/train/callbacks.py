@@ -94,6 +94,7 @@ class Epochs(Callback):
                     "validation_loss": self.validation_loss,
                     "training_scans": len(module.train_volumes),
                     "validation_scans": len(module.val_volumes),
+                    "initial_weights": self.config.initial_weights or None,
                 }
                 write_model(self.run_dir / "model", module.average, model, data, provenance=provenance)
         interval = self.config.callbacks.picture_every_n_epochs

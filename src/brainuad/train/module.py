@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, flat_settings
 from brainuad.data.slices import TrainingVolumes, sample_slices, take_slices
+from brainuad.detector import load_model
 from brainuad.errors import InputError
 from brainuad.registry import MODELS
 
@@ -57,11 +58,30 @@ def count_batches(volumes: int, config: ExperimentConfig) -> int:
     return count
 
 
+def learning_rate_share(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
+    """Return the share of the full learning rate that a step takes: rising, then 1, then falling towards zero."""
+    warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warmth * (min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0)
+
+
 def batch_indices(volumes: int, batch_size: int, batches_per_epoch: int, seed: int, step: int) -> Tensor:
     """Return the volumes of a step: (B,) int64, B <= ``batch_size``. Every epoch is a new permutation."""
     epoch, position = divmod(step, batches_per_epoch)
     order = torch.randperm(volumes, generator=seeded_generator(seed, "order", epoch))
     return order[position * batch_size : (position + 1) * batch_size]
+
+
+def load_initial_weights(model: nn.Module, name_or_dir: str) -> None:
+    """Give a model the weights of a shipped one, or of a model folder.
+
+    Raises:
+        InputError: There is no such model, or its network is another one.
+    """
+    try:
+        model.load_state_dict(load_model(name_or_dir, "cpu").model.state_dict())
+    except RuntimeError as error:
+        remedy = "Give a model of the same network, or other settings model.cfg"
+        raise InputError(name_or_dir, "has weights of another network", remedy) from error
 
 
 def validation_slices(volumes: TrainingVolumes) -> tuple[Tensor, Tensor]:
@@ -97,6 +117,8 @@ class Training(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model: Any = MODELS[config.model.cfg.name](config.model.cfg)
+        if config.initial_weights:
+            load_initial_weights(self.model, config.initial_weights)
         self.average: Any = self.model
         if config.trainer.ema_decay > 0:
             self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -144,14 +166,14 @@ class Training(LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step with the warmed-up learning rate, and let the average follow.
+        """Step with the learning rate of this step, and let the average follow.
 
         The average's decay is min(ema_decay, (1 + step) / (10 + step)), so that it forgets the random start.
         """
         step, settings = self.global_step, self.config.trainer
-        warmth = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        share = learning_rate_share(step, self.trainer.max_steps, settings.warmup_steps, settings.decay_steps)
         for group in optimizer.param_groups:
-            group["lr"] = self.config.datamodule.cfg.lr * warmth
+            group["lr"] = self.config.datamodule.cfg.lr * share
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not self.model:
             decay = min(settings.ema_decay, (1 + step) / (10 + step))
