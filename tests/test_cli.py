@@ -25,7 +25,8 @@ import brainuad.demo
 import brainuad.detector
 import brainuad.experiment
 from brainuad import console
-from brainuad.cli import DEVICES, app
+from brainuad.cli import app
+from brainuad.cli.options import DEVICES
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.detector import Detector
 from brainuad.errors import InputError

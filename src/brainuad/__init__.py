@@ -15,14 +15,15 @@ from brainuad.errors import InputError
 if TYPE_CHECKING:
     from brainuad import data, evaluation, models, scoring
     from brainuad.data.volume import Volume
-    from brainuad.detector import Detector, ScoreResult, load_model, score
+    from brainuad.detector import Detector, load_model
+    from brainuad.scan import ScoreResult, score
 
 _HOMES = {
     "Detector": "brainuad.detector",
-    "ScoreResult": "brainuad.detector",
+    "ScoreResult": "brainuad.scan",
     "Volume": "brainuad.data.volume",
     "load_model": "brainuad.detector",
-    "score": "brainuad.detector",
+    "score": "brainuad.scan",
 }
 _ROOMS = ("data", "evaluation", "models", "scoring")
 

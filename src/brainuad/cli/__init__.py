@@ -1,0 +1,23 @@
+"""The command line. A command parses, makes one call and prints; what is slow to import, it imports itself.
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases
+failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from brainuad.cli import check, demo, evaluate, prepare, train  # noqa: F401  (each registers its command)
+from brainuad.cli.app import app
+from brainuad.console import report_bug
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the program ``brainuad``."""
+    sys.excepthook = report_bug
+    typer.main.get_command(app)(prog_name="brainuad")

@@ -1,0 +1,35 @@
+"""``brainuad demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Device, Json, Output
+from brainuad.console import progress
+
+
+@app.command(short_help="Score the scans that come with brainuad.")
+def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json = False) -> None:
+    """Score the scans that come with brainuad, print a table, draw every scan."""
+    from brainuad.demo import run_demo
+
+    with progress("Demo", None) as advance:
+
+        def report(step: str, done: int, total: int) -> None:
+            advance(total=total, what=step.capitalize())
+
+        made = run_demo(output, device=device, report=report)
+    if as_json:
+        tables = {"scores": made.table, "groups": made.groups}
+        found = {
+            name: json.loads(table.reset_index().to_json(orient="records")) for name, table in tables.items()
+        }
+        files = {"results": str(made.results), "pictures": [str(path) for path in made.pictures]}
+        print(json.dumps(found | files, indent=2))
+        return
+    print(made.groups.to_string(float_format="{:.4f}".format, na_rep="-"), end="\n\n")
+    print(made.table.to_string(float_format="{:.4f}".format), end="\n\n")
+    print(f"Table: {made.results}")
+    print(f"Open {made.pictures[-1]}; every other scan has its picture beside it.")

@@ -1,0 +1,99 @@
+"""``brainuad evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import DataDir, Device, Json, Output, Seed, known, listed, one_of
+from brainuad.console import exit_by_failures, logger, progress
+from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_cases
+from brainuad.errors import InputError
+
+
+@app.command(short_help="Measure a model on test scans.")
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
+    ],
+    data_dir: DataDir,
+    output: Output,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas."),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Score, ssim_ensemble by default; repeat, or use commas."),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(help="Which images the model must be for.", **one_of(PATHOLOGY_SETS)),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Cross-validation fold, the model's by default."),
+    ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Measure as the paper's release does.")
+    ] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done."""
+    from brainuad.detector import SCORE, load_model
+    from brainuad.evaluate import evaluate_cases, headline
+    from brainuad.registry import SCORES
+    from brainuad.runs import find_model
+
+    wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
+    known("--scores", wanted_scores, list(SCORES))
+    detector = load_model(find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device)
+    if modality not in (None, detector.modality):
+        fault = f"was trained on {detector.modality} images, not on {modality}"
+        raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
+    fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
+    rows = read_cases(data_dir, detector.modality, fold, training=False)
+    known("--sets", wanted_sets or [], list(dict.fromkeys(case.dataset for case in rows)))
+    cases = rows if reference else leak_free(rows)
+    if len(cases) < len(rows):
+        left_out = len(rows) - len(cases)
+        logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
+    with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
+
+        def report(case: Any, measured: list[dict[str, Any]]) -> None:
+            message = measured[0]["message"]
+            advance(f"{measured[0]['status']}: {case.dataset} {case.subject}: {message}" if message else "")
+
+        table = evaluate_cases(
+            detector, cases, output, sets=wanted_sets, scores=wanted_scores, reference=reference, seed=seed,
+            progress=report,
+        )  # fmt: skip
+    if as_json:
+        print((output / "summary.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(headline(table))
+        print(f"Every scan: {output / 'cases.csv'}; intervals: {output / 'summary.csv'}")
+    exit_by_failures((table["status"] == "failed").tolist())
+
+
+def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:
+    """Return the fold to evaluate on: another than the model's would hold scans it was trained on.
+
+    Raises:
+        InputError: The data has folds, and ``wanted`` is none that the model was ``trained`` on.
+    """
+    if wanted is None:
+        return trained or 0
+    if trained in (None, wanted):
+        return wanted
+    if data_dir.suffix.lower() != ".csv" and paper_folds(data_dir):
+        fault = (
+            f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
+        )
+        raise InputError(model, fault, "Leave out --fold, or give the model of that fold")
+    return wanted

@@ -1,0 +1,58 @@
+"""``brainuad prepare``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
+from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.data.raw import DATASETS, RawScan, raw_scans
+
+
+@app.command(short_help="Bring raw scans into the atlas and the paper's layout.")
+def prepare(
+    raw: Annotated[
+        Path, typer.Argument(metavar="RAW", help="Folder of raw scans, or a CSV that lists them.")
+    ],
+    output: Output,
+    dataset: Annotated[str, typer.Option(help="How RAW is laid out.", **one_of(DATASETS))],
+    modality: Modality = "t1",
+    spacing: Annotated[str, typer.Option(help="Voxel size in mm.", **one_of(("1", "2")))] = "1",
+    jobs: Jobs = 1,
+    seed: Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring raw scans into the atlas and the paper's layout. A rerun skips what is done."""
+    scans = raw_scans(raw, dataset, modality)
+    if dry_run:
+        print_rows([_scan_row(scan) for scan in scans], as_json)
+        return
+    from brainuad.prepare import Preparation, prepare_cohort
+
+    rows: list[dict[str, Any]] = []
+    with progress("Preparing", len(scans)) as advance:
+
+        def report(row: dict[str, Any]) -> None:
+            rows.append(row)
+            advance(f"{row['status']}: {row['subject']}: {row['message']}" if row["message"] else "")
+
+        prepare_cohort(scans, output, Preparation(float(spacing), seed), jobs=jobs, report=report)
+    if as_json:
+        print_rows(sorted(rows, key=lambda row: str(row["subject"])), as_json)
+    else:
+        counts = Counter(row["status"] for row in rows)
+        print(", ".join(f"{counts[status]} {status}" for status in ("prepared", "skipped", "failed")))
+        print(f"Every scan: {output / 'prepare.csv'}")
+    exit_by_failures([row["status"] == "failed" for row in rows])
+
+
+def _scan_row(scan: RawScan) -> dict[str, Any]:
+    row = {"subject": scan.subject, "dataset": scan.dataset, "split": scan.split}
+    files = {"image": ", ".join(map(str, scan.images.values())), "mask": scan.mask, "lesion": scan.lesion}
+    return row | {name: str(path or "") for name, path in files.items()}

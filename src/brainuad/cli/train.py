@@ -1,0 +1,18 @@
+"""``brainuad train``."""
+
+from __future__ import annotations
+
+import typer
+
+from brainuad.cli.app import app
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    short_help="Train fold by fold, then evaluate; its --help lists the settings.",
+)
+def train(ctx: typer.Context) -> None:
+    """Train fold by fold, then evaluate."""
+    from brainuad.experiment import main as run_experiment
+
+    raise typer.Exit(run_experiment(ctx.args))

@@ -1,0 +1,149 @@
+"""Whole scans scored in their own grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tiny import IMAGE, MASK, tiny_detector
+
+import brainuad
+from brainuad.data.atlas import place_scan
+from brainuad.data.cohort import Case
+from brainuad.data.extract import brain_mask
+from brainuad.data.loading import load_case
+from brainuad.data.raw import RawScan
+from brainuad.data.volume import Volume
+from brainuad.detector import Detector
+from brainuad.errors import InputError
+from brainuad.prepare import Preparation, prepare_scan
+from brainuad.scan import score
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return tiny_detector()
+
+
+@pytest.fixture(scope="module")
+def scored(detector: Detector) -> brainuad.ScoreResult:
+    return score(IMAGE, detector, brain_mask=MASK, seed=1)
+
+
+def test_score_lies_on_the_scan(scored: brainuad.ScoreResult) -> None:
+    stored = nib.load(IMAGE)
+    for name in ("anomaly", "reconstruction", "image", "brain"):
+        assert getattr(scored, name).shape == stored.shape, name
+    np.testing.assert_allclose(scored.affine, stored.affine)
+    mask = nib.load(MASK).get_fdata() > 0
+    assert scored.brain[mask].all()
+    assert scored.brain.sum() < 1.3 * mask.sum()
+    assert not scored.anomaly[~scored.brain].any()
+    assert 0 < scored.anomaly.max() <= 2
+    assert 0 < scored.score < 2
+
+
+def test_what_the_model_saw_is_the_scan(scored: brainuad.ScoreResult) -> None:
+    """There and back through registration, 4 mm voxels and bias correction, the brain is where it was."""
+    stored = nib.load(IMAGE).get_fdata()
+    inside = nib.load(MASK).get_fdata() > 0
+    assert np.corrcoef(stored[inside], scored.image[inside])[0, 1] > 0.8
+
+
+def test_a_scan_is_prepared_as_a_cohort_is(detector: Detector, tmp_path: Path) -> None:
+    """Through files (prepare, then load) and in memory, the model sees the same numbers."""
+    raw = RawScan("patient19", "MSLUB", {"t1": IMAGE}, MASK, split="test")
+    row = prepare_scan(raw, tmp_path / "Data", Preparation(spacing=4.0, seed=1))
+    assert row["status"] == "prepared", row
+    base = tmp_path / "Data" / "Test" / "MSLUB"
+    image, mask = base / "t1" / "patient19_t1.nii.gz", base / "mask" / "patient19_mask.nii.gz"
+    case = Case("patient19", "MSLUB", "test", image, mask, None, 0, None)
+    from_files = load_case(case, replace(detector.data_config, cache_dir=str(tmp_path / "cache")))
+    scan = Volume.load(IMAGE)
+    placed = place_scan(scan, brain_mask(scan, Volume.load(MASK)), detector.data_config, seed=1)
+    np.testing.assert_array_equal(placed.mask, from_files.mask)
+    np.testing.assert_allclose(placed.image, from_files.image, atol=1e-5)
+    assert placed.alignment == pytest.approx(row["alignment"], abs=1e-4)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR"])
+def test_orientation_does_not_matter(detector: Detector, scored: brainuad.ScoreResult, axes: str) -> None:
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(nib.load(IMAGE).affine), nib.orientations.axcodes2ornt(axes)
+    )
+    image, mask = (nib.load(path).as_reoriented(turn) for path in (IMAGE, MASK))
+    result = score(image, detector, brain_mask=mask, seed=1)
+    assert result.anomaly.shape == image.shape
+    np.testing.assert_allclose(result.affine, image.affine)
+    turned = nib.orientations.apply_orientation(scored.anomaly, turn)
+    np.testing.assert_allclose(result.anomaly, turned, atol=1e-4)
+
+
+def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreResult) -> None:
+    image, mask = nib.load(IMAGE), nib.load(MASK)
+    array = image.get_fdata(dtype=np.float32)
+    tensor = torch.from_numpy(mask.get_fdata() > 0)
+    result = score(array, detector, brain_mask=tensor, affine=image.affine, seed=1)
+    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    assert result.score == scored.score
+
+
+def test_brain_extracted_scan_needs_no_mask(detector: Detector, scored: brainuad.ScoreResult) -> None:
+    image, mask = nib.load(IMAGE), nib.load(MASK)
+    extracted = image.get_fdata() * (mask.get_fdata() > 0)
+    result = score(extracted, detector, affine=image.affine)
+    overlap = 2 * (result.brain & scored.brain).sum() / (result.brain.sum() + scored.brain.sum())
+    assert overlap > 0.95
+
+
+def test_model_that_ignores_affines(scored: brainuad.ScoreResult) -> None:
+    """The published loader's grid: 1 mm, centred, halved."""
+    released = tiny_detector(
+        imageDim=(192, 192, 100), rescaleFactor=4.0, affine="ignored", smoothing_iterations=3
+    )
+    result = score(IMAGE, released, brain_mask=MASK)
+    inside = (scored.image > 0) & (result.image > 0)
+    assert inside.sum() > 0.4 * scored.brain.sum()
+    assert np.corrcoef(result.image[inside], scored.image[inside])[0, 1] > 0.7
+
+
+def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
+    image = Volume.load(IMAGE)
+    with pytest.raises(InputError, match="no such file"):
+        score(tmp_path / "none.nii.gz", detector)
+    with pytest.raises(InputError, match="affine"):
+        score(image.array, detector)
+    with pytest.raises(InputError, match="is a list"):
+        score([1, 2], detector)
+    with pytest.raises(InputError, match="does not look brain-extracted"):
+        score(image.array + 100, detector, affine=image.affine)
+    with pytest.raises(InputError, match="mask is empty"):
+        score(IMAGE, detector, brain_mask=np.zeros(image.array.shape))
+    with pytest.raises(InputError, match="another grid"):
+        score(IMAGE, detector, brain_mask=np.ones((4, 4, 4)))
+    with pytest.raises(InputError, match="constant"):
+        score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
+
+
+def test_a_failure_of_the_libraries_names_the_scan(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Exception thrown\nin ITK")
+
+    monkeypatch.setattr("brainuad.scan.pipeline.place_scan", fail)
+    with pytest.raises(InputError, match=r"mslub19_t1_4mm\.nii\.gz: Exception thrown in ITK\."):
+        score(IMAGE, detector, brain_mask=MASK)
