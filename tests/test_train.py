@@ -319,29 +319,31 @@ def test_training_batch_depends_on_seed_and_step_only(
     first, second = (attached(tiny(), train_volumes, val_volumes) for _ in range(2))
     second.training_batch(0)
     torch.rand(1)
-    assert torch.equal(first.training_batch(5), second.training_batch(5))
-    assert not torch.equal(first.training_batch(3), second.training_batch(0))
+    assert torch.equal(first.training_batch(5).images, second.training_batch(5).images)
+    assert not torch.equal(first.training_batch(3).images, second.training_batch(0).images)
     other = attached(tiny(seed=1), train_volumes, val_volumes)
-    assert not torch.equal(first.training_batch(0), other.training_batch(0))
+    assert not torch.equal(first.training_batch(0).images, other.training_batch(0).images)
 
 
+@pytest.mark.parametrize("devices", [2, 3])
 def test_devices_share_the_batch_of_a_step(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, monkeypatch: pytest.MonkeyPatch
+    devices: int, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes
 ) -> None:
-    module = attached(tiny(), train_volumes, val_volumes)
-    taken: list[int] = []
-
-    def record(volumes: Any, indices: torch.Tensor, generator: Any, *, augment: bool) -> torch.Tensor:
-        taken.extend(indices.tolist())
-        return indices
-
-    monkeypatch.setattr("brainuad.train.module.sample_slices", record)
-    for rank in range(2):
-        module._trainer = SimpleNamespace(world_size=2, global_rank=rank)
-        module._fabric = None
-        for step in range(2):
-            module.training_batch(step)
-    assert len(taken) == len(set(taken)) == 4
+    config = tiny()
+    config.datamodule.cfg.batch_size = 4  # of five volumes: batches of four and of one
+    module = attached(config, train_volumes, val_volumes)
+    module._fabric = None
+    for step in range(2):
+        module._trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=step)
+        alone, loss = module.training_batch(step), module.training_step(0, 0)
+        shares, losses = [], []
+        for rank in range(devices):
+            module._trainer = SimpleNamespace(world_size=devices, global_rank=rank, global_step=step)
+            shares.append(module.training_batch(step))
+            losses.append(module.training_step(0, 0))
+        counted = [share.images for share in shares if share.weight]
+        assert torch.equal(torch.cat(counted), alone.images)
+        torch.testing.assert_close(torch.stack(losses).mean(), loss)
 
 
 @settings(max_examples=30, deadline=None)

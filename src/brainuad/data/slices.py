@@ -114,7 +114,12 @@ def take_slices(volumes: TrainingVolumes, indices: Tensor, slices: Tensor) -> Te
 
 
 def sample_slices(
-    volumes: TrainingVolumes, indices: Tensor, generator: torch.Generator, *, augment: bool
+    volumes: TrainingVolumes,
+    indices: Tensor,
+    generator: torch.Generator,
+    *,
+    augment: bool,
+    share: slice = slice(None),
 ) -> Tensor:
     """Draw one axial slice of every indexed volume: a training batch.
 
@@ -124,18 +129,21 @@ def sample_slices(
         generator: Source of every draw; the batch is a function of its state (see ``draw_slice_indices``).
         augment: Transform the volumes by TorchIO's random gamma (probability 0.5), bias field (0.25), blur
             (0.25) and ghosting (0.5) before slicing. The result is not clamped, as there.
+        share: Rows of the batch to return: devices that divide a batch see what one device would see.
 
     Returns:
-        (B, 1, X, Y) float32, in about [0, 1], on the volumes' device.
+        (B, 1, X, Y) float32, in about [0, 1], on the volumes' device; fewer rows with a ``share``.
     """
     slices = draw_slice_indices(volumes, indices, generator)
     if not augment:
-        return take_slices(volumes, indices, slices)
-    drawn = draw_augmentations(len(indices), generator)
+        return take_slices(volumes, indices[share], slices[share])
+    drawn = draw_augmentations(len(indices), generator)[share]
     return torch.stack(
         [
             augmented_slice(volumes.images[number], z, augmentation)
-            for number, z, augmentation in zip(indices.tolist(), slices.tolist(), drawn, strict=True)
+            for number, z, augmentation in zip(
+                indices[share].tolist(), slices[share].tolist(), drawn, strict=True
+            )
         ]
     )[:, None]
 

@@ -85,6 +85,8 @@ class DiffusionModel(nn.Module):
         *,
         timesteps: Tensor | None = None,
         noise: Tensor | None = None,
+        share: slice = slice(None),
+        batch_size: int | None = None,
     ) -> Tensor:
         """Return the mean error of the predicted clean slices, in units of the [-1, 1] scale.
 
@@ -93,17 +95,21 @@ class DiffusionModel(nn.Module):
             generator: Source of timesteps, then of noise, where they are not given.
             timesteps: (B,) int64, 0-based; by default uniform over ``config.train_timesteps``.
             noise: (B, 1, X, Y); by default drawn as ``config.noisetype`` says.
+            share: Which rows of a batch of ``batch_size`` slices ``images`` are. Everything is drawn for the whole
+                batch, so that devices that divide it draw as one device would.
+            batch_size: Rows of the whole batch, B by default.
 
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).
         """
         _check_images(images)
+        total = len(images) if batch_size is None else batch_size
         if timesteps is None:
             source = generator.device if generator is not None else torch.device("cpu")
             low, high = self.config.train_timesteps
-            timesteps = torch.randint(low, high, (len(images),), generator=generator, device=source)
+            timesteps = torch.randint(low, high, (total,), generator=generator, device=source)[share]
         if noise is None:
-            noise = self.draw_noise(images, generator)
+            noise = self.draw_noise(images[:1].expand(total, -1, -1, -1), generator)[share]
         timesteps, noise = timesteps.to(images.device), noise.to(images.device)
         clean = 2 * images - 1
         predicted = self.unet(self.q_sample(clean, timesteps, noise), timesteps)

@@ -60,7 +60,10 @@ class Epochs(Callback):
         finished = trainer.global_step >= trainer.max_steps
         if position == 0 or finished:
             self.end_epoch(trainer, module, epoch, finished)
-        if self.interrupt.is_set():
+        interrupted = self.interrupt.is_set()
+        if trainer.world_size > 1:  # a signal may have reached one process only; all must stop at one step
+            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
+        if interrupted:
             check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
             trainer.save_checkpoint(self.last)
             raise Interrupted
@@ -71,8 +74,9 @@ class Epochs(Callback):
         Raises:
             InputError: The loss or the weights are not finite; nothing has been written then.
         """
-        check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
-        self.train_loss = torch.stack(module.epoch_losses).mean().item()
+        loss = trainer.strategy.reduce(torch.stack(module.epoch_losses).mean(), reduce_op="mean")
+        check_finite(trainer.global_step, [loss, *module.model.parameters()])
+        self.train_loss = loss.item()
         module.epoch_losses.clear()
         metrics = {"epoch": float(epoch), "train/loss": self.train_loss}
         if finished or epoch % self.config.trainer.check_val_every_n_epoch == 0:

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,6 +85,17 @@ def load_initial_weights(model: nn.Module, name_or_dir: str) -> None:
         raise InputError(name_or_dir, "has weights of another network", remedy) from error
 
 
+def device_share(size: int, devices: int, rank: int) -> tuple[slice, float]:
+    """Return which rows of a batch of ``size`` a device works on, and the weight of their mean loss.
+
+    The mean over devices of the weighted losses is the mean over the batch. A device without a row, where an epoch's
+    last batch is smaller than the number of devices, works on the first row with weight 0.
+    """
+    start, stop = (min(r, size % devices) + r * (size // devices) for r in (rank, rank + 1))
+    weight = (stop - start) * devices / size
+    return (slice(start, stop) if stop > start else slice(0, 1)), weight
+
+
 def validation_slices(volumes: TrainingVolumes) -> tuple[Tensor, Tensor]:
     """Choose slices spread evenly over the brain of every volume.
 
@@ -94,6 +106,23 @@ def validation_slices(volumes: TrainingVolumes) -> tuple[Tensor, Tensor]:
     brains = [torch.nonzero(brain)[:, 0] for brain in volumes.brain_slices]
     slices = [brain[(fractions * len(brain)).long()] for brain in brains]
     return torch.arange(len(volumes)).repeat_interleave(VALIDATION_SLICES), torch.cat(slices)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One device's share of the batch of a step.
+
+    Attributes:
+        images: (B, 1, X, Y) in about [0, 1].
+        rows: Which rows of the whole batch they are.
+        size: Rows of the whole batch.
+        weight: Factor of their mean loss, see ``device_share``.
+    """
+
+    images: Tensor
+    rows: slice
+    size: int
+    weight: float
 
 
 class Training(LightningModule):
@@ -137,21 +166,27 @@ class Training(LightningModule):
         numbers, slices = (chosen[selection].to(self.device) for chosen in self.fixed_slices)
         return take_slices(self.val_volumes, numbers, slices)
 
-    def training_batch(self, step: int) -> Tensor:
-        """Return this device's share (B, 1, X, Y) of the batch of a step."""
+    def training_batch(self, step: int) -> Batch:
+        """Return this device's share of the batch of a step.
+
+        Every device draws for the whole batch and takes its rows, so that any number of devices trains on what one
+        would.
+        """
         data, seed = self.config.datamodule.cfg, self.config.seed
-        batch = batch_indices(len(self.train_volumes), data.batch_size, self.batches_per_epoch, seed, step)
-        share = batch.tensor_split(self.trainer.world_size)[self.global_rank]
-        if len(share) == 0:  # the last batch of an epoch has fewer slices than there are devices
-            share = batch[:1]
-        generator = self._generator(f"slices of device {self.global_rank}", step)
-        return sample_slices(self.train_volumes, share, generator, augment=data.aug_intensity)
+        numbers = batch_indices(len(self.train_volumes), data.batch_size, self.batches_per_epoch, seed, step)
+        rows, weight = device_share(len(numbers), self.trainer.world_size, self.global_rank)
+        drawn = self._generator("slices", step)
+        images = sample_slices(self.train_volumes, numbers, drawn, augment=data.aug_intensity, share=rows)
+        return Batch(images, rows, len(numbers), weight)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Return the loss of one step. ``batch`` only counts; the step's number decides what is in it."""
         step = self.global_step
-        generator = self._generator(f"noise of device {self.global_rank}", step)
-        loss: Tensor = self.model.loss(self.training_batch(step), generator)
+        mine = self.training_batch(step)
+        noise = self._generator("noise", step)
+        loss: Tensor = (
+            self.model.loss(mine.images, noise, share=mine.rows, batch_size=mine.size) * mine.weight
+        )
         self.epoch_losses.append(loss.detach())
         return loss
 
