@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nibabel.processing import resample_from_to
 
 from brainuad.config import DataConfig
 from brainuad.data.check import check_data_dir
@@ -86,6 +87,30 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     assert (
         loaded.mask.sum() >= 0.995 * mask.array.sum()
     )  # the model's grid ends in the brain stem, and loses nothing else
+
+
+def test_the_labels_of_a_parcellation_go_with_the_mask(prepared, tmp_path):
+    parcellation = FILES / "ixi013_labels_4mm.nii.gz"
+    row = prepare_scan(replace(HEALTHY, mask=parcellation), tmp_path / "Data", COARSE)
+    assert row["status"] == "prepared"
+    labels, mask = (
+        nib.load(tmp_path / f"Data/Train/ixi/{kind}/IXI013-HH-1212_{kind}.nii.gz")
+        for kind in ("labels", "mask")
+    )
+    assert labels.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(labels.affine, mask.affine)
+    values = np.asarray(labels.dataobj)
+    assert len(np.unique(values)) > 100
+    assert not values[np.asarray(mask.dataobj) == 0].any()
+    sidecar = json.loads((tmp_path / "Data/prepared/ixi/IXI013-HH-1212.json").read_text())
+    raw = nib.load(parcellation)
+    in_atlas = nib.Nifti1Image(np.asarray(raw.dataobj), np.linalg.inv(sidecar["atlas_to_scan"]) @ raw.affine)
+    expected = np.asarray(resample_from_to(in_atlas, (labels.shape, labels.affine), order=0).dataobj)
+    np.testing.assert_array_equal(values, expected)
+    # the brain is the same with and without labels; a plain mask has none
+    shape = nib.load(prepared / "Data/Train/ixi/mask/IXI013-HH-1212_mask.nii.gz").shape
+    assert labels.shape == shape
+    assert not (prepared / "Data/Train/ixi/labels").exists()
 
 
 def test_bias_correction_makes_white_matter_even(prepared):

@@ -55,9 +55,9 @@ def prepare_cohort(
 ) -> pd.DataFrame:
     """Prepare scans into the paper's layout; finished ones are skipped, failed ones recorded.
 
-    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, and one JSON sidecar
-    a subject in ``Data/prepared/<dataset>``. At the end, or when interrupted, it brings these tables up to date; rows
-    of subjects that are not in this run stay:
+    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, ``labels`` where the
+    given mask is a parcellation, and one JSON sidecar a subject in ``Data/prepared/<dataset>``. At the end, or when
+    interrupted, it brings these tables up to date; rows of subjects that are not in this run stay:
 
     - ``prepare.csv``: every subject's row;
     - ``Data/splits``: the split CSVs of the paper's layout;
@@ -156,7 +156,8 @@ def _prepare(
 ) -> tuple[list[Path], dict[str, float], np.ndarray]:
     images = {modality: Volume.load(path) for modality, path in scan.images.items()}
     first = images.get("t1") or next(iter(images.values()))
-    brain = _brain_mask(scan, first)
+    given = _same_grid(scan.mask, first) if scan.mask else None
+    brain = _brain_mask(scan, first, given)
     lesion = _same_grid(scan.lesion, first).array > 0.5 if scan.lesion else None
     for modality in images:
         # Scans of one session share scanner space, though not always a grid.
@@ -188,6 +189,9 @@ def _prepare(
                 raise ValueError("could not be registered to the atlas (nothing of it lies there)")
         save(modality, located.correct(resampled), np.float32)
     save("mask", located.cut(located.mask), np.uint8)
+    if given is not None and _is_parcellation(given):
+        labels = located.cut(located.frame.to_model(given, transform, order=0))
+        save("labels", labels, np.uint8 if given.array.max() <= 255 else np.uint16)
     if lesion is not None:
         on_grid = located.frame.to_model(first.with_array(lesion), transform, order=0) > 0.5
         save("seg", located.cut(on_grid), np.uint8)
@@ -218,8 +222,13 @@ def _same_grid(path: Path, image: Volume) -> Volume:
     return label
 
 
-def _brain_mask(scan: RawScan, image: Volume) -> np.ndarray:
-    given = _same_grid(scan.mask, image) if scan.mask else None
+def _is_parcellation(mask: Volume) -> bool:
+    """Whether a brain mask holds several whole-number labels."""
+    values = np.unique(mask.array)
+    return bool((values > 0).sum() > 1 and (values == np.rint(values)).all())
+
+
+def _brain_mask(scan: RawScan, image: Volume, given: Volume | None) -> np.ndarray:
     try:
         return brain_mask(image, given)
     except ValueError as error:
@@ -229,7 +238,7 @@ def _brain_mask(scan: RawScan, image: Volume) -> np.ndarray:
 
 
 def _place(scan: RawScan, kind: str) -> str:
-    """Return where the layout keeps a scan's "t1", "t2", "mask" or "seg", relative to ``Data``."""
+    """Return where the layout keeps a scan's "t1", "t2", "mask", "labels" or "seg", relative to ``Data``."""
     base = "Train" if scan.dataset == "ixi" else "Test"
     return f"{base}/{scan.dataset}/{kind}/{scan.subject}_{kind}.nii.gz"
 
