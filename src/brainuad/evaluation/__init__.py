@@ -8,6 +8,20 @@ from brainuad.evaluation.curve import (
     greedy_best_dice,
     threshold_curve,
 )
+from brainuad.evaluation.distances import SurfaceDistances, surface_distances
+from brainuad.evaluation.froc import FALSE_POSITIVES_A_SCAN, Froc, scan_froc
+from brainuad.evaluation.lesions import (
+    CONTRAST_CLASSES,
+    MIN_OVERLAP,
+    SIZE_CLASSES,
+    LesionCounts,
+    LesionMatch,
+    Lesions,
+    contrast_class,
+    find_lesions,
+    match_lesions,
+    size_class,
+)
 from brainuad.evaluation.metrics import (
     Confusion,
     confusion,
@@ -18,7 +32,17 @@ from brainuad.evaluation.metrics import (
     slice_detection,
     slice_overlap,
 )
-from brainuad.evaluation.statistics import Summary, summarise
+from brainuad.evaluation.statistics import (
+    ScanAuroc,
+    Summary,
+    by_subject,
+    holm,
+    paired_difference,
+    paired_permutation_test,
+    scan_auroc,
+    summarise,
+)
+from brainuad.evaluation.streaming import ScoreHistogram, empty_histogram, score_histogram
 from brainuad.evaluation.thresholds import (
     FALSE_POSITIVE_FRACTIONS,
     false_positive_thresholds,
@@ -27,24 +51,48 @@ from brainuad.evaluation.thresholds import (
 )
 
 __all__ = [
+    "CONTRAST_CLASSES",
+    "FALSE_POSITIVES_A_SCAN",
     "FALSE_POSITIVE_FRACTIONS",
+    "MIN_OVERLAP",
+    "SIZE_CLASSES",
     "Confusion",
+    "Froc",
+    "LesionCounts",
+    "LesionMatch",
+    "Lesions",
+    "ScanAuroc",
+    "ScoreHistogram",
     "Summary",
+    "SurfaceDistances",
     "ThresholdCurve",
     "auroc",
     "average_precision",
     "best_dice",
+    "by_subject",
     "confusion",
+    "contrast_class",
     "dice",
+    "empty_histogram",
     "false_positive_thresholds",
+    "find_lesions",
     "greedy_best_dice",
     "hausdorff",
+    "holm",
+    "match_lesions",
+    "paired_difference",
+    "paired_permutation_test",
     "pooled_best_threshold",
     "pooled_greedy_threshold",
     "reconstruction_errors",
+    "scan_auroc",
+    "scan_froc",
     "scan_score",
+    "score_histogram",
+    "size_class",
     "slice_detection",
     "slice_overlap",
     "summarise",
+    "surface_distances",
     "threshold_curve",
 ]

@@ -46,3 +46,13 @@ def as_bool(values: Any, name: str, shape: tuple[int, ...] | None = None) -> np.
 def ratio(numerator: float, denominator: float) -> float:
     """Return a quotient, NaN where it is undefined."""
     return float(numerator / denominator) if denominator else math.nan
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box that holds all true voxels; an empty one if there are none."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        held = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(int(held[0]), int(held[-1]) + 1) if held.size else slice(0, 0))
+    return tuple(box)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+from scipy.spatial import KDTree
 
 from brainuad.evaluation._arrays import as_array, as_bool, as_scores, ratio
 from brainuad.evaluation.curve import threshold_curve
+from brainuad.evaluation.distances import surface
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,12 @@ def hausdorff(prediction: Any, lesion: Any) -> float:
     called = as_bool(prediction, "prediction", truth.shape)
     if not truth.any() or not called.any():
         return math.nan
-    box = ndimage.find_objects((truth | called).astype(np.int8))[0]
-    truth, called = truth[box], called[box]
-    to_truth = ndimage.distance_transform_edt(~truth)
-    to_called = ndimage.distance_transform_edt(~called)
-    return float(max(to_truth[called].max(), to_called[truth].max()))
+    missed, invented = truth & ~called, called & ~truth
+    distances = [0.0]
+    for points, mask in ((missed, called), (invented, truth)):
+        if points.any():  # a voxel outside a set is nearest to one of its surface
+            distances.append(KDTree(surface(mask)).query(np.argwhere(points))[0].max())
+    return float(max(distances))
 
 
 def reconstruction_errors(image: Any, reconstruction: Any, lesion: Any) -> dict[str, float]:
