@@ -47,14 +47,18 @@ def one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def train_volumes() -> TrainingVolumes:
+def volumes_of_one_scan() -> TrainingVolumes:
     """Five volumes out of one real scan: (5, 24, 32, 20)."""
     image = np.asarray(nib.load(FILES / "mslub19_t1_4mm.nii.gz").dataobj, dtype=np.float32) / 255
     mask = np.asarray(nib.load(FILES / "mslub19_mask_4mm.nii.gz").dataobj) > 0
     inner = slice(8, 32), slice(8, 40), slice(5, 25)
     image, mask = image[inner], mask[inner]
     return stack_volumes([(image * brightness, mask) for brightness in (1.0, 0.9, 0.8, 0.7, 0.6)])
+
+
+@pytest.fixture(scope="module")
+def train_volumes() -> TrainingVolumes:
+    return volumes_of_one_scan()
 
 
 @pytest.fixture(scope="module")
