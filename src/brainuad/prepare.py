@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from brainuad._version import __version__
 from brainuad.data.atlas import POOR_ALIGNMENT, AtlasBrain
 from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
-from brainuad.data.extract import brain_mask, on_same_grid
+from brainuad.data.extract import find_brain, on_same_grid
 from brainuad.data.frame import alignment, register_to_atlas, resample
 from brainuad.data.raw import RawScan
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
@@ -230,7 +230,8 @@ def _is_parcellation(mask: Volume) -> bool:
 
 def _brain_mask(scan: RawScan, image: Volume, given: Volume | None) -> np.ndarray:
     try:
-        return brain_mask(image, given)
+        modality = "t1" if "t1" in scan.images else next(iter(scan.images))
+        return find_brain(image, given, modality=modality).mask
     except ValueError as error:
         raise InputError(
             scan.mask or first_path(scan), str(error), "Give a mask that is above 0 in the brain"

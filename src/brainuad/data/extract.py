@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -10,36 +15,130 @@ from brainuad.data.frame import itk_fault, one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
+_LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
+_SMALLEST_BRAIN = 250.0  # mL: below a newborn's
+_USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
+_CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
+_DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below it
+_deepbet_lock = threading.Lock()
 
 
-def brain_mask(image: Volume, given: Volume | None = None) -> np.ndarray:
-    """Return the given mask with closed sulci, or where an extracted image is not background.
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """Where the brain is in a scan, and how that was found.
+
+    Attributes:
+        mask: ``(X, Y, Z)`` bool, sulci included.
+        source: "given", "extracted" (the scan came without skull) or "deepbet".
+        ml: Volume in mL.
+        warnings: What a person should look at.
+    """
+
+    mask: np.ndarray
+    source: str
+    ml: float
+    warnings: list[str]
+
+
+def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t1") -> Brain:
+    """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.
 
     Args:
-        image: The scan; brain-extracted where no mask is given.
-        given: Brain mask on the same grid, above 0 in the brain.
-
-    Returns:
-        ``(X, Y, Z)`` bool.
+        image: The scan, with or without skull.
+        given: Brain mask or parcellation on the same grid, above 0 in the brain.
+        modality: deepbet knows "t1" only.
 
     Raises:
-        ValueError: There is no mask and the scan is not brain-extracted, or the mask is empty.
+        ValueError: The given mask is empty or lies outside what was measured; or no mask was given, the scan is
+            not brain-extracted, and is not T1 or shows no brain.
     """
-    if given is None:
-        # Interpolated images ring around zero: half a percent of the bright end tells tissue from ringing.
-        mask = image.array > 0.005 * np.percentile(image.array, 99.5)
-        if mask.mean() > 0.6:
-            raise ValueError("has no brain mask and does not look brain-extracted")
+    if not np.ptp(image.array) > 0:
+        raise ValueError(f"holds one value only ({image.array.flat[0]:g})")
+    if given is not None:
+        mask, source = given.array > 0, "given"
+        if not mask.any():
+            raise ValueError("the brain mask is empty")
+        inside = image.array[mask]
+        if not np.ptp(inside) > 0:
+            raise ValueError(f"is constant inside the brain mask ({inside[0]:g})")
+        if np.median(inside) < _DARK * np.percentile(image.array, 99.5):
+            raise ValueError("is dark inside the brain mask: the mask lies beside the brain")
+    elif (found := extracted_brain(image)) is not None:
+        mask, source = found, "extracted"
+    elif modality == "t1":
+        mask, source = deepbet_mask(image), "deepbet"
     else:
-        mask = given.array > 0
-    if not mask.any():
-        raise ValueError("the brain mask is empty")
-    radius = [max(1, round(_PARCELLATION_CLOSING / spacing)) for spacing in image.spacing]
-    padded = np.pad(mask, [(r, r) for r in radius])
-    far_out = ndimage.distance_transform_edt(~padded, sampling=image.spacing) > _PARCELLATION_CLOSING
-    closed = ndimage.distance_transform_edt(~far_out, sampling=image.spacing) > _PARCELLATION_CLOSING
+        raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
+    closed = close_sulci(mask, image.spacing)
+    ml = float(closed.sum() * np.prod(image.spacing) / 1000)
+    if source == "deepbet" and not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
+        raise ValueError(f"shows no brain: brain extraction (deepbet) found {ml:.0f} mL")
+    return Brain(closed, source, ml, _doubts(closed, ml))
+
+
+def extracted_brain(image: Volume) -> np.ndarray | None:
+    """Return where a brain-extracted scan is not background, or None for a scan of a whole head.
+
+    A head is larger than any brain, and cut off at the neck; noise outside the head fills the field of view.
+    """
+    # Interpolated images ring around zero: half a percent of the bright end tells tissue from ringing.
+    tissue = image.array > 0.005 * np.percentile(image.array, 99.5)
+    ml = tissue.sum() * np.prod(image.spacing) / 1000
+    return tissue if 0 < ml < _LARGEST_BRAIN and max(_sections_on_faces(tissue).values()) < 0.3 else None
+
+
+def deepbet_mask(image: Volume) -> np.ndarray:
+    """Return the brain mask of a T1 scan, ``(X, Y, Z)`` bool by deepbet (Fisch et al. 2024).
+
+    Raises:
+        ValueError: It finds no brain.
+    """
+    with _deepbet_lock:  # it keeps the bounding box of its scan
+        network = _deepbet()
+        try:
+            return network.postprocess(network.run_model(image.array.copy()) > 0.5).astype(bool)
+        except (AssertionError, ValueError) as error:  # its ways to say that its mask is empty
+            raise ValueError("shows no brain: brain extraction (deepbet) found nothing") from error
+
+
+@cache
+def _deepbet() -> Any:
+    from deepbet import BrainExtraction
+
+    return BrainExtraction(no_gpu=True)  # the same mask on every machine
+
+
+def close_sulci(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Return an ``(X, Y, Z)`` bool mask closed by a ball of 6 mm, its holes filled; ``spacing`` is in mm."""
+    radius = [int(np.ceil(_PARCELLATION_CLOSING / step)) + 1 for step in spacing]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    padded = np.pad(mask[box], [(r, r) for r in radius])
+    far_out = ndimage.distance_transform_edt(~padded, sampling=spacing) > _PARCELLATION_CLOSING
+    closed = ndimage.distance_transform_edt(~far_out, sampling=spacing) > _PARCELLATION_CLOSING
     inner = closed[tuple(slice(r, -r) for r in radius)]
-    return ndimage.binary_fill_holes(inner | mask)
+    result = np.zeros_like(mask)
+    result[box] = ndimage.binary_fill_holes(inner | mask[box])
+    return result
+
+
+def _doubts(mask: np.ndarray, ml: float) -> list[str]:
+    doubts = []
+    low, high = _USUAL_BRAIN
+    if not low <= ml <= high:
+        doubts.append(f"brain volume {ml:.0f} mL is outside {low:.0f} to {high:.0f} mL: look at the mask")
+    cut = [face for face, section in _sections_on_faces(mask).items() if section > _CUT_AWAY]
+    if cut:
+        doubts.append(f"the brain reaches the edge of the scan ({', '.join(cut)}): part of it may be missing")
+    return doubts
+
+
+def _sections_on_faces(mask: np.ndarray) -> dict[str, float]:
+    """Return the area of a mask on each face of its array, as a fraction of its largest section along that axis."""
+    sections: dict[str, float] = {}
+    for axis, ends in enumerate((("left", "right"), ("back", "front"), ("bottom", "top"))):
+        areas = mask.sum(tuple({0, 1, 2} - {axis}))
+        sections |= dict(zip(ends, (areas[[0, -1]] / max(areas.max(), 1)).tolist(), strict=True))
+    return sections
 
 
 def on_same_grid(label: Volume, image: Volume) -> bool:

@@ -13,8 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from brainuad.data.atlas import PlacedScan, place_scan
-from brainuad.data.extract import brain_mask as find_brain
-from brainuad.data.extract import on_same_grid
+from brainuad.data.extract import Brain, find_brain, on_same_grid
 from brainuad.data.frame import resample
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector, load_model
@@ -29,7 +28,7 @@ class ScanMaps:
 
     Attributes:
         scan: The scan as it was read.
-        brain: ``scan.array.shape`` bool brain mask.
+        brain: The brain in the scan.
         placed: The scan on the model's grid.
         reconstructions: ``(S, X, Y, Z)`` float32 on the model's grid.
         maps: Anomaly map by score, ``(X, Y, Z)`` float32 each, post-processed, 0 outside the brain.
@@ -37,7 +36,7 @@ class ScanMaps:
     """
 
     scan: Volume
-    brain: np.ndarray
+    brain: Brain
     placed: PlacedScan
     reconstructions: np.ndarray
     maps: dict[str, np.ndarray]
@@ -51,7 +50,7 @@ class ScanMaps:
         """
         matrix = np.linalg.inv(self.placed.to_scan) @ self.scan.affine
         native = resample(np.asarray(array, dtype=np.float32), matrix, self.scan.array.shape, order=1)
-        return native * self.brain
+        return native * self.brain.mask
 
 
 def map_scan(
@@ -82,11 +81,9 @@ def map_scan(
         now = time.perf_counter()
         seconds[step], clock = round(now - clock, 3), now
 
-    brain = find_brain(scan, brain_mask)
-    if np.ptp(scan.array[brain]) == 0:
-        raise ValueError("is constant inside the brain")
+    brain = find_brain(scan, brain_mask, modality=detector.modality)
     lap("brain")
-    placed = place_scan(scan, brain, detector.data_config, seed=seed)
+    placed = place_scan(scan, brain.mask, detector.data_config, seed=seed)
     lap("place")
     reconstructions = detector.reconstruct(placed.image, seed)
     lap("reconstruct")
@@ -168,7 +165,7 @@ def _score(scan: Volume, given: Volume | None, detector: Detector, seed: int) ->
         anomaly=to_file(anomaly),
         reconstruction=to_file(found.reconstructions.mean(0)),
         image=to_file(found.placed.image),
-        brain=scan.with_array(found.brain).file_axes() > 0.5,
+        brain=scan.with_array(found.brain.mask).file_axes() > 0.5,
         affine=_scan_affine(scan),
         score=scan_score(anomaly, found.placed.mask),
         alignment=found.placed.alignment,
