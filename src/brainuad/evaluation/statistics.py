@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,8 @@ from scipy.special import ndtr, ndtri
 from brainuad.evaluation.curve import threshold_curve
 
 RESAMPLES = 10_000
-EXACT_UP_TO = 16  # pairs: 65,536 signs are enumerated sooner than 10,000 are drawn for most cohorts
+EXACT_UP_TO = 16  # subjects whose 2^16 exchanges are all looked at
+BLOCK = 2**21  # draws at a time, which bounds the memory whatever the number of subjects
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def summarise(
     mean, sd = float(array.mean()), float(array.std(ddof=1))
     if np.ptp(array) == 0:
         return Summary(mean, sd, len(array), mean, mean)
-    means = _draws(len(array), resamples, seed) @ (array / len(array))
+    share = array / len(array)
+    blocks = _blocks(len(array), resamples)
+    means = np.concatenate([_draws(len(array), rows, seed + offset) @ share for offset, rows in blocks])
     low, high = _bca_interval(means, mean, [array - mean], confidence)
     return Summary(mean, sd, len(array), low, high)
 
@@ -122,8 +125,11 @@ def paired_permutation_test(
         for difference in differences:
             sums = np.concatenate([sums + difference, sums - difference])
         return float(np.mean(np.abs(sums) >= enough))
-    sums = _signs(len(differences), resamples, seed) @ differences
-    return float((1 + np.count_nonzero(np.abs(sums) >= enough)) / (1 + resamples))
+    as_large = 1
+    for offset, rows in _blocks(len(differences), resamples):
+        sums = _signs(len(differences), rows, seed + offset) @ differences
+        as_large += int(np.count_nonzero(np.abs(sums) >= enough))
+    return as_large / (1 + resamples)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -217,8 +223,11 @@ def scan_auroc(
     if min(len(ill), len(well)) < 2:
         return ScanAuroc(value, math.nan, math.nan, len(ill), len(well))
     above = (np.sign(ill[:, None] - well) + 1) / 2
-    ours, theirs = _draws(len(ill), resamples, seed), _draws(len(well), resamples, seed + 1)
-    values = np.einsum("bi,bi->b", ours @ above, theirs) / above.size
+    values = np.empty(0)
+    for offset, rows in _blocks(max(above.shape), resamples):
+        ours = _draws(len(ill), rows, seed + offset)
+        theirs = _draws(len(well), rows, seed + offset + 1)
+        values = np.append(values, np.sum(ours @ above * theirs, axis=1) / above.size)
     influences = [above.mean(1) - value, above.mean(0) - value]
     low, high = _bca_interval(values, value, influences, confidence)
     return ScanAuroc(value, low, high, len(ill), len(well))
@@ -236,7 +245,14 @@ def _differences(a: Iterable[float], b: Iterable[float]) -> np.ndarray:
     return left - right
 
 
-@lru_cache(maxsize=8)  # the same for every measure over as many subjects
+def _blocks(subjects: int, resamples: int) -> Iterator[tuple[int, int]]:
+    """Yield what to add to the seed, and the number of samples to draw, for each block."""
+    rows = max(1, BLOCK // subjects)
+    for block, start in enumerate(range(0, resamples, rows)):
+        yield block << 32, min(rows, resamples - start)
+
+
+@lru_cache(maxsize=4)  # the same for every measure over as many subjects
 def _draws(subjects: int, resamples: int, seed: int) -> np.ndarray:
     """Return how often each subject is drawn in each bootstrap sample, ``(resamples, subjects)``."""
     drawn = np.random.default_rng(seed).integers(subjects, size=(resamples, subjects))
@@ -245,7 +261,7 @@ def _draws(subjects: int, resamples: int, seed: int) -> np.ndarray:
     return counts.reshape(resamples, subjects).astype(np.float64)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _signs(subjects: int, resamples: int, seed: int) -> np.ndarray:
     """Return random signs, ``(resamples, subjects)``."""
     return np.random.default_rng(seed).integers(2, size=(resamples, subjects)) * 2.0 - 1.0

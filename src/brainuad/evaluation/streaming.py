@@ -144,7 +144,7 @@ class ScoreHistogram:
         """Return recall, precision and threshold at the names of the bins, from high thresholds to low.
 
         Args:
-            points: Keep about so many, evenly spaced along the curve, and its ends; all by default.
+            points: Keep no more than so many, the first at each of evenly spaced recalls; all by default.
 
         Returns:
             Three arrays ``(P,)``; recall is NaN without a lesion.
@@ -155,10 +155,7 @@ class ScoreHistogram:
         recall = true_positives / lesions if lesions else np.full(len(thresholds), math.nan)
         precision = true_positives / (true_positives + false_positives)
         if points is not None and len(thresholds) > points:
-            steps = np.abs(np.diff(np.nan_to_num(recall))) + np.abs(np.diff(precision))
-            length = np.concatenate([[0.0], np.cumsum(steps)])
-            kept = np.searchsorted(length, np.linspace(0, length[-1], points))
-            kept = np.unique(np.append(kept, len(thresholds) - 1))
+            kept = np.unique(np.searchsorted(recall, np.linspace(0, 1, points)))
             recall, precision, thresholds = recall[kept], precision[kept], thresholds[kept]
         return recall, precision, thresholds
 
