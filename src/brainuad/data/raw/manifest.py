@@ -1,0 +1,47 @@
+"""Scans listed in a CSV."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from brainuad.data.cohort import SPLITS
+from brainuad.data.raw.scan import RawScan
+from brainuad.data.tables import parse_age, parse_label, read_table
+from brainuad.errors import InputError
+
+
+def manifest(root: Path, modality: str) -> list[RawScan]:
+    """A CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
+
+    ``mask`` may be empty where the brain is to be found, ``seg`` where there is no lesion mask. Paths are relative to
+    the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". A subject has one brain mask,
+    which fits the modality prepared last: prepare T1 and T2 manifests into folders of their own.
+    """
+
+    def path(row: dict[str, str], column: str) -> Path | None:
+        return root.parent / row[column] if row.get(column) else None
+
+    scans = []
+    for row, place in read_table(root, required=("subject", "image")):
+        label = parse_label(row.get("label", ""), place) or int(bool(row.get("seg")))
+        dataset = row.get("dataset") or ("MANIFEST" if label else "ixi")
+        dataset = "ixi" if dataset.lower() == "ixi" else dataset
+        for column, name in (("subject", row["subject"]), ("dataset", dataset)):
+            if not re.fullmatch(r"\w[\w. +-]*", name):
+                raise InputError(place, f"{column} {name!r} cannot be a file name", "Use letters and digits")
+        if not row["image"]:
+            raise InputError(place, "column image is empty", "Fill it in, or remove the row")
+        if label and dataset == "ixi":
+            fault = f"label {label} is not healthy, but all of data set ixi is"
+            raise InputError(place, fault, "Give the scan another dataset")
+        split = row.get("split", "")
+        if split not in ("", *SPLITS):
+            raise InputError(place, f"split {split!r} is unknown", f"Use one of {', '.join(SPLITS)}, or none")
+        scans.append(
+            RawScan(
+                row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
+                split=split, age=parse_age(row.get("age", "")), label=label, modality=modality,
+            )
+        )  # fmt: skip
+    return scans
