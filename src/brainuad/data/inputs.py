@@ -1,0 +1,238 @@
+"""From what a user gives (files, folders) to a list of scans, each with the names of its outputs.
+
+Files that are named are taken as they are. In folders, what is no scan is left out: see :func:`left_out`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii.gz", ".nii")
+_OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of its scans
+_LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings and temporary prefixes
+# Results of this package, and what others keep beside scans. "_brain" is judged by its neighbours.
+_NOT_SCANS = re.compile(
+    r"(_anomaly|_lesions?|_reconstruction|[_-]mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
+)
+_WORDS = {
+    "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "tfl3d"},
+    "t2": {"t2", "t2w", "t2wi", "tse"},
+}
+_OTHER_WORDS = {"flair", "t2flair", "t2f", "dwi", "adc", "bold", "swi", "tof", "pdw"}
+_CONTRAST_WORDS = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan to be scored.
+
+    Attributes:
+        name: Unique within a run whatever the case of its letters, and safe as a file name.
+        source: NIfTI file, or folder of a DICOM series.
+        kind: "nifti", "bids" or "dicom".
+        folder: Folder of its outputs, relative to that of the run; "" for the run's own.
+        series: SeriesInstanceUID of a DICOM series.
+    """
+
+    name: str
+    source: Path
+    kind: str
+    folder: str = ""
+    series: str = ""
+
+
+def find_scans(
+    inputs: Iterable[str | Path],
+    *,
+    modality: str,
+    output: str | Path,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    series: str = "",
+) -> list[Scan]:
+    """List the scans in files and folders.
+
+    Args:
+        inputs: NIfTI files and folders, which are searched with all folders below them.
+        modality: "t1" or "t2"; in folders, files named after another contrast are left out.
+        output: Folder for results. It may lie below an input and is then not searched; it must not hold an input.
+        participants: Labels of the participants to take from BIDS data sets; all if empty.
+        sessions: The same for sessions.
+        series: SeriesInstanceUID of the DICOM series to take.
+
+    Returns:
+        Scans with different names, in the order of the inputs and by path within each.
+
+    Raises:
+        InputError: An input cannot be used or holds no scan; ``output`` holds an input; two scans would have the same
+            name.
+    """
+    found: dict[tuple[Path, str], Scan] = {}
+    for given in map(Path, inputs):
+        _check_input(given, Path(output))
+        scans = _in_folder(given, modality, Path(output)) if given.is_dir() else [_as_file(given)]
+        for scan in scans:
+            found.setdefault((scan.source.resolve(), scan.series), scan)
+    return _named_apart(list(found.values()))
+
+
+def output_paths(scan: Scan) -> dict[str, str]:
+    """Name the outputs of a scan, relative to the folder of the run.
+
+    Returns:
+        Paths by "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
+    """
+    kinds = ("anomaly", "lesions", "reconstruction", "brain")
+    names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
+    names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
+    return {kind: (Path(scan.folder) / name).as_posix() for kind, name in names.items()}
+
+
+def open_scan(scan: Scan) -> Volume:
+    """Read a scan.
+
+    Raises:
+        InputError: As for :meth:`brainuad.data.volume.Volume.load`.
+    """
+    return Volume.load(scan.source)
+
+
+def _check_input(given: Path, output: Path) -> None:
+    """Refuse an input that does not exist, or that results would be mixed with."""
+    if not os.path.lexists(given):
+        raise InputError(given, "no such file or folder", "Check the path")
+    if given.resolve().is_relative_to(output.resolve()):
+        raise InputError(
+            given,
+            f"lies in the output folder {output}, where results must not be mixed with scans",
+            f"Choose another one, for instance {output / 'results'}",
+        )
+
+
+def _as_file(path: Path) -> Scan:
+    if not path.name.lower().endswith(NIFTI):
+        raise InputError(path, "is no scan that can be read", "Give .nii or .nii.gz files, or a folder")
+    return Scan(_stem(path.name), path, "nifti")
+
+
+def _in_folder(root: Path, modality: str, output: Path) -> list[Scan]:
+    scans, reasons = [], Counter[str]()
+    for folder, files in _walk(root, output.resolve()):
+        for name in files:
+            if not name.lower().endswith(NIFTI):
+                reasons["of another kind"] += 1
+            elif reason := left_out(name, files, modality):
+                reasons[reason] += 1
+            else:
+                scans.append(Scan(_stem(name), folder / name, "nifti"))
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    if not scans:
+        raise InputError(
+            root,
+            f"holds no {modality} scan: looked for .nii and .nii.gz in it and all folders below"
+            + (f", and left out files: {told}" if told else ""),
+            "Give a folder with scans, or name the files",
+        )
+    if told:
+        logger.info("%s: %d scan(s) taken, files left out: %s", root, len(scans), told)
+    return scans
+
+
+def left_out(name: str, beside: Sequence[str], modality: str) -> str:
+    """Tell why a NIfTI file that was found in a folder is not taken as a scan; "" if it is.
+
+    Args:
+        name: Its name.
+        beside: All names in its folder.
+        modality: "t1" or "t2".
+    """
+    stem = _stem(name)
+    if _NOT_SCANS.search(stem.lower()):
+        return "named as masks or results"
+    base = stem.removesuffix("_brain")  # a mask beside its scan; alone, a brain-extracted scan
+    if base != stem and any(other.startswith((f"{base}.", f"{base}_anomaly")) for other in beside):
+        return "named as masks or results"
+    words = set(re.split(r"[^a-z0-9]+", stem.lower()))
+    others = set().union(*(names for key, names in _WORDS.items() if key != modality))
+    own = bool(words & _WORDS[modality])
+    if words & (_OTHER_WORDS | _CONTRAST_WORDS) or (words & others and not own):
+        return "named after another contrast"
+    return ""
+
+
+def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders with the names of their files, in order, once each, without hidden ones and ``output``.
+
+    Links to folders are followed; one that leads to a folder that was already visited is not.
+    """
+    visited: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        if error.filename is not None and Path(error.filename) == root:
+            raise InputError(root, f"cannot be read ({error.strerror})", "Check its permissions") from error
+        logger.warning("%s: cannot be read (%s); its scans are missing", error.filename, error.strerror)
+
+    for here, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in visited or Path(here).resolve() == output:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(here), sorted(name for name in files if not name.startswith("."))
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+
+
+def safe_name(text: str) -> str:
+    """Return text as a file name that every file system takes and every shell can be given."""
+    text = "".join(letter if letter.isprintable() else "_" for letter in text)  # surrogates are not
+    text = re.sub(r'[<>:"/\\|?*]', "_", text).strip(" .").lstrip("-") or "scan"
+    if len(text.encode()) > _LONGEST_NAME:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
+    return text
+
+
+def _named_apart(scans: list[Scan]) -> list[Scan]:
+    """Give scans of the same name the names of their parent folders in front, as many as it takes."""
+    groups = defaultdict(list)
+    for scan in scans:
+        groups[scan.folder, safe_name(scan.name).casefold()].append(scan)
+    names: dict[Scan, str] = {}
+    for (_, name), group in groups.items():
+        deepest = 1 if name not in _OWN_NAMES and len(group) == 1 else 8
+        for depth in range(name in _OWN_NAMES, deepest):
+            prefixed = [_with_parents(scan, depth) for scan in group]
+            if len({text.casefold() for text in prefixed}) == len(group):
+                break
+        names |= dict(zip(group, prefixed, strict=True))
+    taken: dict[tuple[str, str], Scan] = {}
+    for scan, name in names.items():
+        other = taken.setdefault((scan.folder, name.casefold()), scan)
+        if other is not scan:
+            raise InputError(
+                scan.source,
+                f"would be named {name!r} in the results, as {other.source} is",
+                "Rename one of them, or leave one out",
+            )
+    return [replace(scan, name=names[scan]) for scan in scans]
+
+
+def _with_parents(scan: Scan, depth: int) -> str:
+    parents = scan.source.absolute().parent.parts[1:]
+    return safe_name("_".join([*parents[max(len(parents) - depth, 0) :], scan.name]))
