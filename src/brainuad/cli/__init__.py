@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from brainuad.cli import check, demo, evaluate, prepare, train  # noqa: F401  (each registers its command)
+from brainuad.cli import check, demo, evaluate, prepare, report, train  # noqa: F401  (each registers its command)
 from brainuad.cli.app import app
 from brainuad.console import report_bug
 

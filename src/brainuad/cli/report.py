@@ -1,0 +1,20 @@
+"""``brainuad report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brainuad.cli.app import app
+
+
+@app.command(short_help="Write report.html from the files of `brainuad score`.")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `brainuad score`.")],
+) -> None:
+    """Write report.html, a page to look through scored scans, from the files beside it; no scan is scored again."""
+    from brainuad.report.page import build_report
+
+    print(build_report(folder))

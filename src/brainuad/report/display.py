@@ -1,0 +1,189 @@
+"""Volumes as the page shows them: one common grid along the scanner's axes, small enough to travel in HTML."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
+
+from brainuad.errors import InputError
+from brainuad.files import sha256
+from brainuad.report.records import Scored
+
+FINEST = 2.0  # mm: the model's own grid, and what software rendering shows without delay
+_MARGIN = 12.0  # mm shown around the brain
+_BRIGHTEST = 1.25  # of the scale on which the brain's 1st percentile is 0 and its 99th is 1
+_MAP_STEP = 0.002
+_MAX_VOXELS = 2**29
+_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A volume read from a file: ``(X, Y, Z)`` and its ``(4, 4)`` affine to scanner mm."""
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Display:
+    """A scan and what was found in it, on one grid whose axes are right, anterior, superior.
+
+    Attributes:
+        affine: ``(4, 4)``, indices to scanner mm: a scaling and a shift.
+        volumes: By name, ``(X, Y, Z)``: "scan" and "reconstruction" float32 with the brain in [0, 1], "anomaly"
+            float32, "findings" uint16 labels, "lesion" bool, "brain" bool. Only "anomaly" and "brain" are
+            always there.
+        notes: What is not shown, and why.
+    """
+
+    affine: np.ndarray
+    volumes: dict[str, np.ndarray]
+    notes: list[str]
+
+    @property
+    def voxel(self) -> float:
+        """Edge of a voxel in mm."""
+        return float(self.affine[0, 0])
+
+
+def read_display(scored: Scored) -> Display:
+    """Read the volumes of a scored scan and bring them to a grid of 2 mm, or of the scan's finest axis if coarser.
+
+    Raises:
+        InputError: The anomaly map cannot be read.
+    """
+    notes: list[str] = []
+    anomaly = read_layer(scored.outputs.get("anomaly"), "the anomaly map")
+
+    def optional(name: str, path: Path | None, what: str) -> Layer | None:
+        try:
+            if name == "scan" and path is not None:
+                _check_unchanged(path, scored)
+            return read_layer(path, what)
+        except InputError as error:
+            notes.append(f"{what} is not shown: {error}")
+            return None
+
+    layers = {
+        "scan": optional("scan", scored.outputs.get("scan", scored.source), "The scan"),
+        "reconstruction": optional(
+            "reconstruction", scored.outputs.get("reconstruction"), "The reconstruction"
+        ),
+        "findings": optional("findings", scored.outputs.get("lesions"), "The outline of findings"),
+        "brain": optional("brain", scored.outputs.get("brain"), "The brain mask"),
+    }
+    if scored.lesion_mask is not None:
+        layers["lesion"] = optional("lesion", scored.lesion_mask, "The annotation")
+    brain = layers["brain"] or Layer(anomaly.array > 0, anomaly.affine)
+    affine, shape = display_grid(brain.array > 0, brain.affine)
+    volumes = {
+        "brain": _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0,
+        "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
+    }
+    for name in ("scan", "reconstruction"):
+        if (layer := layers[name]) is not None:
+            volumes[name] = _to_grid(layer.array, layer.affine, affine, shape, order=1)
+    if (layer := layers["findings"]) is not None:
+        volumes["findings"] = _to_grid(layer.array, layer.affine, affine, shape, order=0).astype(np.uint16)
+    if (layer := layers.get("lesion")) is not None:
+        volumes["lesion"] = _to_grid(layer.array > 0, layer.affine, affine, shape, order=0) > 0
+    if "scan" in volumes:
+        volumes["scan"] = _scaled(volumes["scan"], volumes["brain"])
+    return Display(affine, volumes, notes)
+
+
+def _check_unchanged(path: Path, scored: Scored) -> None:
+    if path == scored.source and scored.sha256 and path.is_file() and sha256(path) != scored.sha256:
+        raise InputError(path, "has changed since it was scored", "Score it again")
+
+
+def read_layer(path: Path | None, what: str) -> Layer:
+    """Read a three-dimensional NIfTI file.
+
+    Raises:
+        InputError: It is missing, damaged, or no such file.
+    """
+    if path is None:
+        raise InputError(what, "was not written", "Score the scan again")
+    if not path.is_file():
+        raise InputError(path, "no such file", "It may have been moved")
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair) or np.prod(image.shape, dtype=float) > _MAX_VOXELS:
+            raise InputError(path, "is not a NIfTI file of a brain", "Score the scan again")
+        array = np.asarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        while array.ndim > 3 and array.shape[-1] == 1:
+            array = array[..., 0]
+        if array.ndim != 3 or not np.isfinite(array).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise InputError(path, f"is not a usable volume (shape {array.shape})", "Score the scan again")
+    except _DAMAGE as error:
+        raise InputError(path, f"is damaged ({error})", "Score the scan again") from error
+    return Layer(array, affine)
+
+
+def display_grid(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Return affine and shape of the grid that shows a brain and a margin around it.
+
+    Args:
+        brain: ``(X, Y, Z)`` bool; where it is empty, all of it is shown.
+        affine: ``(4, 4)``, its indices to scanner mm.
+    """
+    inside = np.argwhere(brain) if brain.any() else np.array([[0, 0, 0], brain.shape]) - 0.5
+    low, high = inside.min(0), inside.max(0)
+    corners = low + np.array(list(np.ndindex(2, 2, 2))) * (high - low)
+    placed = corners @ affine[:3, :3].T + affine[:3, 3]
+    voxel = max(FINEST, float(np.linalg.norm(affine[:3, :3], axis=0).min()))
+    first = np.floor((placed.min(0) - _MARGIN) / voxel) * voxel
+    x, y, z = np.ceil((placed.max(0) + _MARGIN - first) / voxel).astype(int) + 1
+    grid = np.diag([voxel, voxel, voxel, 1.0])
+    grid[:3, 3] = first
+    return grid, (int(x), int(y), int(z))
+
+
+def _to_grid(
+    array: np.ndarray, source: np.ndarray, target: np.ndarray, shape: tuple[int, int, int], *, order: int
+) -> np.ndarray:
+    """Resample by the scanner's coordinates; a coarser grid is smoothed for, labels are not."""
+    matrix = np.linalg.inv(source) @ target
+    array = np.asarray(array, dtype=np.float32)
+    if order > 0:
+        step = np.linalg.norm(matrix[:3, :3], axis=1)  # source voxels a target voxel
+        array = ndimage.gaussian_filter(array, np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355, mode="nearest")
+    return ndimage.affine_transform(
+        array, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order, mode="constant"
+    )
+
+
+def _scaled(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Scale as the model does, so that scan and reconstruction look alike where they are alike."""
+    low, high = np.percentile(image[brain] if brain.any() else image, (1, 99))
+    return np.clip((image - low) / max(high - low, 1e-6), 0, _BRIGHTEST).astype(np.float32)
+
+
+def encode(display: Display) -> dict[str, str]:
+    """Return the volumes as base64 of ``.nii.gz`` files; the same volumes give the same text."""
+    steps = {"scan": _BRIGHTEST / 255, "reconstruction": _BRIGHTEST / 255, "anomaly": _MAP_STEP}
+    wide = ("anomaly", "findings")
+    encoded = {}
+    for name, volume in display.volumes.items():
+        if name == "brain":
+            continue
+        step = steps.get(name, 1.0)
+        kind, limit = (np.uint16, 65535) if name in wide else (np.uint8, 255)
+        stored = np.clip(np.rint(volume / step), 0, limit).astype(kind)
+        image = nib.Nifti1Image(stored, display.affine)
+        image.header.set_slope_inter(step, 0)
+        image.header.set_xyzt_units("mm")
+        encoded[name] = base64.b64encode(gzip.compress(image.to_bytes(), 9, mtime=0)).decode("ascii")
+    return encoded

@@ -1,0 +1,282 @@
+"""The report: one HTML page that opens from disk, with a viewer, tables and pictures, and needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from brainuad._version import __version__
+from brainuad.errors import InputError
+from brainuad.files import write_text
+from brainuad.report.display import FINEST, Display, encode, read_display
+from brainuad.report.histogram import histogram
+from brainuad.report.records import Point, Records, Row, Scale, Scored, read_records
+
+EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
+FIRST_FRACTION, FULL_FRACTION = 0.05, 0.001  # what the two ends of the colour scale stand for
+UNCALIBRATED = (0.2, 1.0)  # colour scale of a map that nobody has calibrated
+CSP = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "connect-src 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One scan as the template shows it; ``payload`` is what the viewer draws, if it can."""
+
+    id: str
+    row: Row
+    warnings: tuple[str, ...] = ()
+    montage: str = ""
+    alt: str = ""
+    words: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    payload: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        layers = self.payload["layers"].values() if self.payload else ()
+        return len(self.montage) + sum(map(len, layers))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of the table of scans; ``id`` is set if the scan is on this page, ``href`` if it has a place."""
+
+    row: Row
+    warnings: tuple[str, ...]
+    id: str
+    href: str
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the last column says."""
+        return [text for text in (self.row.message, *self.warnings) if text]
+
+
+def build_report(folder: str | Path, *, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
+    """Write ``report.html`` into a folder of scored scans, from the files in it.
+
+    Args:
+        folder: What ``brainuad score`` wrote.
+        embedded_bytes: Scans are embedded in the page up to this size; if they are larger together, every scan
+            gets a page beside its JSON file, and ``report.html`` links to them.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: Nothing was scored there, or it cannot be written to.
+    """
+    records = read_records(folder)
+    target = records.folder / "report.html"
+    lines: list[_Line] = []
+    embedded: list[_View] = []
+    linked = False
+    for number, row in enumerate(records.rows):
+        view = _view(row, f"scan-{number}")
+        embedded.append(view)
+        linked = linked or (sum(v.size for v in embedded) > embedded_bytes and len(records.rows) > 1)
+        if linked:
+            for waiting in embedded:
+                _write_own_page(waiting, records)
+            embedded.clear()
+        place = view.id if view.row.scored else ""
+        lines.append(_Line(view.row, view.warnings, place, f"#{place}" if place else ""))
+    if linked:
+        lines = [replace(line, id="", href=_link(line.row, records.folder)) for line in lines]
+    write_text(target, _render(records, embedded, lines))
+    return target
+
+
+def _write_own_page(view: _View, records: Records) -> None:
+    if view.row.scored is None:
+        return
+    page = view.row.scored.sidecar.with_suffix(".html")
+    up = len(page.relative_to(records.folder).parents) - 1
+    alone = replace(records, rows=[view.row], notes=[])
+    write_text(page, _render(alone, [view], [], back="../" * up + "report.html"))
+
+
+def _link(row: Row, folder: Path) -> str:
+    if row.scored is None:
+        return ""
+    return "./" + quote(row.scored.sidecar.with_suffix(".html").relative_to(folder).as_posix())
+
+
+def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *, back: str = "") -> str:
+    cohort = len(lines) > 1
+    shown = [view for view in views if view.row.scored or not cohort]
+    payloads = {view.id: view.payload for view in shown if view.payload}
+    done = [(row.name, row.score) for row in records.rows if row.score is not None]
+    drawing = histogram(done, records.healthy)
+    svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
+    return _environment().get_template("page.html").render(
+        title=f"{len(lines)} scans" if cohort else records.rows[0].name,
+        csp=CSP,
+        version=__version__,
+        style=_asset("style.css"),
+        script=_asset("page.js"),
+        viewer=_asset("viewer.js"),
+        niivue=_niivue() if payloads else "",
+        notes=records.notes,
+        back=back,
+        cohort=cohort,
+        counts=Counter(line.row.status for line in lines),
+        histogram=svg,
+        lines=lines,
+        scans=shown,
+        payloads=payloads,
+        finest=FINEST,
+    )  # fmt: skip
+
+
+def _view(row: Row, id: str) -> _View:
+    scored = row.scored
+    if scored is None:
+        return _View(id, row)
+    facts = tuple(
+        _facts({key: value for key, value in scored.raw.items() if key not in ("findings", "warnings")})
+    )
+    try:
+        display = read_display(scored)
+    except InputError as error:
+        row = replace(row, status="damaged", message=str(error))
+        return _View(id, row, row.warnings, facts=facts)
+    words = scale_words(scored.scale)
+    alt = f"Axial slices of {row.name}: scan, reconstruction and anomaly map. {row.findings} findings."
+    payload = {
+        "name": row.name,
+        "layers": encode(display),
+        "scale": _colours(scored.scale),
+        "steps": _steps(scored.scale),
+        "words": words,
+    }
+    montage = _montage(row, scored, display, words)
+    return _View(id, row, (*row.warnings, *display.notes), montage, alt, words, facts, payload)
+
+
+def scale_words(scale: Scale | None) -> str:
+    """Say what the colours mean."""
+    if scale is None:
+        first, full = UNCALIBRATED
+        return (
+            f"The model has not been calibrated: colours run from {first:g} (red) to {full:g} (yellow) of the "
+            "map, and nothing is known about how common a value is in healthy brains."
+        )
+    interval = f", 95 % interval {scale.interval[0]:.3f} to {scale.interval[1]:.3f}" if scale.interval else ""
+    return (
+        f"{_percent(scale.fraction)} of a healthy brain's voxels are at or above {scale.threshold:.3f} "
+        f"(findings{interval}); {_percent(FIRST_FRACTION)} at or above {scale.first_colour:.3f} (red begins); "
+        f"{_percent(FULL_FRACTION)} at or above {scale.full_colour:.3f} (brightest yellow). "
+        f"Measured on {scale.scans} healthy scans."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:g} %"
+
+
+def _colours(scale: Scale | None) -> dict[str, float | None]:
+    if scale is None:
+        return {"first": UNCALIBRATED[0], "full": UNCALIBRATED[1], "threshold": None}
+    return {"first": scale.first_colour, "full": scale.full_colour, "threshold": scale.threshold}
+
+
+def _steps(scale: Scale | None) -> list[tuple[float, str]]:
+    """Return map values, descending, and what it means to reach them, for the voxel under the crosshair."""
+    if scale is None:
+        return [(0.0, "not calibrated")]
+    known = {FIRST_FRACTION: scale.first_colour, FULL_FRACTION: scale.full_colour}
+    known[scale.fraction] = scale.threshold
+    steps = []
+    for fraction, value in sorted(known.items()):
+        part = ", part of findings" if value >= scale.threshold else ""
+        steps.append((value, f"fewer than {_percent(fraction)} of healthy voxels are this high{part}"))
+    common = _percent(max(known))
+    return [*steps, (0.0, f"as in healthy brains: more than {common} of their voxels are this high")]
+
+
+def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested JSON as text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _facts(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        yield name, ", ".join(str(entry) for entry in value)
+    else:
+        yield name, "none" if value is None else str(value)
+
+
+def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
+    """Return the picture as a data URI: the one that was written, or one drawn here."""
+    path = scored.outputs.get("montage")
+    data = path.read_bytes() if path is not None and path.is_file() else b""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        data = _draw_montage(row, display, _colours(scored.scale), words)
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], words: str) -> bytes:
+    from brainuad.report.montage import Overlay, montage  # matplotlib is slow to import
+
+    volumes = display.volumes
+    first, full = colours["first"] or 0.0, colours["full"] or 1.0
+    image = volumes.get("scan", volumes.get("reconstruction", volumes["anomaly"]))
+    figure = montage(
+        image,
+        volumes.get("reconstruction", image),
+        [Overlay("anomaly map", volumes["anomaly"], first, full)],
+        volumes["brain"],
+        volumes.get("lesion"),
+        title=row.name.replace("$", r"\$"),
+        scale_meaning="red to yellow: rarer and rarer in healthy brains",
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def _millimetres(point: Point) -> str:
+    return ", ".join(f"{value:.0f}" for value in point).replace("-", "−")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("brainuad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["millimetres"] = _millimetres
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    return _inline((files("brainuad.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _niivue() -> Markup:
+    folder = files("brainuad.assets") / "niivue"
+    licence = (folder / "LICENSE").read_text(encoding="utf-8")
+    return _inline(
+        f"/* NiiVue 0.69.0\n{licence}*/\n" + (folder / "niivue.umd.js").read_text(encoding="utf-8")
+    )
+
+
+def _inline(text: str) -> Markup:
+    """Mark our own code as such, after making sure that it cannot end its element early."""
+    if any(end in text.lower() for end in ("</script", "<!--")):
+        raise ValueError("code to be inlined holds a tag")
+    return Markup(text)

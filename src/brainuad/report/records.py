@@ -1,0 +1,300 @@
+"""What a folder of scored scans says about itself: sidecars, ``scores.csv`` and ``run.json``, checked and typed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from brainuad.errors import InputError
+
+Point = tuple[float, float, float]
+_NO_SIDECARS = ("run.json", "dataset_description.json", "calibration.json", "summary.json", "simulation.json")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A connected region above the threshold, as measured on the scan's own grid.
+
+    Attributes:
+        label: Its value in the volume of findings; 1 is the largest.
+        ml: Volume in mL.
+        peak: Highest map value in it.
+        mean: Mean map value in it.
+        centre_mm: Centre in scanner mm (RAS+).
+        atlas_mm: Centre in mm of the atlas, where it is known.
+        side: "left", "right" or "midline".
+    """
+
+    label: int
+    ml: float
+    peak: float
+    mean: float
+    centre_mm: Point
+    atlas_mm: Point | None
+    side: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What healthy scans say about map values.
+
+    Attributes:
+        scans: Healthy scans it was measured on.
+        fraction: Fraction of healthy brain voxels at or above ``threshold``.
+        threshold: Map value from which on voxels belong to findings.
+        interval: 95 % bootstrap interval of the threshold, where it is known.
+        first_colour: Map value that 5 % of healthy brain voxels reach.
+        full_colour: Map value that 0.1 % of healthy brain voxels reach.
+    """
+
+    scans: int
+    fraction: float
+    threshold: float
+    interval: tuple[float, float] | None
+    first_colour: float
+    full_colour: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored scan: the sidecar's contents, with paths made absolute.
+
+    Attributes:
+        sidecar: The JSON file.
+        kind: "nifti", "bids" or "dicom".
+        source: The scan, or the folder of its DICOM series.
+        sha256: Hash of the scan when it was scored, or "".
+        model: Its name, fingerprint, contrast.
+        settings: Score, false-positive fraction, seed, device.
+        scale: None if the model has not been calibrated.
+        findings: Largest first.
+        outputs: Files by what they hold: "anomaly", "lesions", "reconstruction", "brain", "montage".
+        lesion_mask: Ground truth, where there is one.
+        raw: The sidecar as it is.
+    """
+
+    sidecar: Path
+    kind: str
+    source: Path
+    sha256: str
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    scale: Scale | None
+    findings: list[Finding]
+    outputs: dict[str, Path]
+    lesion_mask: Path | None
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan in the table of all.
+
+    Attributes:
+        name: Unique within the run.
+        status: "done", "failed" (when it was scored) or "damaged" (its files, since then).
+        message: Why it failed, or what is damaged.
+        score: Mean of the map over the brain.
+        percentile: Percentage of healthy scans that score lower.
+        findings: How many.
+        lesion_ml: Volume of all findings in mL.
+        warnings: What a person should know before trusting the map.
+        scored: Everything about it, if it was scored.
+    """
+
+    name: str
+    status: str
+    message: str = ""
+    score: float | None = None
+    percentile: float | None = None
+    findings: int | None = None
+    lesion_ml: float | None = None
+    warnings: tuple[str, ...] = ()
+    scored: Scored | None = None
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that a folder of results holds.
+
+    Attributes:
+        folder: The folder.
+        rows: Scans in the order of ``scores.csv``, others after them by name.
+        run: ``run.json``, or an empty dict.
+        healthy: Scan scores of the healthy scans of the calibration, sorted.
+        notes: What could not be read.
+    """
+
+    folder: Path
+    rows: list[Row]
+    run: dict[str, Any]
+    healthy: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_records(folder: str | Path) -> Records:
+    """Read a folder that ``brainuad score`` wrote. What is damaged is listed as damaged; nothing is left out.
+
+    Raises:
+        InputError: There is no such folder, or no scored or failed scan in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(folder, "is not a folder", "Give the output folder of `brainuad score`")
+    notes: list[str] = []
+    listed = _read_table(folder / "scores.csv", notes)
+    found = {row.name: row for row in _sidecar_rows(folder)}
+    rows = [found.pop(name) if name in found else _unscored(entry) for name, entry in listed.items()]
+    rows += [found[name] for name in sorted(found)]
+    if not rows:
+        raise InputError(folder, "holds no scored scan", "Give the output folder of `brainuad score`")
+    run = _read_run(folder / "run.json", notes)
+    try:
+        healthy = sorted(_number(value) for value in run.get("healthy_scores") or [])
+    except (TypeError, ValueError):
+        notes.append("run.json: healthy_scores are not numbers")
+        healthy = []
+    return Records(folder, rows, run, healthy, notes)
+
+
+def _sidecar_rows(folder: Path) -> list[Row]:
+    rows: list[Row] = []
+    for path in sorted(folder.rglob("*.json")):
+        if path.name in _NO_SIDECARS or path.name.startswith("."):
+            continue
+        name = str(path.relative_to(folder).with_suffix(""))
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            rows.append(Row(name, "damaged", f"{path.name} cannot be read ({error})"))
+            continue
+        if not isinstance(raw, dict) or "brainuad" not in raw or "scan" not in raw:
+            continue  # some other JSON, as BIDS has beside every image
+        try:
+            row = _row(path, raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            fault = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            row = Row(str(raw.get("name") or name), "damaged", f"{path.name}: {fault}")
+        if any(row.name == other.name for other in rows):
+            row = Row(name, "damaged", f"{path.name}: another scan has the name {row.name}")
+        rows.append(row)
+    return rows
+
+
+def _row(path: Path, raw: dict[str, Any]) -> Row:
+    """Check a sidecar and return its scan.
+
+    Raises:
+        KeyError: A part is missing.
+        TypeError, ValueError, AttributeError: A part is something else than it should be.
+    """
+    name = str(raw["name"])
+    if raw["status"] != "done":
+        return Row(name, "failed", str(raw.get("message", raw["status"])))
+    findings = [_finding(entry) for entry in raw["findings"]]
+    truth = raw.get("lesion_mask")
+    scored = Scored(
+        sidecar=path,
+        kind=str(raw["scan"]["kind"]),
+        source=Path(str(raw["scan"]["source"])),
+        sha256=str(raw["scan"].get("sha256") or ""),
+        model=dict(raw["model"]),
+        settings=dict(raw["settings"]),
+        scale=_scale(raw["calibration"]),
+        findings=findings,
+        # outputs lie beside their sidecar: a path that leads elsewhere is not followed
+        outputs={str(key): path.parent / Path(str(value)).name for key, value in raw["outputs"].items()},
+        lesion_mask=Path(str(truth)) if truth else None,
+        raw=raw,
+    )
+    percentile = raw["score"].get("percentile")
+    return Row(
+        name=name,
+        status="done",
+        score=_number(raw["score"]["value"]),
+        percentile=None if percentile is None else _number(percentile),
+        findings=len(findings),
+        lesion_ml=sum(finding.ml for finding in findings),
+        warnings=tuple(str(warning) for warning in raw["warnings"]),
+        scored=scored,
+    )
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    atlas = entry.get("atlas_mm")
+    return Finding(
+        label=int(entry["label"]),
+        ml=_number(entry["ml"]),
+        peak=_number(entry["peak"]),
+        mean=_number(entry["mean"]),
+        centre_mm=_point(entry["centre_mm"]),
+        atlas_mm=_point(atlas) if atlas else None,
+        side=str(entry["side"]),
+    )
+
+
+def _scale(entry: dict[str, Any] | None) -> Scale | None:
+    if entry is None:
+        return None
+    interval = entry.get("interval")
+    scale = Scale(
+        scans=int(entry["scans"]),
+        fraction=_number(entry["fraction"]),
+        threshold=_number(entry["threshold"]),
+        interval=(_number(interval[0]), _number(interval[1])) if interval else None,
+        first_colour=_number(entry["first_colour"]),
+        full_colour=_number(entry["full_colour"]),
+    )
+    if not scale.full_colour > scale.first_colour:
+        raise ValueError(f"the colour scale ends at {scale.full_colour:g}, before it begins")
+    return scale
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def _point(values: Any) -> Point:
+    x, y, z = (_number(value) for value in values)
+    return x, y, z
+
+
+def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
+    """Return the rows of ``scores.csv`` by name; none if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            return {entry["name"]: entry for entry in csv.DictReader(handle)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        fault = "has no column 'name'" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        notes.append(f"{path.name} {fault}: scans that failed are not listed here")
+        return {}
+
+
+def _unscored(entry: dict[str, str]) -> Row:
+    """Return the row of a scan that ``scores.csv`` has and no sidecar."""
+    if entry.get("status") == "done":
+        return Row(entry["name"], "damaged", "its JSON file is gone: score it again")
+    return Row(entry["name"], "failed", entry.get("message") or "no message was kept")
+
+
+def _read_run(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        notes.append(f"{path.name} cannot be read ({error})")
+        return {}
+    if not isinstance(run, dict):
+        notes.append(f"{path.name} is not what `brainuad score` writes")
+        return {}
+    return run
