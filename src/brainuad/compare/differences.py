@@ -1,0 +1,287 @@
+"""Paired differences of runs and scores: what is paired, what is left out, and what the differences are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from brainuad.compare.runs import FAILED, Run
+from brainuad.errors import InputError
+from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test
+
+SIMULATED = "simulated"  # how the names of simulated data sets begin
+METRICS = ("average_precision",)
+NAMED = 5  # cases listed in a warning
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two contestants, each a score of a run, on the same cases of one data set.
+
+    Attributes:
+        set: Data set, or "all real" or "all simulated".
+        metric: Name, with its threshold after a colon where it needs one.
+        contestant: Whose values they are.
+        baseline: What they are compared with.
+        cases: Pairs; cases with one name count once.
+        mean: Mean of the contestant.
+        baseline_mean: Mean of the baseline.
+        difference: Mean of contestant - baseline.
+        low: Lower end of its 95 % BCa bootstrap interval over cases; NaN for a single one.
+        high: Upper end.
+        larger: Pairs in which the contestant's value is the larger.
+        smaller: Pairs in which it is the smaller.
+        p: Two-sided p-value of the paired permutation test.
+        p_holm: The same, adjusted by Holm's method for all comparisons shown together.
+        undefined: Cases left out because the metric is undefined for one of the two.
+        differences: ``(case, difference)`` of every pair.
+    """
+
+    set: str
+    metric: str
+    contestant: str
+    baseline: str
+    cases: int
+    mean: float
+    baseline_mean: float
+    difference: float
+    low: float
+    high: float
+    larger: int
+    smaller: int
+    p: float
+    p_holm: float
+    undefined: int
+    differences: tuple[tuple[str, float], ...] = field(repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """Return everything but the single differences, None where undefined."""
+        values = {name: value for name, value in vars(self).items() if name != "differences"}
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All comparisons of one call, and what was left out of them."""
+
+    rows: tuple[Comparison, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Contestant:
+    """One score of one run: its rows of the split and space that are compared."""
+
+    label: str
+    table: pd.DataFrame
+    failed: frozenset[tuple[str, str]]
+
+    def members(self, dataset: str) -> set[str]:
+        """Return the cases of a data set that were evaluated, failed ones too."""
+        scored = set(self.table.loc[self.table["set"] == dataset, "case"])
+        return scored | {case for of_set, case in self.failed if of_set == dataset}
+
+    def values(self, dataset: str, metric: str) -> dict[str, float]:
+        """Return a metric by case; several rows of a case, seeds or folds, count as their mean."""
+        name, _, threshold = metric.partition(":")
+        rows = self.table[(self.table["set"] == dataset) & (self.table["metric"] == name)]
+        rows = rows[rows["threshold"] == threshold]
+        return by_subject(rows["case"].tolist(), rows["value"].tolist())
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    *,
+    metrics: Sequence[str] = METRICS,
+    scores: Sequence[str] = (),
+    split: str = "test",
+    space: str = "model",
+) -> Comparisons:
+    """Compare runs, or scores of runs, on the cases that they share.
+
+    The first is what the others are compared with. With several runs and no ``scores``, each score that they share
+    is compared between them; with one run and no ``scores``, all of its scores with its first. With ``scores``,
+    every score of every run is compared with the first score of the first run.
+
+    Cases are paired by data set and name. Besides each data set, all real ones are pooled where there are several,
+    and all simulated ones; never both together.
+
+    Args:
+        runs: From `read_runs`.
+        metrics: Names, with a threshold after a colon where there are several: "dice:validation".
+        scores: Scores to compare.
+        split: "test", or "val" to choose by.
+        space: Grid they were measured on, "model" or "native".
+
+    Raises:
+        InputError: There is nothing to compare, or a metric or score is missing.
+    """
+    pairs = _pairs(runs, scores, split, space)
+    warnings: list[str] = []
+    rows: list[Comparison] = []
+    for metric in [_with_threshold(metric, pairs, f"split {split!r}, {space} space") for metric in metrics]:
+        for baseline, contestant in pairs:
+            compared, said = _compare(baseline, contestant, metric)
+            rows += compared
+            warnings += [text for text in said if text not in warnings]
+    if not scores and len(runs) > 1:
+        rows, same = _without_equal(rows)
+        warnings += [f"left out, as they are the same in both runs: {', '.join(same)}"] if same else []
+    if not rows:
+        why = "; ".join(warnings) or "no case has values of both"
+        raise InputError(", ".join(metrics), f"nothing to compare: {why}", "Give runs on the same cases")
+    adjusted = holm([row.p for row in rows])
+    rows = [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
+    return Comparisons(tuple(rows), tuple(warnings))
+
+
+def _pairs(
+    runs: Sequence[Run], scores: Sequence[str], split: str, space: str
+) -> list[tuple[_Contestant, _Contestant]]:
+    """Return pairs of (baseline, contestant)."""
+
+    first, *others = runs
+    wanted = list(dict.fromkeys(scores))
+    shared = [score for score in first.scores if all(score in run.scores for run in others)]
+    by_score = bool(others) and not wanted and bool(shared)
+    if not by_score and not wanted and len(runs) > 1 and any(len(run.scores) > 1 for run in runs):
+        raise InputError(others[0].folder, f"shares no score with {first.folder}", "Choose with --score")
+    several = len({score for run in runs for score in wanted or run.scores}) > 1
+
+    def contestant(run: Run, score: str) -> _Contestant:
+        if score not in run.scores:
+            raise InputError(run.folder, f"has no score {score!r}", f"It has {', '.join(run.scores)}")
+        label = " · ".join(([run.name] if others else []) + ([score] if several else []))
+        table = run.table[run.table["split"] == split]
+        failed = table[(table["metric"] == FAILED) & table["score"].isin((score, ""))]
+        measured = table[(table["metric"] != FAILED) & (table["score"] == score) & (table["space"] == space)]
+        return _Contestant(label, measured, frozenset(zip(failed["set"], failed["case"], strict=True)))
+
+    if by_score:
+        return [(contestant(first, score), contestant(run, score)) for score in shared for run in others]
+    contestants = [contestant(run, score) for run in runs for score in wanted or run.scores]
+    if len(contestants) < 2:
+        raise InputError(first.folder, "has a single score", "Give a second run, or evaluate more scores")
+    return [(contestants[0], other) for other in contestants[1:]]
+
+
+def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]], where: str) -> str:
+    """Return a metric with the one threshold at which it was measured, "" for one that needs none."""
+    name, colon, threshold = metric.partition(":")
+    tables = [contestant.table for pair in pairs for contestant in pair]
+    found = {at for table in tables for at in table.loc[table["metric"] == name, "threshold"]}
+    if not found:
+        known = sorted({known for table in tables for known in table["metric"]})
+        raise InputError(
+            metric, f"was not measured in {where}", f"There are: {', '.join(known) or 'no measures'}"
+        )
+    choices = ", ".join(f"{name}:{at}" for at in sorted(found) if at)
+    if colon and threshold not in found:
+        raise InputError(metric, "was not measured at this threshold", f"There are: {choices or name}")
+    if colon or "" in found:
+        return metric if colon else name
+    if len(found) > 1:
+        raise InputError(metric, "was measured at several thresholds", f"Choose one of {choices}")
+    return choices
+
+
+def _compare(
+    baseline: _Contestant, contestant: _Contestant, metric: str
+) -> tuple[list[Comparison], list[str]]:
+    """Return the comparisons of two contestants, a data set each and pooled, and warnings."""
+    both = pd.concat([baseline.table, contestant.table])
+    failed = {dataset for dataset, _ in baseline.failed | contestant.failed}
+    rows, warnings = [], []
+    pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}
+    sets: dict[str, int] = dict.fromkeys(pooled, 0)
+    undefined: dict[str, int] = dict.fromkeys(pooled, 0)
+    for dataset in dict.fromkeys([*both["set"], *sorted(failed)]):
+        warnings += _differing_cases(baseline, contestant, dataset)
+        ours, theirs = contestant.values(dataset, metric), baseline.values(dataset, metric)
+        shared = sorted(ours.keys() & theirs.keys())
+        common = contestant.members(dataset) & baseline.members(dataset)
+        of_one = len((ours.keys() ^ theirs.keys()) & common)
+        if not shared:
+            continue
+        pairs = [(case, ours[case], theirs[case]) for case in shared]
+        rows.append(_comparison(dataset, metric, contestant, baseline, pairs, of_one))
+        kind = "all simulated" if dataset.lower().startswith(SIMULATED) else "all real"
+        pooled[kind] += pairs
+        sets[kind] += 1
+        undefined[kind] += of_one
+    for kind, pairs in pooled.items():
+        if sets[kind] > 1:
+            rows.append(_comparison(kind, metric, contestant, baseline, pairs, undefined[kind]))
+    return rows, warnings
+
+
+def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: str) -> list[str]:
+    """Return what to say of cases that only one of two contestants has, or that failed."""
+    said = []
+    for one, other in ((baseline, contestant), (contestant, baseline)):
+        missing = sorted(other.members(dataset) - one.members(dataset))
+        if missing:
+            said.append(f"{one.label} lacks {_listed(missing)} of {dataset}; compared on the others")
+    for one in (baseline, contestant):
+        failed = sorted(case for of_set, case in one.failed if of_set == dataset)
+        if failed:
+            said.append(f"{one.label} failed on {_listed(failed)} of {dataset}; compared on the others")
+    return said
+
+
+def _listed(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+    return f"{len(cases)} case{'s' * (len(cases) > 1)} ({', '.join(cases[:NAMED])}{more})"
+
+
+def _comparison(
+    dataset: str,
+    metric: str,
+    contestant: _Contestant,
+    baseline: _Contestant,
+    pairs: Sequence[tuple[str, float, float]],
+    undefined: int,
+) -> Comparison:
+    cases = [case for case, _, _ in pairs]
+    ours = by_subject(cases, [value for _, value, _ in pairs])
+    theirs = by_subject(cases, [value for _, _, value in pairs])
+    a, b = list(ours.values()), list(theirs.values())
+    difference = paired_difference(a, b)
+    differences = tuple((case, ours[case] - theirs[case]) for case in ours)
+    return Comparison(
+        dataset,
+        metric,
+        contestant.label,
+        baseline.label,
+        len(differences),
+        math.fsum(a) / len(a),
+        math.fsum(b) / len(b),
+        difference.mean,
+        difference.low,
+        difference.high,
+        sum(value > 0 for _, value in differences),
+        sum(value < 0 for _, value in differences),
+        paired_permutation_test(a, b),
+        math.nan,
+        undefined,
+        differences,
+    )
+
+
+def _without_equal(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Return the rows of contestants that differ anywhere, and the labels of those that do not.
+
+    Scores that need no model are the same in every run, and no hypothesis to adjust the others for.
+    """
+    differing = {row.contestant for row in rows if row.larger or row.smaller}
+    same = dict.fromkeys(row.contestant for row in rows if row.contestant not in differing)
+    return (
+        ([row for row in rows if row.contestant in differing], list(same)) if differing else (list(rows), [])
+    )

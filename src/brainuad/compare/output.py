@@ -1,0 +1,171 @@
+"""Comparisons as a table on the screen, as CSV, as Markdown and as a page with a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainuad._version import __version__
+from brainuad.compare.differences import Comparison, Comparisons
+from brainuad.compare.runs import Run
+from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
+from brainuad.files import write_text
+
+HEADINGS = ("set", "metric", "contestant", "baseline", "cases", "mean", "baseline mean", "difference",
+            "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
+CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+LABELS, PLOT, ROW = 300, 480, 30  # width of the figure's two parts, and height of a row
+SPREAD = (0, 4, -4, 2, -2, 5, -5, 3, -3)  # dots lie apart by so much, in turn
+
+
+def method(comparisons: Comparisons) -> str:
+    """Return in words how the figures come about."""
+    count = len(comparisons.rows)
+    return (
+        "Differences are contestant minus baseline within each case, averaged over cases. Intervals: 95 %, "
+        f"BCa bootstrap over cases ({RESAMPLES:,} draws). p: two-sided paired permutation test, exact up to "
+        f"{EXACT_UP_TO} cases, {RESAMPLES:,} exchanges beyond. p (Holm): adjusted for the {count} "
+        f"comparison{'s' * (count != 1)} shown. Real and simulated sets are never pooled."
+    )
+
+
+def cells(row: Comparison) -> tuple[str, ...]:
+    """Return a comparison as text, one cell for each of ``HEADINGS``."""
+    interval = "-" if math.isnan(row.low) else f"{row.low:+.4g} to {row.high:+.4g}"
+    figures = (f"{row.mean:.4g}", f"{row.baseline_mean:.4g}", f"{row.difference:+.4g}", interval)
+    counts = f"{row.larger} / {row.smaller}"
+    names = (row.set, row.metric, row.contestant, row.baseline, str(row.cases))
+    return (*names, *figures, counts, f"{row.p:.2g}", f"{row.p_holm:.2g}")
+
+
+def as_table(comparisons: Comparisons) -> str:
+    """Return the comparisons as aligned text."""
+    table = pd.DataFrame([cells(row) for row in comparisons.rows], columns=list(HEADINGS))
+    return str(table.to_string(index=False))
+
+
+def write_comparisons(
+    output: str | Path, runs: Sequence[Run], comparisons: Comparisons, *, split: str, space: str
+) -> Path:
+    """Write ``compare.csv``, ``compare.md`` and, last, ``compare.html``.
+
+    Args:
+        output: Folder; made if need be.
+        runs: What was compared.
+        comparisons: From `compare_runs`.
+        split: Which cases were compared.
+        space: On which grid they were measured.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    output = Path(output)
+    table = pd.DataFrame([row.row() for row in comparisons.rows])
+    write_text(output / "compare.csv", table.to_csv(index=False))
+    write_text(output / "compare.md", _markdown(runs, comparisons, split, space))
+    write_text(output / "compare.html", _page(runs, comparisons, split, space))
+    return output / "compare.html"
+
+
+def _markdown(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str) -> str:
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|").replace("<", "&lt;") for value in values) + " |"
+
+    parts = [
+        "# Comparison",
+        f"Split {split}, {space} space. " + method(comparisons),
+        "\n".join(f"- {run.name}: `{run.folder}`" for run in runs),
+        "\n".join(f"- Warning: {text}" for text in comparisons.warnings),
+        "\n".join([line(HEADINGS), line(["---"] * len(HEADINGS)), *map(line, map(cells, comparisons.rows))]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _page(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("brainuad.compare", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    by_metric: dict[str, list[Comparison]] = {}
+    for row in comparisons.rows:
+        by_metric.setdefault(row.metric, []).append(row)
+    return environment.get_template("compare.html").render(
+        version=__version__,
+        csp=CSP,
+        method=method(comparisons),
+        runs=runs,
+        warnings=comparisons.warnings,
+        split=split,
+        space=space,
+        headings=HEADINGS,
+        rows=[(cells(row), row.p_holm < 0.05) for row in comparisons.rows],
+        figures=[_figure(metric, rows) for metric, rows in by_metric.items()],
+        several_contestants=len({(row.contestant, row.baseline) for row in comparisons.rows}) > 1,
+    )
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """Where everything of a figure of paired differences lies, in units of the drawing."""
+
+    metric: str
+    width: int
+    height: int
+    zero: float
+    ticks: tuple[tuple[float, str], ...]
+    lines: tuple[dict[str, Any], ...]
+
+
+def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
+    ends = [value for row in rows for value in (row.low, row.high) if not math.isnan(value)]
+    every = [0.0, *ends, *(value for row in rows for _, value in row.differences)]
+    ticks = _ticks(min(every), max(every))
+    low, high = min(min(every), ticks[0]), max(max(every), ticks[-1])
+
+    def place(value: float) -> float:
+        return round(LABELS + PLOT * (value - low) / (high - low), 2)
+
+    lines = []
+    for index, row in enumerate(rows):
+        y = ROW * (index + 0.5) + 8
+        dots = [
+            (place(value), y + SPREAD[i % len(SPREAD)], f"{case}: {value:+.4g}")
+            for i, (case, value) in enumerate(row.differences)
+        ]
+        interval = None if math.isnan(row.low) else (place(row.low), place(row.high))
+        text = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
+        lines.append(
+            {
+                "row": row,
+                "y": y,
+                "dots": dots,
+                "mean": place(row.difference),
+                "interval": interval,
+                "text": text,
+            }
+        )
+    labelled = tuple((place(tick), f"{tick:+g}" if tick else "0") for tick in ticks)
+    return _Figure(metric, LABELS + PLOT + 40, ROW * len(rows) + 44, place(0), labelled, tuple(lines))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers from at most ``low`` to at least ``high``, about five."""
+    reach = high - low or 1.0
+    power = 10.0 ** math.floor(math.log10(reach / 4))
+    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
+    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    return [float(f"{index * step:.6g}") for index in indices]

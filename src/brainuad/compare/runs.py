@@ -1,0 +1,85 @@
+"""What `brainuad evaluate` wrote, read again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from brainuad.errors import InputError
+
+FILE = "cases.csv"
+COLUMNS = ("set", "case", "split", "score", "space", "threshold", "metric", "value", "message")
+FAILED = "failed"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One evaluation.
+
+    Attributes:
+        name: Unique among those compared: the folder's name, or as much of its path as tells it apart.
+        folder: Where its files are.
+        table: ``cases.csv``: one row a case, score, space, threshold and metric.
+    """
+
+    name: str
+    folder: Path
+    table: pd.DataFrame
+
+    @property
+    def scores(self) -> list[str]:
+        """The scores that were evaluated, in the order of the file."""
+        return [score for score in self.table["score"].unique() if score]
+
+    def metrics(self) -> list[str]:
+        """Return what was measured, each name alone and with every threshold: "dice", "dice:validation"."""
+        measured = self.table[self.table["metric"] != FAILED]
+        pairs = measured[["metric", "threshold"]].drop_duplicates().itertuples(index=False)
+        names = [name for metric, at in pairs for name in (metric, f"{metric}:{at}" if at else metric)]
+        return list(dict.fromkeys(names))
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read the output folders of `brainuad evaluate`.
+
+    Raises:
+        InputError: A folder is given twice, or its ``cases.csv`` is missing, damaged or of another layout.
+    """
+    paths = [Path(folder) for folder in folders]
+    places = [path.resolve() for path in paths]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise InputError(paths[index], "is given twice", "Give each run once")
+    return [Run(name, path, _read(path / FILE)) for name, path in zip(_names(places), paths, strict=True)]
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that are all different."""
+    longest = max((len(place.parts) for place in places), default=0)
+    for length in range(1, longest + 1):
+        names = ["/".join(place.parts[-length:]) for place in places]
+        if len(set(names)) == len(names):
+            return names
+    return [str(place) for place in places]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    remedy = "Give output folders of `brainuad evaluate`"
+    try:
+        # Text as it stands: a case may be called "007" or "NA".
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is no table ({' '.join(str(error).split())})", remedy) from error
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise InputError(path, f"lacks the columns {', '.join(missing)}", remedy)
+    values = pd.to_numeric(table["value"], errors="coerce").astype(float)
+    for line in (values.isna() | values.abs().eq(math.inf)).to_numpy().nonzero()[0]:
+        raise InputError(path, f"holds {table['value'][line]!r} as a value in line {line + 2}", remedy)
+    return table.assign(value=values)
