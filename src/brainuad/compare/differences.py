@@ -227,7 +227,9 @@ def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: st
     said = []
     for one, other in ((baseline, contestant), (contestant, baseline)):
         missing = sorted(other.members(dataset) - one.members(dataset))
-        if missing:
+        if missing and not one.members(dataset):
+            said.append(f"{one.label} has no cases of {dataset}, {other.label} has {len(missing)}")
+        elif missing:
             said.append(f"{one.label} lacks {_listed(missing)} of {dataset}; compared on the others")
     for one in (baseline, contestant):
         failed = sorted(case for of_set, case in one.failed if of_set == dataset)

@@ -20,7 +20,7 @@ from brainuad.files import write_text
 HEADINGS = ("set", "metric", "contestant", "baseline", "cases", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-LABELS, PLOT, ROW = 300, 480, 30  # width of the figure's two parts, and height of a row
+PLOT, ROW, LETTER = 480, 30, 6.6  # width of the plot, height of a row, width of a letter
 SPREAD = (0, 4, -4, 2, -2, 5, -5, 3, -3)  # dots lie apart by so much, in turn
 
 
@@ -37,8 +37,8 @@ def method(comparisons: Comparisons) -> str:
 
 def cells(row: Comparison) -> tuple[str, ...]:
     """Return a comparison as text, one cell for each of ``HEADINGS``."""
-    interval = "-" if math.isnan(row.low) else f"{row.low:+.4g} to {row.high:+.4g}"
-    figures = (f"{row.mean:.4g}", f"{row.baseline_mean:.4g}", f"{row.difference:+.4g}", interval)
+    interval = "-" if math.isnan(row.low) else f"{row.low:+.3g} to {row.high:+.3g}"
+    figures = (f"{row.mean:.3g}", f"{row.baseline_mean:.3g}", f"{row.difference:+.3g}", interval)
     counts = f"{row.larger} / {row.smaller}"
     names = (row.set, row.metric, row.contestant, row.baseline, str(row.cases))
     return (*names, *figures, counts, f"{row.p:.2g}", f"{row.p_holm:.2g}")
@@ -114,7 +114,6 @@ def _page(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str)
         headings=HEADINGS,
         rows=[(cells(row), row.p_holm < 0.05) for row in comparisons.rows],
         figures=[_figure(metric, rows) for metric, rows in by_metric.items()],
-        several_contestants=len({(row.contestant, row.baseline) for row in comparisons.rows}) > 1,
     )
 
 
@@ -136,11 +135,15 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
     ticks = _ticks(min(every), max(every))
     low, high = min(min(every), ticks[0]), max(max(every), ticks[-1])
 
+    several = len({row.contestant for row in rows}) > 1
+    labels = [f"{row.set}: {row.contestant}" if several else row.set for row in rows]
+    left = 24 + math.ceil(LETTER * max(map(len, labels)))
+
     def place(value: float) -> float:
-        return round(LABELS + PLOT * (value - low) / (high - low), 2)
+        return round(left + PLOT * (value - low) / (high - low), 2)
 
     lines = []
-    for index, row in enumerate(rows):
+    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = ROW * (index + 0.5) + 8
         dots = [
             (place(value), y + SPREAD[i % len(SPREAD)], f"{case}: {value:+.4g}")
@@ -150,7 +153,7 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
         text = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
         lines.append(
             {
-                "row": row,
+                "label": label,
                 "y": y,
                 "dots": dots,
                 "mean": place(row.difference),
@@ -159,7 +162,7 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
             }
         )
     labelled = tuple((place(tick), f"{tick:+g}" if tick else "0") for tick in ticks)
-    return _Figure(metric, LABELS + PLOT + 40, ROW * len(rows) + 44, place(0), labelled, tuple(lines))
+    return _Figure(metric, left + PLOT + 40, ROW * len(rows) + 44, place(0), labelled, tuple(lines))
 
 
 def _ticks(low: float, high: float) -> list[float]:
