@@ -87,12 +87,14 @@ class PlacedScan:
         image: ``(X, Y, Z)`` float32, the brain in [0, 1].
         mask: ``(X, Y, Z)`` bool brain mask.
         to_scan: ``(4, 4)``, indices of the grid to scanner mm.
+        atlas_to_scan: ``(4, 4)``, atlas mm to scanner mm.
         alignment: Correlation of the registered scan with the atlas.
     """
 
     image: np.ndarray
     mask: np.ndarray
     to_scan: np.ndarray
+    atlas_to_scan: np.ndarray
     alignment: float
 
 
@@ -115,4 +117,4 @@ def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int
     located = AtlasBrain.locate(scan.with_array(brain), atlas_to_scan, spacing=spacing)
     resampled = located.resample(extracted)
     image, mask, _, grid = place_volumes(located.correct(resampled), located.cut(located.mask), None, config)
-    return PlacedScan(image, mask, atlas_to_scan @ grid, alignment(resampled, located.frame))
+    return PlacedScan(image, mask, atlas_to_scan @ grid, atlas_to_scan, alignment(resampled, located.frame))

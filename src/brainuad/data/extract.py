@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,7 +20,6 @@ _SMALLEST_BRAIN = 250.0  # mL: below a newborn's
 _USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
 _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
 _DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below it
-_deepbet_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +92,11 @@ def deepbet_mask(image: Volume) -> np.ndarray:
     Raises:
         ValueError: It finds no brain.
     """
-    with _deepbet_lock:  # it keeps the bounding box of its scan
-        network = _deepbet()
-        try:
-            return network.postprocess(network.run_model(image.array.copy()) > 0.5).astype(bool)
-        except (AssertionError, ValueError) as error:  # its ways to say that its mask is empty
-            raise ValueError("shows no brain: brain extraction (deepbet) found nothing") from error
+    network = copy(_deepbet())  # it keeps the bounding box of its scan: one for each, with the same weights
+    try:
+        return network.postprocess(network.run_model(image.array.copy()) > 0.5).astype(bool)
+    except (AssertionError, ValueError) as error:  # its ways to say that its mask is empty
+        raise ValueError("shows no brain: brain extraction (deepbet) found nothing") from error
 
 
 @cache

@@ -1,0 +1,105 @@
+"""``brainuad score``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Device, Json, Output, Seed, known
+from brainuad.console import exit_by_failures, print_rows, progress, say
+
+
+@app.command(short_help="Map anomalies in scans of your own.")
+def score(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...", help="NIfTI files, folders of them, a BIDS data set, DICOM folders."
+        ),
+    ],
+    output: Output,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="Name of a shipped model, or folder of a model.")
+    ] = "lite-t1",
+    brain_mask: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|DIR", help="Brain mask, or folder of masks named after their scans."),
+    ] = None,
+    lesion_mask: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|DIR", help="Ground truth, shown and compared in the report only."),
+    ] = None,
+    score: Annotated[str, typer.Option(metavar="NAME", help="Anomaly score.")] = "ssim_ensemble",
+    fpr: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=0.1, metavar="F", help="Fraction of a healthy brain's voxels that may be marked."
+        ),
+    ] = 0.01,
+    participant_label: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="Only this subject of a BIDS data set; repeat.")
+    ] = None,
+    session: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="Only this session of a BIDS data set; repeat.")
+    ] = None,
+    series: Annotated[str, typer.Option(metavar="UID", help="Only this DICOM series.")] = "",
+    device: Device = "auto",
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Score again what is finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
+    as_json: Json = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+) -> None:
+    """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
+    from brainuad.data.inputs import find_scans, output_paths
+    from brainuad.detector import load_model
+    from brainuad.registry import SCORES
+    from brainuad.scan.run import SCORES_CSV, Settings, score_scans
+
+    known("--score", [score], list(SCORES))
+    detector = load_model(model, device)
+    scans = find_scans(
+        inputs,
+        modality=detector.modality,
+        output=output,
+        participants=participant_label or (),
+        sessions=session or (),
+        series=series,
+    )
+    if dry_run:
+        rows = [
+            {
+                "name": scan.name,
+                "kind": scan.kind,
+                "source": str(scan.source),
+                "result": output_paths(scan)["sidecar"],
+            }
+            for scan in scans
+        ]
+        print_rows(rows, as_json)
+        return
+    with progress("Scoring", len(scans)) as advance:
+
+        def report(row: dict[str, Any], skipped: bool) -> None:
+            notes = row["message"] or row["warnings"]
+            advance(f"{row['name']}: {notes}" if notes and not skipped else "")
+
+        settings = Settings(score, fpr, seed, brain_mask, lesion_mask)
+        rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
+    page = None
+    if not no_report:
+        from brainuad.report.page import build_report
+
+        page = build_report(output)
+    if as_json:
+        print(json.dumps({"scans": rows, "report": page and str(page)}, indent=2))
+    else:
+        columns = ("name", "status", "score", "percentile", "findings", "lesion_ml")
+        print_rows([{column: row[column] for column in columns} for row in rows], as_json=False)
+        say(f"every scan: {output / SCORES_CSV}" + (f"; report: {page}" if page else ""))
+    exit_by_failures([row["status"] == "failed" for row in rows])

@@ -1,0 +1,99 @@
+"""Scoring from Python: a scan in any form in, a result out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from torch import Tensor
+
+from brainuad.data.extract import on_same_grid
+from brainuad.data.volume import Volume
+from brainuad.detector import Detector, load_model
+from brainuad.errors import InputError
+from brainuad.files import sha256
+from brainuad.scan.assess import score_scan
+from brainuad.scan.result import ScoreResult
+
+Image = str | Path | nib.Nifti1Pair | np.ndarray | Tensor
+
+
+def score(
+    image: Image,
+    model: Detector | str | Path,
+    *,
+    brain_mask: Image | None = None,
+    affine: np.ndarray | None = None,
+    seed: int = 0,
+) -> ScoreResult:
+    """Score one scan: find the brain, register it, reconstruct it, compare, and bring the map back.
+
+    Args:
+        image: Path of a NIfTI file, nibabel image, or ``(X, Y, Z)`` array or tensor, in any orientation and
+            voxel size.
+        model: A detector, or what :func:`load_model` takes.
+        brain_mask: The same kinds, on the scan's grid, above 0 in the brain. Without it the brain is what is not
+            background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
+        affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
+        seed: Seeds registration and reconstruction: the same seed gives the same map.
+
+    Raises:
+        InputError: The scan or mask cannot be read or used, or an array came without its affine.
+    """
+    detector = model if isinstance(model, Detector) else load_model(model)
+    name = _name_of(image)
+    scan = _as_volume(image, affine, name)
+    given = None
+    if brain_mask is not None:
+        given = _as_volume(
+            brain_mask, np.asarray(scan.header.get_best_affine()), _name_of(brain_mask, "brain mask")
+        )
+        check_same_grid(given, scan, _name_of(brain_mask, "brain mask"))
+    try:
+        result = score_scan(scan, detector, brain_mask=given, seed=seed)
+    except (ValueError, RuntimeError) as error:
+        raise unusable(name, error) from error
+    if isinstance(image, str | Path):
+        result.record["scan"] |= {"source": str(Path(image).absolute()), "sha256": sha256(image)}
+    return result
+
+
+def check_same_grid(mask: Volume, scan: Volume, name: str | Path) -> None:
+    """Check that a mask has its scan's shape and place.
+
+    Raises:
+        InputError: It has not.
+    """
+    if not on_same_grid(mask, scan):
+        if mask.array.shape != scan.array.shape:
+            fault = f"lies on another grid than the scan ({mask.array.shape}, {scan.array.shape})"
+        else:
+            fault = f"lies up to {mask.distance_to(scan):.1f} mm from its scan"
+        raise InputError(name, fault, "Resample it onto the scan's grid")
+
+
+def unusable(name: str | Path, error: Exception) -> InputError:
+    """Return the user's message for what the steps of scoring could not do with a scan."""
+    fault = " ".join(str(error).split())  # ITK's and torch's messages span lines
+    return InputError(name, fault, "Look at the scan; give a brain mask")
+
+
+def _name_of(source: Any, otherwise: str = "image") -> str:
+    return str(source) if isinstance(source, str | Path) else otherwise
+
+
+def _as_volume(source: Any, affine: np.ndarray | None, name: str) -> Volume:
+    if isinstance(source, str | Path):
+        return Volume.load(source)
+    if isinstance(source, nib.Nifti1Pair):
+        return Volume.from_image(source, name=name)
+    if not isinstance(source, np.ndarray | Tensor):
+        kinds = "a path, a NIfTI image, an array or a tensor"
+        raise InputError(name, f"is a {type(source).__name__}", f"Give {kinds}")
+    if affine is None:
+        remedy = "An array needs the 4 x 4 matrix from its voxels to scanner mm"
+        raise InputError("affine", "is missing", remedy)
+    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+    return Volume.from_array(array, np.asarray(affine, dtype=np.float64))

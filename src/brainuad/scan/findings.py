@@ -1,0 +1,114 @@
+"""From an anomaly map on a scan's grid to a list of findings: connected regions above a threshold, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from brainuad.data.frame import ATLAS_CENTRE
+
+MOST_FINDINGS = 255  # labels of an 8-bit image
+_MIDLINE = 4.0  # mm to either side of the atlas's middle
+_EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A connected region of high anomaly, measured on the scan's grid.
+
+    Attributes:
+        label: Its value in the image of findings; 1 is the largest.
+        voxels: Voxels of the scan.
+        ml: Volume in mL.
+        peak: Highest value of the anomaly map in it.
+        mean: Mean value of the anomaly map in it.
+        centre_mm: Its voxel nearest to its centre of mass, in scanner mm (RAS+).
+        atlas_mm: The same in mm of the SRI24 atlas.
+        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's middle.
+    """
+
+    label: int
+    voxels: int
+    ml: float
+    peak: float
+    mean: float
+    centre_mm: Point
+    atlas_mm: Point
+    side: str
+
+
+def find_findings(
+    anomaly: np.ndarray,
+    threshold: float,
+    affine: np.ndarray,
+    scan_to_atlas: np.ndarray,
+    *,
+    smallest_ml: float = 0.0,
+) -> tuple[np.ndarray, list[Finding], int]:
+    """List the 26-connected regions above a threshold, largest first.
+
+    Args:
+        anomaly: ``(X, Y, Z)`` map on the scan's grid.
+        threshold: Voxels with a greater value belong to a region.
+        affine: ``(4, 4)``, voxel indices to scanner mm.
+        scan_to_atlas: ``(4, 4)``, scanner mm to atlas mm.
+        smallest_ml: Regions of less volume are left out.
+
+    Returns:
+        ``(X, Y, Z)`` uint8 labels, 0 elsewhere; the findings; and how many more regions there are than the 255 that
+        have labels.
+    """
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
+    components, _ = ndimage.label(anomaly > threshold, _EVERYWHERE)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    big = np.flatnonzero(sizes * voxel_ml >= max(smallest_ml, voxel_ml / 2))
+    order = big[np.argsort(-sizes[big], kind="stable")]
+    kept = order[:MOST_FINDINGS]
+    new_labels = np.zeros(len(sizes), dtype=np.uint8)
+    new_labels[kept] = np.arange(1, len(kept) + 1)
+    labels = new_labels[components]
+    findings = [
+        _measure(label, labels, anomaly, box, affine, scan_to_atlas)
+        for label, box in enumerate(ndimage.find_objects(labels), 1)
+    ]
+    return labels, findings, len(order) - len(kept)
+
+
+def _measure(
+    label: int,
+    labels: np.ndarray,
+    anomaly: np.ndarray,
+    box: tuple[slice, ...],
+    affine: np.ndarray,
+    scan_to_atlas: np.ndarray,
+) -> Finding:
+    inside = labels[box] == label
+    values = anomaly[box][inside]
+    places = np.argwhere(inside) + [part.start for part in box]
+    in_mm = places @ affine[:3, :3].T + affine[:3, 3]
+    # the centre of mass of a bent region may lie outside it
+    centre = in_mm[((in_mm - in_mm.mean(0)) ** 2).sum(1).argmin()]
+    in_atlas = (scan_to_atlas @ [*centre, 1])[:3]
+    off_middle = in_atlas[0] - ATLAS_CENTRE[0]
+    side = "midline" if abs(off_middle) <= _MIDLINE else "right" if off_middle > 0 else "left"
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
+    return Finding(
+        label=label,
+        voxels=len(values),
+        ml=round(len(values) * voxel_ml, 4),
+        peak=round(float(values.max()), 5),
+        mean=round(float(values.mean()), 5),
+        centre_mm=_point(centre),
+        atlas_mm=_point(in_atlas),
+        side=side,
+    )
+
+
+def _point(values: np.ndarray) -> Point:
+    x, y, z = (round(float(value), 2) for value in values)
+    return x, y, z

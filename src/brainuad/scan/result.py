@@ -1,0 +1,174 @@
+"""A scored scan: its map in its own space, findings, what healthy scans say about them, and its files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainuad._version import __version__
+from brainuad.data.volume import Volume
+from brainuad.files import write_json
+from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.scan.findings import Finding
+from brainuad.scan.healthy import FIRST_COLOUR, FULL_COLOUR
+from brainuad.scan.pipeline import ScanMaps
+
+_WRITTEN: dict[str, type[np.generic]] = {
+    "anomaly": np.float32,
+    "lesions": np.uint8,
+    "reconstruction": np.float32,
+    "brain": np.uint8,
+}
+_drawing = threading.Lock()  # matplotlib's fonts are shared
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScoreResult:
+    """A scored scan. Arrays have the shape and axes of the scan as it is stored, and its affine.
+
+    Attributes:
+        maps: Everything on the model's grid, and the way back.
+        volumes: "anomaly", "lesions", "reconstruction", "image" and "brain" on the scan's grid.
+        score: Mean of the anomaly map over the brain, on the model's grid.
+        percentile: Percentage of healthy scans with a lower score, or None where the model does not know.
+        threshold: Map value above which a voxel belongs to a finding, or None without calibration.
+        findings: Connected regions above the threshold, largest first.
+        warnings: What a person should know before trusting the map.
+        seconds: Time by step.
+        record: The sidecar's contents so far: model, settings, calibration, findings ...
+    """
+
+    maps: ScanMaps
+    volumes: dict[str, Volume]
+    score: float
+    percentile: float | None
+    threshold: float | None
+    findings: list[Finding]
+    warnings: list[str]
+    seconds: dict[str, float]
+    record: dict[str, Any]
+
+    @property
+    def anomaly(self) -> np.ndarray:
+        """Anomaly map, float32, 0 outside the brain; higher is less like a healthy brain (in [0, 2])."""
+        return self.volumes["anomaly"].file_axes()
+
+    @property
+    def lesions(self) -> np.ndarray:
+        """Label of the finding that a voxel belongs to, uint8, 0 elsewhere."""
+        return self.volumes["lesions"].file_axes().astype(np.uint8)
+
+    @property
+    def reconstruction(self) -> np.ndarray:
+        """The brain as the model would have it, float32, about [0, 1]."""
+        return self.volumes["reconstruction"].file_axes()
+
+    @property
+    def image(self) -> np.ndarray:
+        """The scan as the model saw it, float32, on the scale of the reconstruction."""
+        return self.volumes["image"].file_axes()
+
+    @property
+    def brain(self) -> np.ndarray:
+        """Bool brain mask."""
+        return self.volumes["brain"].file_axes() > 0.5
+
+    @property
+    def brain_source(self) -> str:
+        """How the brain was found: "given", "extracted" (the scan came without skull) or "deepbet"."""
+        return self.maps.brain.source
+
+    @property
+    def affine(self) -> np.ndarray:
+        """``(4, 4)`` float64, voxel indices to scanner mm."""
+        return np.asarray(self.maps.scan.header.get_best_affine(), dtype=np.float64)
+
+    @property
+    def alignment(self) -> float:
+        """Correlation of the registered scan with the atlas; below 0.5 a person should look."""
+        return self.maps.placed.alignment
+
+    def __repr__(self) -> str:
+        parts = [f"score={self.score:.4f}", f"findings={len(self.findings)}", f"warnings={self.warnings}"]
+        return f"ScoreResult({', '.join(parts)})"
+
+    def save(self, folder: str | Path, name: str) -> Path:
+        """Write the maps as NIfTI, a picture as PNG and all figures as JSON, as ``brainuad score`` does.
+
+        Args:
+            folder: Made if missing.
+            name: What the files' names begin with.
+
+        Returns:
+            The JSON file.
+
+        Raises:
+            InputError: The folder cannot be written to, or the disk is full.
+        """
+        outputs = {kind: f"{name}_{kind}.nii.gz" for kind in _WRITTEN} | {"montage": f"{name}.png"}
+        sidecar = Path(folder) / f"{name}.json"
+        write_result(self, sidecar, outputs, {"name": name})
+        return sidecar
+
+
+def write_result(
+    result: ScoreResult,
+    sidecar: Path,
+    outputs: Mapping[str, str],
+    about: Mapping[str, Any],
+    lesion: Volume | None = None,
+) -> dict[str, Any]:
+    """Write a scored scan's files, its sidecar last: where that is, the rest is complete.
+
+    Args:
+        result: What to write.
+        sidecar: The JSON file; the others go beside it.
+        outputs: File name by content: "anomaly", "lesions", "reconstruction", "brain", "montage", and "scan" where
+            the scan itself is wanted too.
+        about: Further entries of the sidecar, or other values of what is in it: name, scan, lesion_mask.
+        lesion: Ground truth for the picture, above 0.5 in lesions, on any grid of the scanner's space.
+
+    Returns:
+        What the sidecar holds.
+
+    Raises:
+        InputError: The folder cannot be written to, or the disk is full.
+    """
+    clock = time.perf_counter()
+    sidecar.unlink(missing_ok=True)
+    for kind, dtype in _WRITTEN.items():
+        result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
+    if "scan" in outputs:
+        result.maps.scan.save(sidecar.parent / outputs["scan"])
+    with _drawing:
+        _draw(result, sidecar.parent / outputs["montage"], str(about["name"]), lesion)
+    seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
+    record = {"brainuad": __version__, "status": "done", **result.record, **about}
+    record |= {"seconds": seconds, "outputs": dict(outputs), "lesion_mask": about.get("lesion_mask")}
+    write_json(sidecar, record)
+    return record
+
+
+def _draw(result: ScoreResult, path: Path, name: str, lesion: Volume | None) -> None:
+    maps, model, known = result.maps, result.record["model"], result.record["calibration"]
+    score, anomaly = next(iter(maps.maps.items()))
+    overlays, meaning = [], "the model has no calibration: no map is shown"
+    if known:
+        overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
+        meaning = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}"
+    figure = montage(
+        maps.placed.image,
+        maps.reconstructions.mean(0),
+        overlays,
+        maps.placed.mask,
+        None if lesion is None else maps.to_model(lesion),
+        title=f"{name} · {model['name']}",
+        scale_meaning=meaning,
+    )
+    save_montage(figure, path)

@@ -1,0 +1,277 @@
+"""Many scans with one model in memory: resumable, one bad scan stops no other, tables at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256 as _sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from brainuad._version import __version__
+from brainuad.data.frame import one_itk_thread
+from brainuad.data.inputs import Scan, open_scan, output_paths
+from brainuad.data.volume import Volume
+from brainuad.detector import SCORE, Detector
+from brainuad.errors import InputError
+from brainuad.files import sha256, write_json, write_text
+from brainuad.scan.api import check_same_grid, unusable
+from brainuad.scan.assess import score_scan
+from brainuad.scan.masks import mask_for
+from brainuad.scan.result import write_result
+
+Row = dict[str, Any]
+COLUMNS = (
+    "name", "status", "score", "percentile", "findings", "lesion_ml", "brain_ml", "alignment", "seconds", "warnings",
+    "message",
+)  # fmt: skip
+SCORES_CSV, RUN_JSON = "scores.csv", "run.json"
+_LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
+# what scans can bring about; anything else is a fault of the program and ends the run
+_SCAN_ERRORS = (
+    InputError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does with every scan.
+
+    Attributes:
+        score: Entry of the score registry.
+        fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
+        seed: Seeds registration and reconstruction.
+        brain_mask: A mask, or the folder of all scans' masks; None to find the brains.
+        lesion_mask: Ground truth, or its folder; it is only shown and compared.
+    """
+
+    score: str = SCORE
+    fpr: float = 0.01
+    seed: int = 0
+    brain_mask: Path | None = None
+    lesion_mask: Path | None = None
+
+
+def score_scans(
+    scans: Sequence[Scan],
+    detector: Detector,
+    output: Path,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+    report: Callable[[Row, bool], None] = lambda row, skipped: None,
+) -> list[Row]:
+    """Score scans into a folder; those scored before with the same model, settings and files are skipped.
+
+    Beside each scan's files (:func:`brainuad.scan.result.write_result`) it writes ``run.json`` and, at the end or when
+    interrupted, ``scores.csv``, in which rows of scans that are not in this run stay.
+
+    Args:
+        scans: What to score.
+        detector: The model; scans share it.
+        output: Made if missing.
+        settings: See :class:`Settings`.
+        jobs: Scans at a time, in threads: the libraries that do the work let go of Python's lock.
+        overwrite: Score again what is finished.
+        report: Called with each scan's row of ``scores.csv`` as it is done, and whether it was skipped.
+
+    Returns:
+        One row a scan, in the order of ``scans``.
+
+    Raises:
+        InputError: The folder cannot be written to, or one mask was given for several scans.
+    """
+    for mask in (settings.brain_mask, settings.lesion_mask):
+        if mask is not None and mask.is_file() and len(scans) > 1:
+            raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
+    work = _Work(detector, detector.fingerprint, output, settings, overwrite)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    run = {
+        "brainuad": __version__,
+        "model": {"name": detector.name, "fingerprint": work.fingerprint, "modality": detector.modality},
+        "settings": _plain(settings) | {"device": str(detector.device), "jobs": jobs},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "started": started.isoformat(timespec="seconds"),
+        "inputs": [{"name": scan.name, "source": str(scan.source), "kind": scan.kind} for scan in scans],
+        "healthy_scores": list((detector.calibration.scan_scores or {}).get(settings.score, ()))
+        if detector.calibration
+        else [],
+    }
+    write_json(output / RUN_JSON, run)  # a folder that cannot be written to is found out before the work
+    rows: dict[Scan, Row] = {}
+    counts: Counter[str] = Counter()
+    try:
+        for scan, row, skipped in _each(work, scans, jobs):
+            rows[scan] = row
+            counts["skipped" if skipped else row["status"]] += 1
+            report(row, skipped)
+    finally:  # an interrupted run leaves its tables too
+        ordered = [rows[scan] for scan in scans if scan in rows]
+        run["seconds"] = round(time.perf_counter() - clock, 1)
+        run["counts"] = {status: counts[status] for status in ("done", "skipped", "failed")}
+        _write_table(output / SCORES_CSV, ordered)
+        write_json(output / RUN_JSON, run)
+    return ordered
+
+
+def _each(work: _Work, scans: Sequence[Scan], jobs: int) -> Iterator[tuple[Scan, Row, bool]]:
+    # Set once: threads that set it back after each step would disturb each other.
+    with one_itk_thread():
+        if jobs == 1:
+            yield from map(work, scans)
+            return
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(work, scan) for scan in scans]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:  # scans in work are finished, others not begun
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Scores one scan after the other."""
+
+    detector: Detector
+    fingerprint: str
+    output: Path
+    settings: Settings
+    overwrite: bool
+
+    def __call__(self, scan: Scan) -> tuple[Scan, Row, bool]:
+        """Score a scan, or find it done: the scan, its row, and whether it was skipped."""
+        started = time.perf_counter()
+        try:
+            record, skipped = self.record(scan)
+            return scan, _row(record), skipped
+        except _SCAN_ERRORS as error:
+            if not isinstance(error, InputError):
+                error = unusable(scan.source, error)
+            seconds = round(time.perf_counter() - started, 1)
+            row: Row = dict.fromkeys(COLUMNS, "")
+            row |= {"name": scan.name, "status": "failed", "seconds": seconds, "message": str(error)}
+            return scan, row, False
+
+    def record(self, scan: Scan) -> tuple[dict[str, Any], bool]:
+        """Return what a scan's sidecar holds, and whether it did before."""
+        clock = time.perf_counter()
+        settings, paths = self.settings, output_paths(scan)
+        sidecar = self.output / paths["sidecar"]
+        brain_path = self.mask(scan, settings.brain_mask, ("brain", "mask"))
+        if brain_path is None and settings.brain_mask is not None:
+            remedy = "Name masks after their scans, or leave out the masks"
+            raise InputError(settings.brain_mask, f"holds no brain mask for {scan.source.name}", remedy)
+        lesion_path = self.mask(scan, settings.lesion_mask, ("lesion", "seg"))
+        hashes = [_hash(path) for path in (scan.source, brain_path, lesion_path)]
+        recipe = self.recipe(hashes)
+        if not self.overwrite and (known := _finished(sidecar, recipe)) is not None:
+            return known, True
+        volume = open_scan(scan)
+        brain, lesion = (Volume.load(path) if path else None for path in (brain_path, lesion_path))
+        if brain and brain_path:
+            check_same_grid(brain, volume, brain_path)
+        read = round(time.perf_counter() - clock, 3)
+        result = score_scan(
+            volume,
+            self.detector,
+            brain_mask=brain,
+            score=settings.score,
+            fpr=settings.fpr,
+            seed=settings.seed,
+        )
+        result.seconds["read"] = read
+        about = {
+            "name": scan.name,
+            "scan": result.record["scan"]
+            | {"source": str(scan.source), "kind": scan.kind, "sha256": hashes[0]},
+            "lesion_mask": str(lesion_path.absolute()) if lesion_path else None,
+            "recipe": recipe,
+        }
+        outputs = {
+            kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")
+        }
+        return write_result(result, sidecar, outputs, about, lesion), False
+
+    def mask(self, scan: Scan, source: Path | None, words: tuple[str, ...]) -> Path | None:
+        """Return the scan's mask in a folder of masks, or the one mask."""
+        return None if source is None else mask_for(scan.source, source, words=words)
+
+    def recipe(self, hashes: list[str]) -> str:
+        """Return a key that changes with whatever could change the scan's results."""
+        settings = self.settings
+        asked = [settings.score, settings.fpr, settings.seed]
+        parts = [__version__, self.fingerprint, self.detector.calibration, asked, hashes]
+        return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
+
+
+def _hash(path: Path | None) -> str:
+    if path is None:
+        return ""
+    if path.is_file():
+        return sha256(path)
+    return ""
+
+
+def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
+    """Return what a scan's sidecar holds if the scan was scored by this recipe and its files are there."""
+    try:
+        known = json.loads(sidecar.read_text(encoding="utf-8"))
+        complete = all((sidecar.parent / name).is_file() for name in known["outputs"].values())
+        return known if known["recipe"] == recipe and complete else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or as good as absent
+        return None
+
+
+def _row(record: dict[str, Any]) -> Row:
+    percentile = record["score"]["percentile"]
+    return {
+        "name": record["name"],
+        "status": "done",
+        "score": round(record["score"]["value"], 5),
+        "percentile": "" if percentile is None else round(percentile, 1),
+        "findings": len(record["findings"]),
+        "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
+        "brain_ml": round(record["brain"]["ml"], 1),
+        "alignment": record["alignment"],
+        "seconds": round(sum(record["seconds"].values()), 1),
+        "warnings": "; ".join(record["warnings"]),
+        "message": "",
+    }
+
+
+def _write_table(path: Path, rows: list[Row]) -> None:
+    """Bring the table up to date with some scans' rows."""
+    here = {row["name"] for row in rows}
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            before = [row for row in csv.DictReader(handle) if row.get("name") not in here]
+    except (OSError, ValueError, csv.Error):  # absent, or damaged: the sidecars have it all
+        before = []
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*before, *rows])
+    write_text(path, text.getvalue())
