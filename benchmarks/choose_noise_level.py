@@ -16,7 +16,7 @@ import torch
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.detector import SCORE, Detector, load_model
-from brainuad.evaluate.cohort import case_seed
+from brainuad.evaluate import case_seed
 from brainuad.evaluation import average_precision, summarise
 from brainuad.scoring import postprocess
 

@@ -18,7 +18,7 @@ import torch
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector
-from brainuad.evaluate.cohort import case_seed
+from brainuad.evaluate import case_seed
 from brainuad.evaluation import false_positive_thresholds
 from brainuad.registry import SCORES
 from brainuad.scoring import postprocess

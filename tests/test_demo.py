@@ -70,7 +70,7 @@ def test_groups_average_over_scans():
             ("A", "2", "l1", 0.4, 0.5, 0.03),
             ("H", "3", "l1", None, None, None),
         ],
-        columns=["set", "subject", "score", "average_precision", "best_dice", "chance"],
+        columns=["set", "case", "score", "average_precision", "best_dice", "chance"],
     )
     table, groups = summarise_groups(cases)
     assert table.loc["l1", "A: average precision"] == pytest.approx(0.3)
@@ -82,5 +82,5 @@ def test_groups_average_over_scans():
 def test_a_model_without_calibration_says_so():
     detector = load_model(MODEL, "cpu")
     detector.calibration = None
-    with pytest.raises(InputError, match="no calibration for l1"):
+    with pytest.raises(InputError, match="no calibration"):
         healthy_threshold(detector, "l1", 0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from paper_layout import build_tree, place_scan, split_row
+from scipy import ndimage
 
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.data.cohort import Case, paper_cases
@@ -21,10 +23,18 @@ from brainuad.data.loading import load_case
 from brainuad.data.tables import write_split
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, headline
-from brainuad.evaluate.cohort import case_seed
-from brainuad.evaluate.measures import MEASURES
-from brainuad.evaluate.tables import to_table
+from brainuad.evaluate import (
+    OURS,
+    REFERENCE,
+    case_seed,
+    evaluate_cases,
+    failures,
+    headline,
+    read_cases_csv,
+    wide,
+)
+from brainuad.evaluate.protocol import HEALTHY
+from brainuad.evaluate.tables import COLUMNS, to_table
 from brainuad.evaluation import average_precision, best_dice, dice, pooled_best_threshold
 from brainuad.models import DiffusionModel
 from brainuad.scoring import drop_small, postprocess
@@ -85,18 +95,32 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 @pytest.fixture(scope="module")
 def results(detector: Detector, cases: list[Case], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    evaluate_cases(detector, cases, folder, scores=SCORES)
+    evaluate_cases(detector, cases, folder, scores=SCORES, baselines=False)
     return folder
 
 
 @pytest.fixture
-def table(results: Path) -> pd.DataFrame:
-    return pd.read_csv(results / "cases.csv", keep_default_na=True)
+def tidy(results: Path) -> pd.DataFrame:
+    return read_cases_csv(results / "cases.csv")
+
+
+@pytest.fixture
+def table(tidy: pd.DataFrame) -> pd.DataFrame:
+    """One row a case and score."""
+    return wide(tidy)
 
 
 @pytest.fixture
 def summary(results: Path) -> dict[str, Any]:
     return json.loads((results / "summary.json").read_text())
+
+
+def test_the_table_is_tidy(tidy: pd.DataFrame) -> None:
+    assert tuple(tidy.columns) == COLUMNS
+    assert not tidy.duplicated(["set", "case", "split", "score", "space", "threshold", "metric"]).any()
+    assert tidy["value"].notna().all()
+    assert set(tidy["space"]) == {"", "model", "native"}
+    assert set(tidy["threshold"]) == {"", *HEALTHY, "validation", "oracle"}
 
 
 def test_one_row_a_case_and_score(table: pd.DataFrame, cases: list[Case]) -> None:
@@ -106,16 +130,15 @@ def test_one_row_a_case_and_score(table: pd.DataFrame, cases: list[Case]) -> Non
         if case.split != "train"
         for score in SCORES
     }
-    rows = list(table[["set", "subject", "split", "score"]].itertuples(index=False, name=None))
+    rows = list(table[["set", "case", "split", "score"]].itertuples(index=False, name=None))
     assert len(rows) == len(expected)
     assert set(rows) == expected
-    assert set(table["status"]) == {"ok"}
-    assert set(MEASURES) < set(table.columns)
 
 
 def map_of(detector: Detector, case: Case, score: str) -> tuple[torch.Tensor, Any]:
     prepared = load_case(case, detector.data_config)
-    maps = detector.score_maps(prepared.image, prepared.mask, (score,), case_seed(0, case))
+    stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()  # as the cache has it
+    maps = detector.compare(prepared.image, stack, prepared.mask, (score,))
     return postprocess(maps[score], prepared.mask), prepared
 
 
@@ -133,32 +156,69 @@ def test_measures_are_those_of_the_map(table: pd.DataFrame, detector: Detector, 
     for case in test:
         anomaly, prepared = map_of(detector, case, "l1")
         values, lesion = anomaly.numpy()[prepared.mask], prepared.lesion[prepared.mask]
-        row = table[(table["subject"] == case.subject) & (table["score"] == "l1")].iloc[0]
+        row = table[(table["case"] == case.subject) & (table["score"] == "l1")].iloc[0]
         assert row["average_precision"] == pytest.approx(average_precision(values, lesion))
+        assert row["average_precision_ratio"] == pytest.approx(row["average_precision"] / lesion.mean())
         assert row["best_dice"] == pytest.approx(best_dice(values, lesion)[0])
         assert row["chance"] == pytest.approx(lesion.mean())
-        assert row["threshold"] == pytest.approx(threshold)
-        predicted = drop_small(anomaly > threshold).numpy()[prepared.mask]
-        assert row["dice"] == pytest.approx(dice(predicted, lesion))
-        counts = row[["true_positives", "false_positives", "true_negatives", "false_negatives"]]
-        assert counts.sum() == prepared.mask.sum()
+        assert row["threshold@validation"] == pytest.approx(threshold, rel=5e-4), "bins of the histogram"
+        predicted = drop_small(anomaly > row["threshold@validation"]).numpy()[prepared.mask]
+        assert row["dice@validation"] == pytest.approx(dice(predicted, lesion))
+        assert row["threshold@oracle"] == pytest.approx(best_dice(values, lesion)[1])
+        names = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+        assert sum(row[f"{name}@validation"] for name in names) == prepared.mask.sum()
         assert row["scan_score"] == pytest.approx(values.mean())
-        assert row["dice"] <= row["best_dice"] + 0.1
+        assert row["dice@validation"] <= row["best_dice"] + 0.1
+
+
+def test_healthy_thresholds_hold_on_the_scans_they_come_from(
+    detector: Detector, cases: list[Case], summary: dict[str, Any]
+) -> None:
+    healthy = next(case for case in cases if case.dataset == "IXI" and case.split == "val")
+    anomaly, prepared = map_of(detector, healthy, "l1")
+    for name, threshold in summary["thresholds"][0]["thresholds"]["l1"].items():
+        fraction = float(name.removeprefix("healthy@"))
+        above = (anomaly.numpy()[prepared.mask] > threshold).mean()
+        assert 0.9 * fraction - 1 / prepared.mask.sum() <= above <= fraction
+
+
+def test_native_space_is_the_grid_of_the_files(
+    tidy: pd.DataFrame, detector: Detector, cases: list[Case]
+) -> None:
+    case = next(case for case in cases if case.subject == "patient19")
+    native = wide(tidy, space="native").set_index(["case", "score"]).loc[("patient19", "l1")]
+    brain, lesion = (nib.load(path).get_fdata() > 0 for path in (case.mask, case.lesion))
+    assert native["chance"] == pytest.approx(lesion[brain | lesion].mean())
+    anomaly, prepared = map_of(detector, case, "l1")
+    there = nib.load(case.image).affine  # each native voxel takes its value from the model's grid
+    indices = np.argwhere(brain | lesion)
+    on_model = nib.affines.apply_affine(np.linalg.inv(prepared.affine) @ there, indices).T
+    values = ndimage.map_coordinates(anomaly.numpy(), on_model, order=1) * brain[tuple(indices.T)]
+    expected = average_precision(values, lesion[tuple(indices.T)])
+    assert native["average_precision"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_validation_cases_are_not_measured_at_their_own_threshold(table: pd.DataFrame) -> None:
     validation = table[(table["set"] == "MSLUB") & (table["split"] == "val")]
     assert validation["average_precision"].notna().all()
-    assert validation[["threshold", "dice", "recall"]].isna().all(axis=None)
+    assert validation[["threshold@validation", "dice@validation"]].isna().all(axis=None)
+    assert validation["dice@healthy@0.1"].notna().all()
+    healthy = table[(table["set"] == "IXI") & (table["split"] == "val")]
+    assert healthy[[f"above@{name}" for name in HEALTHY]].isna().all(axis=None)
 
 
-def test_healthy_scans_have_no_lesion_measures(table: pd.DataFrame) -> None:
+def test_healthy_scans_have_no_lesion_measures(table: pd.DataFrame, tidy: pd.DataFrame) -> None:
     healthy = table[table["set"] == "IXI"]
-    assert healthy[["auroc", "average_precision", "dice", "l1_lesion", "dice_fpr0.1"]].isna().all(axis=None)
-    assert healthy[["l1", "l2", "l1_healthy", "scan_score"]].notna().all(axis=None)
+    lesion_only = ["auroc", "average_precision", "dice@validation", "dice@healthy@0.1", "dice@oracle"]
+    assert healthy[lesion_only].isna().all(axis=None)
+    assert healthy["scan_score"].notna().all()
+    facts = tidy[(tidy["set"] == "IXI") & (tidy["score"] == "")]
+    assert "reconstruction_l1" in set(facts["metric"])
+    assert "reconstruction_l1_lesion" not in set(facts["metric"])
     test = healthy[healthy["split"] == "test"]
-    for fraction in (0.1, 0.05, 0.01):
-        assert test[f"above_fpr{fraction:g}"].between(0, 1).all()
+    for name in HEALTHY:
+        assert test[f"above@{name}"].between(0, 1).all()
+        assert (test[f"false_positive_components@{name}"] >= 0).all()
 
 
 def test_summary_says_what_made_it(summary: dict[str, Any], detector: Detector) -> None:
@@ -176,13 +236,62 @@ def test_summary_figures_are_those_of_the_cases(
     summary: dict[str, Any], table: pd.DataFrame, results: Path
 ) -> None:
     group = table[(table["set"] == "MSLUB") & (table["split"] == "test") & (table["score"] == "l1")]
-    figures = summary["figures"]["MSLUB"]["test"]["l1"]["average_precision"]
-    assert figures["mean"] == pytest.approx(group["average_precision"].mean())
-    assert figures["sd"] == pytest.approx(group["average_precision"].std())
-    assert figures["n"] == 2
+    figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]
+    precision = figures["any"]["average_precision"]
+    assert precision["mean"] == pytest.approx(group["average_precision"].mean())
+    assert precision["sd"] == pytest.approx(group["average_precision"].std())
+    assert precision["n"] == 2
+    assert figures["validation"]["dice"]["mean"] == pytest.approx(group["dice@validation"].mean())
     rows = pd.read_csv(results / "summary.csv")
-    assert list(rows.columns) == ["set", "split", "score", "measure", "mean", "sd", "n", "low", "high"]
-    assert "dice" not in summary["figures"]["IXI"]["test"]["l1"]
+    assert {"set", "split", "score", "space", "threshold", "metric", "mean", "low", "high"} < set(
+        rows.columns
+    )
+    assert "validation" not in summary["figures"]["IXI"]["test"]["l1"]["model"] or (
+        "dice" not in summary["figures"]["IXI"]["test"]["l1"]["model"]["validation"]
+    )
+
+
+def test_pooled_figures_are_those_of_all_voxels(
+    summary: dict[str, Any], table: pd.DataFrame, detector: Detector, cases: list[Case]
+) -> None:
+    test = [case for case in cases if case.dataset == "MSLUB" and case.split == "test"]
+    maps = [map_of(detector, case, "l1") for case in test]
+    values = np.concatenate([anomaly.numpy()[prepared.mask] for anomaly, prepared in maps])
+    lesion = np.concatenate([prepared.lesion[prepared.mask] for _, prepared in maps])
+    found = summary["pooled"]["MSLUB"]["l1"]["model"]
+    expected = average_precision(values, lesion)
+    low, high = found["any"]["average_precision_bounds"]
+    assert low <= expected <= high
+    assert found["any"]["average_precision"] == pytest.approx(expected, abs=1e-3)
+    assert found["any"]["chance"] == pytest.approx(lesion.mean())
+    rows = table[(table["set"] == "MSLUB") & (table["split"] == "test") & (table["score"] == "l1")]
+    overlap = 2 * rows["true_positives@validation"].sum()
+    wrong = rows["false_positives@validation"].sum() + rows["false_negatives@validation"].sum()
+    assert found["validation"]["dice"] == pytest.approx(overlap / (overlap + wrong))
+
+
+def test_lesions_are_counted_over_scans(summary: dict[str, Any], table: pd.DataFrame) -> None:
+    rows = table[(table["set"] == "MSLUB") & (table["split"] == "test") & (table["score"] == "l1")]
+    found = summary["lesion_wise"]["MSLUB"]["l1"]["healthy@0.1"]
+    assert found["lesions"] == rows["lesions@healthy@0.1"].sum() > 0
+    assert found["sensitivity"] == pytest.approx(rows["lesions_found@healthy@0.1"].sum() / found["lesions"])
+    assert sum(row["lesions"] for row in found["by_size"].values()) == found["lesions"]
+    wrong = rows["false_positive_components@healthy@0.1"]
+    assert found["false_positives_per_scan"] == pytest.approx(wrong.mean())
+
+
+def test_pages_show_the_figures(summary: dict[str, Any], results: Path) -> None:
+    text = (results / "summary.md").read_text()
+    figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]
+    line = next(line for line in text.splitlines() if line.startswith("| l1 ") and "%" not in line)
+    assert text.index("## MSLUB") > 0
+    section = text[text.index("## MSLUB") :]
+    line = next(line for line in section.splitlines() if line.startswith("| l1 "))
+    assert f"{figures['any']['average_precision']['mean']:.3f}" in line
+    assert f"{figures['validation']['dice']['mean']:.3f}" in line
+    latex = (results / "latex" / "mslub-model.tex").read_text()
+    assert f"{figures['any']['best_dice']['mean']:.3f}" in latex
+    assert r"ssim\_ensemble" in latex
 
 
 def with_lesions_of(cases: list[Case], order: list[int]) -> list[Case]:
@@ -195,34 +304,32 @@ def with_lesions_of(cases: list[Case], order: list[int]) -> list[Case]:
 def test_test_labels_do_not_move_thresholds(
     detector: Detector, cases: list[Case], table: pd.DataFrame, summary: dict[str, Any], tmp_path: Path
 ) -> None:
-    other = evaluate_cases(detector, with_lesions_of(cases, [1, 0]), tmp_path, scores=SCORES)
+    swapped = with_lesions_of(cases, [1, 0])
+    other = wide(evaluate_cases(detector, swapped, tmp_path, scores=SCORES, baselines=False))
     assert json.loads((tmp_path / "summary.json").read_text())["thresholds"] == summary["thresholds"]
     test = table["split"] == "test"
-    np.testing.assert_array_equal(other[test]["threshold"], table[test]["threshold"])
-    assert not np.allclose(other[test]["dice"].dropna(), table[test]["dice"].dropna())
+    np.testing.assert_array_equal(other[test]["threshold@validation"], table[test]["threshold@validation"])
+    assert not np.allclose(other[test]["dice@validation"].dropna(), table[test]["dice@validation"].dropna())
 
 
 def test_without_validation_nothing_is_measured_at_a_threshold(
     detector: Detector, cases: list[Case], tmp_path: Path
 ) -> None:
-    table = evaluate_cases(
-        detector, [case for case in cases if case.split == "test"], tmp_path, scores=("l1",)
-    )
-    assert table[["threshold", "dice", "above_fpr0.1"]].isna().all(axis=None)
-    assert table["best_dice"].notna().sum() == 2
+    test = [case for case in cases if case.split == "test"]
+    table = evaluate_cases(detector, test, tmp_path, scores=("l1",), baselines=False)
+    assert set(table["threshold"]) == {"", "oracle"}
+    assert wide(table)["best_dice"].notna().sum() == 2
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert all(entry["thresholds"] is None for entry in summary["thresholds"])
     assert all("no validation case" in entry["why"] for entry in summary["thresholds"])
 
 
 def test_a_set_alone_keeps_the_thresholds_of_healthy_scans(
-    detector: Detector, cases: list[Case], table: pd.DataFrame, tmp_path: Path
+    detector: Detector, cases: list[Case], tidy: pd.DataFrame, tmp_path: Path
 ) -> None:
-    alone = evaluate_cases(detector, cases, tmp_path, sets=["MSLUB"], scores=SCORES)
+    alone = evaluate_cases(detector, cases, tmp_path, sets=["MSLUB"], scores=SCORES, baselines=False)
     assert set(alone["set"]) == {"MSLUB"}
-    pd.testing.assert_frame_equal(
-        alone[list(MEASURES)], table[table["set"] == "MSLUB"][list(MEASURES)].reset_index(drop=True)
-    )
+    pd.testing.assert_frame_equal(alone, tidy[tidy["set"] == "MSLUB"].reset_index(drop=True))
 
 
 def test_failed_cases_are_rows(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
@@ -239,19 +346,27 @@ def test_failed_cases_are_rows(detector: Detector, cases: list[Case], tmp_path: 
         changed,
         tmp_path / "out",
         scores=SCORES,
-        progress=lambda case, rows: seen.append((case.subject, rows[0]["status"])),
+        baselines=False,
+        progress=lambda case, message: seen.append((case.subject, message)),
     )
-    failed = table[table["status"] == "failed"]
-    assert set(failed["subject"]) == {"patient07", "patient19"}
-    assert len(failed) == 2 * len(SCORES)
-    assert failed[failed["subject"] == "patient19"]["message"].str.contains("no such file").all()
-    done = table[table["subject"] == "patient20"]
-    assert done["dice"].notna().all(), "the other validation case sets the threshold"
+    failed = failures(table)
+    assert set(failed["case"]) == {"patient07", "patient19"}
+    assert len(failed) == 2, "one row a case"
+    assert set(failed["value"]) == {1.0}
+    assert failed[failed["case"] == "patient19"]["message"].str.contains("no such file").all()
+    done = wide(table).set_index("case").loc["patient20"]
+    assert done["dice@validation"].notna().all(), "the other validation case sets the threshold"
     assert len(seen) == 6
-    assert dict(seen)["patient07"] == "failed"
+    assert str(broken) in dict(seen)["patient07"]
+    assert dict(seen)["patient20"] == ""
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert {entry["subject"] for entry in summary["cases"]["failed"]} == {"patient07", "patient19"}
+    assert {entry["case"] for entry in summary["cases"]["failed"]} == {"patient07", "patient19"}
     assert summary["thresholds"][1]["found_on"] == ["MSLUB patient08"]
+    figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]["any"]["average_precision"]
+    assert (figures["n"], figures["n_failed"]) == (1, 1)
+    assert figures["mean_failed_as_0"] == pytest.approx(figures["mean"] / 2)
+    assert "2 failed" not in (tmp_path / "out" / "summary.md").read_text()
+    assert "1 test scans, 1 failed" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_reconstruction_that_is_no_number_is_a_failed_case(
@@ -260,7 +375,8 @@ def test_reconstruction_that_is_no_number_is_a_failed_case(
     broken = Detector.with_settings(detector, noise_draws=2)
     next(broken.model.parameters()).view(-1)[0] = torch.nan
     table = evaluate_cases(broken, [cases[-1]], tmp_path)
-    assert table["message"].str.contains("NaN").all()
+    assert failures(table)["message"].str.contains("NaN").all()
+    assert len(table) == 1
 
 
 @pytest.mark.parametrize(
@@ -276,7 +392,7 @@ def test_one_bad_case_does_not_stop_the_others(
     error: Exception,
 ) -> None:
     bad, good = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
-    bad_seed, original = case_seed(0, bad), Detector.reconstruct
+    bad_seed, original = case_seed(5, bad), Detector.reconstruct  # a seed that no cache knows
 
     def fail_once(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
         if seed == bad_seed:
@@ -284,10 +400,11 @@ def test_one_bad_case_does_not_stop_the_others(
         return original(self, image, seed, draws=draws)
 
     monkeypatch.setattr(Detector, "reconstruct", fail_once)
-    table = evaluate_cases(detector, [bad, good], tmp_path).set_index("subject")
-    assert table.loc[good.subject, "status"] == "ok"
-    assert table.loc[bad.subject, "status"] == "failed"
-    message = table.loc[bad.subject, "message"]
+    table = evaluate_cases(detector, [bad, good], tmp_path, baselines=False, seed=5)
+    assert set(wide(table)["case"]) == {good.subject}
+    (row,) = failures(table).itertuples()
+    assert row.case == bad.subject
+    message = row.message
     assert message.startswith(f"{bad.image}: {type(error).__name__}: ")
     assert "\n" not in message
 
@@ -300,65 +417,102 @@ def test_a_bug_is_no_failed_case(
 
     monkeypatch.setattr(Detector, "reconstruct", fail)
     with pytest.raises(TypeError, match="a bug"):
-        evaluate_cases(detector, cases, tmp_path)
+        evaluate_cases(detector, cases, tmp_path, seed=6)
 
 
-def count_reconstructions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    calls: list[int] = []
-    original = Detector.reconstruct
+def count_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The scores that are computed, a case an entry."""
+    calls: list[tuple[str, ...]] = []
+    original = Detector.compare
 
-    def counted(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
-        calls.append(seed)
-        return original(self, image, seed, draws=draws)
+    def counted(self: Detector, image: Any, stack: Any, mask: Any, names: Any) -> Any:
+        calls.append(tuple(names))
+        return original(self, image, stack, mask, names)
 
-    monkeypatch.setattr(Detector, "reconstruct", counted)
+    monkeypatch.setattr(Detector, "compare", counted)
     return calls
 
 
 def test_a_rerun_computes_nothing_and_gives_the_same(
     detector: Detector, cases: list[Case], results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("cases.csv", "summary.csv", "summary.json")
+    names = ("cases.csv", "summary.csv", "summary.json", "summary.md", "curves.json")
     before = {name: (results / name).read_bytes() for name in names}
-    calls = count_reconstructions(monkeypatch)
-    evaluate_cases(detector, cases, results, scores=SCORES)
+    calls = count_work(monkeypatch)
+    evaluate_cases(detector, cases, results, scores=SCORES, baselines=False)
     assert calls == []
     assert {name: (results / name).read_bytes() for name in names} == before
+
+
+def copy_run(results: Path, folder: Path) -> Path:
+    shutil.copytree(results, folder)
+    return folder
 
 
 def test_a_broken_run_goes_on(
     detector: Detector, cases: list[Case], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a kill in the middle of writing the last case's line."""
-    text = (results / "progress.jsonl").read_text()
-    (tmp_path / "progress.jsonl").write_text(text[: text.rindex('{"key"') + 40])
-    calls = count_reconstructions(monkeypatch)
-    evaluate_cases(detector, cases, tmp_path, scores=SCORES)
-    assert len(calls) == 1
-    assert (tmp_path / "cases.csv").read_bytes() == (results / "cases.csv").read_bytes()
+    folder = copy_run(results, tmp_path / "out")
+    text = (folder / "progress.jsonl").read_text()
+    (folder / "progress.jsonl").write_text(text[: text.rindex('{"key"') + 40])
+    calls = count_work(monkeypatch)
+    evaluate_cases(detector, cases, folder, scores=SCORES, baselines=False)
+    assert calls == [("l1",)]
+    assert (folder / "cases.csv").read_bytes() == (results / "cases.csv").read_bytes()
+
+
+def test_damaged_counts_are_made_again(
+    detector: Detector, cases: list[Case], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_run(results, tmp_path / "out")
+    first, second = sorted((folder / "histograms").iterdir())[:2]
+    first.write_bytes(first.read_bytes()[:100])
+    second.unlink()
+    calls = count_work(monkeypatch)
+    evaluate_cases(detector, cases, folder, scores=SCORES, baselines=False)
+    assert calls == [SCORES, SCORES]
+    assert (folder / "summary.json").read_bytes() == (results / "summary.json").read_bytes()
+
+
+def test_another_score_is_all_the_work(
+    detector: Detector, cases: list[Case], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_run(results, tmp_path / "out")
+    calls = count_work(monkeypatch)
+    reconstructed = []
+    monkeypatch.setattr(Detector, "reconstruct", lambda *args, **kwargs: reconstructed.append(args))
+    table = evaluate_cases(detector, cases, folder, scores=(*SCORES, "l2"), baselines=False)
+    assert calls == [("l2",)] * 6
+    assert reconstructed == [], "the cache has them"
+    both = read_cases_csv(results / "cases.csv")
+    pd.testing.assert_frame_equal(table[table["score"].isin(["", *SCORES])].reset_index(drop=True), both)
 
 
 def test_other_seed_is_other_work(
     detector: Detector, cases: list[Case], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "progress.jsonl").write_text((results / "progress.jsonl").read_text())
-    calls = count_reconstructions(monkeypatch)
-    evaluate_cases(
-        detector, [case for case in cases if case.split == "test"], tmp_path, scores=SCORES, seed=1
-    )
+    folder = copy_run(results, tmp_path / "out")
+    calls = count_work(monkeypatch)
+    test = [case for case in cases if case.split == "test"]
+    evaluate_cases(detector, test, folder, scores=SCORES, baselines=False, seed=1)
     assert len(calls) == 3
 
 
 def test_reference_protocol(
     detector: Detector, cases: list[Case], table: pd.DataFrame, tmp_path: Path
 ) -> None:
-    reference = evaluate_cases(detector, cases, tmp_path, scores=SCORES, reference=True)
-    assert set(reference["protocol"]) == {REFERENCE.name}
+    reference = wide(
+        evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False, protocol=REFERENCE)
+    )
     test = reference[(reference["set"] == "MSLUB") & (reference["split"] == "test")]
     voxels = 20 * 24 * 15
-    counts = test[["true_positives", "false_positives", "true_negatives", "false_negatives"]].sum(axis=1)
+    names = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+    counts = test[[f"{name}@validation" for name in names]].sum(axis=1)
     assert (counts == voxels).all()
-    np.testing.assert_array_equal(test["false_positive_rate"], test["false_discovery_rate"])
+    np.testing.assert_array_equal(
+        test["false_positive_rate@validation"], test["false_discovery_rate@validation"]
+    )
     ours = table[(table["set"] == "MSLUB") & (table["split"] == "test")]
     assert (test["chance"].to_numpy() < ours["chance"].to_numpy()).all()
     assert (test["auroc"].to_numpy() > ours["auroc"].to_numpy() - 0.2).all()
@@ -369,9 +523,10 @@ def test_reference_protocol(
 
 def test_without_post_processing(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     case = next(case for case in cases if case.subject == "patient19")
-    row = evaluate_cases(detector, [case], tmp_path, postprocess=False).iloc[0]
+    row = wide(evaluate_cases(detector, [case], tmp_path, baselines=False, postprocess=False)).iloc[0]
     prepared = load_case(case, detector.data_config)
-    anomaly = detector.score_maps(prepared.image, prepared.mask, seed=case_seed(0, case))["ssim_ensemble"]
+    stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()
+    anomaly = detector.compare(prepared.image, stack, prepared.mask)["ssim_ensemble"]
     expected = average_precision(anomaly.numpy()[prepared.mask], prepared.lesion[prepared.mask])
     assert row["average_precision"] == pytest.approx(expected)
 
@@ -383,7 +538,8 @@ def test_missed_by_the_brain_mask_is_missed(detector: Detector, cases: list[Case
     cut = tmp_path / "mask.nii.gz"
     outside = (mask.get_fdata() > 0) & ~(lesion.get_fdata() > 0)
     nib.save(nib.Nifti1Image(outside.astype(np.uint8), mask.affine), cut)
-    row = evaluate_cases(detector, [Case(**{**vars(case), "mask": cut})], tmp_path / "out").iloc[0]
+    changed = Case(**{**vars(case), "mask": cut})
+    row = wide(evaluate_cases(detector, [changed], tmp_path / "out", baselines=False)).iloc[0]
     assert row["chance"] > 0
     assert row["best_dice"] < 0.5
 
@@ -410,15 +566,16 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
     rows = [
         {
             "set": "A",
-            "subject": str(number),
+            "case": str(number),
             "split": split,
             "score": "l1",
-            "status": status,
-            "best_dice": dice,
+            "space": "model",
+            "threshold": "",
+            "metric": "best_dice",
+            "value": dice,
+            "message": "",
         }
-        for number, (split, status, dice) in enumerate(
-            [("test", "ok", 0.2), ("test", "ok", 0.4), ("test", "failed", 0.9), ("val", "ok", 0.9)]
-        )
+        for number, (split, dice) in enumerate([("test", 0.2), ("test", 0.4), ("val", 0.9)])
     ]
     text = headline(to_table(rows))
     assert "0.3000" in text

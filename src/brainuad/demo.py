@@ -13,7 +13,7 @@ from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluate import ScoredCase, evaluate_cases
+from brainuad.evaluate import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
 
@@ -31,7 +31,7 @@ class Demo:
     """What the demo made.
 
     Attributes:
-        cases: One row a case and score; see :func:`brainuad.evaluate.evaluate_cases`.
+        cases: One row a case and score; see :func:`brainuad.evaluate.wide`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
         groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions).
         results: The CSV with both, one row a score and group.
@@ -72,22 +72,25 @@ def score_cohort(
     """Do the work of :func:`run_demo` for any calibrated detector and cohort."""
     done: list[str] = []
 
-    def scored(case: Case, rows: object) -> None:
+    def scored(case: Case, message: str) -> None:
         done.append(case.subject)
         report("scoring", len(done), len(cohort))
 
-    cases = evaluate_cases(
+    table = evaluate_cases(
         detector,
         cohort,
         output,
         scores=SCORES,
+        baselines=False,
+        protocol=QUICK,
         seed=seed,
         progress=scored,
         on_scored=lambda scored: draw_case(detector, scored, output / f"{scored.prepared.case.subject}.png"),
     )
-    failed = cases[cases["status"] == "failed"]
+    failed = failures(table)
     if len(failed):
-        raise InputError(failed.iloc[0]["subject"], failed.iloc[0]["message"], "Install brainuad again")
+        raise InputError(failed.iloc[0]["case"], failed.iloc[0]["message"], "Install brainuad again")
+    cases = wide(table)
     table, groups = summarise_groups(cases)
     results = output / "results.csv"
     write_text(results, long_table(table, groups).to_csv(index=False))
@@ -137,7 +140,7 @@ def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         cases: One row a case and score, with columns set, score, average_precision, best_dice and chance.
     """
     first = cases[cases["score"] == cases["score"].iloc[0]]
-    groups = first.groupby("set", sort=False).agg(n=("subject", "size"), chance=("chance", "mean"))
+    groups = first.groupby("set", sort=False).agg(n=("case", "size"), chance=("chance", "mean"))
     sick = cases[cases["set"].isin(groups.index[groups["chance"].notna()])]
     table = sick.pivot_table(
         index="score", columns="set", values=["average_precision", "best_dice"], aggfunc="mean", sort=False

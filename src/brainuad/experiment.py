@@ -268,7 +268,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
     """
     from brainuad.detector import load_model
-    from brainuad.evaluate import evaluate_cases, headline
+    from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")
@@ -285,12 +285,12 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
             detector,
             cases,
             folder / "evaluation",
-            reference=config.reference,
+            protocol=REFERENCE if config.reference else OURS,
             seed=config.seed,
-            progress=lambda case, rows: bar.advance(task),
+            progress=lambda case, message: bar.advance(task),
         )
     logger.info("%s\nEvery scan and measure: %s", headline(table), folder / "evaluation")
-    return int((table["status"] == "failed").sum())
+    return len(failures(table))
 
 
 if __name__ == "__main__":  # Lightning starts further processes by this file

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from brainuad.config import SSIM_SIGMAS
 from brainuad.errors import InputError
@@ -14,6 +15,7 @@ BUILT_IN = [
     "l1_ssim",
     "intensity_bright",
     "intensity_dark",
+    "random",
     *(f"ssim_{sigma}" for sigma in SSIM_SIGMAS),
 ]
 
@@ -61,6 +63,15 @@ def test_formulas(case):
     torch.testing.assert_close(maps["ssim_0.9"], (1 - ssim_maps(mean, image, sigmas=[0.9])[0]) * mask)
     torch.testing.assert_close(maps["intensity_bright"], image.clamp(min=0) * mask)
     torch.testing.assert_close(maps["intensity_dark"], (1 - image).clamp(min=0) * mask)
+
+
+def test_random_is_each_image_its_own_and_uniform(case):
+    image, reconstructions, mask = case
+    anomaly = SCORES["random"](image, reconstructions, mask)
+    other = SCORES["random"](image + 1e-3, reconstructions, mask)
+    assert torch.equal(anomaly, SCORES["random"](image, 2 * reconstructions, mask))
+    assert not torch.equal(anomaly, other)
+    assert stats.kstest(anomaly[mask].numpy(), "uniform").pvalue > 0.01
 
 
 def test_several_scores_equal_each_alone_and_share_their_maps(case, monkeypatch):

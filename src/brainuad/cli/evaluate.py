@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,10 @@ def evaluate(
     ] = None,
     scores: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Score, ssim_ensemble by default; repeat, or use commas."),
+        typer.Option(
+            metavar="NAME",
+            help="Score, ssim_ensemble by default, '<score>_z' relative to health; repeat, or use commas.",
+        ),
     ] = None,
     modality: Annotated[
         str | None,
@@ -37,6 +41,10 @@ def evaluate(
         int | None,
         typer.Option(min=0, metavar="N", help="Cross-validation fold, the model's by default."),
     ] = None,
+    voxels: Annotated[
+        str, typer.Option(help="Which voxels figures count.", **one_of(("brain", "grid")))
+    ] = "brain",
+    native: Annotated[bool, typer.Option(help="Measure on the grid of the image files too.")] = True,
     reference: Annotated[
         bool, typer.Option("--reference", help="Measure as the paper's release does.")
     ] = False,
@@ -46,12 +54,12 @@ def evaluate(
 ) -> None:
     """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done."""
     from brainuad.detector import SCORE, load_model
-    from brainuad.evaluate import evaluate_cases, headline
-    from brainuad.registry import SCORES
+    from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.runs import find_model
+    from brainuad.scoring.atlas import score_names
 
     wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
-    known("--scores", wanted_scores, list(SCORES))
+    known("--scores", wanted_scores, score_names())
     detector = load_model(find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device)
     if modality not in (None, detector.modality):
         fault = f"was trained on {detector.modality} images, not on {modality}"
@@ -63,22 +71,25 @@ def evaluate(
     if len(cases) < len(rows):
         left_out = len(rows) - len(cases)
         logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
+    protocol = replace(REFERENCE if reference else OURS, native=native and not reference)
+    if voxels == "grid":
+        protocol = replace(protocol, whole_grid=True)
     with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
 
-        def report(case: Any, measured: list[dict[str, Any]]) -> None:
-            message = measured[0]["message"]
-            advance(f"{measured[0]['status']}: {case.dataset} {case.subject}: {message}" if message else "")
+        def report(case: Any, message: str) -> None:
+            advance(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
 
         table = evaluate_cases(
-            detector, cases, output, sets=wanted_sets, scores=wanted_scores, reference=reference, seed=seed,
+            detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
             progress=report,
         )  # fmt: skip
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
     else:
         print(headline(table))
-        print(f"Every scan: {output / 'cases.csv'}; intervals: {output / 'summary.csv'}")
-    exit_by_failures((table["status"] == "failed").tolist())
+        print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.md'}")
+    scans = table.drop_duplicates(["set", "case", "split"])
+    exit_by_failures([True] * len(failures(table)) + [False] * (len(scans) - len(failures(table))))
 
 
 def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:

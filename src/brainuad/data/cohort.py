@@ -38,6 +38,7 @@ class Case:
         label: 0 for a healthy subject; the data set's own number otherwise.
         age: In years, or None where unknown.
         named_across: One subject name means one person in every data set, as in a manifest.
+        extra: Name and value of a manifest's further columns ("site", "sex" ...), where they are filled in.
     """
 
     subject: str
@@ -49,6 +50,7 @@ class Case:
     label: int
     age: float | None
     named_across: bool = False
+    extra: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def subject_of(path: str, name: str, dataset: str) -> str:
 
 
 def manifest_cases(path: str | Path) -> list[Case]:
-    """Read a plain CSV: columns subject, image, mask, seg, label, split, and perhaps dataset and age.
+    """Read a plain CSV: columns subject, image, mask, seg, label, split, perhaps dataset and age, and any others.
 
     Relative paths are relative to the CSV's folder. ``seg`` may be empty; ``dataset`` defaults to the name of
     the CSV.
@@ -226,6 +228,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
         InputError: The file is missing, empty or lacks a column, or a row makes no sense.
     """
     path = Path(path)
+    known = {*MANIFEST_COLUMNS, "dataset", "age"}
     cases = []
     for row, place in read_table(path, required=set(MANIFEST_COLUMNS)):
         for column in ("subject", "image", "mask"):
@@ -244,6 +247,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
                 label=parse_label(row["label"], place),
                 age=parse_age(row.get("age", "")),
                 named_across=True,
+                extra=tuple((name, text) for name, text in row.items() if name not in known and text),
             )
         )
     return cases

@@ -83,7 +83,7 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
         InputError: A file is missing, damaged or of another grid; the mask is empty; the image is constant; or, with
             ``affine="used"``, the scan is not in atlas space.
     """
-    entry = _cache_folder(config) / f"{content_key(case, config)}.npz"
+    entry = cache_folder(config) / f"{content_key(case, config)}.npz"
     arrays = _read_entry(entry)
     if arrays is None:
         image, mask, lesion, affine = place(case, config)
@@ -94,7 +94,8 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
     return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"])
 
 
-def _cache_folder(config: DataConfig) -> Path:
+def cache_folder(config: DataConfig) -> Path:
+    """Return the folder of the settings, or the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brainuad"
     return Path(config.cache_dir) if config.cache_dir else default
 

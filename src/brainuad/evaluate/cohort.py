@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,34 @@ import torch
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case, find_leaks
-from brainuad.data.loading import PreparedCase, content_key, load_case
+from brainuad.data.loading import content_key, load_case
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
-from brainuad.evaluate.measures import OURS, REFERENCE, Protocol, Thresholds, counted_voxels, measure
-from brainuad.evaluate.tables import Progress, key_of, to_table, without_nan, write_tables
-from brainuad.evaluation import false_positive_thresholds, pooled_best_threshold, pooled_greedy_threshold
+from brainuad.evaluate.measures import Measures, case_facts, froc_counts, measure, model_space, native_space
+from brainuad.evaluate.progress import Progress, key_of, read_histograms, without_nan, write_histograms
+from brainuad.evaluate.protocol import (
+    BASELINES,
+    FROC_FRACTIONS,
+    MODEL,
+    OURS,
+    VALIDATION,
+    Protocol,
+    Thresholds,
+    healthy_name,
+)
+from brainuad.evaluate.scorer import CASE_ERRORS, ScoredCase, Scorer
+from brainuad.evaluate.tables import Pools, Subject, case_rows, failed_row, to_table, write_tables
+from brainuad.evaluation import (
+    FALSE_POSITIVE_FRACTIONS,
+    ScoreHistogram,
+    ThresholdCurve,
+    empty_histogram,
+)
 from brainuad.modelfile import portable
-from brainuad.registry import SCORES
-from brainuad.scoring import postprocess as clean
+from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyStatistics, base_of
 
-MIN_VOXELS = 8  # components below are dropped from predictions
 Row = dict[str, Any]
-Sample = tuple[np.ndarray, np.ndarray]  # scores of some voxels, and whether they are lesion
-# what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
-CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
+MIN_HEALTHY = 3  # scans to compare with, for scores relative to health
 
 
 def evaluate_cases(
@@ -40,60 +54,54 @@ def evaluate_cases(
     *,
     sets: Sequence[str] | None = None,
     scores: Sequence[str] = (SCORE,),
-    reference: bool = False,
+    baselines: bool = True,
+    protocol: Protocol = OURS,
     seed: int = 0,
     postprocess: bool = True,
-    progress: Callable[[Case, list[Row]], None] = lambda case, rows: None,
+    progress: Callable[[Case, str], None] = lambda case, message: None,
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
 ) -> pd.DataFrame:
-    """Evaluate a detector and write ``cases.csv``, ``summary.csv`` and ``summary.json``.
+    """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
 
-    Thresholds come from validation scans alone: each set's from the best pooled Dice on its scans with lesions,
-    and false-positive thresholds from all healthy ones. Where a set has no validation scan with a lesion, the
-    columns at its threshold stay empty and ``summary.json`` says why. Validation scans have rows of their own
-    without these columns, for the threshold was fitted to them.
+    Thresholds come from validation scans alone: false-positive thresholds from all healthy ones, and each set's
+    from the best pooled Dice on its annotated ones. Where there are none, nothing is measured at these thresholds
+    and ``summary.json`` says why. Validation scans have rows of their own without what was fitted to them.
 
-    What is finished is kept in ``progress.jsonl``: a rerun with the same model, scans and settings skips it.
+    What is finished is kept in ``progress.jsonl`` and ``histograms/``: a rerun with the same model, scans and
+    settings skips it, score by score.
 
     Args:
         detector: The model, on its device.
         cases: Validation and test cases; training cases are left out.
         output: Folder of the results.
         sets: Data sets to evaluate, all by default. Healthy validation scans of other sets still set thresholds.
-        scores: Entries of the score registry.
-        reference: Evaluate as the published release does (``REFERENCE``).
+        scores: Scores of the registry, and those relative to health: "<name>_z".
+        baselines: Add scores that need no model.
+        protocol: The rules; ``REFERENCE`` are those of the published release.
         seed: Seeds the noise; every case has its own, whichever other cases there are.
         postprocess: Erode and median-filter maps, and drop small components from predictions.
-        progress: Called after each case with its rows.
+        progress: Called after each case with it and why it failed, "" where it did not.
         on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
             case's rows does not score it again.
 
     Returns:
-        The contents of ``cases.csv``: one row a case and score, with ``status`` "ok" or "failed".
+        The contents of ``cases.csv``: one row a case, score, space, threshold and measure.
 
     Raises:
-        InputError: A set or score is unknown, there is no test case, or the folder cannot be written to.
+        InputError: A set or score is unknown, there is no test case, too few healthy scans to compare with, or the
+            folder cannot be written to.
     """
-    protocol = REFERENCE if reference else OURS
     if protocol.shared_noise:
         detector = detector.with_settings(shared_noise=True)
-    for name in scores:
-        SCORES[name]  # an unknown one raises before the work begins
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
-    run = _Run(detector, tuple(scores), protocol, seed, postprocess, Path(output), progress, on_scored)
-    rows = run.all_rows(chosen, healthy)
-    table = to_table(rows)
-    failed = table[table["status"] == "failed"].drop_duplicates(["set", "subject", "split"])
-    about = {
-        **run.about(),
-        "leaks": [str(leak) for leak in find_leaks(cases)],
-        "cases": {
-            "evaluated": len(chosen),
-            "failed": failed[["set", "subject", "message"]].to_dict("records"),
-        },
-    }
-    write_tables(Path(output), table, about)
+    names, notes = _scores(scores, baselines, lambda: sum(_loads(case, detector) for case in healthy))
+    scorer = Scorer(detector, seed, postprocess=postprocess)
+    run = _Run(scorer, names, protocol, Path(output), healthy, progress, on_scored)
+    run.evaluate(chosen)
+    table = to_table(run.rows)
+    about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
+    write_tables(Path(output), table, about, run.pools, run.subjects)
     return table
 
 
@@ -108,221 +116,276 @@ def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
     return chosen
 
 
-def _message(case: Case, error: BaseException) -> str:
-    """Return one line for a failed case; only an ``InputError`` names the file itself."""
-    if isinstance(error, InputError):
-        return str(error)
-    what = " ".join(str(error).split()) or "no memory left"
-    return f"{case.image}: {type(error).__name__}: {what}"
+def _scores(
+    scores: Sequence[str], baselines: bool, count_healthy: Callable[[], int]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the scores to compute, baselines first, and what to say of those left out."""
+    names = list(dict.fromkeys([*(BASELINES if baselines else ()), *scores]))
+    relative = [name for name in names if base_of(name) is not None]  # raises on unknown names
+    healthy = count_healthy() if relative else MIN_HEALTHY
+    if healthy >= MIN_HEALTHY:
+        return tuple(names), []
+    why = f"needs {MIN_HEALTHY} healthy validation scans to compare with, there are {healthy}"
+    for name in relative:
+        if name in scores:
+            raise InputError(name, why, "Add healthy scans with split val, or choose other scores")
+    return tuple(name for name in names if name not in relative), [f"{INTENSITY_ATLAS} {why}"]
 
 
-def case_seed(seed: int, case: Case) -> int:
-    """Return the seed of a case's noise, a function of the seed, the set and the subject."""
-    digest = hashlib.sha256(f"{seed}/{case.dataset}/{case.subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def _loads(case: Case, detector: Detector) -> bool:
+    try:
+        load_case(case, detector.data_config)
+    except InputError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredCase:
-    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` and the final anomaly map of every score."""
+class _Result:
+    """What was found of one case: measures by score and space, counts by "space score"."""
 
-    prepared: PreparedCase
-    reconstruction: np.ndarray
-    maps: dict[str, np.ndarray]
+    facts: dict[str, float]
+    measures: dict[str, dict[str, Measures]]
+    froc: dict[str, dict[str, Any]]
+    histograms: dict[str, ScoreHistogram]
 
 
 @dataclass
 class _Run:
     """One call of ``evaluate_cases``."""
 
-    detector: Detector
+    scorer: Scorer
     scores: tuple[str, ...]
     protocol: Protocol
-    seed: int
-    postprocess: bool
     output: Path
-    report: Callable[[Case, list[Row]], None]
+    healthy: list[Case]
+    report: Callable[[Case, str], None]
     on_scored: Callable[[ScoredCase], None]
+    rows: list[Row] = field(default_factory=list)
     thresholds: list[Row] = field(default_factory=list)  # and what they were found on
+    failed: list[Row] = field(default_factory=list)
+    pools: Pools = field(default_factory=Pools)
+    subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.progress = Progress(self.output / "progress.jsonl")
-        self.key = key_of(
-            __version__,
-            self.detector.fingerprint,
-            self.scores,
-            asdict(self.protocol),
-            self.seed,
-            self.postprocess,
-        )
+        fingerprint, scorer = self.scorer.detector.fingerprint, self.scorer
+        self.key = key_of(__version__, fingerprint, asdict(self.protocol), scorer.seed, scorer.postprocess)
+        self._contents: dict[Case, str] = {}
+        self.health_key = key_of(self.key, [self.content(case) for case in self.healthy])
 
-    def all_rows(self, cases: Sequence[Case], healthy: Sequence[Case]) -> list[Row]:
-        """Return the rows of validation and test cases; healthy validation cases come first."""
-        nothing = {name: Thresholds() for name in self.scores}
-        found, rows = self.find_thresholds(healthy, nothing, self.healthy_sample, self.fit_healthy)
-        self.note("all", "false-positive fraction of healthy brain", rows, found)
-        by_fraction = {
-            name: Thresholds(healthy={float(part): at for part, at in (found or {}).get(name, {}).items()})
-            for name in self.scores
-        }
-        shown = set(cases)
-        results = [row for case in healthy if case in shown for row in rows[case]]
+    def evaluate(self, cases: Sequence[Case]) -> None:
+        """Measure validation and test cases; healthy validation cases come first."""
+        self.names = _names(cases)
+        nothing = dict.fromkeys(self.scores, Thresholds())
+        known = self.healthy_thresholds(cases, nothing)
         for dataset in dict.fromkeys(case.dataset for case in cases):
             members = [case for case in cases if case.dataset == dataset]
-            results += self.set_rows(dataset, members, by_fraction)
-        return results
+            thresholds = self.set_thresholds(dataset, members, known)
+            for case in members:
+                if case.split == "test":
+                    found = self.measured(case, thresholds)
+                    if found is not None:
+                        self.pools.add(case, found.histograms, found.froc)
+                elif case.lesion is None and case.label != 0:  # pathological without annotation: no threshold
+                    self.measured(case, known)
 
-    def set_rows(self, dataset: str, cases: list[Case], known: Mapping[str, Thresholds]) -> list[Row]:
-        """Return the rows of one data set: its validation cases with lesions, then its test cases."""
-        validation = [case for case in cases if case.split == "val" and case.lesion is not None]
-        found, rows = self.find_thresholds(validation, known, self.lesion_sample, self.fit_lesion)
+    def healthy_thresholds(
+        self, cases: Sequence[Case], nothing: Mapping[str, Thresholds]
+    ) -> dict[str, Thresholds]:
+        """Return the thresholds that fractions of healthy brain exceed."""
+        shown = set(cases)
+        pooled = {name: empty_histogram() for name in self.scores}
+        used = []
+        for case in self.healthy:
+            found = self.measured(case, nothing, shown=case in shown)
+            if found is not None:
+                used.append(case)
+                for name in self.scores:
+                    pooled[name] += found.histograms[f"{MODEL} {name}"]
+        entry: Row = {"set": "all", "kind": "false-positive fraction of healthy brain"}
+        if used:
+            thresholds = {name: _healthy_thresholds(pooled[name]) for name in self.scores}
+            entry["found_on"] = _listed(used)
+        else:
+            thresholds = {name: self.calibrated(name) for name in self.scores}
+            if any(thresholds[name].named for name in self.scores):
+                entry["found_on"] = ["the healthy scans that the model was calibrated on"]
+        found_any = any(thresholds[name].named for name in self.scores)
+        self.note(entry, {name: dict(thresholds[name].named) for name in self.scores} if found_any else None)
+        return thresholds
+
+    def calibrated(self, name: str) -> Thresholds:
+        """Return the thresholds that came with the model, none where they are of other settings."""
+        calibration = self.scorer.detector.calibration
+        if calibration is None or self.protocol.shared_noise:
+            return Thresholds()
+        if calibration.postprocess is not self.scorer.postprocess:
+            return Thresholds()
+        of_score = calibration.thresholds.get(name, {})
+        named = {
+            healthy_name(fraction): float(of_score[fraction])
+            for fraction in FALSE_POSITIVE_FRACTIONS
+            if fraction in of_score
+        }
+        return Thresholds(named, tuple(sorted(set(named.values()))))
+
+    def set_thresholds(
+        self, dataset: str, cases: Sequence[Case], known: Mapping[str, Thresholds]
+    ) -> dict[str, Thresholds]:
+        """Return what is known and the threshold of the best pooled Dice on a set's annotated validation cases."""
+        annotated = [case for case in cases if case.split == "val" and case.lesion is not None]
+        pooled = {name: empty_histogram() for name in self.scores}
+        used = []
+        for case in annotated:
+            found = self.measured(case, known)
+            if found is not None:
+                used.append(case)
+                for name in self.scores:
+                    pooled[name] += found.histograms[f"{MODEL} {name}"]
+        best = {name: self.best_threshold(pooled[name]) for name in self.scores} if used else {}
+        best = {name: threshold for name, threshold in best.items() if not math.isnan(threshold)}
         if any(case.lesion is not None for case in cases):
             how = "greedy search" if self.protocol.greedy_threshold else "best"
-            self.note(dataset, f"{how} of the pooled Dice", rows, found)
-        thresholds = {}
-        for name in self.scores:
-            threshold = (found or {}).get(name)
-            thresholds[name] = Thresholds(math.nan if threshold is None else threshold, known[name].healthy)
-        results = [row for case in validation for row in rows[case]]
-        for case in cases:
-            if case.split == "test":
-                results += self.case_rows(case, thresholds)
-            elif case.lesion is None and case.label != 0:  # pathological without annotation: no threshold
-                results += self.case_rows(case, known)
-        return results
+            entry: Row = {"set": dataset, "kind": f"{how} of the pooled Dice", "found_on": _listed(used)}
+            self.note(entry, {name: {VALIDATION: at} for name, at in best.items()} or None)
+        return {
+            name: Thresholds({**known[name].named, VALIDATION: best[name]}, known[name].froc)
+            if name in best
+            else known[name]
+            for name in self.scores
+        }
 
-    def find_thresholds(
-        self,
-        cases: Sequence[Case],
-        known: Mapping[str, Thresholds],
-        sample: Callable[[PreparedCase, np.ndarray], Sample],
-        fit: Callable[[list[Sample]], Any],
-    ) -> tuple[dict[str, Any] | None, dict[Case, list[Row]]]:
-        """Return what ``fit`` makes of each score's samples, None without a usable case; and the cases' rows."""
-        key = key_of("thresholds", fit.__name__, [self.case_key(case, known) for case in cases])
-        found = self.progress.get(key)
-        samples: dict[str, list[Sample]] = {name: [] for name in self.scores}
-
-        def keep(scored: ScoredCase) -> None:
-            for name, anomaly in scored.maps.items():
-                samples[name].append(sample(scored.prepared, anomaly))
-
-        rows = {case: self.case_rows(case, known, keep if found is None else None) for case in cases}
-        if found is None and samples[self.scores[0]]:
-            found = {name: fit(values) for name, values in samples.items()}
-            if len(samples[self.scores[0]]) == len(cases):
-                self.progress.put(key, without_nan(found))
-        return found, rows
-
-    def healthy_sample(self, prepared: PreparedCase, anomaly: np.ndarray) -> Sample:
-        """Return the scores of the brain."""
-        values = anomaly[prepared.mask]
-        return values, np.zeros(values.shape, dtype=bool)
-
-    def lesion_sample(self, prepared: PreparedCase, anomaly: np.ndarray) -> Sample:
-        """Return the scores of the voxels that count, and which are lesion."""
-        voxels = counted_voxels(prepared, self.protocol)
-        assert prepared.lesion is not None
-        return anomaly[voxels], prepared.lesion[voxels]
-
-    def fit_healthy(self, samples: list[Sample]) -> dict[str, float]:
-        """Return thresholds by false-positive fraction."""
-        maps = [values for values, _ in samples]
-        found = false_positive_thresholds(maps, [np.ones(len(values), dtype=bool) for values in maps])
-        return {f"{fraction:g}": threshold for fraction, threshold in found.items()}
-
-    def fit_lesion(self, samples: list[Sample]) -> float:
+    def best_threshold(self, pooled: ScoreHistogram) -> float:
         """Return the threshold of the best pooled Dice; NaN if no case has a lesion on the grid."""
-        pooled = pooled_greedy_threshold if self.protocol.greedy_threshold else pooled_best_threshold
-        return pooled([values for values, _ in samples], [lesion for _, lesion in samples])
+        if self.protocol.greedy_threshold:
+            lesion, healthy = (np.repeat(pooled.scores, n) for n in (pooled.lesion, pooled.healthy))
+            return ThresholdCurve(lesion, healthy).greedy_best_dice()[1]
+        threshold = pooled.best_dice()[1]
+        return -1.0 if threshold == -math.inf else threshold  # below every map
 
-    def note(
-        self, dataset: str, kind: str, rows: Mapping[Case, list[Row]], found: dict[str, Any] | None
-    ) -> None:
+    def note(self, entry: Row, found: dict[str, dict[str, float]] | None) -> None:
         """Remember thresholds and what they were found on, or why there are none."""
-        used = [case for case, of_case in rows.items() if of_case[0]["status"] == "ok"]
-        entry: Row = {"set": dataset, "kind": kind, "found_on": [f"{c.dataset} {c.subject}" for c in used]}
+        entry.setdefault("found_on", [])
         if found is None:
             entry["why"] = (
                 "no validation case of this kind could be used: nothing is measured at this threshold"
             )
         self.thresholds.append({**entry, "thresholds": found})
 
-    def case_rows(
-        self,
-        case: Case,
-        thresholds: Mapping[str, Thresholds],
-        keep: Callable[[ScoredCase], None] | None = None,
-    ) -> list[Row]:
-        """Return a case's rows, from an earlier run if they are known and its maps need not be kept."""
-        key = self.case_key(case, thresholds)
-        rows: list[Row] | None = self.progress.get(key) if keep is None else None
-        if rows is None:
-            try:
-                scored = self.score(case)
-                rows = [self.measured_row(scored, name, thresholds[name]) for name in self.scores]
-            except CASE_ERRORS as error:
-                message = _message(case, error)
-                rows = [self.label(case, name, "failed", message) for name in self.scores]
-            else:
-                if keep is not None:
-                    keep(scored)
-                self.on_scored(scored)
-                self.progress.put(key, rows)
-        self.report(case, rows)
-        return rows
-
-    def case_key(self, case: Case, thresholds: Mapping[str, Thresholds]) -> str:
-        """Return a key that changes with whatever could change the case's rows."""
+    def measured(
+        self, case: Case, thresholds: Mapping[str, Thresholds], *, shown: bool = True
+    ) -> _Result | None:
+        """Return a case's measures, from an earlier run if they are known; None if it cannot be scored."""
+        message, found = "", None
         try:
-            content = content_key(case, self.detector.data_config)
-        except InputError as error:
-            content = str(error)
-        values = without_nan({name: asdict(value) for name, value in thresholds.items()})
-        return key_of(self.key, case.dataset, case.subject, case.split, content, values)
+            found = self.result(case, thresholds)
+        except CASE_ERRORS as error:
+            message = _message(case, error)
+        if shown:
+            name = self.names[case]
+            self.subjects[case.dataset, case.split, name] = Subject.of(case)
+            if found is None:
+                self.failed.append(
+                    {"set": case.dataset, "case": name, "split": case.split, "message": message}
+                )
+                self.rows.append(failed_row(case, name, message))
+            else:
+                self.rows += case_rows(case, name, found.facts, found.measures)
+        self.report(case, message)
+        return found
 
-    def score(self, case: Case) -> ScoredCase:
-        """Load, reconstruct and score one case."""
-        prepared = load_case(case, self.detector.data_config)
-        stack = self.detector.reconstruct(prepared.image, case_seed(self.seed, case))
-        if not bool(torch.isfinite(stack).all()):
-            raise InputError(
-                case.image, "its reconstruction holds NaN or infinite values", "Look at the model"
-            )
-        maps = self.detector.compare(prepared.image, stack, prepared.mask, self.scores)
-        if self.postprocess:
-            maps = {name: clean(anomaly, prepared.mask) for name, anomaly in maps.items()}
-        arrays = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
-        return ScoredCase(prepared, stack.mean(0).numpy(), arrays)
-
-    def measured_row(self, scored: ScoredCase, name: str, thresholds: Thresholds) -> Row:
-        """Return the row of one case and score."""
-        measures = measure(
-            scored.prepared,
-            scored.reconstruction,
-            scored.maps[name],
-            self.protocol,
-            thresholds,
-            min_voxels=MIN_VOXELS if self.postprocess else 1,
-            spacing=self.detector.data_config.rescaleFactor,
+    def result(self, case: Case, thresholds: Mapping[str, Thresholds]) -> _Result:
+        """Return what is known of a case, and measure what is not."""
+        keys = {name: self.case_key(case, name, thresholds[name]) for name in self.scores}
+        facts_key = self.case_key(case, "", Thresholds())
+        entries = {name: entry for name, key in keys.items() if (entry := self.progress.get(key)) is not None}
+        histograms: dict[str, ScoreHistogram] = {}
+        for file in dict.fromkeys(entry["histograms"] for entry in entries.values()):
+            histograms |= read_histograms(self.output / "histograms" / file)
+        missing = [name for name in self.scores if name not in entries or f"{MODEL} {name}" not in histograms]
+        facts = self.progress.get(facts_key)
+        if missing or facts is None:
+            self.know_health(missing)
+            scored = self.scorer.score(case, missing)
+            file = f"{key_of(*(keys[name] for name in missing))}.npz"
+            facts, fresh, counts = self.measure_scored(scored, thresholds, file)
+            write_histograms(self.output / "histograms" / file, counts)
+            self.progress.put(facts_key, without_nan(facts))
+            for name in missing:
+                self.progress.put(keys[name], without_nan(fresh[name]))
+            entries |= fresh
+            histograms |= counts
+            self.on_scored(scored)
+        return _Result(
+            facts,
+            {name: entries[name]["measures"] for name in self.scores},
+            {name: entries[name]["froc"] for name in self.scores if entries[name]["froc"] is not None},
+            histograms,
         )
-        row: Row = without_nan(self.label(scored.prepared.case, name, "ok", "") | measures)
-        return row
 
-    def label(self, case: Case, name: str, status: str, message: str) -> Row:
-        """Return the columns that say what a row is about."""
-        return {
-            "set": case.dataset,
-            "subject": case.subject,
-            "split": case.split,
-            "score": name,
-            "protocol": self.protocol.name,
-            "status": status,
-            "message": message,
-        }
+    def measure_scored(
+        self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
+    ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
+        """Return a scored case's facts, its entries by score, and its counts by "space score"."""
+        spacing = self.scorer.detector.data_config.rescaleFactor
+        model = model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+        spaces = [model]
+        if self.protocol.native:
+            spaces.append(native_space(scored.prepared, model))
+        entries: dict[str, Row] = {}
+        histograms = {}
+        for name, anomaly in scored.maps.items():
+            at, measures, froc = thresholds[name], {}, None
+            for space in spaces:
+                measures[space.name], counts = measure(space, anomaly, self.protocol, at)
+                histograms[f"{space.name} {name}"] = counts
+            if self.protocol.lesion_wise and at.froc and scored.prepared.case.split == "test":
+                froc = froc_counts(model, anomaly, at)
+            entries[name] = {"measures": measures, "froc": froc, "histograms": file}
+        return case_facts(model, scored.reconstruction), entries, histograms
+
+    def know_health(self, names: Sequence[str]) -> None:
+        """Have the statistics of healthy scans ready if any of ``names`` needs them."""
+        relative = [name for name in self.scores if base_of(name) is not None]
+        if self.scorer.statistics is not None or not set(relative) & set(names):
+            return
+        path = self.output / "health.safetensors"
+        wanted = {base_of(name) for name in relative}
+        with suppress(InputError):  # missing, or damaged: it is made again
+            statistics, about = HealthyStatistics.load(path)
+            stored = json.loads(about)
+            if stored["key"] == self.health_key and wanted <= set(statistics.sums):
+                self.scorer.statistics = statistics
+                self.scorer.healthy = [self.healthy[index] for index in stored["scans"]]
+                return
+        self.scorer.learn_health(self.healthy, relative)
+        if self.scorer.statistics is None:
+            fault = f"of {len(self.healthy)} healthy validation scans fewer than {MIN_HEALTHY} could be used"
+            raise InputError(", ".join(relative), fault, "Look at these scans, or choose other scores")
+        scans = [self.healthy.index(case) for case in self.scorer.healthy]
+        self.scorer.statistics.save(path, json.dumps({"key": self.health_key, "scans": scans}))
+
+    def content(self, case: Case) -> str:
+        """Return a key that changes with a case's files and their place on the grid."""
+        if case not in self._contents:
+            try:
+                self._contents[case] = content_key(case, self.scorer.detector.data_config)
+            except InputError as error:
+                self._contents[case] = str(error)
+        return self._contents[case]
+
+    def case_key(self, case: Case, name: str, thresholds: Thresholds) -> str:
+        """Return a key that changes with whatever could change what is measured of a case's score."""
+        values = without_nan(asdict(thresholds))
+        health = self.health_key if name and base_of(name) is not None else ""
+        return key_of(
+            self.key, case.dataset, case.subject, case.split, self.content(case), name, values, health
+        )
 
     def about(self) -> Row:
         """Return what made the results, for ``summary.json``."""
+        detector = self.scorer.detector
         return {
             "version": __version__,
             "versions": {
@@ -331,16 +394,51 @@ class _Run:
                 "numpy": np.__version__,
             },
             "model": {
-                "name": self.detector.name,
-                "fingerprint": self.detector.fingerprint,
-                "settings": asdict(self.detector.model_config),
-                "provenance": self.detector.provenance,
+                "name": detector.name,
+                "fingerprint": detector.fingerprint,
+                "settings": asdict(detector.model_config),
+                "provenance": detector.provenance,
             },
-            "data": portable(self.detector.data_config),
-            "device": str(self.detector.device),
+            "data": portable(detector.data_config),
+            "device": str(detector.device),
             "protocol": asdict(self.protocol),
             "scores": list(self.scores),
-            "postprocess": self.postprocess,
-            "seed": self.seed,
+            "postprocess": self.scorer.postprocess,
+            "seed": self.scorer.seed,
             "thresholds": self.thresholds,
+            "cases": {"evaluated": len(self.subjects), "failed": self.failed},
         }
+
+
+def _healthy_thresholds(pooled: ScoreHistogram) -> Thresholds:
+    def at(fraction: float) -> float:
+        return max(pooled.false_positive_threshold(fraction), -1.0)
+
+    named = {healthy_name(fraction): at(fraction) for fraction in FALSE_POSITIVE_FRACTIONS}
+    return Thresholds(named, tuple(sorted({at(fraction) for fraction in FROC_FRACTIONS})))
+
+
+def _listed(cases: Sequence[Case]) -> list[str]:
+    return [f"{case.dataset} {case.subject}" for case in cases]
+
+
+def _names(cases: Sequence[Case]) -> dict[Case, str]:
+    """Return what each case is called: its subject, and its file too where a set has several scans of a subject."""
+    times: dict[tuple[str, str, str], int] = {}
+    for case in cases:
+        key = (case.dataset, case.split, case.subject)
+        times[key] = times.get(key, 0) + 1
+    return {
+        case: case.subject
+        if times[case.dataset, case.split, case.subject] == 1
+        else f"{case.subject} {case.image.name}"
+        for case in cases
+    }
+
+
+def _message(case: Case, error: BaseException) -> str:
+    """Return one line for a failed case; only an ``InputError`` names the file itself."""
+    if isinstance(error, InputError):
+        return str(error)
+    what = " ".join(str(error).split()) or "no memory left"
+    return f"{case.image}: {type(error).__name__}: {what}"

@@ -1,180 +1,261 @@
-"""What is measured of one case, and by which protocol."""
+"""What is measured of one case and score, in one space."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from brainuad.data.frame import resample
 from brainuad.data.loading import PreparedCase
+from brainuad.data.volume import Volume
+from brainuad.evaluate.protocol import (
+    ANY,
+    MIN_VOXELS,
+    MODEL,
+    NATIVE,
+    ORACLE,
+    WITH_DISTANCES,
+    Protocol,
+    Thresholds,
+)
 from brainuad.evaluation import (
-    FALSE_POSITIVE_FRACTIONS,
+    CONTRAST_CLASSES,
+    SIZE_CLASSES,
+    Lesions,
+    ScoreHistogram,
     confusion,
+    find_lesions,
     hausdorff,
+    match_lesions,
     reconstruction_errors,
+    scan_froc,
     scan_score,
+    score_histogram,
     slice_detection,
     slice_overlap,
+    surface_distances,
     threshold_curve,
 )
 from brainuad.scoring import drop_small
 
+Measures = dict[str, dict[str, float]]  # threshold, measure, value
 
-@dataclass(frozen=True)
-class Protocol:
-    """The choices of an evaluation in which this package and the published release differ.
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A case on the grid that it is measured on.
 
     Attributes:
-        name: Written into every row.
-        whole_grid: Count all voxels of the padded grid, most of them background, rather than the brain's.
-        greedy_threshold: Search the validation threshold by the release's bisection, which may miss the best.
-        shared_noise: Repeat one noise field over all slices of a scan.
-        slice_axis: Array axis of the slice-wise figures: 2 axial, as the model sees slices; 0 sagittal.
-        discovery_as_positive_rate: Report FP / (FP + TP) under the name of the false-positive rate.
+        name: "model" or "native".
+        mask: ``(X, Y, Z)`` bool brain mask.
+        lesion: ``(X, Y, Z)`` bool, or None without annotation.
+        image: ``(X, Y, Z)``, for the contrast of lesions.
+        spacing: Voxel size in mm along each axis.
+        min_voxels: Components smaller than this are dropped from predictions.
+        whole_grid: All voxels count, not the brain's only.
+        bring: Brings a map from the model's grid to this one.
     """
 
     name: str
+    mask: np.ndarray
+    lesion: np.ndarray | None
+    image: np.ndarray
+    spacing: tuple[float, float, float]
+    min_voxels: int
     whole_grid: bool
-    greedy_threshold: bool
-    shared_noise: bool
-    slice_axis: int
-    discovery_as_positive_rate: bool
+    bring: Callable[[np.ndarray], np.ndarray]
+
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool, the voxels that figures count.
+
+        Lesion outside the brain mask counts as brain: what the mask misses, the method has missed.
+        """
+        if self.whole_grid:
+            return np.ones(self.mask.shape, dtype=bool)
+        return self.mask if self.lesion is None else self.mask | self.lesion
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool, the lesion; nowhere without annotation."""
+        return np.zeros_like(self.mask) if self.lesion is None else self.lesion
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(np.prod(self.spacing)) / 1000
+
+    @cached_property
+    def lesions(self) -> Lesions:
+        """The drawn lesions."""
+        return find_lesions(self.truth, voxel_ml=self.voxel_ml, image=self.image, brain=self.mask)
+
+    def predict(self, anomaly: np.ndarray, threshold: float) -> np.ndarray:
+        """Return where a map on this grid is above a threshold, without small components."""
+        return np.asarray(drop_small((anomaly > threshold) & self.voxels, self.min_voxels).numpy())
 
 
-OURS = Protocol("brainuad", False, False, False, 2, False)
-REFERENCE = Protocol("reference", True, True, True, 0, True)
-
-OVER_ALL_THRESHOLDS = (
-    "auroc",
-    "average_precision",
-    "chance",
-    "best_dice",
-    "best_threshold",
-    "greedy_best_dice",
-    "greedy_best_threshold",
-    "slice_auroc",
-    "slice_average_precision",
-)
-AT_THRESHOLD = (
-    "threshold",
-    "dice",
-    "true_positives",
-    "false_positives",
-    "true_negatives",
-    "false_negatives",
-    "precision",
-    "recall",
-    "specificity",
-    "accuracy",
-    "false_positive_rate",
-    "false_discovery_rate",
-    "hausdorff_mm",
-    "slice_dice",
-    "slice_precision",
-    "slice_recall",
-)
-RECONSTRUCTION = ("l1", "l1_lesion", "l1_healthy", "l2", "l2_lesion", "l2_healthy")
-AT_HEALTHY_THRESHOLDS = tuple(
-    f"{what}_fpr{fraction:g}" for fraction in FALSE_POSITIVE_FRACTIONS for what in ("above", "dice")
-)
-MEASURES = (*OVER_ALL_THRESHOLDS, *AT_THRESHOLD, *RECONSTRUCTION, "scan_score", *AT_HEALTHY_THRESHOLDS)
+def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, cleaned: bool) -> Space:
+    """Return the model's grid; without cleaning predictions keep their small components."""
+    return Space(
+        MODEL,
+        prepared.mask,
+        prepared.lesion,
+        prepared.image,
+        (spacing, spacing, spacing),
+        MIN_VOXELS if cleaned else 1,
+        protocol.whole_grid,
+        lambda anomaly: anomaly,
+    )
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds of one score, all found on validation scans.
+def native_space(prepared: PreparedCase, model: Space) -> Space:
+    """Return the grid of the case's image file, in canonical axes, with mask and lesion as in their files.
 
-    Attributes:
-        lesion: Best pooled Dice on the set's validation scans with lesions; NaN without any.
-        healthy: By fraction of healthy brain that is called anomalous; empty without healthy validation scans.
+    Small components have the volume there that they have on the model's grid.
+
+    Raises:
+        InputError: A file is missing or damaged.
     """
+    image, mask = Volume.load(prepared.case.image), Volume.load(prepared.case.mask)
+    brain = mask.array > 0.5
+    lesion = None if prepared.case.lesion is None else Volume.load(prepared.case.lesion).array > 0.5
+    matrix = np.linalg.inv(prepared.affine) @ image.affine
+    x, y, z = (float(size) for size in image.spacing)
+    smallest = max(1, round(model.min_voxels * model.voxel_ml / (x * y * z / 1000)))
 
-    lesion: float = math.nan
-    healthy: Mapping[float, float] = field(default_factory=dict)
+    def bring(anomaly: np.ndarray) -> np.ndarray:
+        there = resample(anomaly, matrix, brain.shape, order=1)
+        return np.where(brain, there, np.float32(0))
+
+    return Space(
+        NATIVE,
+        brain,
+        lesion,
+        image.array,
+        (x, y, z),
+        smallest if model.min_voxels > 1 else 1,
+        model.whole_grid,
+        bring,
+    )
 
 
-def counted_voxels(prepared: PreparedCase, protocol: Protocol) -> np.ndarray:
-    """Return the ``(X, Y, Z)`` bool voxels that figures count.
-
-    Lesion outside the brain mask counts as brain: what the mask misses, the method has missed.
-    """
-    if protocol.whole_grid:
-        return np.ones(prepared.mask.shape, dtype=bool)
-    return prepared.mask if prepared.lesion is None else prepared.mask | prepared.lesion
+def case_facts(space: Space, reconstruction: np.ndarray) -> dict[str, float]:
+    """Return what a case has whatever the score, from the model's grid: volumes, errors of its reconstruction."""
+    errors = reconstruction_errors(
+        space.image[space.voxels], reconstruction[space.voxels], space.truth[space.voxels]
+    )
+    facts = {f"reconstruction_{name}": value for name, value in errors.items()}
+    facts["brain_ml"] = float(space.mask.sum()) * space.voxel_ml
+    if space.lesion is not None:
+        facts["lesion_ml"] = float(space.lesion.sum()) * space.voxel_ml
+        facts["lesions"] = float(len(space.lesions))
+    return facts
 
 
 def measure(
-    prepared: PreparedCase,
-    reconstruction: np.ndarray,
-    anomaly: np.ndarray,
-    protocol: Protocol,
-    thresholds: Thresholds,
-    *,
-    min_voxels: int,
-    spacing: float,
-) -> dict[str, float]:
-    """Return the measures of one case and score, by name; those that are undefined are left out or NaN.
+    space: Space, anomaly: np.ndarray, protocol: Protocol, thresholds: Thresholds
+) -> tuple[Measures, ScoreHistogram]:
+    """Return the measures of one map by threshold, and the counts that pooled figures are made from.
 
     Args:
-        prepared: The case.
-        reconstruction: ``(X, Y, Z)``, mean of the draws.
-        anomaly: ``(X, Y, Z)`` map, as it is thresholded.
-        protocol: See :class:`Protocol`.
+        space: Where.
+        anomaly: ``(X, Y, Z)`` on the model's grid, as it is thresholded.
+        protocol: The rules.
         thresholds: Found on validation scans.
-        min_voxels: Components smaller than this are dropped from predictions.
-        spacing: Voxel size in mm.
     """
-    voxels = counted_voxels(prepared, protocol)
-    lesion = np.zeros_like(voxels) if prepared.lesion is None else prepared.lesion
-    measures = reconstruction_errors(prepared.image[voxels], reconstruction[voxels], lesion[voxels])
-    measures["scan_score"] = scan_score(anomaly, prepared.mask)
+    anomaly = space.bring(anomaly)
+    named = dict(thresholds.named)
+    found: Measures = {ANY: {}}
+    if space.name == MODEL:
+        found[ANY]["scan_score"] = scan_score(anomaly, space.mask)
+    if space.lesion is not None:
+        found[ANY] |= _over_all_thresholds(space, anomaly, protocol)
+        if not math.isnan(found[ANY]["best_threshold"]):
+            named[ORACLE] = found[ANY].pop("best_threshold")
+    for name, threshold in named.items():
+        found[name] = {"threshold": threshold} | _at_threshold(space, anomaly, threshold, protocol, name)
+    voxels = space.mask if space.lesion is None else space.voxels  # of healthy scans the brain, always
+    return found, score_histogram(anomaly[voxels], space.truth[voxels])
 
-    def predict(threshold: float) -> np.ndarray:
-        return np.asarray(drop_small(anomaly > threshold, min_voxels).numpy())
 
-    for fraction, threshold in thresholds.healthy.items():
-        measures[f"above_fpr{fraction:g}"] = float(np.mean(anomaly[prepared.mask] > threshold))
-        if prepared.lesion is not None:
-            counts = confusion(predict(threshold)[voxels], lesion[voxels])
-            measures[f"dice_fpr{fraction:g}"] = counts.dice
-    if prepared.lesion is None:
-        return measures
-    measures |= _over_all_thresholds(anomaly, prepared.mask, lesion, voxels, protocol)
-    if not math.isnan(thresholds.lesion):
-        predicted = predict(thresholds.lesion)
-        measures["threshold"] = thresholds.lesion
-        measures |= _at_threshold(predicted, lesion, voxels, protocol, spacing)
+def froc_counts(space: Space, anomaly: np.ndarray, thresholds: Thresholds) -> dict[str, Any]:
+    """Return a scan's counts for the FROC curve as JSON values."""
+    curve = scan_froc(anomaly, space.lesions, thresholds.froc, min_voxels=space.min_voxels)
+    return curve.to_dict()
+
+
+def _over_all_thresholds(space: Space, anomaly: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    truth = space.truth[space.voxels]
+    curve = threshold_curve(anomaly[space.voxels], truth)
+    best = curve.best_dice()
+    measures = {
+        "auroc": curve.auroc(),
+        "average_precision": curve.average_precision(),
+        "chance": float(truth.mean()),
+        "best_dice": best[0],
+        "best_threshold": best[1],
+    }
+    if truth.any():
+        measures["average_precision_ratio"] = measures["average_precision"] / measures["chance"]
+    if space.name == MODEL:
+        slices = slice_detection(anomaly, space.truth, space.mask, protocol.slice_axis)
+        measures |= {f"slice_{name}": value for name, value in slices.items()}
+    if protocol.greedy_threshold:
+        measures["greedy_best_dice"], measures["greedy_best_threshold"] = curve.greedy_best_dice()
     return measures
 
 
-def _over_all_thresholds(
-    anomaly: np.ndarray, mask: np.ndarray, lesion: np.ndarray, voxels: np.ndarray, protocol: Protocol
-) -> dict[str, float]:
-    curve = threshold_curve(anomaly[voxels], lesion[voxels])
-    best, greedy = curve.best_dice(), curve.greedy_best_dice()
-    slices = slice_detection(anomaly, lesion, mask, protocol.slice_axis)
-    return {
-        "auroc": curve.auroc(),
-        "average_precision": curve.average_precision(),
-        "chance": float(lesion[voxels].mean()),
-        "best_dice": best[0],
-        "best_threshold": best[1],
-        "greedy_best_dice": greedy[0],
-        "greedy_best_threshold": greedy[1],
-        **{f"slice_{name}": value for name, value in slices.items()},
-    }
-
-
 def _at_threshold(
-    predicted: np.ndarray, lesion: np.ndarray, voxels: np.ndarray, protocol: Protocol, spacing: float
+    space: Space, anomaly: np.ndarray, threshold: float, protocol: Protocol, name: str
 ) -> dict[str, float]:
-    counts: Any = confusion(predicted[voxels], lesion[voxels])
-    measures = {name: float(getattr(counts, name)) for name in AT_THRESHOLD if hasattr(counts, name)}
-    if protocol.discovery_as_positive_rate:
-        measures["false_positive_rate"] = measures["false_discovery_rate"]
-    measures["hausdorff_mm"] = hausdorff(predicted & voxels, lesion) * spacing
-    slices = slice_overlap(predicted & voxels, lesion, protocol.slice_axis)
-    return measures | {f"slice_{name}": value for name, value in slices.items()}
+    measures = {"above": float(np.mean(anomaly[space.mask] > threshold))}
+    predicted = space.predict(anomaly, threshold)
+    measures["predicted_ml"] = float(predicted.sum()) * space.voxel_ml
+    if protocol.lesion_wise:
+        measures |= _lesion_wise(space, predicted)
+    if space.lesion is None:
+        return measures
+    counts = confusion(predicted[space.voxels], space.truth[space.voxels])
+    names: tuple[str, ...] = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+    measures |= {what: float(getattr(counts, what)) for what in ("dice", "precision", "recall", *names)}
+    if space.name == MODEL:
+        slices = slice_overlap(predicted, space.truth, protocol.slice_axis)
+        measures |= {f"slice_{what}": value for what, value in slices.items()}
+        if protocol.discovery_as_positive_rate:
+            names = ("specificity", "accuracy", "false_discovery_rate")
+            measures |= {what: float(getattr(counts, what)) for what in names}
+            measures["false_positive_rate"] = counts.false_discovery_rate
+            measures["hausdorff_mm"] = hausdorff(predicted, space.truth) * space.spacing[0]
+    if protocol.distances and name in WITH_DISTANCES:
+        distances = surface_distances(predicted, space.truth, space.spacing)
+        measures |= {"hd95_mm": distances.hd95, "assd_mm": distances.assd}
+    return measures
+
+
+def _lesion_wise(space: Space, predicted: np.ndarray) -> dict[str, float]:
+    match = match_lesions(predicted, space.lesions)
+    counts = match.counts
+    measures = {"false_positive_components": float(counts.false_positives)}
+    if space.lesion is None:
+        return measures
+    measures |= {
+        "lesion_sensitivity": counts.sensitivity,
+        "lesion_precision": counts.precision,
+        "lesion_f1": counts.f1,
+        "lesions": float(counts.lesions),
+        "lesions_found": float(counts.found),
+        "components": float(counts.predicted),
+        "components_confirmed": float(counts.confirmed),
+    }
+    for classes, of_class in ((SIZE_CLASSES, match.by_size()), (CONTRAST_CLASSES, match.by_contrast())):
+        for name in classes:
+            if of_class[name].lesions:
+                measures[f"lesions [{name}]"] = float(of_class[name].lesions)
+                measures[f"lesions_found [{name}]"] = float(of_class[name].found)
+    return measures

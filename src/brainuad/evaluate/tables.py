@@ -1,126 +1,197 @@
-"""Rows on disk as they come, so that a rerun skips what is done, and the tables at the end."""
+"""The tidy table of all measures, and what is written at the end."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from brainuad.errors import InputError
-from brainuad.evaluate.measures import MEASURES
-from brainuad.evaluation import summarise
+from brainuad.data.cohort import Case
+from brainuad.evaluate.measures import Measures
+from brainuad.evaluate.progress import without_nan
+from brainuad.evaluate.protocol import ANY, MODEL
+from brainuad.evaluation import Froc, ScoreHistogram
 from brainuad.files import write_json, write_text
 
-HEADLINE = ("auroc", "average_precision", "chance", "best_dice", "dice")
-COLUMNS = ("set", "subject", "split", "score", "protocol", "status", "message", *MEASURES)
+COLUMNS = ("set", "case", "split", "score", "space", "threshold", "metric", "value", "message")
+FAILED = "failed"
+Row = dict[str, Any]
 
 
-class Progress:
-    """Finished work by key, one JSON object a line in a file that is only appended to.
+@dataclass(frozen=True)
+class Subject:
+    """Whose a case is, and the strata it belongs to.
 
-    Args:
-        path: The file; made with its folder when first written to.
-
-    Raises:
-        InputError: The file cannot be read.
+    Attributes:
+        name: The unit of intervals and tests.
+        annotated: There is a drawn lesion.
+        healthy: Neither lesion nor label.
+        age: In years, or None.
+        extra: Further columns of the manifest.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._known: dict[str, Any] = {}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry["value"]
-            except (ValueError, TypeError, LookupError):
-                continue  # a line that was being written when the process died: its work is done again
+    name: str
+    annotated: bool
+    healthy: bool
+    age: float | None
+    extra: tuple[tuple[str, str], ...]
 
-    def get(self, key: str) -> Any:
-        """Return what was stored under a key, None where nothing was."""
-        return self._known.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Store a JSON value.
-
-        Raises:
-            InputError: The file cannot be written to.
-        """
-        self._known[key] = value
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Begin with a line break, in case the line before was cut off.
-            with self.path.open("a", encoding="utf-8") as handle:
-                handle.write("\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n")
-        except OSError as error:
-            raise InputError(
-                self.path, f"cannot be written ({error.strerror})", "Choose another folder"
-            ) from error
+    @classmethod
+    def of(cls, case: Case) -> Subject:
+        """Return a case's."""
+        annotated = case.lesion is not None
+        return cls(case.subject, annotated, not annotated and case.label == 0, case.age, case.extra)
 
 
-def key_of(*parts: Any) -> str:
-    """Return a hash of JSON values: equal parts, equal key."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+@dataclass
+class Pools:
+    """Counts of all annotated test scans of a set together.
+
+    Attributes:
+        histograms: By set, space and score.
+        froc: By set and score.
+    """
+
+    histograms: dict[tuple[str, str, str], ScoreHistogram] = field(default_factory=dict)
+    froc: dict[tuple[str, str], Froc] = field(default_factory=dict)
+
+    def add(
+        self, case: Case, histograms: Mapping[str, ScoreHistogram], froc: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Add a case's counts: histograms by "space score", FROC counts by score."""
+        if case.lesion is None:
+            return
+        for name, histogram in histograms.items():
+            space, score = name.split(" ", 1)
+            place = (case.dataset, space, score)
+            known = self.histograms.get(place)
+            self.histograms[place] = histogram if known is None else known + histogram
+        for score, values in froc.items():
+            curve, before = Froc.from_dict(values), self.froc.get((case.dataset, score))
+            self.froc[case.dataset, score] = curve if before is None else before + curve
 
 
-def without_nan(value: Any) -> Any:
-    """Return a JSON value with None for every NaN, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {str(name): without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+def case_rows(
+    case: Case, name: str, facts: Mapping[str, float], measures: Mapping[str, Mapping[str, Measures]]
+) -> list[Row]:
+    """Return the tidy rows of a case; undefined measures are left out.
+
+    Args:
+        case: The case.
+        name: What it is called.
+        facts: What it has whatever the score.
+        measures: By score, space, threshold and measure.
+    """
+
+    def flat() -> Iterator[tuple[str, str, str, str, float | None]]:
+        for metric, value in facts.items():
+            yield "", "", ANY, metric, value
+        for score, spaces in measures.items():
+            for space, thresholds in spaces.items():
+                for threshold, values in thresholds.items():
+                    for metric, value in values.items():
+                        yield score, space, threshold, metric, value
+
+    place = {"set": case.dataset, "case": name, "split": case.split}
+    return [
+        {
+            **place,
+            "score": score,
+            "space": space,
+            "threshold": threshold,
+            "metric": metric,
+            "value": value,
+            "message": "",
+        }
+        for score, space, threshold, metric, value in flat()
+        if value is not None and not math.isnan(value)
+    ]
+
+
+def failed_row(case: Case, name: str, message: str) -> Row:
+    """Return the row of a case that could not be scored."""
+    place = {"set": case.dataset, "case": name, "split": case.split}
+    empty = dict.fromkeys(("score", "space", "threshold"), "")
+    return place | empty | {"metric": FAILED, "value": 1.0, "message": message}
 
 
 def to_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as a table with all columns, None as NaN, sorted by set, split, subject and score."""
+    """Return tidy rows as a table, sorted by set, split and case."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    table[list(MEASURES)] = table[list(MEASURES)].astype(float)
-    return table.sort_values(["set", "split", "subject"], ignore_index=True, kind="stable")
+    return table.astype({"value": float}).sort_values(
+        ["set", "split", "case"], ignore_index=True, kind="stable"
+    )
 
 
-def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, sd, n and 95 % confidence interval of every measure, a row a set, split, score and measure.
+def read_cases_csv(path: str | Path) -> pd.DataFrame:
+    """Return the table that was written to ``cases.csv``; empty names stay empty."""
+    return pd.read_csv(path, keep_default_na=False, dtype={"case": str}).astype({"value": float})
 
-    Measures that no case of the group has are left out.
+
+def failures(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of failed cases."""
+    return table[table["metric"] == FAILED]
+
+
+def wide(table: pd.DataFrame, *, split: str | None = None, space: str = MODEL) -> pd.DataFrame:
+    """Return one row a case and score, a column a measure: "dice@validation", "average_precision".
+
+    Args:
+        table: The tidy table.
+        split: Only this one.
+        space: "model" or "native".
     """
-    rows = []
-    done = table[table["status"] == "ok"]
-    for (dataset, split, score), group in done.groupby(["set", "split", "score"], sort=False):
-        for name in MEASURES:
-            figures = summarise(group[name])
-            if figures.n:
-                rows.append(
-                    {"set": dataset, "split": split, "score": score, "measure": name, **vars(figures)}
-                )
-    columns = ["set", "split", "score", "measure", "mean", "sd", "n", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    chosen = table[(table["space"] == space) & ((table["split"] == split) | (split is None))]
+    at = chosen["threshold"].where(chosen["threshold"] == ANY, "@" + chosen["threshold"])
+    chosen = chosen.assign(metric=chosen["metric"] + at)
+    keys = ["set", "split", "case", "score"]
+    order = chosen.drop_duplicates(keys)[keys]
+    columns = chosen["metric"].drop_duplicates().tolist()
+    found = chosen.pivot(index=keys, columns="metric", values="value")[columns]
+    return order.merge(found, left_on=keys, right_index=True, how="left").reset_index(drop=True)
+
+
+HEADLINE = {
+    "average_precision": "average precision",
+    "chance": "chance",
+    "average_precision_ratio": "ratio",
+    "best_dice": "Dice, oracle",
+    "dice@validation": "Dice, validation",
+    "dice@healthy@0.01": "Dice, healthy@0.01",
+    "above@healthy@0.01": "above healthy@0.01",
+}
 
 
 def headline(table: pd.DataFrame) -> str:
-    """Return the means of the most telling measures over test scans, a row a set and score."""
-    done = table[(table["split"] == "test") & (table["status"] == "ok")]
-    groups = done.groupby(["set", "score"], sort=False)
-    means = groups[list(HEADLINE)].mean()
+    """Return the means of the most telling measures over test scans that were scored, a row a set and score."""
+    cases = wide(table, split="test")
+    groups = cases.groupby(["set", "score"], sort=False)
+    means = groups[[name for name in HEADLINE if name in cases]].mean().rename(columns=HEADLINE)
     means.insert(0, "scans", groups.size())
     return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
 
 
-def write_tables(output: Path, table: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Write ``cases.csv``, ``summary.csv`` and, last, ``summary.json``."""
-    summary = summary_table(table)
+def write_tables(
+    output: Path,
+    table: pd.DataFrame,
+    about: Mapping[str, Any],
+    pools: Pools,
+    subjects: Mapping[tuple[str, str, str], Subject],
+) -> None:
+    """Write ``cases.csv``, ``summary.csv``, ``curves.json``, the pages, and, last, ``summary.json``."""
+    from brainuad.evaluate.pages import latex_tables, markdown
+    from brainuad.evaluate.summary import curves, summarise_all
+
     write_text(output / "cases.csv", table.to_csv(index=False))
+    summary, figures = summarise_all(table, about["scores"], pools, subjects)
     write_text(output / "summary.csv", summary.to_csv(index=False))
-    figures: dict[str, Any] = {}
-    for row in summary.to_dict("records"):
-        place = figures.setdefault(row["set"], {}).setdefault(row["split"], {}).setdefault(row["score"], {})
-        place[row["measure"]] = {name: row[name] for name in ("mean", "sd", "n", "low", "high")}
-    write_json(output / "summary.json", without_nan({**about, "figures": figures}))
+    write_json(output / "curves.json", without_nan(curves(pools)))
+    found = without_nan({**about, **figures})
+    write_text(output / "summary.md", markdown(summary, found))
+    for name, text in latex_tables(summary, found).items():
+        write_text(output / "latex" / f"{name}.tex", text)
+    write_json(output / "summary.json", found)

@@ -9,10 +9,12 @@ they have in common.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from brainuad.config import SSIM_SIGMAS
@@ -142,6 +144,14 @@ def _intensity_bright(comparison: _Comparison) -> Tensor:
 def _intensity_dark(comparison: _Comparison) -> Tensor:
     """One minus the image, a baseline without a model: lesions are dark on T1."""
     return (1 - comparison.image).clamp(min=0)
+
+
+@_built_in("random")
+def _random(comparison: _Comparison) -> Tensor:
+    """Random numbers in [0, 1), the level of chance; the image is the seed, so every case has its own."""
+    digest = hashlib.sha256(comparison.image.cpu().numpy().tobytes()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(comparison.image.shape, generator=generator).to(comparison.image.device)
 
 
 def _single_width(sigma: float) -> _SharedScore:

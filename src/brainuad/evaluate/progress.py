@@ -1,0 +1,107 @@
+"""Work on disk as it is done, so that a rerun skips it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainuad.errors import InputError
+from brainuad.evaluation import ScoreHistogram
+from brainuad.files import atomic_path
+
+
+class Progress:
+    """Finished work by key, one JSON object a line in a file that is only appended to.
+
+    Args:
+        path: The file; made with its folder when first written to.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, Any] = {}
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._known[entry["key"]] = entry["value"]
+            except (ValueError, TypeError, LookupError):
+                continue  # a line that was being written when the process died: its work is done again
+
+    def get(self, key: str) -> Any:
+        """Return what was stored under a key, None where nothing was."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Store a JSON value.
+
+        Raises:
+            InputError: The file cannot be written to.
+        """
+        self._known[key] = value
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Begin with a line break, in case the line before was cut off.
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write("\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(
+                self.path, f"cannot be written ({error.strerror})", "Choose another folder"
+            ) from error
+
+
+def write_histograms(path: Path, histograms: Mapping[str, ScoreHistogram]) -> None:
+    """Write counts by name, compressed: some 20 kB a map.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    arrays = {
+        f"{name} {part}": array.astype(np.uint32) if array.dtype == np.int64 else array
+        for name, histogram in histograms.items()
+        for part, array in histogram.to_arrays().items()
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, allow_pickle=False, **arrays)
+
+
+def read_histograms(path: Path) -> dict[str, ScoreHistogram]:
+    """Return what :func:`write_histograms` wrote; nothing where the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        names = dict.fromkeys(name.rsplit(" ", 1)[0] for name in arrays)
+        parts = ("scores", "lesion", "healthy")
+        return {
+            name: ScoreHistogram.from_arrays({part: arrays[f"{name} {part}"] for part in parts})
+            for name in names
+        }
+    except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile):
+        return {}
+
+
+def key_of(*parts: Any) -> str:
+    """Return a hash of JSON values: equal parts, equal key."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON value with None for every NaN, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(name): without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,137 @@
+"""From a case to its final anomaly maps: load, reconstruct, compare, set against health, clean."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainuad.data.cohort import Case
+from brainuad.data.loading import PreparedCase, load_case
+from brainuad.detector import Detector
+from brainuad.errors import InputError
+from brainuad.evaluate.cache import Reconstructor
+from brainuad.scoring import postprocess as clean
+from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
+
+# what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
+CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredCase:
+    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` and the final anomaly map of every score."""
+
+    prepared: PreparedCase
+    reconstruction: np.ndarray
+    maps: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """A case with its maps before they are set against health and cleaned."""
+
+    prepared: PreparedCase
+    reconstruction: Tensor
+    maps: dict[str, Tensor]
+
+
+def case_seed(seed: int, case: Case) -> int:
+    """Return the seed of a case's noise, a function of the seed, the set and the subject."""
+    digest = hashlib.sha256(f"{seed}/{case.dataset}/{case.subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(eq=False)
+class Scorer:
+    """Scores cases one at a time.
+
+    Attributes:
+        detector: The model.
+        seed: Seeds the noise; every case has its own, whichever other cases there are.
+        postprocess: Whether maps are eroded and median-filtered.
+        statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`.
+        healthy: The cases they were learnt from.
+    """
+
+    detector: Detector
+    seed: int = 0
+    postprocess: bool = True
+    statistics: HealthyStatistics | None = None
+    healthy: list[Case] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reconstruct = Reconstructor(self.detector)
+
+    def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
+        """Return a case's final maps.
+
+        What a subject's own scan has told about health is left out when the subject is scored.
+
+        Raises:
+            InputError: A file cannot be used.
+            ValueError: The reconstruction is not finite, or too few healthy scans are left to compare with.
+        """
+        bases = {name: base_of(name) for name in names}
+        compared = self._compare(case, [base or name for name, base in bases.items()])
+        relative = [base for base in bases.values() if base is not None]
+        own = (
+            []
+            if not relative
+            else [
+                compared if other == case else self._compare(other, relative)
+                for other in self.healthy
+                if _same_person(other, case)
+            ]
+        )
+        mask = compared.prepared.mask
+        found = {}
+        for name, base in bases.items():
+            final = compared.maps[base or name]
+            if base is not None:
+                if self.statistics is None:
+                    raise ValueError(f"{name} needs healthy scans to compare with")
+                final = self.statistics.score(
+                    name, final, mask, [(twin.maps[base], twin.prepared.mask) for twin in own]
+                )
+            found[name] = (clean(final, mask) if self.postprocess else final).cpu().numpy()
+        return ScoredCase(compared.prepared, compared.reconstruction.numpy(), found)
+
+    def learn_health(
+        self, cases: Sequence[Case], names: Iterable[str], report: Callable[[Case], None] = lambda case: None
+    ) -> None:
+        """Learn from healthy scans what ``names``, scores relative to health, compare with.
+
+        A scan that cannot be used is left out; fewer than three leave the statistics None, for each is compared
+        with the others.
+        """
+        bases = list(dict.fromkeys(base for name in names if (base := base_of(name)) is not None))
+        statistics: HealthyStatistics | None = None
+        used = []
+        for case in cases:
+            try:
+                compared = self._compare(case, bases)
+            except CASE_ERRORS:
+                continue  # it will fail again, and be reported, when it is scored
+            statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
+            statistics.add(compared.maps, compared.prepared.mask)
+            used.append(case)
+            report(case)
+        if len(used) >= 3:
+            self.statistics, self.healthy = statistics, used
+
+    def _compare(self, case: Case, names: Iterable[str]) -> _Compared:
+        prepared = load_case(case, self.detector.data_config)
+        stack = self.reconstruct(prepared.image, case_seed(self.seed, case))
+        wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
+        maps = self.detector.compare(prepared.image, stack, prepared.mask, wanted)
+        maps[IMAGE] = torch.from_numpy(prepared.image)
+        return _Compared(prepared, stack.mean(0), maps)
+
+
+def _same_person(one: Case, other: Case) -> bool:
+    return one.subject == other.subject and (one.named_across or one.dataset == other.dataset)

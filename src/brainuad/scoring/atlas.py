@@ -1,0 +1,193 @@
+"""Scores relative to health at the same place: how many standard deviations a map lies above healthy scans there.
+
+Grids of registered scans agree voxel by voxel, so healthy scans give every voxel of a map a mean and a spread. What is
+always high in health (ventricles, the brain's rim, wherever the model reconstructs badly) is high no more. A score
+``<name>_z`` is the map of score ``<name>``, less its healthy mean, in healthy standard deviations, and 0 where it is
+below the mean. ``intensity_atlas`` is the same of the image itself, in both directions: a baseline without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy import ndimage
+from torch import Tensor
+
+from brainuad.errors import InputError
+from brainuad.files import atomic_path
+from brainuad.registry import SCORES
+from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
+
+INTENSITY_ATLAS = "intensity_atlas"
+IMAGE = "image"  # the map that intensity_atlas is relative to
+SMOOTHING_VOXELS = 1.5
+SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
+_ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
+
+Pair = tuple[Any, Any]  # map and mask
+
+
+def score_names() -> list[str]:
+    """Return every score: those of the registry, and those relative to health."""
+    names = list(SCORES)
+    return [*names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
+
+
+def base_of(name: str) -> str | None:
+    """Return the map that a score relative to health is made from; None for any other score.
+
+    Raises:
+        InputError: The score is unknown.
+    """
+    if name == INTENSITY_ATLAS:
+        return IMAGE
+    if name in set(SCORES) or not name.endswith("_z"):
+        SCORES[name]  # raises with the nearest name
+        return None
+    SCORES[name.removesuffix("_z")]
+    return name.removesuffix("_z")
+
+
+class HealthyStatistics:
+    """Sums over healthy scans, from which mean and standard deviation at every voxel follow.
+
+    They are sums so that any scan can be left out again: a healthy scan is never compared with itself.
+
+    Attributes:
+        count: ``(X, Y, Z)`` float32, scans with brain at each voxel.
+        sums: By map, ``(X, Y, Z)`` float32 sum over scans.
+        squares: By map, sum of squares.
+        scans: Number of scans.
+    """
+
+    def __init__(self, names: Iterable[str], shape: tuple[int, ...]) -> None:
+        self.count = np.zeros(shape, np.float32)
+        self.sums = {name: np.zeros(shape, np.float32) for name in names}
+        self.squares = {name: np.zeros(shape, np.float32) for name in self.sums}
+        self.scans = 0
+        self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, maps: Mapping[str, Any], mask: Any) -> None:
+        """Add a healthy scan: its maps before post-processing, ``(X, Y, Z)`` each, and its brain mask."""
+        inside = as_mask(mask)
+        self.count += inside
+        self.scans += 1
+        self._known.clear()
+        for name in self.sums:
+            values = _inside(maps[name], inside)
+            self.sums[name] += values
+            self.squares[name] += values**2
+
+    def moments(self, name: str, without: Iterable[Pair] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of a map over healthy scans, ``(X, Y, Z)`` float32 each.
+
+        Both are taken over a Gaussian neighbourhood of ``SMOOTHING_VOXELS``, for a few scans say little about one
+        voxel, and registration is not exact. The deviation is at least ``SD_FLOOR`` times the brain's.
+
+        Args:
+            name: The map.
+            without: Maps and masks of scans that were added and are to be left out.
+
+        Raises:
+            ValueError: Fewer than two scans are left.
+        """
+        left_out = list(without)
+        if self.scans - len(left_out) < 2:
+            raise ValueError(f"{self.scans - len(left_out)} healthy scans give no standard deviation")
+        if not left_out:
+            if name not in self._known:
+                self._known[name] = _moments(self.count, self.sums[name], self.squares[name])
+            return self._known[name]
+        count, total, squares = self.count.copy(), self.sums[name].copy(), self.squares[name].copy()
+        for map, mask in left_out:
+            inside = as_mask(mask)
+            values = _inside(map, inside)
+            count -= inside
+            total -= values
+            squares -= values**2
+        return _moments(count, total, squares)
+
+    def score(self, name: str, map: Any, mask: Any, without: Iterable[Pair] = ()) -> Tensor:
+        """Return a map in standard deviations above health, 0 below the mean and outside the mask.
+
+        Args:
+            name: The score, "<name>_z" or "intensity_atlas".
+            map: What ``base_of(name)`` says, ``(X, Y, Z)``, before post-processing.
+            mask: Brain mask ``(X, Y, Z)``.
+            without: As in `moments`.
+
+        Raises:
+            ValueError: As `moments`, or the shapes differ from the healthy scans'.
+        """
+        values = as_volume(map, "map")
+        if tuple(values.shape) != self.count.shape:
+            raise ValueError(f"map has shape {tuple(values.shape)}, the healthy scans {self.count.shape}")
+        base = base_of(name)
+        assert base is not None
+        mean, sd = (torch.from_numpy(array).to(values.device) for array in self.moments(base, without))
+        z = (values - mean) / sd
+        return keep_inside(z.abs() if name == INTENSITY_ATLAS else z.clamp(min=0), mask)
+
+    def save(self, path: str | Path, about: str = "") -> None:
+        """Write a safetensors file; ``about`` is kept with it.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        arrays = {"count": self.count}
+        for name in self.sums:
+            arrays |= {f"sum {name}": self.sums[name], f"square {name}": self.squares[name]}
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary, {"scans": str(self.scans), "about": about})
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple[HealthyStatistics, str]:
+        """Return what `save` wrote, and its ``about``.
+
+        Raises:
+            InputError: The file is missing or damaged.
+        """
+        try:
+            with safe_open(path, "np") as stored:
+                about = stored.metadata()
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            names = [name.removeprefix("sum ") for name in arrays if name.startswith("sum ")]
+            found = cls(names, arrays["count"].shape)
+            found.count, found.scans = arrays["count"], int(about["scans"])
+            for name in names:
+                found.sums[name], found.squares[name] = arrays[f"sum {name}"], arrays[f"square {name}"]
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            raise InputError(path, "holds no statistics of healthy scans", "Remove it") from error
+        return found, about["about"]
+
+
+def _inside(map: Any, inside: np.ndarray) -> np.ndarray:
+    values = as_volume(map, "map").cpu().numpy()
+    return np.where(inside, values, np.float32(0)).astype(np.float32)
+
+
+def _moments(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    voxels = float(count.sum(dtype=np.float64))
+    whole_mean = float(total.sum(dtype=np.float64)) / voxels
+    whole_sd = np.sqrt(max(float(squares.sum(dtype=np.float64)) / voxels - whole_mean**2, 0))
+    # Around the brain-wide mean, so that the variance does not cancel in float32.
+    centred = total - count * np.float32(whole_mean)
+    second = squares - 2 * np.float32(whole_mean) * total + count * np.float32(whole_mean**2)
+    blurred = [
+        ndimage.gaussian_filter(array, SMOOTHING_VOXELS, mode="constant")
+        for array in (count, centred, second)
+    ]
+    weight = np.maximum(blurred[0], np.float32(1e-6))
+    mean = blurred[1] / weight
+    variance = np.maximum(blurred[2] / weight - mean**2, 0)
+    known = blurred[0] >= _ENOUGH
+    typical = np.sqrt(np.average(variance, weights=count)) or 1.0
+    sd = np.maximum(np.sqrt(variance), SD_FLOOR * typical)
+    mean = np.where(known, mean + whole_mean, whole_mean)
+    return mean.astype(np.float32), np.where(known, sd, whole_sd or 1.0).astype(np.float32)
