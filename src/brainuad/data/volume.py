@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import (
-    OrientationError,
     aff2axcodes,
     apply_orientation,
     inv_ornt_aff,
     io_orientation,
     ornt_transform,
 )
-from nibabel.spatialimages import HeaderDataError
 
-from brainuad.errors import InputError
+from brainuad.data.nifti import check_affine, check_grid, check_values, read_nifti
 from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_MAX_VOXELS = 2**29  # 2 GiB as float32: ten times the largest clinical brain scan
-# what nibabel raises on files whose header or compressed stream is damaged
-_DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, HeaderDataError, OrientationError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,23 +41,11 @@ class Volume:
         """Read a NIfTI file (``.nii`` or ``.nii.gz``; any orientation; scale factors applied).
 
         Raises:
-            InputError: The file is missing, is no NIfTI, is truncated, is not three-dimensional, or holds NaN or
-                infinite values.
+            InputError: The file is missing, is no NIfTI, is truncated or damaged, is not three-dimensional, is larger
+                than 512 x 512 x 512 voxels, has no place in space, or holds NaN, infinite or enormous values.
         """
-        path = Path(path)
-        if not path.exists():
-            raise InputError(path, "no such file", "Check the path")
-        try:
-            image = nib.load(path)
-            if not isinstance(image, nib.Nifti1Pair):
-                raise InputError(path, "is not a NIfTI file", "Convert it to .nii or .nii.gz")
-            return cls.from_image(image, name=path)
-        except ImageFileError as error:
-            raise InputError(path, "is not a readable NIfTI file", "Convert it to .nii or .nii.gz") from error
-        except _DAMAGE as error:
-            raise InputError(
-                path, f"is truncated or damaged ({error})", "Copy or download it again"
-            ) from error
+        array, header = read_nifti(Path(path))
+        return cls._oriented(array, header.get_best_affine(), header)
 
     @classmethod
     def from_image(cls, image: nib.Nifti1Pair, *, name: str | Path = "image") -> Volume:
@@ -73,31 +54,20 @@ class Volume:
         Raises:
             InputError: As for :meth:`load`.
         """
-        shape = image.shape
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3 or min(shape) < 2:
-            raise InputError(
-                name, f"has shape {image.shape}; a volume of three dimensions is needed", "Give one 3-D scan"
-            )
-        if np.prod(shape, dtype=np.int64) > _MAX_VOXELS:
-            raise InputError(
-                name, f"announces {shape} voxels, too many for a brain scan", "The header may be damaged"
-            )
-        if image.get_data_dtype().kind not in "buif":
-            raise InputError(
-                name, f"holds {image.get_data_dtype()} values; real numbers are needed", "Give a scalar scan"
-            )
-        affine = np.asarray(image.affine, dtype=np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise InputError(name, "has an affine that cannot be inverted", "Repair its sform or qform")
-        array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-        if not np.isfinite(array).all():
-            bad = int(array.size - np.isfinite(array).sum())
-            raise InputError(name, f"holds {bad} NaN or infinite values", "Replace them by numbers")
+        shape = check_grid(image.shape, image.get_data_dtype(), name)
+        check_affine(image.affine, name)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_values finds what became infinite
+            array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        check_values(array, name)
+        return cls._oriented(array, image.affine, image.header.copy())
+
+    @classmethod
+    def _oriented(cls, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header) -> Volume:
+        """Take over an array in the file's axes."""
+        affine = np.asarray(affine, dtype=np.float64)
         orientation = io_orientation(affine)
         canonical = np.ascontiguousarray(apply_orientation(array, orientation))
-        return cls(canonical, affine @ inv_ornt_aff(orientation, shape), image.header.copy())
+        return cls(canonical, affine @ inv_ornt_aff(orientation, array.shape), header)
 
     @classmethod
     def from_array(cls, array: np.ndarray, affine: np.ndarray) -> Volume:
@@ -169,6 +139,7 @@ class Volume:
         header["cal_max"] = header["cal_min"] = 0
         # trailing axes of length one, which reading drops
         trailing = header.get_data_shape()[array.ndim :]
-        image = nib.Nifti1Image(array.reshape(array.shape + trailing).astype(dtype), None, header)
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = kind(array.reshape(array.shape + trailing).astype(dtype), None, header)
         with atomic_path(path) as temporary:
             nib.save(image, temporary)

@@ -1,0 +1,256 @@
+"""Reading NIfTI files that nobody vouches for.
+
+nibabel parses the header. Everything whose cost the header announces is checked against the file first, and the values
+are read piece by piece, so that a damaged or hostile file costs neither memory nor time. Extensions are not read: they
+can be of any size, may hold what identifies a patient, and results must not carry them on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from brainuad.errors import InputError
+
+_MAX_VOXELS = 2**27  # 512 x 512 x 512: 0.5 GiB as float32, and about 1.2 GiB while a scan is being read
+_SPACING = (0.01, 100.0)  # mm; whatever is outside was not meant in mm
+_FARTHEST = 1e5  # mm from the scanner's centre
+_LARGEST = 1e15  # its square is still far from the end of float32
+_PIECE = 2**24  # bytes
+_BEST_DEFLATE = 1032  # no gzip stream expands by more (zlib's documentation)
+_SPARE = 2**24  # bytes that a compressed file may hold behind its last voxel
+_HEADERS: dict[int, tuple[type[nib.Nifti1Header], int, bytes, bytes]] = {
+    348: (nib.Nifti1Header, 344, b"n+1\0", b"ni1\0"),
+    540: (nib.Nifti2Header, 4, b"n+2\0", b"ni2\0"),
+}
+_CONVERT = "Convert it to .nii or .nii.gz"
+_COPY = "Copy or download it again"
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
+    """Read a single-file NIfTI-1 or NIfTI-2 image of one volume.
+
+    Returns:
+        ``(X, Y, Z)`` float32 in the file's axes, scale factors applied, and the header without extensions.
+
+    Raises:
+        InputError: The file cannot be read, is no NIfTI, is damaged, or does not hold one volume of finite numbers
+            with a place in space.
+    """
+    size = _check_file(path)
+    try:
+        with _opened(path) as stream:
+            header = _read_header(path, stream)
+            shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
+            check_affine(header.get_best_affine(), path)
+            array = _read_values(path, stream, header, shape, size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(path, f"is truncated or damaged ({error})", _COPY) from error
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror or error})", "Check the disk") from error
+    except (HeaderDataError, ValueError, OverflowError) as error:  # what nibabel raises on a damaged header
+        raise InputError(path, f"is damaged: {_one_line(error)}", _COPY) from error
+    header["vox_offset"] = 0  # nibabel places the values of what is written
+    return array, header
+
+
+def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tuple[int, int, int]:
+    """Return the shape of the one volume in an image, without trailing axes of length one.
+
+    Raises:
+        InputError: The image is no volume of real numbers, or is too large.
+    """
+    announced = shape = tuple(int(length) for length in shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 2:
+        raise InputError(
+            name, f"has shape {announced}; a volume of three dimensions is needed", "Give one 3-D scan"
+        )
+    if math.prod(shape) > _MAX_VOXELS:
+        raise InputError(
+            name,
+            f"announces {' x '.join(map(str, shape))} voxels, too many for a brain scan",
+            "The header may be damaged; resample a finer scan to 0.5 mm",
+        )
+    if dtype.kind not in "buif":
+        what = "colours" if dtype.kind == "V" else f"{dtype} values"
+        raise InputError(name, f"holds {what}; real numbers are needed", "Give a scalar scan")
+    return shape[0], shape[1], shape[2]
+
+
+def check_affine(affine: np.ndarray, name: str | Path) -> None:
+    """Refuse an affine to scanner mm that no scan has.
+
+    Raises:
+        InputError: It is not finite, not invertible, or not in mm.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
+        raise InputError(name, "has NaN or infinite values in its affine", "Repair its sform or qform")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+        raise InputError(name, "has an affine that cannot be inverted", "Repair its sform or qform")
+    if spacing.min() < _SPACING[0] or spacing.max() > _SPACING[1]:
+        voxel = " x ".join(f"{length:.3g}" for length in spacing)
+        raise InputError(name, f"has voxels of {voxel} mm", "Repair its affine, which must be in mm")
+    if np.abs(affine[:3, 3]).max() > _FARTHEST:
+        raise InputError(name, "lies more than 100 m off the scanner's centre", "Repair its affine")
+
+
+def check_values(array: np.ndarray, name: str | Path) -> None:
+    """Refuse values that no arithmetic would survive.
+
+    Raises:
+        InputError: There are NaN, infinite or enormous values.
+    """
+    low, high = float(array.min()), float(array.max())  # NaN wins in both
+    if not math.isfinite(low) or not math.isfinite(high):
+        bad = array.size - sum(int(np.isfinite(piece).sum()) for piece in array)
+        raise InputError(name, f"holds {bad} NaN or infinite values", "Replace them by numbers")
+    if max(-low, high) > _LARGEST:
+        raise InputError(
+            name, f"holds values as large as {max(-low, high):.1e}", "Check its scale factors, or rescale it"
+        )
+
+
+def _check_file(path: Path) -> int:
+    """Return the size of a regular file with a NIfTI name that can be opened and is not empty."""
+    name = path.name.lower()
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise InputError(path, "is a link to a file that is missing", "Fetch the file first") from None
+        raise InputError(path, "no such file", "Check the path") from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "Check the path") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(path, "is a folder, not a file", "Give the file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(path, "is not a regular file", "Give a .nii or .nii.gz file")
+    if name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
+        raise InputError(path, "is half of a pair of files (.hdr and .img)", _CONVERT)
+    if name.endswith((".mgz", ".mgh")):
+        raise InputError(path, "is a FreeSurfer file", f"{_CONVERT}: mri_convert {path.name} scan.nii.gz")
+    if not name.endswith((".nii", ".nii.gz")):
+        raise InputError(path, "is not a readable NIfTI file by its name", _CONVERT)
+    if status.st_size == 0:
+        raise InputError(path, "is empty", _COPY)
+    return status.st_size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield the file's contents, uncompressed."""
+    try:
+        file = path.open("rb")
+    except PermissionError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+    with file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if zipped != path.name.lower().endswith(".gz"):
+            fault = "compressed" if zipped else "not compressed"
+            remedy = f"If it is a NIfTI file, rename it to end in {'.nii.gz' if zipped else '.nii'}"
+            raise InputError(path, f"is not a readable NIfTI file: {fault} by gzip, against its name", remedy)
+        if zipped:
+            with gzip.open(file) as stream:
+                yield stream  # type: ignore[misc]
+        else:
+            yield file
+
+
+def _read_header(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
+    block = stream.read(348)
+    sizes = {np.array(size, f"{order}i4").tobytes(): (size, order) for size in _HEADERS for order in "<>"}
+    length, order = sizes.get(block[:4], (0, ""))
+    if length == 0:
+        raise InputError(path, "is not a readable NIfTI file by its first bytes", _CONVERT)
+    kind, at, single, half = _HEADERS[length]
+    block += stream.read(length - 348)
+    if len(block) < length:
+        raise InputError(path, f"is truncated: {len(block)} bytes of a header of {length}", _COPY)
+    magic = block[at : at + 4]
+    if magic == half:
+        raise InputError(path, "is the header of a pair of files (.hdr and .img)", _CONVERT)
+    if magic != single:
+        raise InputError(path, f"is not a readable NIfTI file by its magic {magic!r}", _CONVERT)
+    pixdim = kind(block, order, check=False)["pixdim"][1:4]  # nibabel would mend them by guessing
+    if not (np.isfinite(pixdim) & (pixdim > 0)).all():
+        voxel = " x ".join(f"{size:.3g}" for size in pixdim)
+        raise InputError(path, f"has voxels of {voxel} mm in its header", "Repair its pixdim")
+    return kind(block, order)
+
+
+def _read_values(
+    path: Path, stream: BinaryIO, header: nib.Nifti1Header, shape: tuple[int, int, int], size: int
+) -> np.ndarray:
+    dtype, place = header.get_data_dtype(), float(header["vox_offset"])
+    slope, intercept = header.get_slope_inter()
+    announced = math.prod(shape) * dtype.itemsize
+    zipped = isinstance(stream, gzip.GzipFile)
+    most = size * _BEST_DEFLATE if zipped else size
+    if not stream.tell() <= place <= most:  # also refuses NaN
+        raise InputError(path, f"places its values at byte {place:.4g}, outside the file", _COPY)
+    if place + announced > most:
+        raise InputError(
+            path, f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}", _COPY
+        )
+    if place > 2**30:  # a GiB of extensions
+        raise InputError(path, f"places its values at byte {place:.4g}", "Convert it anew")
+    for _ in _pieces(stream, int(place) - stream.tell(), path):
+        pass
+    array = np.empty(math.prod(shape), dtype=np.float32)
+    done = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # check_values finds what became infinite
+        for piece in _pieces(stream, announced, path):
+            values = np.frombuffer(piece, dtype=dtype)
+            if slope is not None and (slope, intercept) != (1, 0):
+                values = values.astype(np.float64) * slope + intercept
+            array[done : done + len(values)] = values
+            done += len(values)
+    if zipped:
+        # to the end, where the checksum is
+        spare = 0
+        while piece := stream.read(2**16):
+            spare += len(piece)
+            if spare > _SPARE:
+                raise InputError(
+                    path, f"expands to more than the {announced} bytes its header announces", _COPY
+                )
+    volume = array.reshape(shape, order="F")
+    check_values(volume, path)
+    return volume
+
+
+def _pieces(stream: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
+    """Yield ``length`` bytes in pieces that hold whole numbers of any type."""
+    left = length
+    while left > 0:
+        wanted = min(left, _PIECE)
+        piece = b""
+        while len(piece) < wanted:
+            more = stream.read(wanted - len(piece))
+            if not more:
+                raise InputError(
+                    path, f"is truncated: {left - len(piece)} of {length} bytes are missing", _COPY
+                )
+            piece += more
+        left -= wanted
+        yield piece
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
