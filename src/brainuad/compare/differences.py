@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-
 from brainuad.compare.runs import FAILED, Run
 from brainuad.errors import InputError
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test
@@ -77,23 +75,46 @@ class Comparisons:
 
 @dataclass(frozen=True, eq=False)
 class _Contestant:
-    """One score of one run: its rows of the split and space that are compared."""
+    """One score of one run: the values of the split and space that are compared.
+
+    Attributes:
+        label: How it is called.
+        thresholds: Of every metric that was measured, "" for one that needs none.
+        by_set: Data set, then metric with its threshold, to the cases and values of its rows.
+        failed: Data set to the cases that failed.
+    """
 
     label: str
-    table: pd.DataFrame
-    failed: frozenset[tuple[str, str]]
+    thresholds: dict[str, set[str]]
+    by_set: dict[str, dict[str, tuple[list[str], list[float]]]]
+    failed: dict[str, set[str]]
 
     def members(self, dataset: str) -> set[str]:
         """Return the cases of a data set that were evaluated, failed ones too."""
-        scored = set(self.table.loc[self.table["set"] == dataset, "case"])
-        return scored | {case for of_set, case in self.failed if of_set == dataset}
+        measured = (cases for cases, _ in self.by_set.get(dataset, {}).values())
+        return self.failed.get(dataset, set()).union(*measured)
 
     def values(self, dataset: str, metric: str) -> dict[str, float]:
         """Return a metric by case; several rows of a case, seeds or folds, count as their mean."""
-        name, _, threshold = metric.partition(":")
-        rows = self.table[(self.table["set"] == dataset) & (self.table["metric"] == name)]
-        rows = rows[rows["threshold"] == threshold]
-        return by_subject(rows["case"].tolist(), rows["value"].tolist())
+        return by_subject(*self.by_set.get(dataset, {}).get(metric, ([], [])))
+
+
+def _contestant(label: str, run: Run, score: str, split: str, space: str) -> _Contestant:
+    table = run.table[(run.table["split"] == split) & run.table["score"].isin((score, ""))]
+    thresholds: dict[str, set[str]] = {}
+    by_set: dict[str, dict[str, tuple[list[str], list[float]]]] = {}
+    failed: dict[str, set[str]] = {}
+    columns = (table[name].tolist() for name in ("set", "case", "space", "metric", "threshold", "value"))
+    for dataset, case, of_space, metric, threshold, value in zip(*columns, strict=True):
+        if metric == FAILED:
+            failed.setdefault(dataset, set()).add(case)
+        elif of_space == space:
+            thresholds.setdefault(metric, set()).add(threshold)
+            name = f"{metric}:{threshold}" if threshold else metric
+            cases, values = by_set.setdefault(dataset, {}).setdefault(name, ([], []))
+            cases.append(case)
+            values.append(value)
+    return _Contestant(label, thresholds, by_set, failed)
 
 
 def compare_runs(
@@ -159,13 +180,11 @@ def _pairs(
         if score not in run.scores:
             raise InputError(run.folder, f"has no score {score!r}", f"It has {', '.join(run.scores)}")
         label = " · ".join(([run.name] if others else []) + ([score] if several else []))
-        table = run.table[run.table["split"] == split]
-        failed = table[(table["metric"] == FAILED) & table["score"].isin((score, ""))]
-        measured = table[(table["metric"] != FAILED) & (table["score"] == score) & (table["space"] == space)]
-        return _Contestant(label, measured, frozenset(zip(failed["set"], failed["case"], strict=True)))
+        return _contestant(label, run, score, split, space)
 
     if by_score:
-        return [(contestant(first, score), contestant(run, score)) for score in shared for run in others]
+        first_ones = {score: contestant(first, score) for score in shared}
+        return [(first_ones[score], contestant(run, score)) for score in shared for run in others]
     contestants = [contestant(run, score) for run in runs for score in wanted or run.scores]
     if len(contestants) < 2:
         raise InputError(first.folder, "has a single score", "Give a second run, or evaluate more scores")
@@ -174,19 +193,19 @@ def _pairs(
 
 def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]], where: str) -> str:
     """Return a metric with the one threshold at which it was measured, "" for one that needs none."""
-    name, colon, threshold = metric.partition(":")
-    tables = [contestant.table for pair in pairs for contestant in pair]
-    found = {at for table in tables for at in table.loc[table["metric"] == name, "threshold"]}
+    name, _, threshold = metric.partition(":")
+    measured = [contestant.thresholds for pair in pairs for contestant in pair]
+    found = {at for thresholds in measured for at in thresholds.get(name, ())}
     if not found:
-        known = sorted({known for table in tables for known in table["metric"]})
+        known = sorted({known for thresholds in measured for known in thresholds})
         raise InputError(
             metric, f"was not measured in {where}", f"There are: {', '.join(known) or 'no measures'}"
         )
     choices = ", ".join(f"{name}:{at}" for at in sorted(found) if at)
-    if colon and threshold not in found:
+    if threshold and threshold not in found:
         raise InputError(metric, "was not measured at this threshold", f"There are: {choices or name}")
-    if colon or "" in found:
-        return metric if colon else name
+    if threshold or "" in found:
+        return metric if threshold else name
     if len(found) > 1:
         raise InputError(metric, "was measured at several thresholds", f"Choose one of {choices}")
     return choices
@@ -196,13 +215,12 @@ def _compare(
     baseline: _Contestant, contestant: _Contestant, metric: str
 ) -> tuple[list[Comparison], list[str]]:
     """Return the comparisons of two contestants, a data set each and pooled, and warnings."""
-    both = pd.concat([baseline.table, contestant.table])
-    failed = {dataset for dataset, _ in baseline.failed | contestant.failed}
     rows, warnings = [], []
     pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}
     sets: dict[str, int] = dict.fromkeys(pooled, 0)
     undefined: dict[str, int] = dict.fromkeys(pooled, 0)
-    for dataset in dict.fromkeys([*both["set"], *sorted(failed)]):
+    of_either = (baseline.by_set, contestant.by_set, baseline.failed, contestant.failed)
+    for dataset in dict.fromkeys(dataset for names in of_either for dataset in names):
         warnings += _differing_cases(baseline, contestant, dataset)
         ours, theirs = contestant.values(dataset, metric), baseline.values(dataset, metric)
         shared = sorted(ours.keys() & theirs.keys())
@@ -232,7 +250,7 @@ def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: st
         elif missing:
             said.append(f"{one.label} lacks {_listed(missing)} of {dataset}; compared on the others")
     for one in (baseline, contestant):
-        failed = sorted(case for of_set, case in one.failed if of_set == dataset)
+        failed = sorted(one.failed.get(dataset, ()))
         if failed:
             said.append(f"{one.label} failed on {_listed(failed)} of {dataset}; compared on the others")
     return said
