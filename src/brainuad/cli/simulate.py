@@ -1,0 +1,84 @@
+"""``brainuad simulate``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed
+from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.data.cohort import SPLITS, read_cases
+
+KINDS = ("stroke", "ms", "wmh", "tumour")  # as brainuad.simulate has them, which is slow to import
+
+
+def _above_zero(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value:g} is not above 0")
+    return value
+
+
+@app.command(short_help="Put simulated lesions into healthy scans.")
+def simulate(
+    healthy: Annotated[
+        Path,
+        typer.Argument(metavar="HEALTHY_DIR", help="What `brainuad prepare` wrote, or a manifest CSV."),
+    ],
+    output: Output,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="|".join(KINDS), help="Kind of lesion, all by default; repeat, or use commas."),
+    ] = None,
+    seed: Seed = 0,
+    contrast: Annotated[
+        float,
+        typer.Option(
+            metavar="X", callback=_above_zero, help="Strength of lesions, as a multiple of the usual."
+        ),
+    ] = 1.0,
+    size: Annotated[
+        float,
+        typer.Option(
+            metavar="X", callback=_above_zero, help="Volume of lesions, as a multiple of the usual."
+        ),
+    ] = 1.0,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="|".join(SPLITS), help="val and test by default; repeat, or use commas."),
+    ] = None,
+    fold: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")
+    ] = 0,
+    outlines: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Stroke outlines, NIfTI in MNI152 space; real ones come with brainuad."
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    as_json: Json = False,
+) -> None:
+    """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
+    kinds, splits = listed(kind) or list(KINDS), listed(split) or ["val", "test"]
+    known("--kind", kinds, list(KINDS))
+    known("--split", splits, list(SPLITS))
+    from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
+
+    settings = Simulation(tuple(dict.fromkeys(kinds)), seed=seed, contrast=contrast, size=size)
+    cases = [case for case in read_cases(healthy, "t1", fold, training=False) if case.split in splits]
+    with (
+        nullcontext(outlines) if outlines else shipped_outlines() as folder,
+        progress("Simulating", len(cases)) as advance,
+    ):
+
+        def report(row: dict[str, Any]) -> None:
+            advance(f"failed: {row['subject']}: {row['message']}" if row["message"] else "")
+
+        table = simulate_cohort(cases, output, settings, outlines=folder, jobs=jobs, report=report)
+    rows = table.to_dict("records")
+    print_rows([{str(key): value for key, value in row.items()} for row in rows], as_json)
+    exit_by_failures((table["status"] == "failed").tolist())

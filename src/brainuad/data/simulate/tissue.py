@@ -1,0 +1,135 @@
+"""Where the tissues of one healthy brain lie, and how bright they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+# Labels of the MUSE parcellation (Doshi et al., NeuroImage 2016; DLMUSE writes the same), right and left.
+LATERAL_VENTRICLES = (49, 50, 51, 52)  # with the inferior horns
+CSF = (1, 4, 11, 46, *LATERAL_VENTRICLES)  # outer CSF, third and fourth ventricle
+WHITE_MATTER = (81, 82, 83, 84, 85, 86, 87, 88)  # frontal, occipital, parietal, temporal
+CAPSULE_AND_CALLOSUM = (91, 92, 93, 94, 95)
+DEEP_GREY = (23, 30, 31, 32, 36, 37, 47, 48, 55, 56, 57, 58, 59, 60)
+FIRST_CORTEX = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Tissues:
+    """Tissues of one brain on its image's grid; every array is ``(X, Y, Z)`` bool.
+
+    Attributes:
+        spacing: Voxel size in mm along the axes.
+        brain: The brain mask.
+        white: Cerebral white matter of the lobes.
+        tracts: Internal capsules and corpus callosum.
+        cortex: Cerebral cortex.
+        deep_grey: Basal ganglia, thalami, hippocampi and amygdalae.
+        ventricles: Lateral ventricles.
+        csf: All cerebrospinal fluid, the ventricles too.
+    """
+
+    spacing: tuple[float, float, float]
+    brain: np.ndarray
+    white: np.ndarray
+    tracts: np.ndarray
+    cortex: np.ndarray
+    deep_grey: np.ndarray
+    ventricles: np.ndarray
+    csf: np.ndarray
+
+    @classmethod
+    def from_labels(
+        cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
+    ) -> Tissues:
+        """Take the tissues from a MUSE parcellation.
+
+        Args:
+            labels: ``(X, Y, Z)`` whole numbers.
+            brain: ``(X, Y, Z)`` bool.
+            spacing: Voxel size in mm.
+
+        Raises:
+            ValueError: There is no white matter, cortex or lateral ventricle: another parcellation, or damage.
+        """
+        labels = np.rint(labels).astype(np.int32)
+
+        def of(*wanted: int) -> np.ndarray:
+            return np.isin(labels, wanted) & brain
+
+        tissues = cls(
+            spacing,
+            brain,
+            of(*WHITE_MATTER),
+            of(*CAPSULE_AND_CALLOSUM),
+            (labels >= FIRST_CORTEX) & brain,
+            of(*DEEP_GREY),
+            of(*LATERAL_VENTRICLES),
+            of(*CSF) | (brain & (labels == 0)),
+        )
+        for name in ("white", "cortex", "ventricles"):
+            if not getattr(tissues, name).any():
+                raise ValueError(f"its labels name no voxel of {name}: MUSE labels are needed")
+        return tissues
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in mL."""
+        return float(np.prod(self.spacing)) / 1000
+
+    @cached_property
+    def from_ventricles(self) -> np.ndarray:
+        """Distance of every voxel from the lateral ventricles in mm, 0 in them."""
+        return self.distance(self.ventricles)
+
+    @cached_property
+    def from_cortex(self) -> np.ndarray:
+        """Distance of every voxel from the cortex in mm, 0 in it."""
+        return self.distance(self.cortex)
+
+    @cached_property
+    def from_edge(self) -> np.ndarray:
+        """Depth of every voxel below the brain's surface in mm, 0 outside."""
+        return ndimage.distance_transform_edt(np.pad(self.brain, 1), self.spacing)[1:-1, 1:-1, 1:-1]
+
+    def distance(self, tissue: np.ndarray) -> np.ndarray:
+        """Return the distance of every voxel from a tissue in mm, 0 in it."""
+        return ndimage.distance_transform_edt(~tissue, self.spacing)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Intensities of one scan, in its unit.
+
+    Attributes:
+        white: Median of white matter, away from its borders.
+        grey: Median of the cortex.
+        csf: Median of the middle of the lateral ventricles.
+        noise: Standard deviation of the noise in white matter.
+    """
+
+    white: float
+    grey: float
+    csf: float
+    noise: float
+
+
+def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:
+    """Measure the tissues' intensities in a bias-corrected scan of any contrast, ``(X, Y, Z)``."""
+    white = ndimage.binary_erosion(tissues.white)
+    white = white if white.any() else tissues.white
+    depth = ndimage.distance_transform_edt(tissues.ventricles)
+    middle = depth >= np.percentile(depth[tissues.ventricles], 70)  # small ventricles are mostly border
+    middle &= tissues.ventricles
+    # What a blur of one voxel takes away of white noise has 0.97 of its standard deviation.
+    fine = (image - ndimage.gaussian_filter(image, 1.0))[white]
+    deviation = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))
+    return Levels(
+        float(np.median(image[white])),
+        float(np.median(image[tissues.cortex])),
+        float(np.median(image[middle])),
+        deviation,
+    )
