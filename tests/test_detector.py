@@ -165,7 +165,7 @@ def test_surplus_weights(folder: Path) -> None:
         Detector.load(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", '{"format": 3}', "[" * 100_000])
 def test_damaged_calibration(folder: Path, content: str) -> None:
     (folder / "calibration.json").write_text(content)
     with pytest.raises(InputError, match=r"calibration\.json"):

@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 
+from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
 
 FILES = Path(__file__).parent / "files"
 IMAGE, MASK = FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz"
+CALIBRATION = Calibration(
+    scans=2,
+    voxels=40_000,
+    thresholds={"ssim_ensemble": {0.1: 0.5, 0.05: 0.6, 0.01: 0.7, 0.001: 0.8}},
+)
 
 
 def tiny_detector(**data: Any) -> Detector:
@@ -37,4 +43,4 @@ def tiny_detector(**data: Any) -> Detector:
     for parameter in model.parameters():  # a new network returns zeros
         torch.nn.init.normal_(parameter, std=0.05)
     model.requires_grad_(False).eval()
-    return Detector(model, model_config, data_config, {"seed": 3, "steps": 0}, {"full_scale": 0.5}, "tiny")
+    return Detector(model, model_config, data_config, {"seed": 3, "steps": 0}, CALIBRATION, "tiny")

@@ -127,10 +127,9 @@ def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:
     Raises:
         InputError: The model has no calibration for the score.
     """
-    try:
-        return float((detector.calibration or {})["thresholds"][score][f"{fraction:g}"])
-    except KeyError as error:
-        raise InputError(detector.name, f"has no calibration for {score}", "Use the shipped model") from error
+    if detector.calibration is None:
+        raise InputError(detector.name, "has no calibration", "Use the shipped model")
+    return detector.calibration.threshold(score, fraction)
 
 
 def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_model, write_model
@@ -82,7 +83,7 @@ class Detector:
         model_config: Its settings.
         data_config: The grid, and how scans are brought onto it.
         provenance: How the model came about: seed, version ...
-        calibration: Figures found on healthy validation scans, or None.
+        calibration: What it does on healthy scans, or None.
         name: Name for tables and reports.
     """
 
@@ -90,7 +91,7 @@ class Detector:
     model_config: ModelConfig
     data_config: DataConfig
     provenance: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     name: str = "model"
 
     @classmethod

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
+from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, write_json, write_text
@@ -44,7 +45,7 @@ def write_model(
     data_config: DataConfig,
     *,
     provenance: dict[str, Any] | None = None,
-    calibration: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
     half: bool = False,
 ) -> None:
     """Write a model folder; each file is replaced whole.
@@ -55,7 +56,7 @@ def write_model(
         model_config: Settings it was built with.
         data_config: Settings of the data it was trained on.
         provenance: Further entries of ``config.yaml``, plain values: seed, steps, training data ...
-        calibration: Plain values, see ``brainuad.detector``.
+        calibration: What the model does on healthy scans.
         half: Store floating-point weights in 16 bits.
 
     Raises:
@@ -69,7 +70,7 @@ def write_model(
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
     if calibration is not None:
-        write_json(folder / CALIBRATION, calibration)
+        write_json(folder / CALIBRATION, calibration.to_dict())
     settings = {
         "format": FORMAT,
         "version": __version__,
@@ -82,7 +83,7 @@ def write_model(
 
 def read_model(
     folder: str | Path,
-) -> tuple[nn.Module, ModelConfig, DataConfig, dict[str, Any], dict[str, Any] | None]:
+) -> tuple[nn.Module, ModelConfig, DataConfig, dict[str, Any], Calibration | None]:
     """Read a model folder.
 
     Returns:
@@ -167,13 +168,15 @@ def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path
             raise InputError(path, f"{name!r} holds NaN or infinite values", remedy)
 
 
-def _read_calibration(path: Path) -> dict[str, Any] | None:
+def _read_calibration(path: Path) -> Calibration | None:
     if not path.is_file():
         return None
+    remedy = "Calibrate again, or remove it"
     try:
-        calibration = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "is not readable JSON", "Calibrate again, or remove it") from error
-    if not isinstance(calibration, dict):
-        raise InputError(path, "holds no object", "Calibrate again, or remove it")
-    return calibration
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, "is not readable JSON", remedy) from error
+    try:
+        return Calibration.from_dict(values)
+    except ValueError as error:
+        raise InputError(path, str(error), remedy) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from brainuad.calibration import Looks, look_at
 from brainuad.detector import Detector
 from brainuad.scan.pipeline import ScanMaps
 
@@ -26,20 +27,19 @@ def against_healthy(
         The part of the sidecar named "calibration", or None for a model without; the percentage of healthy scans with
         a lower score, or None; warnings.
     """
-    calibration: dict[str, Any] = detector.calibration or {}
-    thresholds = calibration.get("thresholds", {}).get(score)
-    if not thresholds:
-        return (
-            None,
-            None,
-            [f"the model has no calibration for {score}: there is no threshold, so no findings"],
-        )
+    calibration, placed = detector.calibration, maps.placed
+    if calibration is None:
+        doubts = Looks().doubts(look_at(placed.image, placed.mask, maps.brain.ml, placed.alignment))
+        return None, None, [*doubts, "the model has no calibration: there is no threshold, so no findings"]
+    doubts = calibration.warnings(placed.image, placed.mask, maps.brain.ml, placed.alignment)
+    if score not in calibration.thresholds:
+        return None, None, [*doubts, f"{score} was not calibrated: there is no threshold, so no findings"]
     known = {
-        "scans": calibration["scans"],
+        "scans": calibration.scans,
         "fraction": fpr,
-        "threshold": _threshold(thresholds, fpr),
-        "interval": None,
-        "first_colour": _threshold(thresholds, FIRST_COLOUR),
-        "full_colour": _threshold(thresholds, FULL_COLOUR),
+        "threshold": calibration.threshold(score, fpr),
+        "interval": calibration.interval(score, fpr),
+        "first_colour": calibration.threshold(score, FIRST_COLOUR),
+        "full_colour": calibration.threshold(score, FULL_COLOUR),
     }
-    return known, None, []
+    return known, calibration.percentile(score, value), doubts

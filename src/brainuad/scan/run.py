@@ -103,16 +103,14 @@ def score_scans(
             raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
     work = _Work(detector, detector.fingerprint, output, settings, overwrite)
     started, clock = datetime.now(UTC), time.perf_counter()
-    run = {
+    run: dict[str, Any] = {
         "brainuad": __version__,
         "model": {"name": detector.name, "fingerprint": work.fingerprint, "modality": detector.modality},
         "settings": _plain(settings) | {"device": str(detector.device), "jobs": jobs},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "started": started.isoformat(timespec="seconds"),
         "inputs": [{"name": scan.name, "source": str(scan.source), "kind": scan.kind} for scan in scans],
-        "healthy_scores": list((detector.calibration.scan_scores or {}).get(settings.score, ()))
-        if detector.calibration
-        else [],
+        "healthy_scores": _healthy_scores(detector, settings.score),
     }
     write_json(output / RUN_JSON, run)  # a folder that cannot be written to is found out before the work
     rows: dict[Scan, Row] = {}
@@ -219,8 +217,14 @@ class _Work:
         """Return a key that changes with whatever could change the scan's results."""
         settings = self.settings
         asked = [settings.score, settings.fpr, settings.seed]
-        parts = [__version__, self.fingerprint, self.detector.calibration, asked, hashes]
+        calibration = self.detector.calibration and self.detector.calibration.to_dict()
+        parts = [__version__, self.fingerprint, calibration, asked, hashes]
         return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _healthy_scores(detector: Detector, score: str) -> list[float]:
+    known = detector.calibration and detector.calibration.scan_scores
+    return list((known or {}).get(score, ()))
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""The figures of a calibration, as ``calibration.json`` keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brainuad.calibration._values import number, numbers, table
+from brainuad.calibration.looks import Looks, look_at
+from brainuad.errors import InputError
+
+FORMAT = 2
+FEW_SCANS = 20  # below, thresholds depend on who happened to be in the cohort
+Table = Mapping[str, Mapping[float, Any]]
+_Reader = Callable[[Mapping[str, Any], str], Any]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model does on healthy scans.
+
+    Attributes:
+        scans: Number of healthy scans.
+        voxels: Their brain voxels on the model's grid, in all.
+        thresholds: Score to false-positive fraction to the map value that this fraction of healthy brain exceeds.
+        postprocess: Maps were eroded and median-filtered.
+        seed: Seed of the reconstructions.
+        brainuad: Version that made it; "" where unknown, as all that follows may be.
+        made_from: "raw scans" (each went all the way that a user's scan goes) or "prepared scans".
+        subjects: Names of the scans.
+        left_out: Names of scans that were given and could not be used.
+        intervals: Score to fraction to the 95 % bootstrap interval of the threshold, drawing scans.
+        scan_scores: Score to every scan's score, sorted.
+        looks: What the scans look like.
+    """
+
+    scans: int
+    voxels: int
+    thresholds: Table
+    postprocess: bool = True
+    seed: int = 0
+    brainuad: str = ""
+    made_from: str = ""
+    subjects: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    intervals: Table | None = None
+    scan_scores: Mapping[str, tuple[float, ...]] | None = None
+    looks: Looks | None = None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Calibration:
+        """Read what `to_dict` gave, or the first format, which has no more than thresholds and counts.
+
+        Raises:
+            ValueError: An entry is missing or cannot be used, or the format is newer.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("holds no object")
+        written = values.get("format", 1)
+        if not isinstance(written, int) or written > FORMAT:
+            raise ValueError(f"has format {written!r}; this version reads up to {FORMAT}: update brainuad")
+        intervals, scores, looks = (values.get(name) for name in ("intervals", "scan_scores", "looks"))
+        return cls(
+            scans=int(number(values, "scans")),
+            voxels=int(number(values, "voxels")),
+            thresholds=_by_fraction(table(values, "thresholds"), number),
+            postprocess=values.get("postprocess") is not False,
+            seed=int(number(values, "seed")) if "seed" in values else 0,
+            brainuad=str(values.get("brainuad", "")),
+            made_from=str(values.get("made_from", "")),
+            subjects=tuple(map(str, values.get("subjects") or ())),
+            left_out=tuple(map(str, values.get("left_out") or ())),
+            intervals=None if intervals is None else _by_fraction(table(values, "intervals"), _ends),
+            scan_scores=None
+            if scores is None
+            else {k: numbers(scores, k) for k in table(values, "scan_scores")},
+            looks=None if looks is None else Looks.from_dict(table(values, "looks")),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; what is unknown is left out."""
+        values = {
+            "format": FORMAT,
+            "brainuad": self.brainuad,
+            "scans": self.scans,
+            "subjects": list(self.subjects),
+            "left_out": list(self.left_out),
+            "voxels": self.voxels,
+            "postprocess": self.postprocess,
+            "seed": self.seed,
+            "made_from": self.made_from,
+            "thresholds": _by_text(self.thresholds),
+            "intervals": None if self.intervals is None else _by_text(self.intervals),
+            "scan_scores": None
+            if self.scan_scores is None
+            else {k: list(v) for k, v in self.scan_scores.items()},
+            "looks": None if self.looks is None else self.looks.to_dict(),
+        }
+        return {name: value for name, value in values.items() if value not in (None, "", [])}
+
+    def threshold(self, score: str, fraction: float) -> float:
+        """Return the map value that a fraction of healthy brain voxels exceeds.
+
+        Between calibrated fractions it is interpolated over their logarithms.
+
+        Raises:
+            InputError: The score was not calibrated, or the fraction lies outside those that were.
+        """
+        return float(self._at(self._known(score, fraction), fraction))
+
+    def interval(self, score: str, fraction: float) -> tuple[float, float] | None:
+        """Return the 95 % interval of a threshold over scans, None where it is unknown.
+
+        Raises:
+            InputError: As `threshold`.
+        """
+        self._known(score, fraction)
+        found = (self.intervals or {}).get(score)
+        if found is None:
+            return None
+        low, high = self._at(found, fraction)
+        return float(low), float(high)
+
+    def percentile(self, score: str, value: float) -> float | None:
+        """Return the percentage of healthy scans with a lower scan score, 0 to 100; equal ones count half.
+
+        None where the scores of the healthy scans are unknown.
+        """
+        known = (self.scan_scores or {}).get(score)
+        if not known:
+            return None
+        scores = np.asarray(known)
+        return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
+
+    def warnings(self, image: Any, mask: Any, brain_ml: float, alignment: float) -> list[str]:
+        """Say what a person should know before trusting what the healthy scans say about one scan.
+
+        Args:
+            image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
+            mask: ``(X, Y, Z)`` brain mask.
+            brain_ml: Volume of the brain in the scan, in mL.
+            alignment: Correlation of the registered scan with the atlas.
+        """
+        found = []
+        if self.scans < FEW_SCANS:
+            found.append(
+                f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little"
+            )
+        looks = self.looks or Looks()
+        return found + looks.doubts(look_at(image, mask, brain_ml, alignment))
+
+    def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
+        found = self.thresholds.get(score)
+        if not found:
+            raise InputError("calibration", f"has no calibration for {score}", "Run `brainuad calibrate`")
+        low, high = min(found), max(found)
+        if not low <= fraction <= high:
+            raise InputError(
+                "calibration", f"has no threshold for {fraction:g}", f"Choose {low:g} to {high:g}"
+            )
+        return found
+
+    @staticmethod
+    def _at(found: Mapping[float, Any], fraction: float) -> np.ndarray:
+        fractions = sorted(found)
+        values = np.array([found[known] for known in fractions], dtype=np.float64).reshape(len(fractions), -1)
+        at = [np.interp(np.log(fraction), np.log(fractions), column) for column in values.T]
+        return np.array(at).squeeze()
+
+
+def _by_fraction(
+    scores: Mapping[str, Any], read: Callable[[Mapping[str, Any], str], Any]
+) -> dict[str, dict[float, Any]]:
+    """Return a table by score and fraction, its values as ``read`` gives them."""
+    found: dict[str, dict[float, Any]] = {}
+    for score in scores:
+        of_score = table(scores, score)
+        if not of_score:
+            raise ValueError(f"has no threshold for {score}")
+        found[score] = {_fraction(text): read(of_score, text) for text in of_score}
+    return found
+
+
+def _fraction(text: str) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction < 1:
+        raise ValueError(f"has {text!r} for a false-positive fraction")
+    return fraction
+
+
+def _ends(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    ends = numbers(values, name)
+    if len(ends) != 2:
+        raise ValueError(f"has {len(ends)} ends of an interval")
+    return ends
+
+
+def _by_text(scores: Table) -> dict[str, dict[str, Any]]:
+    return {
+        score: {
+            f"{fraction:g}": list(value) if isinstance(value, tuple) else value
+            for fraction, value in known.items()
+        }
+        for score, known in scores.items()
+    }
