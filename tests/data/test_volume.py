@@ -209,7 +209,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("a.nii", lambda: b"", "is empty"),
     "empty gz": ("a.nii.gz", lambda: b"", "is empty"),
     "gzip of nothing": ("a.nii.gz", lambda: gzip.compress(b""), "not a readable NIfTI file by its first bytes"),
-    "text": ("a.nii", lambda: b"not an image, although it is called one" * 20, "not a readable NIfTI file by its first bytes"),
+    "text": ("a.nii", lambda: b"not an image, whatever its name" * 20, "not a readable NIfTI file by its first bytes"),
     "text called gz": ("a.nii.gz", lambda: b"not an image", "not compressed by gzip, against its name"),
     "plain called gz": ("a.nii.gz", lambda: BYTES, r"not compressed .* rename it to end in \.nii$"),
     "gz called plain": ("a.nii", SCAN.read_bytes, r"readable NIfTI file: compressed .* rename it to end in \.nii\.gz"),

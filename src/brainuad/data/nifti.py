@@ -8,6 +8,7 @@ can be of any size, may hold what identifies a patient, and results must not car
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import os
 import stat
@@ -15,13 +16,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from brainuad.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _MAX_VOXELS = 2**27  # 512 x 512 x 512: 0.5 GiB as float32, and about 1.2 GiB while a scan is being read
 _SPACING = (0.01, 100.0)  # mm; whatever is outside was not meant in mm
@@ -52,8 +55,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
     try:
         with _opened(path) as stream:
             header = _read_header(path, stream)
-            shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
-            check_affine(header.get_best_affine(), path)
+            with np.errstate(over="ignore", invalid="ignore"):
+                shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
+                check_affine(header.get_best_affine(), path)
             array = _read_values(path, stream, header, shape, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(path, f"is truncated or damaged ({error})", _COPY) from error
@@ -152,7 +156,7 @@ def _check_file(path: Path) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """Yield the file's contents, uncompressed."""
     try:
         file = path.open("rb")
@@ -167,12 +171,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise InputError(path, f"is not a readable NIfTI file: {fault} by gzip, against its name", remedy)
         if zipped:
             with gzip.open(file) as stream:
-                yield stream  # type: ignore[misc]
+                yield stream
         else:
             yield file
 
 
-def _read_header(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
+def _read_header(path: Path, stream: BinaryIO | gzip.GzipFile) -> nib.Nifti1Header:
     block = stream.read(348)
     sizes = {np.array(size, f"{order}i4").tobytes(): (size, order) for size in _HEADERS for order in "<>"}
     length, order = sizes.get(block[:4], (0, ""))
@@ -191,11 +195,25 @@ def _read_header(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
     if not (np.isfinite(pixdim) & (pixdim > 0)).all():
         voxel = " x ".join(f"{size:.3g}" for size in pixdim)
         raise InputError(path, f"has voxels of {voxel} mm in its header", "Repair its pixdim")
-    return kind(block, order)
+    header = kind(block, order, check=False)
+    header.check_fix(_Repairs(logger, {"path": path}), error_level=logging.ERROR)
+    return header
+
+
+class _Repairs(logging.LoggerAdapter):
+    """Names the file in what nibabel logs when it repairs a header; what it cannot repair it raises as well."""
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        if self.extra and level < logging.ERROR:
+            self.logger.log(level, "%s: %s", self.extra["path"], msg)
 
 
 def _read_values(
-    path: Path, stream: BinaryIO, header: nib.Nifti1Header, shape: tuple[int, int, int], size: int
+    path: Path,
+    stream: BinaryIO | gzip.GzipFile,
+    header: nib.Nifti1Header,
+    shape: tuple[int, int, int],
+    size: int,
 ) -> np.ndarray:
     dtype, place = header.get_data_dtype(), float(header["vox_offset"])
     slope, intercept = header.get_slope_inter()
@@ -235,7 +253,7 @@ def _read_values(
     return volume
 
 
-def _pieces(stream: BinaryIO, length: int, path: Path) -> Iterator[bytes]:
+def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path) -> Iterator[bytes]:
     """Yield ``length`` bytes in pieces that hold whole numbers of any type."""
     left = length
     while left > 0:
