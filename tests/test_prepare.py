@@ -7,7 +7,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from hdbet_stand_in import stand_in
 from nibabel.processing import resample_from_to
+from scipy.spatial.transform import Rotation
 
 from brainuad.config import DataConfig
 from brainuad.data.check import check_data_dir
@@ -15,14 +17,15 @@ from brainuad.data.cohort import manifest_cases, paper_cases
 from brainuad.data.loading import load_case
 from brainuad.data.raw import RawScan, raw_scans
 from brainuad.data.volume import Volume
-from brainuad.prepare import Preparation, _measured_before, prepare_cohort, prepare_scan
+from brainuad.prepare import Preparation, prepare_cohort, prepare_scan
+from brainuad.prepare.scan import _known_before
 
 FILES = Path(__file__).parent / "files"
 HEALTHY = RawScan(
     "IXI013-HH-1212",
     "ixi",
     {"t1": FILES / "ixi013_t1_4mm.nii.gz"},
-    FILES / "ixi013_mask_4mm.nii.gz",
+    FILES / "ixi013_labels_4mm.nii.gz",
     split="train",
     age=46.7,
 )
@@ -89,12 +92,9 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     )  # the model's grid ends in the brain stem, and loses nothing else
 
 
-def test_the_labels_of_a_parcellation_go_with_the_mask(prepared, tmp_path):
-    parcellation = FILES / "ixi013_labels_4mm.nii.gz"
-    row = prepare_scan(replace(HEALTHY, mask=parcellation), tmp_path / "Data", COARSE)
-    assert row["status"] == "prepared"
+def test_the_labels_of_a_parcellation_go_with_the_mask(prepared):
     labels, mask = (
-        nib.load(tmp_path / f"Data/Train/ixi/{kind}/IXI013-HH-1212_{kind}.nii.gz")
+        nib.load(prepared / f"Data/Train/ixi/{kind}/IXI013-HH-1212_{kind}.nii.gz")
         for kind in ("labels", "mask")
     )
     assert labels.get_data_dtype() == np.uint8
@@ -102,15 +102,12 @@ def test_the_labels_of_a_parcellation_go_with_the_mask(prepared, tmp_path):
     values = np.asarray(labels.dataobj)
     assert len(np.unique(values)) > 100
     assert not values[np.asarray(mask.dataobj) == 0].any()
-    sidecar = json.loads((tmp_path / "Data/prepared/ixi/IXI013-HH-1212.json").read_text())
-    raw = nib.load(parcellation)
+    sidecar = json.loads((prepared / "Data/prepared/ixi/IXI013-HH-1212.json").read_text())
+    raw = nib.load(HEALTHY.mask)
     in_atlas = nib.Nifti1Image(np.asarray(raw.dataobj), np.linalg.inv(sidecar["atlas_to_scan"]) @ raw.affine)
     expected = np.asarray(resample_from_to(in_atlas, (labels.shape, labels.affine), order=0).dataobj)
     np.testing.assert_array_equal(values, expected)
-    # the brain is the same with and without labels; a plain mask has none
-    shape = nib.load(prepared / "Data/Train/ixi/mask/IXI013-HH-1212_mask.nii.gz").shape
-    assert labels.shape == shape
-    assert not (prepared / "Data/Train/ixi/labels").exists()
+    assert not (prepared / "Data/Test/MSLUB/labels").exists()  # no mask was given
 
 
 def test_bias_correction_makes_white_matter_even(prepared):
@@ -125,13 +122,16 @@ def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):
     assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "skipped"
     assert sidecar.stat().st_mtime_ns == before
     assert np.shape(json.loads(sidecar.read_text())["atlas_to_scan"]) == (4, 4)
+    written = sidecar.read_text()
+    recipe = json.loads(written)["recipe"]
+    assert _known_before(sidecar, recipe, prepared / "Data", "t1") is not None
+    for damaged in (written[:100], '{"outputs": []}', "[]"):
+        sidecar.write_text(damaged)
+        assert _known_before(sidecar, recipe, prepared / "Data", "t1") is None
+    sidecar.write_text(written)
     (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").unlink()
     assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"
     assert (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").is_file()
-    for damaged in (sidecar.read_text()[:100], '{"outputs": []}', "[]"):
-        sidecar.write_text(damaged)
-        assert _measured_before(sidecar, {}, prepared / "Data") is None
-    assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"
 
 
 def test_a_manifest_lists_what_was_prepared_whatever_its_data_set(prepared):
@@ -189,17 +189,85 @@ def test_a_scan_without_a_split_says_so(prepared):
     assert row["message"] == "has no split, so no split CSV or manifest lists it"
 
 
-def test_a_t2_on_another_grid_is_brought_onto_that_of_the_t1(tmp_path):
-    image = nib.load(FILES / "mslub19_t1_4mm.nii.gz")
-    nib.save(image.slicer[1:, 2:-1], tmp_path / "t2.nii.gz")
-    scan = replace(PATIENT, images={**PATIENT.images, "t2": tmp_path / "t2.nii.gz"})
+def second_scan(path: Path, *, degrees: float) -> None:
+    """Write a flatter contrast of the healthy head, turned, on slices of 5 mm."""
+    head = nib.load(HEALTHY.images["t1"])
+    contrast = np.sqrt(np.asarray(head.dataobj).astype(float))
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", [degrees, -degrees, degrees], degrees=True).as_matrix()
+    grid = np.diag([4.0, 4.0, 5.0, 1.0])
+    grid[:3, 3] = [-90, -130, -70]
+    moved = nib.Nifti1Image(contrast.astype(np.float32), turn @ head.affine)
+    nib.save(resample_from_to(moved, ((46, 60, 38), grid), order=1), path)
+
+
+def test_a_t2_follows_the_head_that_moved_and_is_cut_to_the_brain_of_the_t1(prepared, tmp_path):
+    second_scan(tmp_path / "t2.nii.gz", degrees=5)
+    scan = replace(HEALTHY, images={**HEALTHY.images, "t2": tmp_path / "t2.nii.gz"}, modality="t2")
     row = prepare_scan(scan, tmp_path / "Data", COARSE)
-    assert row["status"] == "prepared"
-    first, second = (
-        Volume.load(tmp_path / f"Data/Test/MSLUB/{name}/patient19_{name}.nii.gz").array
-        for name in ("t1", "t2")
+    assert (row["status"], row["brain"], row["left_out"]) == ("prepared", "given", {})
+    t1, t2, mask = (
+        Volume.load(tmp_path / f"Data/Train/ixi/{name}/IXI013-HH-1212_{name}.nii.gz").array
+        for name in ("t1", "t2", "mask")
     )
-    np.testing.assert_array_equal(first, second)
+    assert not t2[mask == 0].any()
+    assert np.corrcoef(t1[mask > 0], t2[mask > 0])[0, 1] > 0.75
+    before = Volume.load(prepared / "Data/Train/ixi/t1/IXI013-HH-1212_t1.nii.gz").array
+    np.testing.assert_array_equal(t1, before)  # a T2 changes nothing of the T1
+    sidecar = json.loads((tmp_path / "Data/prepared/ixi/IXI013-HH-1212.json").read_text())
+    moved = np.array(sidecar["atlas_to_other"]["t2"]) @ np.linalg.inv(sidecar["atlas_to_scan"])
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("xyz", [5, -5, 5], degrees=True).as_matrix()
+    head = nib.load(HEALTHY.mask)
+    brain = np.c_[np.argwhere(np.asarray(head.dataobj) > 0), np.ones(np.count_nonzero(head.dataobj))]
+    there = head.affine @ brain.T
+    assert np.linalg.norm(((moved - turned) @ there)[:3], axis=0).max() < 1.5  # mm, of voxels of 4 and 5 mm
+
+
+def test_an_image_that_nobody_asked_for_does_not_fail_the_subject(tmp_path):
+    damaged = tmp_path / "t2.nii.gz"
+    damaged.write_bytes(PATIENT.images["t1"].read_bytes()[:9000])
+    stale = tmp_path / "Data/Test/MSLUB/t2/patient19_t2.nii.gz"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of an earlier run")
+    scan = replace(PATIENT, images={"t2": damaged, **PATIENT.images})
+    table = prepare_cohort([scan], tmp_path, COARSE)
+    assert table.loc[0, "status"] == "prepared"
+    assert "t2 is left out" in table.loc[0, "message"]
+    assert "truncated or damaged" in table.loc[0, "message"]
+    assert not stale.exists()
+    assert (tmp_path / "manifest.csv").exists()
+    assert not (tmp_path / "manifest_t2.csv").exists()
+    again = prepare_scan(scan, tmp_path / "Data", COARSE)
+    assert again["status"] == "skipped"
+    assert again["message"] == table.loc[0, "message"]
+    failed = prepare_scan(replace(scan, modality="t2"), tmp_path / "Data", COARSE)
+    assert failed["status"] == "failed"
+    assert failed["message"].startswith(f"{damaged}: is truncated or damaged")
+
+
+def test_a_t2_alone_needs_a_mask_or_hd_bet(tmp_path):
+    second_scan(tmp_path / "t2.nii.gz", degrees=0)
+    scan = RawScan("A", "ixi", {"t2": tmp_path / "t2.nii.gz"}, modality="t2")
+    row = prepare_scan(scan, tmp_path / "Data", COARSE)
+    assert row["status"] == "failed"
+    assert "is not brain-extracted" in row["message"]
+    assert "Give a mask that is above 0 in the brain, or the T1 scan of the session" in row["message"]
+
+
+def test_hd_bet_finds_the_brain_of_a_t2_whose_t1_is_damaged(tmp_path, monkeypatch):
+    second_scan(tmp_path / "t2.nii.gz", degrees=0)
+    mask = nib.load(FILES / "ixi013_mask_4mm.nii.gz")
+    scan = nib.load(tmp_path / "t2.nii.gz")
+    nib.save(resample_from_to(mask, scan, order=0), tmp_path / "mask.nii.gz")
+    stand_in(tmp_path / "bin", f"cp {tmp_path / 'mask.nii.gz'} ${{4%.nii.gz}}_bet.nii.gz")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    (tmp_path / "t1.nii.gz").write_bytes(b"no image")
+    raw = RawScan("A", "ixi", {"t1": tmp_path / "t1.nii.gz", "t2": tmp_path / "t2.nii.gz"}, modality="t2")
+    row = prepare_scan(raw, tmp_path / "Data", replace(COARSE, extractor="hd-bet"))
+    assert (row["status"], row["brain"], list(row["left_out"])) == ("prepared", "hd-bet", ["t1"])
+    assert 1300 < row["brain_ml"] < 1800
+    assert sorted(path.name for path in (tmp_path / "Data/Train/ixi").iterdir()) == ["mask", "t2"]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +309,7 @@ def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, 
     assert not (tmp_path / "Data").exists()
 
 
+@pytest.mark.slow
 def test_published_spacing(tmp_path):
     scans = raw_scans_of_one(tmp_path)
     row = prepare_scan(scans[0], tmp_path / "Data", Preparation())

@@ -3,8 +3,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
-from brainuad.data.frame import BrainFrame, alignment, atlas_brain, register_to_atlas, resample, to_sitk
+from brainuad.data.frame import (
+    BrainFrame,
+    alignment,
+    atlas_brain,
+    register_to_atlas,
+    register_within_session,
+    resample,
+    to_sitk,
+)
 from brainuad.data.volume import Volume
 
 FILES = Path(__file__).parent.parent / "files"
@@ -105,3 +114,32 @@ def test_no_new_values_far_outside(order):
     far = np.eye(4)
     far[:3, 3] = 1000
     assert not FRAME.to_model(atlas_brain(), far, order=order).any()
+
+
+@pytest.mark.parametrize("degrees", [0, 4])
+def test_a_head_that_moved_between_two_contrasts_is_found(degrees):
+    first = Volume.load(FILES / "mslub19_t1_4mm.nii.gz")
+    brain = Volume.load(FILES / "mslub19_mask_4mm.nii.gz").array > 0
+    inverted = np.where(brain, 300 - first.array, 0)
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", [degrees, -degrees, degrees], degrees=True).as_matrix()
+    turn[:3, 3] = [degrees, 0, -degrees]
+    grid = first.affine @ np.diag([0.9, 1, 1.25, 1])
+    matrix = np.linalg.inv(turn @ first.affine) @ grid
+    second = Volume.from_array(resample(inverted, matrix, (44, 48, 24), order=1), grid)
+    found = register_within_session(first, brain, second)
+    there = first.affine @ np.c_[np.argwhere(brain), np.ones(brain.sum())].T
+    error = np.linalg.norm(((found - turn) @ there)[:3], axis=0)
+    if degrees:
+        assert error.max() < 1  # mm
+    else:
+        np.testing.assert_array_equal(found, np.eye(4))
+
+
+def test_scans_that_share_no_space_are_no_session():
+    first = Volume.load(FILES / "mslub19_t1_4mm.nii.gz")
+    far = np.eye(4)
+    far[:3, 3] = 1000
+    with pytest.raises(ValueError, match="could not be registered within its session") as raised:
+        register_within_session(first, first.array > 20, moved(first, far))
+    assert "\n" not in str(raised.value)

@@ -13,23 +13,44 @@ from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
 from brainuad.console import exit_by_failures, print_rows, progress
 from brainuad.data.raw import DATASETS, RawScan, raw_scans
 
+EXTRACTORS = ("deepbet", "hd-bet")  # as brainuad.prepare has them, which is slow to import
+
 
 @app.command(short_help="Bring raw scans into the atlas and the paper's layout.")
 def prepare(
     raw: Annotated[
-        Path, typer.Argument(metavar="RAW", help="Folder of raw scans, or a CSV that lists them.")
+        Path,
+        typer.Argument(
+            metavar="RAW", help="Raw scans as downloaded: a folder, a tar archive, or a CSV that lists them."
+        ),
     ],
     output: Output,
     dataset: Annotated[str, typer.Option(help="How RAW is laid out.", **one_of(DATASETS))],
     modality: Modality = "t1",
     spacing: Annotated[str, typer.Option(help="Voxel size in mm.", **one_of(("1", "2")))] = "1",
+    extractor: Annotated[
+        str,
+        typer.Option(
+            help="Finds the brain where there is no mask; hd-bet is yours to install.", **one_of(EXTRACTORS)
+        ),
+    ] = "deepbet",
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Columns subject and split (or split_fold0, ...), in place of RAW's own."
+        ),
+    ] = None,
     jobs: Jobs = 1,
     seed: Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring raw scans into the atlas and the paper's layout. A rerun skips what is done."""
-    scans = raw_scans(raw, dataset, modality)
+    """Bring raw scans into the atlas and the paper's layout. A rerun skips what is done.
+
+    Brains are taken from a given mask, or from what is not background in a scan without skull, or else found by deepbet
+    (T1). A T2 of the same session follows its T1.
+    """
+    scans = raw_scans(raw, dataset, modality, splits=splits)
     if dry_run:
         print_rows([_scan_row(scan) for scan in scans], as_json)
         return
@@ -42,7 +63,7 @@ def prepare(
             rows.append(row)
             advance(f"{row['status']}: {row['subject']}: {row['message']}" if row["message"] else "")
 
-        prepare_cohort(scans, output, Preparation(float(spacing), seed), jobs=jobs, report=report)
+        prepare_cohort(scans, output, Preparation(float(spacing), seed, extractor), jobs=jobs, report=report)
     if as_json:
         print_rows(sorted(rows, key=lambda row: str(row["subject"])), as_json)
     else:

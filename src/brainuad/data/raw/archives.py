@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256
+
+if TYPE_CHECKING:
+    from brainuad.data.volume import Volume
 
 _ENDINGS = (".nii", ".nii.gz")
 
@@ -45,6 +48,8 @@ def read_volume(path: Path) -> Volume:
     Raises:
         InputError: As for :meth:`Volume.load`.
     """
+    from brainuad.data.volume import Volume  # the command line lists data sets without it
+
     with _on_disk(path) as file:
         try:
             return Volume.load(file)
@@ -59,6 +64,8 @@ def digest(path: Path) -> str:
         InputError: It does not exist or cannot be read.
     """
     with _on_disk(path) as file:
+        if not file.exists():
+            raise InputError(path, "no such file", "Check the path")
         return sha256(file)
 
 

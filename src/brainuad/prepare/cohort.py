@@ -1,0 +1,66 @@
+"""Preparing many scans, several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import SimpleITK as sitk
+
+from brainuad.data.raw import RawScan
+from brainuad.prepare.scan import Preparation, Row, prepare_scan
+from brainuad.prepare.tables import write_tables
+
+
+def prepare_cohort(
+    scans: list[RawScan],
+    data_dir: str | Path,
+    settings: Preparation,
+    *,
+    jobs: int = 1,
+    report: Callable[[Row], None] = lambda row: None,
+) -> pd.DataFrame:
+    """Prepare scans into the paper's layout; finished ones are skipped, failed ones recorded.
+
+    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, ``labels`` where the
+    given mask is a parcellation, and one JSON sidecar a subject in ``Data/prepared/<dataset>``. At the end, or when
+    interrupted, it brings these tables up to date; rows of subjects that are not in this run stay:
+
+    - ``prepare.csv``: every subject's row;
+    - ``Data/splits``: the split CSVs of the paper's layout;
+    - ``manifest.csv`` for T1 and ``manifest_t2.csv`` for T2: whatever was prepared and has a split, of any data set.
+
+    Args:
+        scans: What to prepare.
+        data_dir: Folder of the layout; created where missing.
+        settings: See :class:`Preparation`.
+        jobs: Processes.
+        report: Called with each subject's row as it is done.
+
+    Returns:
+        One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment
+        (correlation with the atlas), brain_ml, brain (how it was found), left_out (images that were not asked for and
+        could not be prepared, and why), message.
+    """
+    root = Path(data_dir) / "Data"
+    rows: list[Row] = []
+    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
+        try:
+            for future in as_completed(futures):
+                rows.append(future.result())
+                report(rows[-1])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:  # an interrupted run leaves its tables too
+            write_tables(Path(data_dir), scans, rows)
+    return pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
+
+
+def _one_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -1,0 +1,283 @@
+"""Preparing one subject."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainuad._version import __version__
+from brainuad.data.atlas import POOR_ALIGNMENT, AtlasBrain
+from brainuad.data.extract import Brain, extracted_brain, find_brain, on_same_grid
+from brainuad.data.frame import alignment, register_to_atlas, register_within_session, resample
+from brainuad.data.hdbet import PROGRAM, hdbet_mask
+from brainuad.data.raw import RawScan
+from brainuad.data.raw.archives import digest, read_volume
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+from brainuad.files import write_json
+from brainuad.prepare.layout import place
+
+Row = dict[str, Any]
+EXTRACTORS = ("deepbet", PROGRAM)
+_LITTLE, _MOST = 0.5, 0.95  # of the brain that a second image must show, and below which a person should know
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Settings of a preparation, kept with its results.
+
+    Attributes:
+        spacing: Voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid).
+        seed: Seeds the registration's sampling.
+        extractor: What finds the brain in a scan with skull and without mask: "deepbet", for T1, or "hd-bet", which is
+            the published protocol's and has to be installed.
+    """
+
+    spacing: float = 1.0
+    seed: int = 0
+    extractor: str = "deepbet"
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What is known of a subject after preparation.
+
+    Attributes:
+        volumes: What to write by its kind ("t1", "t2", "mask", "labels", "seg"), with the type of its values.
+        measured: Figures of ``prepare.csv``.
+        notes: What a person should know.
+        atlas_to_scan: ``(4, 4)``, atlas mm to mm of each image, by modality.
+    """
+
+    volumes: dict[str, tuple[Volume, type[np.generic]]]
+    measured: Row
+    notes: list[str]
+    atlas_to_scan: dict[str, np.ndarray]
+
+
+def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
+    """Prepare one subject and return its row of ``prepare.csv``; user errors become a "failed" row.
+
+    An image that was not asked for and cannot be prepared is left out, and the row says so.
+    """
+    started = time.perf_counter()
+    sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
+    row: Row = {
+        "subject": scan.subject,
+        "dataset": scan.dataset,
+        "split": scan.split,
+        "status": "prepared",
+    }
+    left_out: dict[str, str] = {}
+    try:
+        recipe = {"brainuad": __version__, **asdict(settings), "inputs": _inputs(scan)}
+        if (known := _known_before(sidecar, recipe, root, scan.modality)) is not None:
+            note = _message(scan, known["measured"], known["notes"])
+            found = {**known["measured"], "left_out": known["left_out"]}
+            return {**row, "status": "skipped", "seconds": 0.0, **found, "message": note}
+        prepared, left_out = _prepare_what_can_be(scan, settings)
+        notes = prepared.notes + [f"{modality} is left out: {fault}" for modality, fault in left_out.items()]
+        outputs = []
+        for kind, (volume, dtype) in prepared.volumes.items():
+            outputs.append(place(scan, kind))
+            volume.save(root / outputs[-1], dtype)
+        for modality in left_out:  # of an earlier run
+            (root / place(scan, modality)).unlink(missing_ok=True)
+        first, *others = prepared.atlas_to_scan
+        record = {
+            "recipe": recipe,
+            "outputs": outputs,
+            "measured": prepared.measured,
+            "notes": notes,
+            "left_out": left_out,
+            "atlas_to_scan": prepared.atlas_to_scan[first].tolist(),
+            "atlas_to_other": {name: prepared.atlas_to_scan[name].tolist() for name in others},
+        }
+        write_json(sidecar, record)
+    except InputError as error:
+        seconds = round(time.perf_counter() - started, 2)
+        return {**row, "status": "failed", "seconds": seconds, "message": str(error)}
+    seconds = round(time.perf_counter() - started, 2)
+    note = _message(scan, prepared.measured, notes)
+    return {**row, "seconds": seconds, **prepared.measured, "left_out": left_out, "message": note}
+
+
+def _inputs(scan: RawScan) -> list[list[str | None]]:
+    """Return name and hash of every file; no hash for an image that was not asked for and cannot be read."""
+    result: list[list[str | None]] = []
+    optional = [path for modality, path in scan.images.items() if modality != scan.modality]
+    for path in (*scan.images.values(), *(path for path in (scan.mask, scan.lesion) if path)):
+        try:
+            result.append([path.name, digest(path)])
+        except InputError:
+            if path not in optional:
+                raise
+            result.append([path.name, None])
+    return result
+
+
+def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row | None:
+    """Return what is known of a scan prepared by this recipe; None if it was not, or files are gone."""
+    try:
+        known = json.loads(sidecar.read_text(encoding="utf-8"))
+        if known["recipe"] != recipe or not all((root / name).exists() for name in known["outputs"]):
+            return None
+        measured: Row = {name: float(known["measured"][name]) for name in ("alignment", "brain_ml")}
+        measured["brain"] = str(known["measured"]["brain"])
+        if modality in known["left_out"]:
+            return None
+        return {
+            "measured": measured,
+            "notes": [str(note) for note in known["notes"]],
+            "left_out": known["left_out"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged, which is as good as absent
+        return None
+
+
+def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
+    notes = list(notes)
+    if measured["alignment"] < POOR_ALIGNMENT:
+        notes.append(f"alignment {measured['alignment']:.2f} is low: look at this scan")
+    if not scan.split:
+        notes.append("has no split, so no split CSV or manifest lists it")
+    return "; ".join(notes)
+
+
+def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepared, dict[str, str]]:
+    """Prepare a subject without the images that are at fault; those are returned with their faults.
+
+    Raises:
+        InputError: What was asked for cannot be prepared.
+    """
+    left_out: dict[str, str] = {}
+    while True:
+        try:
+            return _prepare(scan, settings), left_out
+        except InputError as error:
+            guilty = [name for name, path in scan.images.items() if str(path) == error.subject]
+            if not guilty or scan.modality in guilty:
+                raise
+            left_out[guilty[0]] = str(error)
+            images = {name: path for name, path in scan.images.items() if name not in guilty}
+            scan = replace(scan, images=images)
+
+
+def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
+    images = {modality: read_volume(path) for modality, path in scan.images.items()}
+    leading = "t1" if "t1" in images else next(iter(images))
+    first, path = images[leading], scan.images[leading]
+    given = _same_grid(scan.mask, first) if scan.mask else None
+    lesion = _lesion(scan, first)
+    brain = _find_brain(scan, leading, first, given, settings.extractor)
+    notes = list(brain.warnings)
+
+    with _blame(path, "Check orientation and brain mask"):
+        transform = register_to_atlas(first.with_array(first.array * brain.mask), seed=settings.seed)
+        located = AtlasBrain.locate(first.with_array(brain.mask), transform, spacing=settings.spacing)
+        resampled = located.resample(first.with_array(first.array * brain.mask))
+        aligned = round(alignment(resampled, located.frame), 4)
+        if not np.isfinite(aligned):
+            raise ValueError("could not be registered to the atlas (nothing of it lies there)")
+        volumes: dict[str, tuple[Volume, type[np.generic]]] = {
+            leading: (located.correct(resampled), np.float32)
+        }
+
+    transforms = {leading: transform}
+    for modality, image in images.items():
+        if modality == leading:
+            continue
+        with _blame(scan.images[modality], "Leave it out, or give it on the grid of the other image"):
+            moved = np.eye(4)
+            if not on_same_grid(image, first):
+                moved = register_within_session(first, brain.mask, image, seed=settings.seed)
+            extracted, shown = _extract_like(first, brain.mask, image, moved)
+            if shown < _MOST:
+                notes.append(f"{modality} shows only {shown:.0%} of the brain")
+            transforms[modality] = moved @ transform
+            there = replace(located, atlas_to_scan=transforms[modality])
+            volumes[modality] = located.correct(there.resample(extracted)), np.float32
+
+    volumes["mask"] = located.cut(located.mask), np.uint8
+    if given is not None and _is_parcellation(given):
+        labels = located.cut(located.frame.to_model(given, transform, order=0))
+        volumes["labels"] = labels, np.uint8 if given.array.max() <= 255 else np.uint16
+    if lesion is not None:
+        on_grid = located.frame.to_model(first.with_array(lesion), transform, order=0) > 0.5
+        volumes["seg"] = located.cut(on_grid), np.uint8
+    measured = {
+        "alignment": aligned,
+        "brain_ml": round(float(located.mask.sum()) * settings.spacing**3 / 1000, 1),
+        "brain": brain.source,
+    }
+    return _Prepared(volumes, measured, notes, transforms)
+
+
+@contextmanager
+def _blame(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a ValueError into an InputError about a file."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(path, str(error), remedy) from error
+
+
+def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | None, extractor: str) -> Brain:
+    if scan.mask and given is not None and not (given.array > 0).any():
+        raise InputError(scan.mask, "the brain mask is empty", "Give a mask that is above 0 in the brain")
+    remedy = "Give a mask that is above 0 in the brain"
+    if modality != "t1":
+        remedy += f", or the T1 scan of the session, or --extractor {PROGRAM}"
+    with _blame(scan.images[modality], remedy):
+        if given is None and extractor == PROGRAM and extracted_brain(image) is None:
+            found = image.with_array(hdbet_mask(image))
+            return replace(find_brain(image, found, modality=modality), source=PROGRAM)
+        return find_brain(image, given, modality=modality)
+
+
+def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.ndarray) -> tuple[Volume, float]:
+    """Return an image cut to the brain of the ``first`` one, and how much of that brain it shows (0 .. 1).
+
+    Raises:
+        ValueError: It shows little of the brain, or nothing but one value there.
+    """
+    matrix = np.linalg.inv(first.affine) @ np.linalg.inv(moved) @ image.affine
+    there = resample(brain, matrix, image.array.shape, order=0) > 0.5
+    shown = float(there.sum() * np.prod(image.spacing) / (brain.sum() * np.prod(first.spacing)))
+    if shown < _LITTLE:
+        raise ValueError(f"shows only {shown:.0%} of the brain")
+    values = image.array[there]
+    if values.min() == values.max():
+        raise ValueError(f"is constant inside the brain ({values[0]:g})")
+    return image.with_array(image.array * there), shown
+
+
+def _lesion(scan: RawScan, first: Volume) -> np.ndarray | None:
+    if scan.lesion is None:
+        return None
+    labels = _same_grid(scan.lesion, first).array
+    return labels > 0.5 if scan.lesion_label is None else np.rint(labels) == scan.lesion_label
+
+
+def _is_parcellation(mask: Volume) -> bool:
+    """Whether a brain mask holds several whole-number labels."""
+    values = np.unique(mask.array)
+    return bool((values > 0).sum() > 1 and (values == np.rint(values)).all())
+
+
+def _same_grid(path: Path, image: Volume) -> Volume:
+    label = read_volume(path)
+    if not on_same_grid(label, image):
+        raise InputError(
+            path,
+            f"lies on another grid than its image ({label.array.shape}, {image.array.shape})",
+            "Resample it",
+        )
+    return label

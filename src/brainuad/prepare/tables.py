@@ -1,0 +1,111 @@
+"""The tables beside prepared scans: what was done, splits, manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
+from brainuad.data.raw import RawScan
+from brainuad.data.raw.splits import FOLDS
+from brainuad.data.tables import SPLIT_COLUMNS, read_table
+from brainuad.files import write_text
+from brainuad.prepare.layout import place
+
+Row = dict[str, Any]
+PREPARE_COLUMNS = (
+    "subject", "dataset", "split", "status", "seconds", "alignment", "brain_ml", "brain", "message"
+)  # fmt: skip
+
+
+def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
+    """Bring prepare.csv, the splits and the manifests up to date with the ``rows`` of some of the ``scans``."""
+    status = {(row["dataset"], row["subject"]): row["status"] for row in rows}
+    left_out = {(row["dataset"], row["subject"]): row.get("left_out", ()) for row in rows}
+    seen = [scan for scan in scans if (scan.dataset, scan.subject) in status]
+    listed = [scan for scan in seen if scan.split and status[scan.dataset, scan.subject] != "failed"]
+
+    table = _merge(data_dir / "prepare.csv", ("dataset", "subject"), rows, rows)
+    _write_rows(
+        data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"]))
+    )
+    for dataset in sorted({scan.dataset for scan in seen}):
+        # A subject whose split changed, or that failed this time, leaves the files that listed it before.
+        old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
+        for split, fold in [(split, fold) for split in SPLITS for fold in range(FOLDS)]:
+            folded = dataset == "ixi" and split != "test"
+            if fold and not folded:
+                continue
+            new = [
+                _split_row(scan)
+                for scan in listed
+                if scan.dataset == dataset and split == _split_in(scan, fold)
+            ]
+            name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
+            path = data_dir / "Data" / "splits" / name
+            _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
+    for modality, name in (("t1", "manifest.csv"), ("t2", "manifest_t2.csv")):
+        # All that was seen goes, not only scans of this modality: their brain masks may have been written anew.
+        old = [_manifest_row(scan, modality) for scan in seen]
+        new = [
+            _manifest_row(scan, modality)
+            for scan in listed
+            if modality in scan.images and modality not in left_out[scan.dataset, scan.subject]
+        ]
+        _write_rows(
+            data_dir / name,
+            (*MANIFEST_COLUMNS, "dataset", "age"),
+            _merge(data_dir / name, ("dataset", "subject"), old, new),
+        )
+
+
+def _split_in(scan: RawScan, fold: int) -> str:
+    """Return a scan's split in a fold of cross-validation, "" where that is not known."""
+    if fold < len(scan.folds):
+        return scan.folds[fold]
+    return scan.split if fold == 0 else ""
+
+
+def _merge(path: Path, key: tuple[str, ...], old: list[Row], new: list[Row]) -> list[Row]:
+    """Return a table's rows without those that have the key of one in ``old``, and ``new`` after them."""
+    gone = {tuple(row[column] for column in key) for row in old}
+    before = [row for row, _ in read_table(path, required=key)] if path.exists() else []
+    return [row for row in before if tuple(row[column] for column in key) not in gone] + new
+
+
+def _write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
+    if rows:
+        write_text(path, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n"))
+    else:
+        path.unlink(missing_ok=True)  # readers take a table without rows for a mistake
+
+
+def _listed_name(dataset: str) -> str:
+    return HEALTHY_SET if dataset == "ixi" else dataset
+
+
+def _split_row(scan: RawScan) -> Row:
+    return {
+        "img_name": f"{scan.subject}_t1.nii.gz",
+        "age": scan.age if scan.age is not None else "",
+        "label": scan.label,
+        # The layout names the t1 file also where only a t2 exists; readers derive the t2 path from it.
+        "img_path": "/" + place(scan, "t1"),
+        "mask_path": "/" + place(scan, "mask"),
+        "seg_path": "/" + place(scan, "seg") if scan.lesion is not None else "",
+    }
+
+
+def _manifest_row(scan: RawScan, modality: str) -> Row:
+    return {
+        "subject": scan.subject,
+        "image": "Data/" + place(scan, modality),
+        "mask": "Data/" + place(scan, "mask"),
+        "seg": "Data/" + place(scan, "seg") if scan.lesion is not None else "",
+        "label": scan.label,
+        "split": scan.split,
+        "dataset": _listed_name(scan.dataset),
+        "age": scan.age if scan.age is not None else "",
+    }
