@@ -117,4 +117,7 @@ def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int
     located = AtlasBrain.locate(scan.with_array(brain), atlas_to_scan, spacing=spacing)
     resampled = located.resample(extracted)
     image, mask, _, grid = place_volumes(located.correct(resampled), located.cut(located.mask), None, config)
-    return PlacedScan(image, mask, atlas_to_scan @ grid, atlas_to_scan, alignment(resampled, located.frame))
+    aligned = alignment(resampled, located.frame)
+    if not np.isfinite(aligned):
+        raise ValueError("could not be registered to the atlas (nothing of it lies there)")
+    return PlacedScan(image, mask, atlas_to_scan @ grid, atlas_to_scan, aligned)
