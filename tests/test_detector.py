@@ -207,6 +207,7 @@ def test_devices() -> None:
 def test_other_settings_same_weights(detector: Detector, volume: np.ndarray) -> None:
     other = detector.with_settings(test_timesteps=250)
     assert other.model_config.test_timesteps == 250
+    assert other.calibration is None
     assert detector.model_config.test_timesteps == 500
     assert not torch.equal(other.reconstruct(volume), detector.reconstruct(volume))
     back = other.with_settings(test_timesteps=500)

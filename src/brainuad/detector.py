@@ -145,6 +145,8 @@ class Detector:
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
 
+        It has no calibration, for that was found with the settings there were.
+
         Raises:
             InputError: A value cannot be used, or the weights do not fit it.
         """
@@ -157,7 +159,7 @@ class Detector:
         except RuntimeError as error:
             raise InputError(", ".join(changes), "do not fit the weights", "Train with them") from error
         model.requires_grad_(False).eval().to(self.device)
-        return replace(self, model=model, model_config=config)
+        return replace(self, model=model, model_config=config, calibration=None)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
         """Return how the brain would look healthy.

@@ -1,0 +1,127 @@
+"""``brainuad sweep``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import DataDir, Device, Output, known, listed, one_of
+from brainuad.console import exit_by_failures, progress
+
+ABLATIONS = ("windows", "postprocessing", "shared-noise")
+
+
+@app.command(short_help="Average precision and Dice against the width of SSIM.")
+def sweep(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
+    ],
+    data_dir: DataDir,
+    output: Output,
+    sigmas: Annotated[
+        str, typer.Option(metavar="FIRST:LAST:STEP", help="Widths in voxels; or a list with commas.")
+    ] = "0.3:3.0:0.2",
+    ensembles: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="default, mean, max, min, softmin, learnt; all by default."),
+    ] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="windows, postprocessing, shared-noise; repeat, or use commas."),
+    ] = None,
+    timesteps: Annotated[
+        list[str] | None, typer.Option(metavar="T", help="Reconstruct at single noise levels too.")
+    ] = None,
+    draws: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Average so many independent draws too.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which scans to measure.", **one_of(("test", "val")))] = "test",
+    device: Device = "auto",
+) -> None:
+    """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
+    from brainuad.data.cohort import leak_free, read_cases
+    from brainuad.detector import load_model
+    from brainuad.runs import find_model
+    from brainuad.scoring.ensembles import ENSEMBLES
+    from brainuad.sweep import Ablations, run_sweep
+
+    names = listed(ensembles) or list(ENSEMBLES)
+    known("--ensembles", names, list(ENSEMBLES))
+    vary = listed(ablate) or []
+    known("--ablate", vary, list(ABLATIONS))
+    ablations = Ablations(
+        windows="windows" in vary,
+        postprocessing="postprocessing" in vary,
+        timesteps=_numbers("--timesteps", timesteps),
+        draws=_numbers("--draws", draws),
+        shared_noise="shared-noise" in vary,
+    )
+    widths = parse_sigmas(sigmas)
+    detector = load_model(find_model(Path(model), 0) if Path(model).is_dir() else model, device)
+    cases = leak_free(
+        read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False)
+    )
+    wanted = listed(sets)
+    known("--sets", wanted or [], list(dict.fromkeys(case.dataset for case in cases)))
+    if (
+        "learnt" in names
+        and not ensembles
+        and not any(c.split == "val" and c.lesion is not None for c in cases)
+    ):
+        names.remove("learnt")  # there is nothing to learn from, and nobody asked for it
+    chosen = [case for case in cases if wanted is None or case.dataset in wanted or case.split == "val"]
+    total = sum(case.split == split and case.lesion is not None for case in chosen)
+    with progress("Sweeping", total) as advance:
+
+        def report(case: Any, message: str) -> None:
+            advance(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
+
+        table, failed = run_sweep(
+            detector,
+            chosen,
+            output,
+            sigmas=widths,
+            ensembles=names,
+            ablations=ablations,
+            split=split,
+            report=report,
+        )
+    if len(table):
+        print((output / "summary.md").read_text(encoding="utf-8"), end="")
+        print(f"\nFigure: {output / 'sweep.png'}")
+    exit_by_failures([True] * len(failed) + [False] * (total - len(failed)))
+
+
+def parse_sigmas(text: str) -> list[float]:
+    """Return widths from "0.3:3.0:0.2" (the last included where a step reaches it) or "0.3,0.9"."""
+    try:
+        if ":" not in text:
+            found = [float(part) for part in text.split(",")]
+        else:
+            first, last, step = (float(part) for part in text.split(":"))
+            if step <= 0:
+                raise ValueError
+            count = int((last - first) / step + 1e-6) + 1
+            found = [round(first + i * step, 6) for i in range(count)]
+        if not found or not all(0.05 <= sigma <= 50 for sigma in found):
+            raise ValueError
+    except (ValueError, OverflowError):
+        fault = f"{text!r} is neither FIRST:LAST:STEP nor a list of widths from 0.05 to 50 voxels"
+        raise typer.BadParameter(fault, param_hint="--sigmas") from None
+    return list(dict.fromkeys(found))
+
+
+def _numbers(option: str, values: list[str] | None) -> tuple[int, ...]:
+    words = listed(values) or []
+    for word in words:
+        if not re.fullmatch(r"[1-9]\d*", word):
+            raise typer.BadParameter(f"{word!r} is no positive whole number", param_hint=option)
+    return tuple(dict.fromkeys(int(word) for word in words))

@@ -1,0 +1,88 @@
+"""Ways to make one anomaly map of SSIM maps at several widths, to compare with the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from brainuad.scoring.ssim import fuse_maps, ssim_maps
+
+SHARPNESS = (
+    10.0  # of "softmin": weights exp(-10 SSIM) are nearer to the minimum than the published exp(-SSIM)
+)
+
+
+def _softmin(similarities: Tensor) -> Tensor:
+    return (torch.softmax(-SHARPNESS * similarities, 0) * similarities).sum(0)
+
+
+# From similarities (K, X, Y, Z) to the ensemble's (X, Y, Z).
+_ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "default": fuse_maps,
+    "mean": lambda similarities: similarities.mean(0),
+    "max": lambda similarities: similarities.amin(0),
+    "min": lambda similarities: similarities.amax(0),
+    "softmin": _softmin,
+}
+LEARNT = "learnt"
+ENSEMBLES = {
+    "default": "weights softmax(-SSIM), as published",
+    "mean": "plain mean",
+    "max": "the most anomalous width",
+    "min": "the least anomalous width",
+    "softmin": f"weights softmax(-{SHARPNESS:g} SSIM)",
+    LEARNT: "weights fitted to the lesions of validation scans, none negative",
+}
+
+
+def ensemble(similarities: Tensor, name: str, weights: Sequence[float] = ()) -> Tensor:
+    """Return the anomaly map of an ensemble, in [0, 2].
+
+    Args:
+        similarities: SSIM maps ``(K, X, Y, Z)``.
+        name: One of ``ENSEMBLES``.
+        weights: Of the widths, for "learnt"; their sum is 1.
+    """
+    if name == LEARNT:
+        shares = torch.tensor(weights, dtype=similarities.dtype, device=similarities.device)
+        return 1 - torch.einsum("k,kxyz->xyz", shares, similarities)
+    return 1 - _ENSEMBLES[name](similarities)
+
+
+def learn_weights(anomalies: np.ndarray, lesion: np.ndarray) -> list[float]:
+    """Return non-negative weights of maps whose sum tells lesion from healthy voxels best, in the least squares.
+
+    Lawson and Hanson, "Solving Least Squares Problems", 1974; the constant is free.
+
+    Args:
+        anomalies: ``(N, K)`` map values of voxels.
+        lesion: ``(N,)`` bool.
+
+    Returns:
+        K weights whose sum is 1, equal ones where no map helps.
+    """
+    ones = np.ones((len(anomalies), 1))
+    weights, _ = optimize.nnls(np.hstack([anomalies, ones, -ones]), lesion.astype(np.float64))
+    weights = weights[: anomalies.shape[1]]
+    total = float(weights.sum())
+    return (weights / total if total > 0 else np.full(len(weights), 1 / len(weights))).tolist()
+
+
+def slicewise_ssim_maps(reconstruction: Tensor, image: Tensor, *, sigmas: Sequence[float]) -> Tensor:
+    """Return SSIM maps as `ssim_maps` does, with two-dimensional windows in axial slices.
+
+    Args:
+        reconstruction: Volume (X, Y, Z).
+        image: Volume (X, Y, Z).
+        sigmas: Gaussian widths in voxels.
+    """
+    data_range = max(float(volume.max() - volume.min()) for volume in (reconstruction, image)) or 1.0
+    slices = [
+        ssim_maps(reconstruction[:, :, [z]], image[:, :, [z]], sigmas=sigmas, data_range=data_range)
+        for z in range(image.shape[2])
+    ]
+    return torch.cat(slices, dim=3)

@@ -1,0 +1,308 @@
+"""Which SSIM width suits which pathology? Average precision and Dice against width, and what the ensemble makes of it.
+
+One pass over the cases: the reconstructions come through the cache, and the SSIM maps of a case are shared by every
+width, ensemble and kind of post-processing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from brainuad._version import __version__
+from brainuad.data.cohort import Case
+from brainuad.data.loading import PreparedCase, content_key, load_case
+from brainuad.detector import Detector
+from brainuad.errors import InputError
+from brainuad.evaluate import Reconstructor, case_seed
+from brainuad.evaluate.progress import Progress, key_of
+from brainuad.evaluate.scorer import CASE_ERRORS
+from brainuad.evaluation import threshold_curve
+from brainuad.files import write_json, write_text
+from brainuad.scoring import postprocess, score_maps, ssim_maps
+from brainuad.scoring.ensembles import LEARNT, ensemble, learn_weights, slicewise_ssim_maps
+from brainuad.sweep.names import BASE, ENSEMBLE, RAW, SCORE, SLICES, WIDTH
+
+PLAIN = ("intensity_bright", "intensity_dark", "l1")  # to compare with
+SAMPLED = 2000  # voxels of lesion, and as many of healthy brain, a scan, to learn weights from
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What else to vary, one at a time.
+
+    Attributes:
+        windows: Two-dimensional windows too.
+        postprocessing: Without it too.
+        timesteps: Single noise levels (1-based) to reconstruct at.
+        draws: Numbers of independent reconstructions to average.
+        shared_noise: One noise field for all slices too.
+    """
+
+    windows: bool = False
+    postprocessing: bool = False
+    timesteps: tuple[int, ...] = ()
+    draws: tuple[int, ...] = ()
+    shared_noise: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A way to reconstruct: the detector's own settings, or others."""
+
+    name: str
+    reconstruct: Reconstructor
+    draws: int = 1
+    averaged: int = 1
+
+    def mean(self, prepared: PreparedCase) -> Tensor:
+        """Return the mean reconstruction ``(X, Y, Z)``; the first few of many draws are those of few."""
+        stack = self.reconstruct(prepared.image, case_seed(0, prepared.case), draws=self.draws)
+        return stack[: self.averaged].mean(0)
+
+
+@dataclass(eq=False)
+class Sweep:
+    """What to vary, and the rows found.
+
+    Attributes:
+        detector: The model.
+        sigmas: Widths in voxels.
+        ensembles: Names in ``brainuad.scoring.ensembles.ENSEMBLES``, over the model's widths.
+        ablations: What else.
+        output: Folder of the results; a rerun continues there.
+        weights: Of "learnt", once they are.
+    """
+
+    detector: Detector
+    sigmas: tuple[float, ...]
+    ensembles: tuple[str, ...]
+    ablations: Ablations
+    output: Path
+    weights: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.output / "progress.jsonl")
+        self.widths = tuple(self.detector.model_config.sigma_ens)
+        self.key = key_of(
+            __version__,
+            self.detector.fingerprint,
+            self.sigmas,
+            self.ensembles,
+            asdict(self.ablations),
+            self.widths,
+        )
+
+    def sources(self) -> Iterator[_Source]:
+        """Yield the ways to reconstruct, the detector's own first."""
+        vary = self.ablations
+        own = Reconstructor(self.detector)
+        yield _Source(BASE, own)
+        for level in vary.timesteps:
+            detector = self.detector.with_settings(noise_ensemble=False, test_timesteps=level)
+            yield _Source(f"t = {level}", Reconstructor(detector))
+        for count in vary.draws:
+            name = f"{count} draws averaged"
+            yield _Source(name, own, max(vary.draws), count)
+        if vary.shared_noise:
+            shared = not self.detector.model_config.shared_noise
+            detector = self.detector.with_settings(shared_noise=shared)
+            yield _Source("shared noise" if shared else "independent noise", Reconstructor(detector))
+
+    def learn(self, cases: Sequence[Case]) -> list[str]:
+        """Learn the weights of "learnt" on annotated validation cases; return whose.
+
+        Raises:
+            InputError: There is none, or none can be used.
+        """
+        key = key_of(self.key, "weights", [_content(case, self.detector) for case in cases])
+        stored = self.progress.get(key)
+        if stored is None:
+            samples = []
+            used = []
+            why = "there is none"
+            source = next(self.sources())
+            for case in cases:
+                try:
+                    samples.append(self.sample(load_case(case, self.detector.data_config), source))
+                    used.append(f"{case.dataset} {case.subject}")
+                except CASE_ERRORS as error:  # the weights come from the others
+                    why = f"none can be used: {' '.join(str(error).split())}"
+            if not samples:
+                fault = f"needs validation scans with drawn lesions; {why}"
+                raise InputError(f"ensemble {LEARNT!r}", fault, "Leave it out")
+            values, lesion = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+            stored = {"weights": learn_weights(values, lesion), "cases": used}
+            self.progress.put(key, stored)
+        self.weights = stored["weights"]
+        return list(stored["cases"])
+
+    def sample(self, prepared: PreparedCase, source: _Source) -> tuple[np.ndarray, np.ndarray]:
+        """Return anomalies ``(N, K)`` of as many lesion as healthy voxels, and which are lesion."""
+        assert prepared.lesion is not None
+        image = torch.from_numpy(prepared.image)
+        maps = 1 - ssim_maps(source.mean(prepared), image, sigmas=self.widths)
+        final = torch.stack([postprocess(map, prepared.mask) for map in maps]).numpy()
+        rng = np.random.default_rng(case_seed(0, prepared.case))
+        brain = prepared.mask | prepared.lesion
+        chosen = []
+        for kind in (prepared.lesion, brain & ~prepared.lesion):
+            places = np.flatnonzero(kind)
+            chosen.append(rng.permutation(places)[:SAMPLED])
+        flat = np.concatenate(chosen)
+        return final.reshape(len(final), -1)[:, flat].T, prepared.lesion.ravel()[flat]
+
+    def case_rows(self, case: Case) -> list[Row]:
+        """Return a case's rows, from an earlier run where they are known."""
+        prepared: PreparedCase | None = None
+        rows: list[Row] = []
+        content = _content(case, self.detector)
+        for source in self.sources():
+            place = [case.dataset, case.subject, case.split, content, source.name]
+            key = key_of(self.key, *place, self.weights)
+            found = self.progress.get(key)
+            if found is None:
+                prepared = prepared or load_case(case, self.detector.data_config)
+                found = list(self.measure(prepared, source))
+                self.progress.put(key, found)
+            rows += found
+        return rows
+
+    def measure(self, prepared: PreparedCase, source: _Source) -> Iterator[Row]:
+        """Yield a row a map: what was varied, what the map is, and how good it is."""
+        reconstruction, image = source.mean(prepared), torch.from_numpy(prepared.image)
+        plain = PLAIN if source.name == BASE else PLAIN[-1:]
+        maps = {
+            (SCORE, name): map
+            for name, map in score_maps(image, reconstruction[None], prepared.mask, plain).items()
+        }
+        maps |= self.ssim_scores(ssim_maps(reconstruction, image, sigmas=self.all_widths()))
+        yield from (_row(prepared, source.name, what, map, cleaned=True) for what, map in maps.items())
+        if source.name != BASE:
+            return
+        if self.ablations.postprocessing:
+            yield from (_row(prepared, RAW, what, map, cleaned=False) for what, map in maps.items())
+        if self.ablations.windows:
+            flat = self.ssim_scores(slicewise_ssim_maps(reconstruction, image, sigmas=self.all_widths()))
+            yield from (_row(prepared, SLICES, what, map, cleaned=True) for what, map in flat.items())
+
+    def all_widths(self) -> tuple[float, ...]:
+        """Return the swept widths and the ensemble's, each once."""
+        return tuple(dict.fromkeys((*self.sigmas, *self.widths)))
+
+    def ssim_scores(self, similarities: Tensor) -> dict[tuple[str, str], Tensor]:
+        """Return the anomaly maps of single widths and of ensembles from SSIM maps at ``all_widths``."""
+        index = {sigma: i for i, sigma in enumerate(self.all_widths())}
+        scores = {(WIDTH, f"{sigma:g}"): 1 - similarities[index[sigma]] for sigma in self.sigmas}
+        chosen = similarities[[index[sigma] for sigma in self.widths]]
+        return scores | {(ENSEMBLE, name): ensemble(chosen, name, self.weights) for name in self.ensembles}
+
+
+def _row(prepared: PreparedCase, variant: str, what: tuple[str, str], map: Tensor, *, cleaned: bool) -> Row:
+    final = (postprocess(map, prepared.mask) if cleaned else map).numpy()
+    assert prepared.lesion is not None
+    voxels = prepared.mask | prepared.lesion
+    final = np.where(prepared.mask, final, 0)
+    curve = threshold_curve(final[voxels], prepared.lesion[voxels])
+    return {
+        "variant": variant,
+        "kind": what[0],
+        "name": what[1],
+        "average_precision": curve.average_precision(),
+        "best_dice": curve.best_dice()[0],
+        "chance": float(prepared.lesion[voxels].mean()),
+    }
+
+
+def _content(case: Case, detector: Detector) -> str:
+    try:
+        return content_key(case, detector.data_config)
+    except InputError as error:
+        return str(error)
+
+
+def run_sweep(
+    detector: Detector,
+    cases: Sequence[Case],
+    output: str | Path,
+    *,
+    sigmas: Sequence[float],
+    ensembles: Sequence[str] = ("default",),
+    ablations: Ablations = Ablations(),
+    split: str = "test",
+    report: Callable[[Case, str], None] = lambda case, message: None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Sweep over widths and write ``sweep.csv``, ``summary.csv``, ``summary.md``, ``sweep.png`` and ``sweep.json``.
+
+    Args:
+        detector: The model, on its device.
+        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt".
+        output: Folder of the results; a rerun continues there.
+        sigmas: Widths in voxels.
+        ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
+        ablations: What else to vary.
+        split: "test" or "val".
+        report: Called after each case with it and why it failed, "" where it did not.
+
+    Returns:
+        One row a case and map, and a message for each case that failed.
+
+    Raises:
+        InputError: There is no annotated case, nothing to learn from, or the folder cannot be written to.
+    """
+    from brainuad.sweep.page import draw, page
+
+    chosen = [case for case in cases if case.split == split and case.lesion is not None]
+    if not chosen:
+        raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
+    output = Path(output)
+    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output)
+    learnt_on = []
+    if LEARNT in ensembles:
+        learnt_on = sweep.learn([case for case in cases if case.split == "val" and case.lesion is not None])
+    rows: list[Row] = []
+    failed: list[str] = []
+    for case in chosen:
+        message = ""
+        try:
+            place = {"set": case.dataset, "case": case.subject, "split": split}
+            rows += [place | row for row in sweep.case_rows(case)]
+        except CASE_ERRORS as error:
+            message = (
+                str(error)
+                if isinstance(error, InputError)
+                else f"{case.image}: {' '.join(str(error).split())}"
+            )
+            failed.append(message)
+        report(case, message)
+    table = pd.DataFrame(rows)
+    if rows:
+        summary, text = page(table, sweep.widths, failed)
+        write_text(output / "sweep.csv", table.to_csv(index=False))
+        write_text(output / "summary.csv", summary.to_csv(index=False))
+        write_text(output / "summary.md", text)
+        draw(summary, output / "sweep.png")
+    about = {
+        "version": __version__,
+        "model": {"name": detector.name, "fingerprint": detector.fingerprint},
+        "settings": asdict(detector.model_config),
+        "sigmas": list(sigmas),
+        "ensembles": list(ensembles),
+        "ablations": asdict(ablations),
+        "split": split,
+        "learnt": {
+            "weights": dict(zip(map(str, sweep.widths), sweep.weights, strict=False)),
+            "on": learnt_on,
+        },
+        "failed": failed,
+    }
+    write_json(output / "sweep.json", about)
+    return table, failed
