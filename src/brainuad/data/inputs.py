@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from brainuad.data.bids import bids_images, derivative_names, is_bids
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -80,11 +81,26 @@ def find_scans(
             name.
     """
     found: dict[tuple[Path, str], Scan] = {}
-    for given in map(Path, inputs):
-        _check_input(given, Path(output))
-        scans = _in_folder(given, modality, Path(output)) if given.is_dir() else [_as_file(given)]
+    given, output, any_bids = [Path(path) for path in inputs], Path(output), False
+    for path in given:
+        _check_apart(path, output)
+        if not path.is_dir():
+            scans = [_as_file(path)]
+        elif is_bids(path):
+            any_bids = True
+            _check_outside(path, output)
+            images = bids_images(path, modality, participants=participants, sessions=sessions)
+            scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
+        else:
+            scans = _in_folder(path, modality, output)
         for scan in scans:
             found.setdefault((scan.source.resolve(), scan.series), scan)
+    if (participants or sessions) and not any_bids:
+        raise InputError(
+            ", ".join(map(str, given)),
+            "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
+            "Give the root of a data set, or leave --participant-label and --session out",
+        )
     return _named_apart(list(found.values()))
 
 
@@ -94,6 +110,9 @@ def output_paths(scan: Scan) -> dict[str, str]:
     Returns:
         Paths by "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
     """
+    if scan.kind == "bids":
+        names = derivative_names(scan.name)
+        return {kind: f"{scan.folder}/{name}" for kind, name in names.items()}
     kinds = ("anomaly", "lesions", "reconstruction", "brain")
     names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
     names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
@@ -109,7 +128,7 @@ def open_scan(scan: Scan) -> Volume:
     return Volume.load(scan.source)
 
 
-def _check_input(given: Path, output: Path) -> None:
+def _check_apart(given: Path, output: Path) -> None:
     """Refuse an input that does not exist, or that results would be mixed with."""
     if not os.path.lexists(given):
         raise InputError(given, "no such file or folder", "Check the path")
@@ -118,6 +137,18 @@ def _check_input(given: Path, output: Path) -> None:
             given,
             f"lies in the output folder {output}, where results must not be mixed with scans",
             f"Choose another one, for instance {output / 'results'}",
+        )
+
+
+def _check_outside(root: Path, output: Path) -> None:
+    """Refuse results in a BIDS data set of raw scans, but among its derivatives."""
+    if output.resolve().is_relative_to(root.resolve()) and not output.resolve().is_relative_to(
+        root.resolve() / "derivatives"
+    ):
+        raise InputError(
+            output,
+            f"lies in the data set {root}",
+            f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere",
         )
 
 
@@ -215,8 +246,9 @@ def _named_apart(scans: list[Scan]) -> list[Scan]:
         groups[scan.folder, safe_name(scan.name).casefold()].append(scan)
     names: dict[Scan, str] = {}
     for (_, name), group in groups.items():
-        deepest = 1 if name not in _OWN_NAMES and len(group) == 1 else 8
-        for depth in range(name in _OWN_NAMES, deepest):
+        reserved = name in _OWN_NAMES
+        deepest = 8 if reserved or (len(group) > 1 and group[0].kind != "bids") else 0
+        for depth in range(int(reserved), deepest + 1):
             prefixed = [_with_parents(scan, depth) for scan in group]
             if len({text.casefold() for text in prefixed}) == len(group):
                 break

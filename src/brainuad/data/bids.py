@@ -1,0 +1,204 @@
+"""Brain Imaging Data Structure: finding the scans of a data set, and naming results as a derivative of it.
+
+Version 1.10 of the specification, https://bids-specification.readthedocs.io. Only file names are interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brainuad._version import __version__
+from brainuad.errors import InputError
+from brainuad.files import write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "dataset_description.json"
+SUFFIXES = {"t1": "T1w", "t2": "T2w"}
+_NAME = re.compile(
+    r"(sub-[A-Za-z0-9+]+)(_ses-[A-Za-z0-9+]+)?(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?"
+)
+# What holds for all files of a kind stands in the root, from where the specification lets it be inherited.
+_INHERITED = {
+    "desc-anomaly_{suffix}": {
+        "SkullStripped": True,
+        "Description": "How unlike a healthy brain each voxel is: higher is less alike, 0 outside the brain",
+    },
+    "desc-reconstruction_{suffix}": {
+        "SkullStripped": True,
+        "Description": "The brain as the model would have it, were it healthy",
+    },
+    "desc-lesions_dseg": {
+        "Description": "Regions above the threshold, 1 is the largest. Research use only; not for diagnosis"
+    },
+    "desc-brain_mask": {"Type": "Brain"},
+}
+# contrast agent, parts of complex images, and what is derived already
+_LEFT_OUT = re.compile(r"_(ce|part|desc|space|label)-")
+_IGNORED = ("*.png", "report*", "scores.csv", "run.json")  # ours that the specification does not know
+
+
+@dataclass(frozen=True)
+class BidsImage:
+    """An anatomical image of a data set.
+
+    Attributes:
+        path: The file.
+        name: Its name without ending: "sub-01_ses-2_T1w".
+        folder: Its folder relative to the data set: "sub-01/ses-2/anat".
+    """
+
+    path: Path
+    name: str
+    folder: str
+
+
+def is_bids(folder: Path) -> bool:
+    """Tell whether a folder is the root of a BIDS data set of raw scans.
+
+    Raises:
+        InputError: It holds results of this package.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        return False
+    description = _description(folder)
+    if _is_ours(description):
+        raise InputError(folder, "holds results of brainuad, not scans", "Give the folder of the scans")
+    return description.get("DatasetType", "raw") == "raw"
+
+
+def bids_images(
+    root: Path, modality: str, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()
+) -> list[BidsImage]:
+    """List a data set's anatomical images of a modality, in order.
+
+    Args:
+        root: Its root.
+        modality: "t1" or "t2".
+        participants: Labels, with or without "sub-"; all if empty.
+        sessions: Labels, with or without "ses-"; all if empty.
+
+    Returns:
+        Images without contrast agent (``ce-``) and not in parts (``part-``).
+
+    Raises:
+        InputError: There is none, or a label is unknown.
+    """
+    suffix = SUFFIXES[modality]
+    wanted = _labels(participants, "sub"), _labels(sessions, "ses")
+    subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
+    _check_known(root, "--participant-label", wanted[0], {path.name for path in subjects})
+    within = {path.name for subject in subjects for path in subject.glob("ses-*")}
+    _check_known(root, "--session", wanted[1], within)
+    images = []
+    for subject in subjects:
+        if wanted[0] and subject.name not in wanted[0]:
+            continue
+        for folder in [subject, *sorted(subject.glob("ses-*"))]:
+            session = folder.name if folder != subject else ""
+            if not wanted[1] or session in wanted[1]:
+                images += _in_folder(root, folder / "anat", subject.name, session, suffix)
+    if not images:
+        raise InputError(
+            root,
+            f"holds no {suffix} image: looked for sub-*/[ses-*/]anat/sub-*_{suffix}.nii.gz without ce- and part-",
+            "Check the data set, or the labels that were asked for",
+        )
+    return images
+
+
+def derivative_names(name: str) -> dict[str, str]:
+    """Name the outputs of an image as files of a derivative data set.
+
+    Args:
+        name: Of the image, without ending: "sub-01_ses-2_T1w".
+    """
+    entities, _, suffix = name.rpartition("_")
+    return {
+        "anomaly": f"{entities}_desc-anomaly_{suffix}.nii.gz",
+        "lesions": f"{entities}_desc-lesions_dseg.nii.gz",
+        "reconstruction": f"{entities}_desc-reconstruction_{suffix}.nii.gz",
+        "brain": f"{entities}_desc-brain_mask.nii.gz",
+        "sidecar": f"{entities}_desc-anomaly_{suffix}.json",
+        "montage": f"{entities}_desc-anomaly_{suffix}.png",
+    }
+
+
+def write_dataset_description(output: str | Path, source_root: str | Path, modality: str) -> None:
+    """Make a folder of results a BIDS derivative of the data set that was scored.
+
+    Args:
+        output: The folder of the run.
+        source_root: Root of the data set.
+        modality: Of the scans, "t1" or "t2".
+
+    Raises:
+        InputError: The folder is another BIDS data set, or cannot be written to.
+    """
+    output = Path(output)
+    if (output / DESCRIPTION).is_file() and not _is_ours(_description(output)):
+        raise InputError(output, "is a BIDS data set already", "Choose another output folder")
+    write_text(output / ".bidsignore", "\n".join(_IGNORED) + "\n")
+    for name, fields in _INHERITED.items():
+        write_json(output / f"{name.format(suffix=SUFFIXES[modality])}.json", fields)
+    write_json(
+        output / DESCRIPTION,
+        {
+            "Name": "Anomaly maps by brainuad (research use only; not for diagnosis)",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "brainuad", "Version": __version__}],
+            "SourceDatasets": [{"URL": Path(source_root).resolve().as_uri()}],
+        },
+    )
+
+
+def _in_folder(root: Path, folder: Path, subject: str, session: str, suffix: str) -> list[BidsImage]:
+    images = []
+    for path in sorted(folder.glob(f"*_{suffix}.nii*")):
+        named = _NAME.fullmatch(path.name)
+        if not named:
+            if not path.name.startswith("."):
+                logger.warning("%s: left out, for its name is not as BIDS has it", path)
+        elif (named[1], (named[2] or "").lstrip("_")) != (subject, session):
+            logger.warning("%s: left out, for its name does not agree with its folder", path)
+        elif _LEFT_OUT.search(path.name):
+            logger.info("%s: left out, for it is not a plain %s", path, suffix)
+        else:
+            name = path.name.split(".nii")[0]
+            images.append(BidsImage(path, name, folder.relative_to(root).as_posix()))
+    return images
+
+
+def _labels(given: Sequence[str], key: str) -> set[str]:
+    return {f"{key}-{label.removeprefix(f'{key}-')}" for label in given}
+
+
+def _check_known(root: Path, option: str, wanted: set[str], present: set[str]) -> None:
+    if unknown := sorted(wanted - present):
+        some = ", ".join(sorted(present)[:10]) or "none"
+        more = f" and {len(present) - 10} more" if len(present) > 10 else ""
+        raise InputError(root, f"has no {', '.join(unknown)} ({option})", f"There are: {some}{more}")
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """Return a data set's description; {} if it cannot be understood, for nothing depends on it but its kind."""
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s: cannot be read (%s)", folder / DESCRIPTION, error)
+        return {}
+    return description if isinstance(description, dict) else {}
+
+
+def _is_ours(description: dict[str, Any]) -> bool:
+    made_by = description.get("GeneratedBy")
+    return isinstance(made_by, list) and any(
+        isinstance(tool, dict) and tool.get("Name") == "brainuad" for tool in made_by
+    )
