@@ -133,7 +133,8 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     """
     try:
         with one_itk_thread():  # more would add the metric up in another order each time
-            return _register(to_sitk(atlas_brain()), to_sitk(brain), seed)
+            # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
+            return _register(to_sitk(atlas_brain()), _averaged(to_sitk(brain), 2), seed)
     except RuntimeError as error:
         raise ValueError(f"could not be registered to the atlas ({itk_fault(error)})") from error
 
