@@ -26,7 +26,7 @@ ATLAS_TO_MNI = np.array(
     ]
 )
 STRENGTH = (0.75, 1.0)  # share of the way to CSF: dissolved tissue, more or less
-MIN_INSIDE = 0.6  # of an outline's volume that must lie in this brain's tissue
+MIN_INSIDE = 0.5  # of an outline's volume that must lie in this brain's tissue
 
 
 @dataclass(frozen=True)
