@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as _sha256
@@ -164,6 +165,8 @@ class _Work:
         except _SCAN_ERRORS as error:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
+            with suppress(OSError):  # no result of before must pass for this run's
+                (self.output / output_paths(scan)["sidecar"]).unlink(missing_ok=True)
             seconds = round(time.perf_counter() - started, 1)
             row: Row = dict.fromkeys(COLUMNS, "")
             row |= {"name": scan.name, "status": "failed", "seconds": seconds, "message": str(error)}

@@ -1,0 +1,275 @@
+"""Many scans in one run: what is skipped, what fails, what an interrupted run leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny import CALIBRATION, IMAGE, MASK, tiny_detector
+
+import brainuad.scan.run as run
+from brainuad.data.inputs import find_scans
+from brainuad.data.volume import Volume
+from brainuad.detector import Detector
+from brainuad.errors import InputError
+from brainuad.scan.assess import score_scan
+from brainuad.scan.run import COLUMNS, Settings, score_scans
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return tiny_detector()
+
+
+@pytest.fixture(scope="module")
+def result(detector: Detector) -> Any:
+    return score_scan(Volume.load(IMAGE), detector, brain_mask=Volume.load(MASK))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> list[Any]:
+    """Three scans that differ in one voxel, so that their hashes do."""
+    image = nib.load(IMAGE)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i, name in enumerate("abc"):
+        array = np.asarray(image.dataobj).copy()
+        array[0, 0, 0] = i
+        nib.save(nib.Nifti1Image(array, image.affine), folder / f"{name}.nii.gz")
+    return find_scans([folder], modality="t1", output=tmp_path / "out")
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
+    """Every scan is scored in no time, with the result of one real scan; the list tells which were."""
+    done: list[Any] = []
+
+    def score(scan: Volume, *args: Any, **kwargs: Any) -> Any:
+        done.append(int(scan.file_axes()[0, 0, 0]))
+        return replace(result, record=result.record | {"settings": {"fpr": kwargs["fpr"]}})
+
+    monkeypatch.setattr(run, "score_scan", score)
+    monkeypatch.setattr(
+        "brainuad.scan.result._draw", lambda result, path, *rest: path.write_bytes(b"a picture")
+    )
+    return done
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "scores.csv").open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_the_tables_say_what_the_sidecars_say(scans, scored, detector, tmp_path):
+    rows = score_scans(scans, detector, tmp_path / "out", Settings())
+    assert [row["name"] for row in rows] == ["a", "b", "c"]
+    written = table(tmp_path / "out")
+    assert tuple(written[0]) == COLUMNS
+    for row, again in zip(rows, written, strict=True):
+        sidecar = json.loads((tmp_path / "out" / f"{row['name']}.json").read_text())
+        assert {name: str(value) for name, value in row.items()} == again
+        assert row["findings"] == len(sidecar["findings"])
+        assert row["lesion_ml"] == pytest.approx(sum(f["ml"] for f in sidecar["findings"]), abs=1e-3)
+        assert row["score"] == pytest.approx(sidecar["score"]["value"], abs=1e-5)
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert about["counts"] == {"done": 3, "skipped": 0, "failed": 0}
+    assert [entry["name"] for entry in about["inputs"]] == ["a", "b", "c"]
+    assert about["model"]["fingerprint"] == detector.fingerprint
+
+
+def test_what_is_finished_is_skipped(scans, scored, detector, tmp_path):
+    first = score_scans(scans, detector, tmp_path / "out", Settings())
+    reported = []
+    again = score_scans(
+        scans, detector, tmp_path / "out", Settings(), report=lambda row, skipped: reported.append(skipped)
+    )
+    assert scored == [0, 1, 2]
+    assert reported == [True] * 3
+    assert again == first
+    assert json.loads((tmp_path / "out/run.json").read_text())["counts"]["skipped"] == 3
+
+
+def change_scan(scan: Path, out: Path) -> dict[str, Any]:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj).copy()
+    array[0, 0, 1] = 1
+    nib.save(nib.Nifti1Image(array, image.affine), scan)
+    return {}
+
+
+def cut_sidecar(scan: Path, out: Path) -> dict[str, Any]:
+    (out / "b.json").write_text((out / "b.json").read_text()[:100])
+    return {}
+
+
+def drop_output(scan: Path, out: Path) -> dict[str, Any]:
+    (out / "b_anomaly.nii.gz").unlink()
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        (lambda scan, out: {"settings": Settings(fpr=0.05)}, [0, 1, 2]),
+        (lambda scan, out: {"settings": Settings(seed=1)}, [0, 1, 2]),
+        (lambda scan, out: {"overwrite": True}, [0, 1, 2]),
+        (lambda scan, out: {"settings": Settings(brain_mask=scan.parent)}, "failed"),
+        (change_scan, [1]),
+        (cut_sidecar, [1]),
+        (drop_output, [1]),
+    ],
+)
+def test_what_has_changed_is_scored_again(scans, scored, detector, tmp_path, change, redone):
+    score_scans(scans, detector, tmp_path / "out", Settings())
+    scored.clear()
+    changed = {"settings": Settings()} | change(scans[1].source, tmp_path / "out")
+    rows = score_scans(scans, detector, tmp_path / "out", **changed)
+    if redone == "failed":  # a folder of masks without the scans' masks
+        assert all("holds no brain mask" in row["message"] for row in rows)
+    else:
+        assert scored == redone
+
+
+def test_another_calibration_is_another_threshold(scans, scored, detector, tmp_path):
+    score_scans(scans, detector, tmp_path / "out", Settings())
+    thresholds = {"ssim_ensemble": {0.1: 0.3, 0.05: 0.4, 0.01: 0.5, 0.001: 0.6}}
+    other = replace(detector, calibration=replace(CALIBRATION, thresholds=thresholds))
+    score_scans(scans, other, tmp_path / "out", Settings())
+    assert scored == [0, 1, 2] * 2
+
+
+def test_one_bad_scan_stops_no_other(scans, scored, detector, tmp_path):
+    scans[1].source.write_bytes(scans[1].source.read_bytes()[:5000])
+    rows = score_scans(scans, detector, tmp_path / "out", Settings(), jobs=2)
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert "truncated or damaged" in rows[1]["message"]
+    assert [row["status"] for row in table(tmp_path / "out")] == ["done", "failed", "done"]
+    assert not (tmp_path / "out/b.json").exists()
+
+
+def test_a_scan_that_fails_now_leaves_no_result_of_before(scans, scored, detector, tmp_path):
+    """Whoever reads the folder must not take an old result for the scan's."""
+    score_scans(scans, detector, tmp_path / "out", Settings())
+    scans[1].source.write_bytes(scans[1].source.read_bytes()[:5000])
+    score_scans(scans, detector, tmp_path / "out", Settings())
+    assert not (tmp_path / "out/b.json").exists()
+
+
+def test_an_interrupted_run_goes_on(scans, scored, detector, tmp_path):
+    def stop_at_second(row: run.Row, skipped: bool) -> None:
+        if row["name"] == "b":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_scans(scans, detector, tmp_path / "out", Settings(), report=stop_at_second)
+    assert [row["name"] for row in table(tmp_path / "out")] == ["a", "b"]
+    assert scored == [0, 1]
+    rows = score_scans(scans, detector, tmp_path / "out", Settings())
+    assert scored == [0, 1, 2]
+    assert [row["status"] for row in rows] == ["done"] * 3
+
+
+def test_an_interrupt_of_threads_finishes_what_is_in_work_only(scans, scored, detector, tmp_path):
+    def stop(row: run.Row, skipped: bool) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_scans(scans, detector, tmp_path / "out", Settings(), jobs=2, report=stop)
+    assert not list((tmp_path / "out").glob(".partial*"))
+    for sidecar in (tmp_path / "out").glob("?.json"):
+        assert json.loads(sidecar.read_text())["status"] == "done"
+
+
+def test_rows_of_other_runs_stay(scans, scored, detector, tmp_path):
+    score_scans(scans[:2], detector, tmp_path / "out", Settings())
+    score_scans(scans[2:], detector, tmp_path / "out", Settings())
+    assert [row["name"] for row in table(tmp_path / "out")] == ["a", "b", "c"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(scans, scored, detector, tmp_path, monkeypatch):
+    save = nib.save
+
+    def full_disk(image: Any, path: Path) -> None:
+        if "b_recon" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    rows = score_scans(scans, detector, tmp_path / "out", Settings())
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert "b_reconstruction.nii.gz: cannot be written (No space left on device)" in rows[1]["message"]
+    assert not list((tmp_path / "out").glob("*b_recon*"))
+    assert not (tmp_path / "out/b.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_first(scans, scored, detector, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        score_scans(scans, detector, tmp_path / "file" / "out", Settings())
+    assert scored == []
+
+
+def test_one_mask_is_not_for_several_scans(scans, scored, detector, tmp_path):
+    for name in ("brain_mask", "lesion_mask"):
+        with pytest.raises(InputError, match="one mask for 3 scans"):
+            score_scans(scans, detector, tmp_path / "out", Settings(**{name: MASK}))
+
+
+def bad_mask(kind: str, folder: Path) -> Path:
+    path = folder / "mask.nii.gz"
+    image = nib.load(MASK)
+    array, affine = np.asarray(image.dataobj).copy(), image.affine.copy()
+    match kind:
+        case "empty":
+            array[:] = 0
+        case "another shape":
+            array = array[:-2]
+        case "another place":
+            affine[0, 3] += 8
+        case "where nothing was measured":
+            array[:] = 0
+            array[:5, :5, :5] = 1
+        case "truncated":
+            path.write_bytes(MASK.read_bytes()[:1000])
+            return path
+    nib.save(nib.Nifti1Image(array.astype(np.uint8), affine), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", "the brain mask is empty"),
+        ("another shape", "mask.nii.gz: lies on another grid than the scan"),
+        ("another place", "mask.nii.gz: lies up to 8.0 mm from its scan"),
+        ("where nothing was measured", "is constant inside the brain mask"),
+        ("truncated", "mask.nii.gz: is truncated or damaged"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_named(detector, tmp_path, kind, message):
+    shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
+    scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
+    settings = Settings(brain_mask=bad_mask(kind, tmp_path))
+    (row,) = score_scans(scans, detector, tmp_path / "out", settings)
+    assert row["status"] == "failed"
+    assert message in row["message"]
+    assert "\n" not in row["message"]
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["run.json", "scores.csv"]
+
+
+def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):
+    shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
+    scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
+    settings = Settings(lesion_mask=bad_mask("truncated", tmp_path))
+    (row,) = score_scans(scans, detector, tmp_path / "out", settings)
+    assert "mask.nii.gz: is truncated or damaged" in row["message"]
+    assert scored == []
