@@ -86,8 +86,9 @@ def read_display(scored: Scored) -> Display:
         layers["lesion"] = optional("lesion", scored.lesion_mask, "The annotation")
     brain = layers["brain"] or Layer(anomaly.array > 0, anomaly.affine)
     affine, shape = display_grid(brain.array > 0, brain.affine)
+    inside = _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0
     volumes = {
-        "brain": _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0,
+        "brain": inside if inside.any() else np.ones(shape, dtype=bool),
         "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
     }
     for name in ("scan", "reconstruction"):
@@ -167,7 +168,7 @@ def _to_grid(
 
 def _scaled(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Scale as the model does, so that scan and reconstruction look alike where they are alike."""
-    low, high = np.percentile(image[brain] if brain.any() else image, (1, 99))
+    low, high = np.percentile(image[brain], (1, 99))
     return np.clip((image - low) / max(high - low, 1e-6), 0, _BRIGHTEST).astype(np.float32)
 
 

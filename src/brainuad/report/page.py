@@ -203,10 +203,9 @@ def _steps(scale: Scale | None) -> list[tuple[float, str]]:
     known[scale.fraction] = scale.threshold
     steps = []
     for fraction, value in sorted(known.items()):
-        part = ", part of findings" if value >= scale.threshold else ""
-        steps.append((value, f"fewer than {_percent(fraction)} of healthy voxels are this high{part}"))
+        steps.append((value, f"at most {_percent(fraction)} of a healthy brain's voxels are this high"))
     common = _percent(max(known))
-    return [*steps, (0.0, f"as in healthy brains: more than {common} of their voxels are this high")]
+    return [*steps, (0.0, f"common: more than {common} of a healthy brain's voxels are this high")]
 
 
 def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -223,7 +222,10 @@ def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
     """Return the picture as a data URI: the one that was written, or one drawn here."""
     path = scored.outputs.get("montage")
-    data = path.read_bytes() if path is not None and path.is_file() else b""
+    try:
+        data = path.read_bytes() if path else b""
+    except OSError:
+        data = b""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         data = _draw_montage(row, display, _colours(scored.scale), words)
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -147,9 +147,10 @@ def read_records(folder: str | Path) -> Records:
         raise InputError(folder, "is not a folder", "Give the output folder of `brainuad score`")
     notes: list[str] = []
     listed = _read_table(folder / "scores.csv", notes)
-    found = {row.name: row for row in _sidecar_rows(folder)}
-    rows = [found.pop(name) if name in found else _unscored(entry) for name, entry in listed.items()]
-    rows += [found[name] for name in sorted(found)]
+    found = _sidecar_rows(folder)
+    named = {row.name: row for row in found}
+    rows = [named[name] if name in named else _unscored(entry) for name, entry in listed.items()]
+    rows += sorted((row for row in found if row not in rows), key=lambda row: row.name)
     if not rows:
         raise InputError(folder, "holds no scored scan", "Give the output folder of `brainuad score`")
     run = _read_run(folder / "run.json", notes)
@@ -164,24 +165,20 @@ def read_records(folder: str | Path) -> Records:
 def _sidecar_rows(folder: Path) -> list[Row]:
     rows: list[Row] = []
     for path in sorted(folder.rglob("*.json")):
-        if path.name in _NO_SIDECARS or path.name.startswith("."):
+        if path.name in _NO_SIDECARS or path.name.startswith(".") or not path.is_file():
             continue
-        name = str(path.relative_to(folder).with_suffix(""))
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            rows.append(Row(name, "damaged", f"{path.name} cannot be read ({error})"))
+            rows.append(Row(path.stem, "damaged", f"{path.name} cannot be read ({error})"))
             continue
         if not isinstance(raw, dict) or "brainuad" not in raw or "scan" not in raw:
             continue  # some other JSON, as BIDS has beside every image
         try:
-            row = _row(path, raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            rows.append(_row(path, raw))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             fault = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            row = Row(str(raw.get("name") or name), "damaged", f"{path.name}: {fault}")
-        if any(row.name == other.name for other in rows):
-            row = Row(name, "damaged", f"{path.name}: another scan has the name {row.name}")
-        rows.append(row)
+            rows.append(Row(str(raw.get("name") or path.stem), "damaged", f"{path.name}: {fault}"))
     return rows
 
 
@@ -190,7 +187,7 @@ def _row(path: Path, raw: dict[str, Any]) -> Row:
 
     Raises:
         KeyError: A part is missing.
-        TypeError, ValueError, AttributeError: A part is something else than it should be.
+        TypeError, ValueError, AttributeError, OverflowError: A part is something else than it should be.
     """
     name = str(raw["name"])
     if raw["status"] != "done":

@@ -53,10 +53,11 @@ async function start() {
   byId("planes").addEventListener("webglcontextlost", fallBack);
 
   function onMove(mm, value, finding) {
+    if (!shown) return;
     byId("at-mm").textContent = mm.map((part, axis) => `${AXES[axis]} ${number(part, 0)}`).join("  ");
     byId("at-value").textContent = number(value, 3);
     const [, meaning] = shown.steps.find(([from]) => value >= from);
-    byId("at-meaning").textContent = value === 0 ? "outside the brain, or at its rim" : finding ? `${meaning}: finding ${finding}` : meaning;
+    byId("at-meaning").textContent = value === 0 ? "outside the brain, or at its rim" : finding ? `${meaning} · finding ${finding}` : meaning;
     document.querySelectorAll("input[data-axis]").forEach((slider) => {
       const axis = Number(slider.dataset.axis);
       slider.value = mm[axis];
@@ -113,10 +114,8 @@ async function start() {
     byId("loading").hidden = false;
     article.querySelector(".slot").append(section);
     section.hidden = false;
-    await viewer.show(next.layers, next.scale);
-    if (current !== article) return;
+    if (!await viewer.show(next.layers, next.scale)) return;
     shown = next;
-    viewer.set({ under: viewer.has("scan") ? "scan" : "reconstruction" });
     byId("planes").setAttribute("aria-label", `Three planes of ${next.name}`);
     document.querySelectorAll("input[data-axis]").forEach((slider) => {
       [slider.min, slider.max, slider.step] = viewer.range(Number(slider.dataset.axis));
@@ -130,7 +129,9 @@ async function start() {
 
   function stepScan(by) {
     const next = articles[articles.indexOf(current) + by];
-    if (next) location.hash = next.id;
+    if (!next) return;
+    history.replaceState(null, "", `#${next.id}`); // stays where the page is scrolled to
+    choose(next).catch(fallBack);
   }
 
   function stepFinding(by) {
@@ -183,10 +184,16 @@ async function start() {
 
   byId("steps").hidden = articles.length < 2;
   const wanted = () => articles.find((article) => `#${article.id}` === location.hash);
-  addEventListener("hashchange", () => wanted() && choose(wanted()).catch(fallBack));
+  addEventListener("hashchange", () => {
+    if (!wanted() || fallen) return;
+    choose(wanted()).catch(fallBack);
+    wanted().scrollIntoView();
+  });
   document.body.classList.add("live");
   byId("no-viewer").hidden = true;
-  await choose(wanted() || articles.find((article) => payload(article)));
+  const first = choose(wanted() || articles.find((article) => payload(article)));
+  if (wanted()) wanted().scrollIntoView();
+  await first;
 }
 
 document.querySelectorAll("table.scores").forEach(sortable);

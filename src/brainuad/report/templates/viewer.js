@@ -29,8 +29,11 @@ async function createViewer(canvas, outlines, onMove) {
   const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0 };
   let volumes = {};
   let grid = null;
+  let shows = 0;
 
+  // returns whether it is still this scan that is wanted
   async function show(layers, scale) {
+    const turn = ++shows;
     const loaded = {};
     for (const [name, base64] of Object.entries(layers)) {
       const look = name === "anomaly"
@@ -38,15 +41,18 @@ async function createViewer(canvas, outlines, onMove) {
         : { colormap: "gray", cal_min: 0, cal_max: 1, opacity: 1 };
       loaded[name] = await niivue.NVImage.loadFromBase64({ base64, name: `${name}.nii.gz`, ...look });
     }
+    if (turn !== shows) return false;
     volumes = loaded;
+    if (!volumes[state.under]) state.under = volumes.scan ? "scan" : "reconstruction";
     const header = volumes.anomaly.hdr;
     grid = { shape: header.dims.slice(1, 4), voxel: header.pixDims[1], origin: header.affine.slice(0, 3).map((row) => row[3]) };
     state.selected = 0;
     arrange();
+    return true;
   }
 
-  function arrange() { // NiiVue blends on the CPU's side of things: only when layers change
-    const under = volumes[state.under] || volumes.scan || volumes.reconstruction;
+  function arrange() { // NiiVue blends all voxels anew, so this is for when layers change
+    const under = volumes[state.under];
     volumes.anomaly.opacity = state.map ? state.opacity : 0;
     nv.volumes = under ? [under, volumes.anomaly] : [volumes.anomaly];
     nv.back = nv.volumes[0];
@@ -130,9 +136,12 @@ async function createViewer(canvas, outlines, onMove) {
   }
 
   function drawOutlines() {
-    [outlines.width, outlines.height] = [canvas.width, canvas.height]; // clears it, too
+    if (outlines.width !== canvas.width) outlines.width = canvas.width;
+    if (outlines.height !== canvas.height) outlines.height = canvas.height;
+    // On the CPU: Chromium's accelerated canvas may keep showing old outlines after a clear that nothing follows.
+    const pen = outlines.getContext("2d", { willReadFrequently: true });
+    pen.clearRect(0, 0, outlines.width, outlines.height);
     if (!grid) return;
-    const pen = outlines.getContext("2d");
     for (const tile of nv.screenSlices) {
       if (tile.axCorSag > 2) continue;
       if (state.lesion && volumes.lesion) outline(pen, tile, "lesion", OUTLINES.lesion);

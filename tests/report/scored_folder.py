@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib import image as mpl_image
 from scipy import ndimage
 
 from brainuad.files import sha256
@@ -79,6 +80,9 @@ def write_scan(
     }  # fmt: skip
     for key, ending in files.items():
         save(folder / f"{name}{ending}", labels if key == "lesions" else volumes[key], affine)
+    mpl_image.imsave(
+        folder / f"{name}.png", volumes["scan"][:, ::-1, volumes["scan"].shape[2] // 2].T, cmap="gray"
+    )
     inputs = folder.parent / f"{folder.name}-inputs"
     inputs.mkdir(exist_ok=True)
     save(inputs / f"{name}.nii.gz", volumes["scan"], affine)
@@ -96,7 +100,7 @@ def write_scan(
         "calibration": scale, "brain": {"source": "given", "ml": 1312.0}, "alignment": 0.71,
         "score": {"value": float(volumes["anomaly"][volumes["brain"] > 0].mean()), "percentile": 93.3},
         "warnings": [], "seconds": {"read": 0.2, "brain": 4.5, "reconstruct": 1.6}, "findings": findings,
-        "outputs": {key: f"{name}{ending}" for key, ending in files.items()},
+        "outputs": {key: f"{name}{ending}" for key, ending in files.items()} | {"montage": f"{name}.png"},
         "lesion_mask": str(inputs / f"{name}_seg.nii.gz") if "lesion" in volumes else None,
     } | changes  # fmt: skip
     (folder / f"{name}.json").write_text(json.dumps(sidecar))
