@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from brainuad.calibration._values import numbers
 from brainuad.data.atlas import POOR_ALIGNMENT
 
 LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
-BLOCKS = 24  # blocks along the longest axis of the grid, about 8 mm
-ONE_IN = 1000  # healthy scans that are to be warned about, for each reason
+BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm
+MIDDLE, BRIGHT = (0.3, 0.6), (0.8, 1.0)  # quantiles of the healthy mean: in T1, grey and deep white matter
+ONE_IN = 1000  # healthy scans that each limit is to give a needless warning for, were the values normal
 _ENOUGH = 5  # scans to say from how much they differ
 
 
@@ -61,20 +63,20 @@ class Looks:
     Attributes:
         quantiles: Mean over scans of the quantiles at ``LEVELS`` of the intensities in the brain.
         distances: For each scan, the mean absolute difference of its quantiles from the other scans' mean, which is
-            the 1-Wasserstein distance of the distributions; sorted.
-        mean_shape: Shape of ``mean_image``.
-        mean_image: Mean over scans of the intensity by block of the grid, as base64 of bytes in C order: 0 is not
-            brain, 1 to 255 are intensities from 0 to 1.
-        resemblances: For each scan, the correlation over blocks with the mean of the other scans; sorted.
+            the 1-Wasserstein distance of the two distributions; sorted.
+        shape: Blocks of the grid along each axis.
+        regions: The blocks where the mean over scans is ``MIDDLE``, then those where it is ``BRIGHT``: one bit a
+            block in C order, as base64.
+        contrasts: For each scan, its contrast between these regions as the other scans have them; sorted.
         brain_ml: Volumes of the brains in mL, sorted.
         alignment: Correlations with the atlas, sorted.
     """
 
     quantiles: tuple[float, ...] = ()
     distances: tuple[float, ...] = ()
-    mean_shape: tuple[float, ...] = ()
-    mean_image: str = ""
-    resemblances: tuple[float, ...] = ()
+    shape: tuple[float, ...] = ()
+    regions: str = ""
+    contrasts: tuple[float, ...] = ()
     brain_ml: tuple[float, ...] = ()
     alignment: tuple[float, ...] = ()
 
@@ -89,14 +91,17 @@ class Looks:
             raise ValueError(f"{len(looks)} scan cannot be compared with others")
         quantiles = np.stack([look.quantiles for look in looks])
         blocks = np.stack([look.blocks for look in looks])
-        others = [np.delete(np.arange(len(looks)), i) for i in range(len(looks))]
-        mean = _mean_blocks(blocks)
+        rest = [np.arange(len(looks)) != i for i in range(len(looks))]
+        regions = _regions(blocks)
+        contrasts = (_contrast(blocks[i], _regions(blocks[other])) for i, other in enumerate(rest))
         return cls(
             _rounded(quantiles.mean(0)),
-            _rounded(sorted(_distance(quantiles[i], quantiles[o].mean(0)) for i, o in enumerate(others))),
-            mean.shape,
-            _packed(mean),
-            _rounded(sorted(_correlation(blocks[i], _mean_blocks(blocks[o])) for i, o in enumerate(others))),
+            _rounded(
+                sorted(_distance(quantiles[i], quantiles[other].mean(0)) for i, other in enumerate(rest))
+            ),
+            blocks.shape[1:],
+            base64.b64encode(np.packbits(regions).tobytes()).decode(),
+            _rounded(sorted(contrast for contrast in contrasts if not math.isnan(contrast))),
             _rounded(sorted(look.brain_ml for look in looks if look.brain_ml is not None)),
             _rounded(sorted(look.alignment for look in looks if look.alignment is not None)),
         )
@@ -108,11 +113,11 @@ class Looks:
         Raises:
             ValueError: An entry is missing or cannot be used.
         """
-        lists = {name: numbers(values, name) for name in vars(cls()) if name != "mean_image"}
-        found = cls(**lists, mean_image=str(values.get("mean_image", "")))
+        lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
+        found = cls(**lists, regions=str(values.get("regions", "")))
         if found.quantiles and len(found.quantiles) != len(LEVELS):
             raise ValueError(f"has {len(found.quantiles)} quantiles of intensity, not {len(LEVELS)}")
-        found.mean_blocks()
+        found.unpacked()
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,64 +126,66 @@ class Looks:
             name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
         }
 
-    def mean_blocks(self) -> np.ndarray | None:
-        """Return the mean intensity by block, NaN where there is no brain; None if it is unknown.
+    def unpacked(self) -> np.ndarray:
+        """Return ``regions`` as ``(2, *shape)`` bool.
 
         Raises:
-            ValueError: What is stored has not the size that it says.
+            ValueError: They are damaged.
         """
-        if not self.mean_image:
-            return None
+        shape = [2, *(int(length) for length in self.shape)] if self.shape else [2, 0, 0, 0]
         try:
-            stored = np.frombuffer(base64.b64decode(self.mean_image, validate=True), dtype=np.uint8)
-            stored = stored.reshape([int(size) for size in self.mean_shape])
+            stored = np.frombuffer(base64.b64decode(self.regions, validate=True), dtype=np.uint8)
+            # first of all, so that a damaged shape asks for no memory
+            if len(stored) != -(-math.prod(shape) // 8):
+                raise ValueError("has damaged regions")
+            return np.unpackbits(stored, count=math.prod(shape)).astype(bool).reshape(shape)
         except (binascii.Error, ValueError) as error:
-            raise ValueError("has a damaged mean image") from error
-        return np.where(stored > 0, (stored - 1.0) / 254, np.nan)
+            raise ValueError("has damaged regions") from error
 
     def doubts(self, look: Look) -> list[str]:
         """Say in what way a scan looks different from the healthy scans."""
-        found = []
-        mean = self.mean_blocks()
-        if mean is not None and mean.shape == look.blocks.shape:
-            resemblance = _correlation(look.blocks, mean)
-            if resemblance < 0.5:
+        found: list[str] = []
+        other_kind = False
+        if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
+            contrast, low = _contrast(look.blocks, self.unpacked()), _limit(self.contrasts, "below")
+            if not contrast >= low:
+                other_kind = True
                 found.append(
-                    f"the contrast is not that of the healthy scans (correlation {resemblance:.2f}): "
-                    "is it another kind of scan than the model's?"
+                    f"contrast {contrast:.2f} where healthy scans have {low:.2f} or more: another kind of scan than "
+                    "the model's, or a failed registration"
                 )
-        if self.quantiles:
-            distance = _distance(look.quantiles, np.asarray(self.quantiles))
-            limit = np.exp(_limit(np.log(self.distances), "above"))
-            if distance > limit:
+        if len(self.distances) >= _ENOUGH and not other_kind:
+            distance, high = (
+                _distance(look.quantiles, np.asarray(self.quantiles)),
+                _limit(self.distances, "above"),
+            )
+            if distance > high:
                 found.append(
-                    f"intensities differ from the healthy scans' by {distance:.3f} (they differ by up to {limit:.3f}): "
-                    "another scanner or sequence? Thresholds may not hold; calibrate on healthy scans like it"
+                    f"intensities are {distance:.3f} from the healthy scans', which differ by up to {high:.3f}: "
+                    "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
-        if look.brain_ml is not None:
+        if look.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= look.brain_ml <= high:
                 found.append(
-                    f"brain volume {look.brain_ml:.0f} mL is outside {low:.0f} to {high:.0f} mL, the range of the "
-                    "healthy scans: look at the brain mask"
+                    f"brain volume {look.brain_ml:.0f} mL is outside the healthy scans' {low:.0f} to {high:.0f} mL: "
+                    "look at the brain mask"
                 )
         if look.alignment is not None:
             low = _limit(self.alignment, "below") if len(self.alignment) >= _ENOUGH else POOR_ALIGNMENT
-            if look.alignment < low:
+            if not look.alignment >= low:
                 found.append(
-                    f"registration may have failed: correlation {look.alignment:.2f} with the atlas, "
-                    f"healthy scans have {low:.2f} or more"
+                    f"correlation {look.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "
+                    "failed"
                 )
         return found
 
 
-def _limit(values: Sequence[float] | np.ndarray, side: str) -> float:
+def _limit(values: Sequence[float], side: str) -> float:
     """Return the end of the prediction interval that one in ``ONE_IN`` further normal values lies beyond."""
-    if len(values) < _ENOUGH:
-        return np.inf if side == "above" else -np.inf
     n, spread = len(values), float(np.std(values, ddof=1))
-    reach = float(stdtrit(n - 1, 1 - 1 / ONE_IN)) * spread * np.sqrt(1 + 1 / n)
-    return float(np.mean(values) + (reach if side == "above" else -reach))
+    reach = float(stdtrit(n - 1, 1 - 1 / ONE_IN)) * spread * math.sqrt(1 + 1 / n)
+    return float(np.mean(values)) + (reach if side == "above" else -reach)
 
 
 def _block_means(array: np.ndarray, size: int) -> np.ndarray:
@@ -187,28 +194,25 @@ def _block_means(array: np.ndarray, size: int) -> np.ndarray:
     return padded.reshape(x, size, y, size, z, size).mean((1, 3, 5))
 
 
-def _mean_blocks(blocks: np.ndarray) -> np.ndarray:
+def _regions(blocks: np.ndarray) -> np.ndarray:
+    """Return where the mean of blocks ``(N, x, y, z)`` over scans is middling and bright, ``(2, x, y, z)`` bool."""
     known = np.isfinite(blocks)
     count = known.sum(0)
     total = np.where(known, blocks, 0).sum(0)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count * 2 >= len(blocks))
+    mean = np.divide(total, count, out=np.full(count.shape, np.nan), where=count * 2 > len(blocks))
+    if not np.isfinite(mean).any():
+        return np.zeros((2, *mean.shape), dtype=bool)
+    return np.stack([(mean >= low) & (mean <= high) for low, high in np.nanquantile(mean, (MIDDLE, BRIGHT))])
 
 
-def _packed(mean: np.ndarray) -> str:
-    stored = np.where(np.isfinite(mean), 1 + np.rint(254 * np.clip(np.nan_to_num(mean), 0, 1)), 0)
-    return base64.b64encode(stored.astype(np.uint8).tobytes()).decode()
+def _contrast(blocks: np.ndarray, regions: np.ndarray) -> float:
+    """Return how much brighter the bright region is, by medians, which lesions hardly move; NaN without brain there."""
+    middle, bright = (blocks[region & np.isfinite(blocks)] for region in regions)
+    return float(np.median(bright) - np.median(middle)) if middle.size and bright.size else math.nan
 
 
 def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).mean())
-
-
-def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return Pearson's correlation where both are known; 0 where that is nowhere, or one of them is constant."""
-    known = np.isfinite(ours) & np.isfinite(theirs)
-    if known.sum() < 2 or min(np.ptp(ours[known]), np.ptp(theirs[known])) == 0:
-        return 0.0
-    return float(np.corrcoef(ours[known], theirs[known])[0, 1])
 
 
 def _rounded(values: Any) -> tuple[float, ...]:

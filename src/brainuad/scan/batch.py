@@ -9,10 +9,20 @@ from typing import TypeVar
 from brainuad.data.frame import one_itk_thread
 from brainuad.errors import InputError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 # what scans can bring about; anything else is a fault of the program and ends the run
-SCAN_ERRORS = (InputError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+SCAN_ERRORS = (
+    InputError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def each(work: Callable[[T], R], scans: Sequence[T], jobs: int) -> Iterator[R]:

@@ -8,8 +8,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
-from brainuad.data.frame import one_itk_thread
 from brainuad.data.inputs import Scan, open_scan, output_paths
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
@@ -27,6 +25,7 @@ from brainuad.errors import InputError
 from brainuad.files import sha256, write_json, write_text
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
+from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.masks import mask_for
 from brainuad.scan.result import write_result
 
@@ -37,17 +36,6 @@ COLUMNS = (
 )  # fmt: skip
 SCORES_CSV, RUN_JSON = "scores.csv", "run.json"
 _LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
-# what scans can bring about; anything else is a fault of the program and ends the run
-_SCAN_ERRORS = (
-    InputError,
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ def score_scans(
     rows: dict[Scan, Row] = {}
     counts: Counter[str] = Counter()
     try:
-        for scan, row, skipped in _each(work, scans, jobs):
+        for scan, row, skipped in each(work, scans, jobs):
             rows[scan] = row
             counts["skipped" if skipped else row["status"]] += 1
             report(row, skipped)
@@ -128,22 +116,6 @@ def score_scans(
         _write_table(output / SCORES_CSV, ordered)
         write_json(output / RUN_JSON, run)
     return ordered
-
-
-def _each(work: _Work, scans: Sequence[Scan], jobs: int) -> Iterator[tuple[Scan, Row, bool]]:
-    # Set once: threads that set it back after each step would disturb each other.
-    with one_itk_thread():
-        if jobs == 1:
-            yield from map(work, scans)
-            return
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(work, scan) for scan in scans]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BaseException:  # scans in work are finished, others not begun
-                pool.shutdown(cancel_futures=True)
-                raise
 
 
 @dataclass(frozen=True)
@@ -162,7 +134,7 @@ class _Work:
         try:
             record, skipped = self.record(scan)
             return scan, _row(record), skipped
-        except _SCAN_ERRORS as error:
+        except SCAN_ERRORS as error:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
             with suppress(OSError):  # no result of before must pass for this run's

@@ -1,0 +1,121 @@
+"""From healthy scans to a calibration: a summary of each, and the figures over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from brainuad._version import __version__
+from brainuad.calibration.figures import Calibration
+from brainuad.calibration.looks import Look, Looks, look_at
+from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
+from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
+
+
+@dataclass(frozen=True, eq=False)
+class HealthyScan:
+    """What a calibration needs to know of one healthy scan, some 0.4 MB.
+
+    Attributes:
+        tails: By score, :func:`brainuad.calibration.pooling.tail_quantiles` of the map in the brain.
+        scores: By score, the scan's: the mean over the brain.
+        voxels: Brain voxels on the model's grid.
+        look: What it looks like.
+    """
+
+    tails: Mapping[str, np.ndarray]
+    scores: Mapping[str, float]
+    voxels: int
+    look: Look
+
+    @classmethod
+    def of(
+        cls,
+        maps: Mapping[str, Any],
+        image: Any,
+        mask: np.ndarray,
+        brain_ml: float | None = None,
+        alignment: float | None = None,
+    ) -> HealthyScan:
+        """Summarise a scan.
+
+        Args:
+            maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
+            image: ``(X, Y, Z)``, the brain in [0, 1].
+            mask: ``(X, Y, Z)`` bool brain mask.
+            brain_ml: Volume of the brain in the scan, in mL.
+            alignment: Correlation of the registered scan with the atlas.
+        """
+        tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
+        scores = {name: scan_score(map, mask) for name, map in maps.items()}
+        return cls(tails, scores, int(mask.sum()), look_at(image, mask, brain_ml, alignment))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return arrays for ``np.savez``."""
+        measured = [np.nan if value is None else value for value in (self.look.brain_ml, self.look.alignment)]
+        return {
+            "names": np.array(list(self.tails)),
+            "tails": np.stack(list(self.tails.values())),
+            "scores": np.array(list(self.scores.values())),
+            "voxels": np.array(self.voxels),
+            "quantiles": self.look.quantiles,
+            "blocks": self.look.blocks,
+            "measured": np.array(measured),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> HealthyScan:
+        """Return what `to_arrays` gave."""
+        names = arrays["names"].tolist()
+        brain_ml, alignment = (None if np.isnan(value) else float(value) for value in arrays["measured"])
+        return cls(
+            dict(zip(names, arrays["tails"], strict=True)),
+            dict(zip(names, arrays["scores"].tolist(), strict=True)),
+            int(arrays["voxels"]),
+            Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment),
+        )
+
+
+def calibration_of(
+    scans: Sequence[HealthyScan],
+    subjects: Sequence[str],
+    *,
+    seed: int = 0,
+    made_from: str = "raw scans",
+    left_out: Sequence[str] = (),
+) -> Calibration:
+    """Return the calibration that healthy scans, at least two, give.
+
+    Args:
+        scans: The scans, all with the same scores.
+        subjects: Who each is of.
+        seed: Seed of their reconstructions, and of the bootstrap.
+        made_from: "raw scans" or "prepared scans".
+        left_out: Names of scans that could not be used.
+
+    Raises:
+        ValueError: There is only one scan.
+    """
+    voxels = [scan.voxels for scan in scans]
+    thresholds, intervals = {}, {}
+    for name in scans[0].tails:
+        tails = np.stack([scan.tails[name] for scan in scans])
+        thresholds[name], intervals[name] = pooled_thresholds(
+            tails, voxels, FALSE_POSITIVE_FRACTIONS, subjects=subjects, seed=seed
+        )
+    return Calibration(
+        scans=len(scans),
+        voxels=sum(voxels),
+        thresholds=thresholds,
+        seed=seed,
+        brainuad=__version__,
+        made_from=made_from,
+        subjects=tuple(dict.fromkeys(subjects)),
+        left_out=tuple(left_out),
+        intervals=intervals,
+        scan_scores={name: tuple(sorted(scan.scores[name] for scan in scans)) for name in thresholds},
+        looks=Looks.of([scan.look for scan in scans]),
+    )

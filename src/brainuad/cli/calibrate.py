@@ -1,0 +1,82 @@
+"""``brainuad calibrate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Device, Json, Seed
+from brainuad.console import exit_by_failures, print_rows, progress, say
+
+
+@app.command(short_help="Set a model's thresholds on healthy scans.")
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
+    ],
+    healthy: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="HEALTHY...",
+            help="Healthy scans, as `brainuad score` takes them; or one manifest CSV or folder in the paper's layout.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder for the model and its calibration; else MODEL is changed.",
+        ),
+    ] = None,
+    brain_mask: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of brain masks named after their scans.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
+    from brainuad.calibrate import calibrate as run
+    from brainuad.calibration import FEW_SCANS
+    from brainuad.detector import SCORE
+
+    with progress("Calibrating", None) as advance:
+
+        def report(row: dict[str, Any], total: int) -> None:
+            advance(f"left out {row['name']}: {row['message']}" if row["message"] else "", total=total)
+
+        made = run(
+            model, healthy, output, brain_mask=brain_mask, jobs=jobs, device=device, seed=seed, report=report
+        )
+    calibration = made.calibration
+    if calibration.scans < FEW_SCANS:
+        say(f"{calibration.scans} healthy scans are few: with {FEW_SCANS} or more, thresholds would be surer")
+    if as_json:
+        figures = {name: value for name, value in calibration.to_dict().items() if name != "looks"}
+        print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))
+    else:
+        print_rows(
+            [_threshold_row(calibration, SCORE, fraction) for fraction in calibration.thresholds[SCORE]],
+            False,
+        )
+        say(f"{calibration.scans} scans; use it with --model {made.folder}")
+    exit_by_failures([row["status"] == "failed" for row in made.rows])
+
+
+def _threshold_row(calibration: Any, score: str, fraction: float) -> dict[str, Any]:
+    low, high = calibration.interval(score, fraction)
+    threshold = calibration.threshold(score, fraction)
+    return {
+        "score": score,
+        "healthy_voxels_above": f"{fraction:.1%}",
+        "threshold": round(threshold, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }
