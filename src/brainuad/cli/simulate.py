@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed
+from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed, one_of
 from brainuad.console import exit_by_failures, print_rows, progress
-from brainuad.data.cohort import SPLITS, read_cases
+from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
 
 KINDS = ("stroke", "ms", "wmh", "tumour")  # as brainuad.simulate has them, which is slow to import
 
@@ -34,6 +34,9 @@ def simulate(
         typer.Option(metavar="|".join(KINDS), help="Kind of lesion, all by default; repeat, or use commas."),
     ] = None,
     seed: Seed = 0,
+    modality: Annotated[
+        str, typer.Option(help="t2 simulates the healthy scans too, from T1.", **one_of(PATHOLOGY_SETS))
+    ] = "t1",
     contrast: Annotated[
         float,
         typer.Option(
@@ -48,7 +51,9 @@ def simulate(
     ] = 1.0,
     split: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(SPLITS), help="val and test by default; repeat, or use commas."),
+        typer.Option(
+            metavar="|".join(SPLITS), help="val and test by default, for t2 train too; repeat, or use commas."
+        ),
     ] = None,
     fold: Annotated[
         int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")
@@ -63,12 +68,13 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
-    kinds, splits = listed(kind) or list(KINDS), listed(split) or ["val", "test"]
+    kinds = listed(kind) or list(KINDS)
+    splits = listed(split) or [name for name in SPLITS if modality == "t2" or name != "train"]
     known("--kind", kinds, list(KINDS))
     known("--split", splits, list(SPLITS))
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
 
-    settings = Simulation(tuple(dict.fromkeys(kinds)), seed=seed, contrast=contrast, size=size)
+    settings = Simulation(tuple(dict.fromkeys(kinds)), modality, seed, contrast, size)
     cases = [case for case in read_cases(healthy, "t1", fold, training=False) if case.split in splits]
     with (
         nullcontext(outlines) if outlines else shipped_outlines() as folder,

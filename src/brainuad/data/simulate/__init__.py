@@ -8,6 +8,7 @@ from brainuad.data.simulate.hyperintensities import wmh
 from brainuad.data.simulate.lesion import Layer, Lesion, paint
 from brainuad.data.simulate.spots import ms
 from brainuad.data.simulate.stroke import ATLAS_TO_MNI, csf_of, stroke, stroke_lesion
+from brainuad.data.simulate.t2 import simulated_t2
 from brainuad.data.simulate.tissue import Levels, Tissues, levels_of
 from brainuad.data.simulate.tumour import tumour
 
@@ -23,6 +24,7 @@ __all__ = [
     "ms",
     "paint",
     "push",
+    "simulated_t2",
     "stroke",
     "stroke_lesion",
     "tumour",

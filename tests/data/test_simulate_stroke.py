@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from brainuad.data.simulate import ATLAS_TO_MNI, csf_of, stroke
+from brainuad.data.simulate.stroke import outline_coverage
 from brainuad.data.volume import Volume
 
 DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
@@ -55,3 +56,17 @@ def test_a_mask_without_inside_is_refused(healthy):
     thin[10] = True
     with pytest.raises(ValueError, match="too thin"):
         csf_of(image.array, thin)
+
+
+def test_size_scales_an_outline_about_its_centre(healthy):
+    image, _ = healthy
+    outline = ball((-90.0, 110.0, 80.0), 9)
+    one, two = (outline_coverage(outline, image, size=size) for size in (1.0, 2.0))
+    assert two.sum() / one.sum() == pytest.approx(2, rel=0.03)
+    index = np.indices(one.shape).reshape(3, -1)
+    centres = [np.average(index, axis=1, weights=part.ravel()) for part in (one, two)]
+    np.testing.assert_allclose(*centres, atol=0.1)
+    # MNI152 space is smaller than the atlas.
+    assert one.sum() * 8 == pytest.approx(
+        (outline.array > 0).sum() / np.linalg.det(ATLAS_TO_MNI[:3, :3]), rel=0.05
+    )

@@ -1,25 +1,20 @@
-"""Simulated cohorts: healthy scans with lesions put into them, and a manifest that training and evaluation take."""
+"""One healthy subject's simulated scans, and what the manifest says of them."""
 
 from __future__ import annotations
 
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.resources import as_file, files
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 
 from brainuad._version import __version__
-from brainuad.data.cohort import MANIFEST_COLUMNS, Case
+from brainuad.data.cohort import Case
 from brainuad.data.extract import on_same_grid
 from brainuad.data.simulate import (
     Lesion,
@@ -28,19 +23,19 @@ from brainuad.data.simulate import (
     levels_of,
     ms,
     paint,
+    simulated_t2,
     stroke_lesion,
     tumour,
     wmh,
 )
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
-from brainuad.files import sha256, write_json, write_text
+from brainuad.files import sha256, write_json
 
 Row = dict[str, Any]
 DRAWN = {"ms": ms, "wmh": wmh, "tumour": tumour}
 KINDS = ("stroke", *DRAWN)
 HEALTHY = "healthy"
-COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Simulation:
 
     Attributes:
         kinds: Which lesions, of ``KINDS``; each subject gets one scan with each.
-        modality: "t1".
+        modality: "t1"; or "t2", for which the healthy scans are simulated too, from T1.
         seed: Seeds all randomness, with the subject and the kind.
         contrast: Multiple of the usual strength of lesions.
         size: Multiple of their usual volume.
@@ -72,91 +67,16 @@ class Healthy:
     tissues: Tissues
     levels: Levels
 
+    def as_t2(self, rng: np.random.Generator) -> tuple[Healthy, Row]:
+        """Return the same subject with a simulated T2 scan, and what was drawn for it."""
+        array, drawn = simulated_t2(self.image.array, self.tissues, self.levels, rng)
+        levels = levels_of(array, self.tissues)
+        return replace(self, image=self.image.with_array(array), levels=levels), drawn
+
     @property
     def brain(self) -> np.ndarray:
         """``(X, Y, Z)`` bool."""
         return self.tissues.brain
-
-
-@contextmanager
-def shipped_outlines() -> Iterator[Path]:
-    """Yield the folder of the stroke outlines that come with the package."""
-    with as_file(files("brainuad.assets") / "strokes") as folder:
-        yield folder
-
-
-def simulate_cohort(
-    cases: Sequence[Case],
-    output: str | Path,
-    settings: Simulation,
-    *,
-    outlines: str | Path,
-    jobs: int = 1,
-    report: Callable[[Row], None] = lambda row: None,
-) -> pd.DataFrame:
-    """Put lesions of every kind into healthy scans; finished subjects are skipped, failed ones recorded.
-
-    Training subjects get no lesions. Writes, flat in ``output``, images of 8 bits (0 to the 99.8th percentile of the
-    healthy brain), brain masks, ground truths and one JSON sidecar a subject; then ``manifest.csv`` and
-    ``simulation.json`` of this run.
-
-    Args:
-        cases: Healthy scans in atlas space, as ``brainuad prepare`` writes them, with MUSE labels beside them.
-        output: Folder; created where missing.
-        settings: See :class:`Simulation`.
-        outlines: Folder of stroke outlines, NIfTI in MNI152 space. No two subjects get the same.
-        jobs: Processes.
-        report: Called with each subject's row as it is done.
-
-    Returns:
-        One row a subject: subject, split, status ("simulated", "skipped" or "failed"), scans, seconds, message.
-
-    Raises:
-        InputError: There is no healthy scan, or there are no outlines.
-    """
-    cases = sorted((case for case in cases if case.label == 0), key=lambda case: case.subject)
-    if not cases:
-        raise InputError(output, "no healthy scan was found to put lesions into", "Give scans of label 0")
-    patients = [case.subject for case in cases if case.split != "train"]
-    offered = _deal(Path(outlines), patients, settings)
-    folder = Path(output)
-    results = []
-    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [
-            pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, []))
-            for case in cases
-        ]
-        try:
-            for future in as_completed(futures):
-                results.append(future.result())
-                report(results[-1][0])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    results.sort(key=lambda result: str(result[0]["subject"]))
-    rows = [row for _, record in results for row in record.get("rows", [])]
-    if rows:
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        write_text(folder / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
-    parameters = {summary["subject"]: record.get("parameters", {}) for summary, record in results}
-    about = {"brainuad": __version__, "simulated": True, "settings": asdict(settings)}
-    write_json(folder / "simulation.json", {**about, "subjects": parameters})
-    return pd.DataFrame([summary for summary, _ in results])
-
-
-def _deal(outlines: Path, subjects: Sequence[str], settings: Simulation) -> dict[str, list[Path]]:
-    """Deal shuffled outlines to subjects like cards: whom each may try, in order."""
-    if "stroke" not in settings.kinds:
-        return {}
-    paths = sorted(path for path in outlines.glob("*.nii*") if path.is_file())
-    if len(paths) < len(subjects):
-        fault = f"holds {len(paths)} outlines (*.nii.gz) for {len(subjects)} subjects"
-        raise InputError(outlines, fault, "Give more, or leave out the kind stroke")
-    order = np.random.default_rng([settings.seed, zlib.crc32(b"outlines")]).permutation(len(paths))
-    return {
-        subject: [paths[i] for i in order[place :: len(subjects)]] for place, subject in enumerate(subjects)
-    }
 
 
 def simulate_subject(
@@ -239,10 +159,20 @@ def _write_scans(
     healthy: Healthy, folder: Path, settings: Simulation, outlines: Sequence[Path]
 ) -> tuple[list[Row], Row]:
     """Write the healthy scan and one with each kind of lesion; return their manifest rows and parameters."""
-    case, image, modality = healthy.case, healthy.image, settings.modality
+    case, modality = healthy.case, settings.modality
+    drawn: Row = {}
+    if modality == "t2":
+        healthy, drawn = healthy.as_t2(_generator(settings, case, "t2"))
+    image = healthy.image
     scale = 255 / float(np.percentile(image.array[healthy.brain], 99.8))
     mask = f"{case.subject}_mask.nii.gz"
     healthy.mask.save(folder / mask, np.uint8)
+
+    datasets = (
+        ("simulated {}", f"{case.dataset} healthy")
+        if modality == "t1"
+        else ("simulated {} in simulated T2", "simulated healthy T2")
+    )
 
     def row(kind: str, array: np.ndarray, truth: np.ndarray | None) -> Row:
         stem = case.subject if kind == HEALTHY else f"{case.subject}_{kind}"
@@ -256,7 +186,7 @@ def _write_scans(
             "seg": "" if truth is None else f"{stem}_seg.nii.gz",
             "label": int(truth is not None),
             "split": case.split,
-            "dataset": f"{case.dataset} healthy" if kind == HEALTHY else f"simulated {kind}",
+            "dataset": datasets[kind == HEALTHY].format(kind),
             "age": "" if case.age is None else case.age,
             "kind": kind,
             "contrast": "",
@@ -265,11 +195,9 @@ def _write_scans(
         }
 
     rows: list[Row] = [row(HEALTHY, image.array, None)]
-    parameters: Row = {HEALTHY: {"levels": asdict(healthy.levels), "file_units": scale}}
+    parameters: Row = {HEALTHY: {"levels": asdict(healthy.levels), "file_units": scale, **drawn}}
     for kind in settings.kinds if case.split != "train" else ():
-        rng = np.random.default_rng(
-            [settings.seed, zlib.crc32(case.subject.encode()), zlib.crc32(kind.encode())]
-        )
+        rng = _generator(settings, case, kind)
         lesion = _draw(kind, healthy, settings, outlines, rng)
         sick = paint(image.array, lesion, healthy.levels, healthy.brain, rng)
         truth = lesion.truth()
@@ -280,6 +208,13 @@ def _write_scans(
         rows.append({**row(kind, sick, truth), **measured})
         parameters[kind] = lesion.parameters
     return rows, parameters
+
+
+def _generator(settings: Simulation, case: Case, what: str) -> np.random.Generator:
+    """Return the generator of a subject's scan, whichever other subjects and kinds there are."""
+    return np.random.default_rng(
+        [settings.seed, zlib.crc32(case.subject.encode()), zlib.crc32(what.encode())]
+    )
 
 
 def _draw(

@@ -1,0 +1,104 @@
+"""Simulated cohorts: healthy scans with lesions put into them, and a manifest that training and evaluation take."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import as_file, files
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from brainuad._version import __version__
+from brainuad.data.cohort import MANIFEST_COLUMNS, Case
+from brainuad.errors import InputError
+from brainuad.files import write_json, write_text
+from brainuad.simulate.subject import Row, Simulation, simulate_subject
+
+COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
+
+
+@contextmanager
+def shipped_outlines() -> Iterator[Path]:
+    """Yield the folder of the stroke outlines that come with the package."""
+    with as_file(files("brainuad.assets") / "strokes") as folder:
+        yield folder
+
+
+def simulate_cohort(
+    cases: Sequence[Case],
+    output: str | Path,
+    settings: Simulation,
+    *,
+    outlines: str | Path,
+    jobs: int = 1,
+    report: Callable[[Row], None] = lambda row: None,
+) -> pd.DataFrame:
+    """Put lesions of every kind into healthy scans; finished subjects are skipped, failed ones recorded.
+
+    Training subjects get no lesions, so only T2 has a use for them. Writes, flat in ``output``, images of 8 bits (0 to
+    the 99.8th percentile of the healthy brain), brain masks, ground truths and one JSON sidecar a subject; then
+    ``manifest.csv`` and ``simulation.json`` of this run.
+
+    Args:
+        cases: Healthy scans in atlas space, as ``brainuad prepare`` writes them, with MUSE labels beside them.
+        output: Folder; created where missing.
+        settings: See :class:`Simulation`.
+        outlines: Folder of stroke outlines, NIfTI in MNI152 space. No two subjects get the same.
+        jobs: Processes.
+        report: Called with each subject's row as it is done.
+
+    Returns:
+        One row a subject: subject, split, status ("simulated", "skipped" or "failed"), scans, seconds, message.
+
+    Raises:
+        InputError: There is no healthy scan, or there are no outlines.
+    """
+    cases = sorted((case for case in cases if case.label == 0), key=lambda case: case.subject)
+    if not cases:
+        raise InputError(output, "no healthy scan was found to put lesions into", "Give scans of label 0")
+    patients = [case.subject for case in cases if case.split != "train"]
+    offered = _deal(Path(outlines), patients, settings)
+    folder = Path(output)
+    results = []
+    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [
+            pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, []))
+            for case in cases
+        ]
+        try:
+            for future in as_completed(futures):
+                results.append(future.result())
+                report(results[-1][0])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    results.sort(key=lambda result: str(result[0]["subject"]))
+    rows = [row for _, record in results for row in record.get("rows", [])]
+    if rows:
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        write_text(folder / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
+    parameters = {summary["subject"]: record.get("parameters", {}) for summary, record in results}
+    about = {"brainuad": __version__, "simulated": True, "settings": asdict(settings)}
+    write_json(folder / "simulation.json", {**about, "subjects": parameters})
+    return pd.DataFrame([summary for summary, _ in results])
+
+
+def _deal(outlines: Path, subjects: Sequence[str], settings: Simulation) -> dict[str, list[Path]]:
+    """Deal shuffled outlines to subjects like cards: whom each may try, in order."""
+    if "stroke" not in settings.kinds:
+        return {}
+    paths = sorted(path for path in outlines.glob("*.nii*") if path.is_file())
+    if len(paths) < len(subjects):
+        fault = f"holds {len(paths)} outlines (*.nii.gz) for {len(subjects)} subjects"
+        raise InputError(outlines, fault, "Give more, or leave out the kind stroke")
+    order = np.random.default_rng([settings.seed, zlib.crc32(b"outlines")]).permutation(len(paths))
+    return {
+        subject: [paths[i] for i in order[place :: len(subjects)]] for place, subject in enumerate(subjects)
+    }
