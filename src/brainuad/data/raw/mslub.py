@@ -50,5 +50,5 @@ def _downloaded(root: Path, modality: str) -> list[RawScan]:
             folder.name, "MSLUB", {m: files[m] for m in ("t1", "t2") if m in files}, files["mask"], files["lesion"],
             split=patient_split("MSLUB", folder.name), modality=modality,
         )
-        for folder, files in sorted(complete.items())
+        for folder, files in sorted(complete.items(), key=lambda item: item[0].name)
     ]  # fmt: skip
