@@ -26,6 +26,7 @@ from brainuad.errors import InputError
 from brainuad.evaluate import (
     OURS,
     REFERENCE,
+    Scorer,
     case_seed,
     evaluate_cases,
     failures,
@@ -38,6 +39,7 @@ from brainuad.evaluate.tables import COLUMNS, to_table
 from brainuad.evaluation import average_precision, best_dice, dice, pooled_best_threshold
 from brainuad.models import DiffusionModel
 from brainuad.scoring import drop_small, postprocess
+from brainuad.scoring.atlas import HealthyStatistics
 
 SCORES = ("ssim_ensemble", "l1")
 
@@ -580,3 +582,113 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
     text = headline(to_table(rows))
     assert "0.3000" in text
     assert "0.9000" not in text
+
+
+def healthy_cases(cases: list[Case], folder: Path) -> list[Case]:
+    """Four healthy validation scans, alike but for their contrast, and the patients of MSLUB."""
+    (source,) = (case for case in cases if case.dataset == "IXI" and case.split == "val")
+    image, mask = nib.load(source.image), nib.load(source.mask)
+    found = []
+    for number in range(4):
+        values = (image.get_fdata() / 255) ** (0.9 + 0.1 * number)
+        path = folder / f"healthy{number}.nii.gz"
+        nib.save(nib.Nifti1Image((255 * values).astype(np.float32), mask.affine), path)
+        found.append(Case(**{**vars(source), "image": path, "subject": f"healthy{number}"}))
+    return found + [case for case in cases if case.dataset == "MSLUB"]
+
+
+def test_scores_relative_to_health_leave_the_scan_itself_out(
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = healthy_cases(cases, tmp_path)
+    folder = tmp_path / "out"
+    table = wide(evaluate_cases(detector, chosen, folder, scores=("l1_z",)))
+    assert set(table["score"]) == {"random", "intensity_bright", "intensity_dark", "intensity_atlas", "l1_z"}
+    healthy = [case for case in chosen if case.split == "val" and case.lesion is None]
+
+    def raw(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        prepared = load_case(case, detector.data_config)
+        stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()
+        return detector.compare(prepared.image, stack, prepared.mask, ("l1",))["l1"].numpy(), prepared.mask
+
+    def expected(case: Case, others: list[Case]) -> np.ndarray:
+        statistics = HealthyStatistics(["l1"], (20, 24, 15))
+        for other in others:
+            map, mask = raw(other)
+            statistics.add({"l1": map}, mask)
+        map, mask = raw(case)
+        return postprocess(statistics.score("l1_z", map, mask), mask).numpy()[mask]
+
+    found = table[table["score"] == "l1_z"].set_index("case")["scan_score"]
+    for case in healthy:
+        others = [other for other in healthy if other != case]
+        assert found[case.subject] == pytest.approx(expected(case, others).mean(), rel=1e-3)
+    patient = next(case for case in chosen if case.subject == "patient19")
+    assert found["patient19"] == pytest.approx(expected(patient, healthy).mean(), rel=1e-4)
+    calls = count_work(monkeypatch)
+    before = (folder / "cases.csv").read_bytes()
+    evaluate_cases(detector, chosen, folder, scores=("l1_z",))
+    assert calls == []
+    assert (folder / "cases.csv").read_bytes() == before
+
+
+def test_a_subject_is_not_compared_with_its_own_healthy_scan(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    """A lesion put into a healthy validation scan."""
+    chosen = [Case(**{**vars(case), "named_across": True}) for case in healthy_cases(cases, tmp_path)]
+    names = {"image": chosen[0].image, "mask": chosen[0].mask, "subject": chosen[0].subject}
+    sick = Case(**{**vars(chosen[-1]), **names})
+    with_own, without = Scorer(detector), Scorer(detector)
+    with_own.learn_health(chosen[:4], ["intensity_atlas"])
+    without.learn_health(chosen[1:4], ["intensity_atlas"])
+    found, expected = (
+        s.score(sick, ["intensity_atlas"]).maps["intensity_atlas"] for s in (with_own, without)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    with_own.healthy = []  # as if it were somebody else's
+    assert not np.allclose(
+        with_own.score(sick, ["intensity_atlas"]).maps["intensity_atlas"], expected, rtol=1e-3
+    )
+
+
+def test_too_few_healthy_scans_to_compare_with(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="l1_z: needs 3 healthy validation scans"):
+        evaluate_cases(detector, cases, tmp_path / "out", scores=("l1_z",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_strata_and_tests_between_scores(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
+    (patient,) = (case for case in cases if case.subject == "patient19")
+    test = [
+        Case(
+            **{
+                **vars(patient),
+                "subject": f"p{i}",
+                "age": 30 + 15 * i,
+                "extra": (("site", "AB"[i % 2]), ("id", str(i))),
+            }
+        )
+        for i in range(4)
+    ]
+    evaluate_cases(detector, test, tmp_path, scores=("l1", "l2"), baselines=False)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    strata = {(row["stratum"], row["level"]): row["n"] for row in summary["strata"] if row["score"] == "l1"}
+    assert strata == {("site", "A"): 2, ("site", "B"): 2}, "ages in three classes of four are too many"
+    compared = summary["comparisons"]["MSLUB"]
+    assert {compared["best"], compared["against"][0]["score"]} == {"l1", "l2"}
+    assert compared["against"][0]["n"] == 4
+    assert compared["against"][0]["p"] <= compared["against"][0]["p_holm"] <= 1
+
+
+def test_several_scans_of_one_subject_are_one_subject(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    first, second = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
+    same = Case(**{**vars(second), "subject": first.subject})
+    table = evaluate_cases(detector, [first, same], tmp_path, scores=("l1",), baselines=False)
+    assert set(table["case"]) == {f"{first.subject} {case.image.name}" for case in (first, same)}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]["any"]["average_precision"]
+    assert figures["n"] == 1
+    assert figures["mean"] == pytest.approx(wide(table)["average_precision"].mean())
