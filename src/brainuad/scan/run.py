@@ -93,7 +93,7 @@ def score_scans(
     work = _Work(detector, detector.fingerprint, output, settings, overwrite)
     started, clock = datetime.now(UTC), time.perf_counter()
     run: dict[str, Any] = {
-        "brainuad": __version__,
+        "version": __version__,
         "model": {"name": detector.name, "fingerprint": work.fingerprint, "modality": detector.modality},
         "settings": _plain(settings) | {"device": str(detector.device), "jobs": jobs},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
