@@ -72,13 +72,15 @@ class Froc:
     def sensitivity_at(self, false_positives_a_scan: float, size: str | None = None) -> float:
         """Return the best sensitivity at no more than so many false positives a scan; NaN without lesions.
 
-        Nothing is interpolated: it is reached at one of the thresholds, and 0 where none is strict enough.
+        Nothing is interpolated: it is reached at one of the thresholds, and 0 where none is strict enough. Thresholds
+        below the first that has too many do not count: there components merge, until the whole brain is one false
+        positive that covers every lesion.
         """
-        sensitivity = self.sensitivity(size)
-        allowed = sensitivity[self.false_positives_a_scan() <= false_positives_a_scan]
         if not self._has_lesions(size):
             return math.nan
-        return float(allowed.max(initial=0.0))
+        few = self.false_positives_a_scan() <= false_positives_a_scan
+        down_to_the_first_of_many = np.logical_and.accumulate(few[::-1])[::-1]
+        return float(self.sensitivity(size)[down_to_the_first_of_many].max(initial=0.0))
 
     def mean_sensitivity(
         self, rates: Sequence[float] = FALSE_POSITIVES_A_SCAN, size: str | None = None
