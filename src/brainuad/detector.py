@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -61,14 +62,26 @@ def load_model(name_or_dir: str | Path, device: str = "auto") -> Detector:
         InputError: There is no such model or device, or the folder holds no usable model.
     """
     target = resolve_device(device)
+    with model_folder(name_or_dir) as folder:
+        return Detector.load(folder, device=target)
+
+
+@contextmanager
+def model_folder(name_or_dir: str | Path) -> Iterator[Path]:
+    """Give the folder of a shipped model, or the one that was given.
+
+    Raises:
+        InputError: There is no such model.
+    """
     known = known_models()
     if str(name_or_dir) in known:
         with as_file(files("brainuad.assets") / "models" / str(name_or_dir)) as folder:
-            return Detector.load(folder, device=target)
+            yield folder
+        return
     if not Path(name_or_dir).is_dir():
         names = f"Shipped models: {', '.join(known)}" if known else "No model is shipped with this version"
         raise InputError(name_or_dir, "is neither a shipped model nor a folder", names)
-    return Detector.load(name_or_dir, device=target)
+    yield Path(name_or_dir)
 
 
 @dataclass(eq=False)

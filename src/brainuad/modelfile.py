@@ -23,11 +23,12 @@ from brainuad._version import __version__
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, write_json, write_text
+from brainuad.files import atomic_path, sha256, write_json, write_text
 from brainuad.registry import MODELS
 
 FORMAT = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"
+WEIGHTS_HASH = "weights_sha256"  # entry of config.yaml
 _OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that do not travel with a model
 
 T = TypeVar("T")
@@ -77,8 +78,21 @@ def write_model(
         "model": dataclasses.asdict(model_config),
         "data": portable(data_config),
         **(provenance or {}),
+        WEIGHTS_HASH: sha256(folder / WEIGHTS),
     }
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+
+def recorded_hash(folder: str | Path) -> str:
+    """Return the SHA-256 of the weights that was recorded when a model was written; "" if none was.
+
+    Raises:
+        InputError: The settings are missing or damaged.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise InputError(path, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
+    return str(_read_settings(path).get(WEIGHTS_HASH, ""))
 
 
 def read_model(

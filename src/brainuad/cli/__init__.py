@@ -11,7 +11,7 @@ import sys
 import typer
 
 from brainuad.cli import check, compare, demo, evaluate, prepare, report, train  # noqa: F401  (each registers its command)
-from brainuad.cli import bench, calibrate, score, simulate, sweep  # noqa: F401
+from brainuad.cli import bench, calibrate, models, score, simulate, sweep  # noqa: F401
 from brainuad.cli.app import app
 from brainuad.console import report_bug
 

@@ -1,0 +1,108 @@
+"""``brainuad models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import Device, Json
+from brainuad.console import exit_by_failures, print_rows
+from brainuad.errors import InputError
+
+models = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The models that come with brainuad: list them, say where they are, verify them or one's own.",
+)
+app.add_typer(models, name="models", short_help="List, find and verify models.")
+
+
+@models.command(name="list", short_help="What comes with brainuad.")
+def list_models(as_json: Json = False) -> None:
+    """List the models that come with brainuad."""
+    from brainuad.detector import known_models, load_model, model_folder
+
+    rows = []
+    for name in known_models():
+        detector = load_model(name, "cpu")
+        about, calibration = detector.provenance, detector.calibration
+        with model_folder(name) as folder:
+            size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        row = {
+            "name": name,
+            "modality": detector.modality,
+            "parameters": sum(weight.numel() for weight in detector.model.parameters()),
+            "megabytes": round(size / 1e6, 1),
+            "calibrated_on": calibration.scans if calibration else 0,
+            "licence": about.get("licence", "unknown"),
+            "trained_on": about.get("training_data", "unknown"),
+        }
+        rows.append(row)
+    if rows:
+        print_rows(rows, as_json)
+
+
+@models.command(short_help="Print a model's folder.")
+def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped model.")]) -> None:
+    """Print the folder of a model that comes with brainuad."""
+    from brainuad.detector import model_folder
+
+    with model_folder(name) as folder:
+        print(folder.resolve())
+
+
+@models.command(short_help="Check that models are whole and work.")
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|DIR]", help="One model, or the folder of one; all shipped by default."),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check weights against the SHA-256 recorded when they were written, and reconstruct four slices."""
+    from brainuad.detector import known_models
+
+    rows = [_verified(each, device) for each in ([name] if name else known_models())]
+    if rows:
+        print_rows(rows, as_json)
+    exit_by_failures([row["status"] == "failed" for row in rows])
+
+
+def _verified(name: str, device: str) -> dict[str, Any]:
+    from brainuad.detector import Detector, model_folder, resolve_device
+    from brainuad.files import sha256
+    from brainuad.modelfile import WEIGHTS, recorded_hash
+
+    row = {"name": name, "status": "ok", "weights": "", "message": ""}
+    try:
+        target = resolve_device(device)
+        with model_folder(name) as folder:
+            recorded, found = recorded_hash(folder), sha256(Path(folder) / WEIGHTS)
+            detector = Detector.load(folder, device=target)
+        row["weights"] = "as recorded" if recorded == found else "changed"
+        if not recorded:
+            row["weights"] = "no SHA-256 was recorded"
+        elif recorded != found:
+            raise InputError(
+                folder / WEIGHTS, f"has SHA-256 {found}, recorded is {recorded}", "Copy or download it again"
+            )
+        if not _reconstructs(detector):
+            raise InputError(name, "reconstructs NaN or infinite values", "Take another checkpoint")
+    except InputError as error:
+        row |= {"status": "failed", "message": str(error)}
+    return row
+
+
+def _reconstructs(detector: Any) -> bool:
+    """Whether a model returns finite values for the middle slices of the atlas brain, on its grid."""
+    from brainuad.data.frame import atlas_brain
+    from brainuad.data.loading import crop_or_pad
+
+    config = detector.data_config
+    x, y, _ = (round(length / config.rescaleFactor) for length in config.imageDim)
+    image = crop_or_pad(atlas_brain().array / 255, (x, y, 4))
+    return bool(detector.reconstruct(image)[0].isfinite().all())
