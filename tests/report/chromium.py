@@ -70,7 +70,7 @@ class Browser:
         self.wait("document.getElementById('loading').hidden || !document.getElementById('no-viewer').hidden")
 
     def wait(self, condition: str) -> None:
-        WebDriverWait(self.driver, 30, 0.05).until(
+        WebDriverWait(self.driver, 90, 0.05).until(
             lambda driver: driver.execute_script(f"return {condition}")
         )
 

@@ -89,11 +89,12 @@ def read_display(scored: Scored) -> Display:
     inside = _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0
     volumes = {
         "brain": inside if inside.any() else np.ones(shape, dtype=bool),
+        # The map is smooth as it is, and the page names its values.
         "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
     }
     for name in ("scan", "reconstruction"):
         if (layer := layers[name]) is not None:
-            volumes[name] = _to_grid(layer.array, layer.affine, affine, shape, order=1)
+            volumes[name] = _to_grid(layer.array, layer.affine, affine, shape, order=1, smooth=True)
     if (layer := layers["findings"]) is not None:
         volumes["findings"] = _to_grid(layer.array, layer.affine, affine, shape, order=0).astype(np.uint16)
     if (layer := layers.get("lesion")) is not None:
@@ -153,12 +154,18 @@ def display_grid(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tup
 
 
 def _to_grid(
-    array: np.ndarray, source: np.ndarray, target: np.ndarray, shape: tuple[int, int, int], *, order: int
+    array: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    shape: tuple[int, int, int],
+    *,
+    order: int,
+    smooth: bool = False,
 ) -> np.ndarray:
-    """Resample by the scanner's coordinates; a coarser grid is smoothed for, labels are not."""
+    """Resample by the scanner's coordinates, ``smooth``: with a Gaussian against aliasing on a coarser grid."""
     matrix = np.linalg.inv(source) @ target
     array = np.asarray(array, dtype=np.float32)
-    if order > 0:
+    if smooth:
         step = np.linalg.norm(matrix[:3, :3], axis=1)  # source voxels a target voxel
         array = ndimage.gaussian_filter(array, np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355, mode="nearest")
     return ndimage.affine_transform(

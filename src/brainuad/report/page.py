@@ -252,7 +252,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
 
 
 def _millimetres(point: Point) -> str:
-    return ", ".join(f"{value:.0f}" for value in point).replace("-", "−")
+    return ", ".join(str(round(value)) for value in point).replace("-", "−")
 
 
 @cache

@@ -3,7 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const AXES = ["x", "y", "z"];
-const number = (value, digits) => value.toFixed(digits).replace("-", "−");
+const number = (value, digits) => value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 
 function sortable(table) {
   const body = table.tBodies[0];
