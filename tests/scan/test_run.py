@@ -273,3 +273,33 @@ def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):
     (row,) = score_scans(scans, detector, tmp_path / "out", settings)
     assert "mask.nii.gz: is truncated or damaged" in row["message"]
     assert scored == []
+
+
+def test_a_bids_data_set_gives_a_derivative(detector, scored, tmp_path):
+    root = tmp_path / "bids"
+    for session in ("ses-1", "ses-2"):
+        anat = root / "sub-01" / session / "anat"
+        anat.mkdir(parents=True)
+        shutil.copy(IMAGE, anat / f"sub-01_{session}_T1w.nii.gz")
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "two", "BIDSVersion": "1.10.0"}))
+    out = root / "derivatives" / "brainuad"
+    scans = find_scans([root], modality="t1", output=out)
+    rows = score_scans(scans, detector, out, Settings())
+    assert [row["name"] for row in rows] == ["sub-01_ses-1_T1w", "sub-01_ses-2_T1w"]
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["GeneratedBy"][0]["Name"] == "brainuad"
+    assert description["SourceDatasets"] == [{"URL": root.as_uri()}]
+    folder = out / "sub-01/ses-2/anat"
+    assert sorted(path.name.removeprefix("sub-01_ses-2_") for path in folder.iterdir()) == [
+        "desc-anomaly_T1w.json",
+        "desc-anomaly_T1w.nii.gz",
+        "desc-anomaly_T1w.png",
+        "desc-brain_mask.nii.gz",
+        "desc-lesions_dseg.nii.gz",
+        "desc-reconstruction_T1w.nii.gz",
+    ]
+    sidecar = json.loads((folder / "sub-01_ses-2_desc-anomaly_T1w.json").read_text())
+    assert sidecar["outputs"]["brain"] == "sub-01_ses-2_desc-brain_mask.nii.gz"
+    scored.clear()
+    score_scans(scans, detector, out, Settings())
+    assert scored == []

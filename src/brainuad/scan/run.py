@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
+from brainuad.data.bids import write_dataset_description
 from brainuad.data.inputs import Scan, open_scan, output_paths
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
@@ -27,7 +28,7 @@ from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.masks import mask_for
-from brainuad.scan.result import write_result
+from brainuad.scan.result import ScoreResult, write_result
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -69,8 +70,9 @@ def score_scans(
 ) -> list[Row]:
     """Score scans into a folder; those scored before with the same model, settings and files are skipped.
 
-    Beside each scan's files (:func:`brainuad.scan.result.write_result`) it writes ``run.json`` and, at the end or when
-    interrupted, ``scores.csv``, in which rows of scans that are not in this run stay.
+    Beside each scan's files (:func:`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
+    NIfTI) it writes ``run.json``, a description of the data set for BIDS, and at the end or when interrupted
+    ``scores.csv``, in which rows of scans that are not in this run stay.
 
     Args:
         scans: What to score.
@@ -101,6 +103,9 @@ def score_scans(
         "inputs": [{"name": scan.name, "source": str(scan.source), "kind": scan.kind} for scan in scans],
         "healthy_scores": _healthy_scores(detector, settings.score),
     }
+    if bids := [scan for scan in scans if scan.kind == "bids"]:
+        root = bids[0].source.parents[len(Path(bids[0].folder).parts)]
+        write_dataset_description(output, root, detector.modality)
     write_json(output / RUN_JSON, run)  # a folder that cannot be written to is found out before the work
     rows: dict[Scan, Row] = {}
     counts: Counter[str] = Counter()
@@ -154,7 +159,7 @@ class _Work:
             remedy = "Name masks after their scans, or leave out the masks"
             raise InputError(settings.brain_mask, f"holds no brain mask for {scan.source.name}", remedy)
         lesion_path = self.mask(scan, settings.lesion_mask, ("lesion", "seg"))
-        hashes = [_hash(path) for path in (scan.source, brain_path, lesion_path)]
+        hashes = [_hash(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
         recipe = self.recipe(hashes)
         if not self.overwrite and (known := _finished(sidecar, recipe)) is not None:
             return known, True
@@ -182,7 +187,20 @@ class _Work:
         outputs = {
             kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")
         }
+        if scan.kind == "dicom":
+            outputs |= self.for_dicom(scan, result, self.output / paths["segmentation"])
         return write_result(result, sidecar, outputs, about, lesion), False
+
+    def for_dicom(self, scan: Scan, result: ScoreResult, segmentation: Path) -> dict[str, str]:
+        """Write findings as a DICOM segmentation; return the names of what a DICOM scan has besides the maps."""
+        from brainuad.data.dicom import write_segmentation
+
+        outputs = {"scan": f"{scan.name}_scan.nii.gz"}
+        segmentation.unlink(missing_ok=True)
+        findings = result.record["findings"]
+        if write_segmentation(result.volumes["lesions"], findings, scan.source, scan.series, segmentation):
+            outputs["segmentation"] = segmentation.name
+        return outputs
 
     def mask(self, scan: Scan, source: Path | None, words: tuple[str, ...]) -> Path | None:
         """Return the scan's mask in a folder of masks, or the one mask."""
@@ -206,12 +224,14 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
 
 
-def _hash(path: Path | None) -> str:
-    if path is None:
-        return ""
-    if path.is_file():
-        return sha256(path)
-    return ""
+def _hash(scan: Scan) -> str:
+    """Return a hash of a scan's file, or of the files of its DICOM series in whatever order."""
+    if scan.kind != "dicom":
+        return sha256(scan.source)
+    from brainuad.data.dicom.volume import find_series
+
+    parts = find_series(scan.source, scan.series).slices
+    return _sha256("".join(sorted(sha256(part.path) for part in parts)).encode()).hexdigest()
 
 
 def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
