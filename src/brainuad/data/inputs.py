@@ -1,6 +1,7 @@
 """From what a user gives (files, folders) to a list of scans, each with the names of its outputs.
 
-Files that are named are taken as they are. In folders, what is no scan is left out: see :func:`left_out`.
+Files that are named are taken as they are. In folders, what is no scan is left out: see :func:`left_out`, and
+:func:`brainuad.data.dicom.pick_series` for DICOM.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from brainuad.data.bids import bids_images, derivative_names, is_bids
+from brainuad.data.contrast import contrast_of
+from brainuad.data.dicom import Series, is_dicom, is_volume, list_series, pick_series, read_series
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -27,12 +30,6 @@ _LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings
 _NOT_SCANS = re.compile(
     r"(_anomaly|_lesions?|_reconstruction|[_-]mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
 )
-_WORDS = {
-    "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "tfl3d"},
-    "t2": {"t2", "t2w", "t2wi", "tse"},
-}
-_OTHER_WORDS = {"flair", "t2flair", "t2f", "dwi", "adc", "bold", "swi", "tof", "pdw"}
-_CONTRAST_WORDS = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def find_scans(
             images = bids_images(path, modality, participants=participants, sessions=sessions)
             scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
         else:
-            scans = _in_folder(path, modality, output)
+            scans = _in_folder(path, modality, output, series)
         for scan in scans:
             found.setdefault((scan.source.resolve(), scan.series), scan)
     if (participants or sessions) and not any_bids:
@@ -101,7 +98,7 @@ def find_scans(
             "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
             "Give the root of a data set, or leave --participant-label and --session out",
         )
-    return _named_apart(list(found.values()))
+    return _named_apart(_with_series(list(found.values())))
 
 
 def output_paths(scan: Scan) -> dict[str, str]:
@@ -116,6 +113,8 @@ def output_paths(scan: Scan) -> dict[str, str]:
     kinds = ("anomaly", "lesions", "reconstruction", "brain")
     names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
     names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
+    if scan.kind == "dicom":
+        names["segmentation"] = f"{scan.name}_segmentation.dcm"
     return {kind: (Path(scan.folder) / name).as_posix() for kind, name in names.items()}
 
 
@@ -123,8 +122,10 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: As for :meth:`brainuad.data.volume.Volume.load`.
+        InputError: As for :meth:`brainuad.data.volume.Volume.load` and :func:`brainuad.data.dicom.read_series`.
     """
+    if scan.kind == "dicom":
+        return read_series(scan.source, scan.series)
     return Volume.load(scan.source)
 
 
@@ -154,25 +155,41 @@ def _check_outside(root: Path, output: Path) -> None:
 
 def _as_file(path: Path) -> Scan:
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(path, "is no scan that can be read", "Give .nii or .nii.gz files, or a folder")
+        if is_dicom(path) and (found := list_series([path])):
+            return _as_scan(found[0], path.parent)
+        if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # of which reading knows more
+            raise InputError(
+                path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
+            )
     return Scan(_stem(path.name), path, "nifti")
 
 
-def _in_folder(root: Path, modality: str, output: Path) -> list[Scan]:
-    scans, reasons = [], Counter[str]()
+def _as_scan(series: Series, folder: Path) -> Scan:
+    return Scan(Path(os.path.abspath(folder)).name, folder, "dicom", series=series.uid)
+
+
+def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Scan]:
+    scans, dicom, reasons = [], [], Counter[str]()
     for folder, files in _walk(root, output.resolve()):
         for name in files:
             if not name.lower().endswith(NIFTI):
-                reasons["of another kind"] += 1
+                if is_dicom(folder / name):
+                    dicom.append(folder / name)
+                else:
+                    reasons["of another kind"] += 1
             elif reason := left_out(name, files, modality):
                 reasons[reason] += 1
             else:
                 scans.append(Scan(_stem(name), folder / name, "nifti"))
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    found = list_series(dicom)
+    if found and (series or not scans or any(is_volume(one) for one in found)):
+        chosen = [_as_scan(one, one.folder) for one in pick_series(found, modality, where=root, uid=series)]
+        scans = chosen if series else scans + chosen
     if not scans:
         raise InputError(
             root,
-            f"holds no {modality} scan: looked for .nii and .nii.gz in it and all folders below"
+            f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
             + (f", and left out files: {told}" if told else ""),
             "Give a folder with scans, or name the files",
         )
@@ -195,12 +212,7 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
     base = stem.removesuffix("_brain")  # a mask beside its scan; alone, a brain-extracted scan
     if base != stem and any(other.startswith((f"{base}.", f"{base}_anomaly")) for other in beside):
         return "named as masks or results"
-    words = set(re.split(r"[^a-z0-9]+", stem.lower()))
-    others = set().union(*(names for key, names in _WORDS.items() if key != modality))
-    own = bool(words & _WORDS[modality])
-    if words & (_OTHER_WORDS | _CONTRAST_WORDS) or (words & others and not own):
-        return "named after another contrast"
-    return ""
+    return "named after another contrast" if contrast_of(stem, modality) == "other" else ""
 
 
 def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -237,6 +249,17 @@ def safe_name(text: str) -> str:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
     return text
+
+
+def _with_series(scans: list[Scan]) -> list[Scan]:
+    """Name DICOM series apart that lie in one folder, without what identifies a patient."""
+    shared = Counter(scan.source for scan in scans)
+    return [
+        replace(scan, name=f"{scan.name}_{hashlib.sha256(scan.series.encode()).hexdigest()[:8]}")
+        if shared[scan.source] > 1
+        else scan
+        for scan in scans
+    ]
 
 
 def _named_apart(scans: list[Scan]) -> list[Scan]:
