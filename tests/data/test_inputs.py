@@ -42,6 +42,14 @@ def test_a_file_that_is_named_is_taken_and_read(tmp_path):
     }
 
 
+def test_sources_are_absolute(tmp_path, monkeypatch):
+    put(tmp_path, "scans/a.nii.gz")
+    monkeypatch.chdir(tmp_path / "scans")
+    for given in ("a.nii.gz", ".", "../scans"):
+        (scan,) = find_scans([given], modality="t1", output="../out")
+        assert scan.source == tmp_path / "scans" / "a.nii.gz"
+
+
 def test_folders_are_searched_without_masks_results_hidden_files_and_other_contrasts(tmp_path):
     put(tmp_path, "b/two_T1w.nii", "a/one_t1.nii.gz", "a/one_t1_mask.nii.gz", "a/one_t1_brain.nii.gz")
     put(tmp_path, "a/one_t1_anomaly.nii.gz", "a/one_seg.nii.gz", "b/two_FLAIR.nii.gz", "b/two_T2w.nii.gz")
@@ -139,7 +147,7 @@ def test_results_below_the_scans_are_never_scored(tmp_path):
         "scans/earlier/a_lesions.nii.gz",
     )
     assert names_of(tmp_path / "scans", output=tmp_path / "scans" / "out") == ["a"]
-    with pytest.raises(InputError, match=r"holds no t1 scan: .*left out files: 3 named as masks or results"):
+    with pytest.raises(InputError, match=r"holds no t1 scan: .*left out files: 4 named as masks or results"):
         names_of(tmp_path / "scans" / "earlier")
 
 

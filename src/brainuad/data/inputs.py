@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 NIFTI = (".nii.gz", ".nii")
 _OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of its scans
 _LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings and temporary prefixes
-# Results of this package, and what others keep beside scans. "_brain" is judged by its neighbours.
+# Results of this package, and what others keep beside scans. "_brain" and "_scan" are judged by their neighbours.
 _NOT_SCANS = re.compile(
     r"(_anomaly|_lesions?|_reconstruction|[_-]mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
 )
@@ -38,7 +38,7 @@ class Scan:
 
     Attributes:
         name: Unique within a run whatever the case of its letters, and safe as a file name.
-        source: NIfTI file, or folder of a DICOM series.
+        source: NIfTI file, or folder of a DICOM series; absolute.
         kind: "nifti", "bids" or "dicom".
         folder: Folder of its outputs, relative to that of the run; "" for the run's own.
         series: SeriesInstanceUID of a DICOM series.
@@ -91,7 +91,8 @@ def find_scans(
         else:
             scans = _in_folder(path, modality, output, series)
         for scan in scans:
-            found.setdefault((scan.source.resolve(), scan.series), scan)
+            source = Path(os.path.abspath(scan.source))
+            found.setdefault((source.resolve(), scan.series), replace(scan, source=source))
     if (participants or sessions) and not any_bids:
         raise InputError(
             ", ".join(map(str, given)),
@@ -209,9 +210,15 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
     stem = _stem(name)
     if _NOT_SCANS.search(stem.lower()):
         return "named as masks or results"
-    base = stem.removesuffix("_brain")  # a mask beside its scan; alone, a brain-extracted scan
-    if base != stem and any(other.startswith((f"{base}.", f"{base}_anomaly")) for other in beside):
-        return "named as masks or results"
+    for end in ("_brain", "_scan"):  # a mask or a converted scan beside results; alone, a scan
+        base = stem.removesuffix(end)
+        near = (
+            (f"{base}.", f"{base}_anomaly")
+            if end == "_brain"
+            else (f"{base}_anomaly", f"{base}_segmentation")
+        )
+        if base != stem and any(other.startswith(near) for other in beside):
+            return "named as masks or results"
     return "named after another contrast" if contrast_of(stem, modality) == "other" else ""
 
 
