@@ -6,7 +6,7 @@ from pathlib import Path
 import downloads
 import pytest
 
-from brainuad.data.raw import raw_scans
+from brainuad.data.raw import DATASETS, raw_scans
 from brainuad.data.raw.archives import digest, nifti_files, read_volume
 from brainuad.data.raw.splits import healthy_folds, patient_split
 from brainuad.errors import InputError
@@ -179,3 +179,8 @@ def test_a_folder_of_something_else_says_what_was_expected(tmp_path):
     with pytest.raises(InputError, match=r"laid out like ixi. Expected: IXI-T1\.tar") as raised:
         raw_scans(root, "ixi", "t1")
     assert "\n" not in str(raised.value)
+
+
+def test_the_documentation_names_every_data_set():
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    assert {name for name in DATASETS if f"--dataset {name}" in text} == set(DATASETS)

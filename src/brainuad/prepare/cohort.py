@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -48,7 +49,9 @@ def prepare_cohort(
     root = Path(data_dir) / "Data"
     rows: list[Row] = []
     # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_one_thread, initargs=(jobs,)
+    ) as pool:
         futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
         try:
             for future in as_completed(futures):
@@ -62,5 +65,7 @@ def prepare_cohort(
     return pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
 
 
-def _one_thread() -> None:
+def _one_thread(jobs: int) -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    if jobs > 1:  # torch, which brain extraction loads later, looks here
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
