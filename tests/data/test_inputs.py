@@ -142,6 +142,7 @@ def test_results_below_the_scans_are_never_scored(tmp_path):
     put(tmp_path, "scans/a.nii.gz", "scans/out/a_anomaly.nii.gz", "scans/out/strange.nii.gz")
     put(
         tmp_path,
+        "scans/earlier/a_scan.nii.gz",
         "scans/earlier/a_brain.nii.gz",
         "scans/earlier/a_anomaly.nii.gz",
         "scans/earlier/a_lesions.nii.gz",
