@@ -201,6 +201,7 @@ def second_scan(path: Path, *, degrees: float) -> None:
     nib.save(resample_from_to(moved, ((46, 60, 38), grid), order=1), path)
 
 
+@pytest.mark.slow
 def test_a_t2_follows_the_head_that_moved_and_is_cut_to_the_brain_of_the_t1(prepared, tmp_path):
     second_scan(tmp_path / "t2.nii.gz", degrees=5)
     scan = replace(HEALTHY, images={**HEALTHY.images, "t2": tmp_path / "t2.nii.gz"}, modality="t2")
@@ -255,6 +256,7 @@ def test_a_t2_alone_needs_a_mask_or_hd_bet(tmp_path):
     assert "Give a mask that is above 0 in the brain, or the T1 scan of the session" in row["message"]
 
 
+@pytest.mark.slow
 def test_hd_bet_finds_the_brain_of_a_t2_whose_t1_is_damaged(tmp_path, monkeypatch):
     second_scan(tmp_path / "t2.nii.gz", degrees=0)
     mask = nib.load(FILES / "ixi013_mask_4mm.nii.gz")
