@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import image as mpl_image
 from paper_layout import build_tree, place_scan, split_row
 from scipy import ndimage
 
@@ -658,7 +659,9 @@ def test_too_few_healthy_scans_to_compare_with(detector: Detector, cases: list[C
     assert not (tmp_path / "out").exists()
 
 
-def test_strata_and_tests_between_scores(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
+def test_strata_tests_between_scores_and_figures(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
     (patient,) = (case for case in cases if case.subject == "patient19")
     test = [
         Case(
@@ -671,7 +674,9 @@ def test_strata_and_tests_between_scores(detector: Detector, cases: list[Case], 
         )
         for i in range(4)
     ]
-    evaluate_cases(detector, test, tmp_path, scores=("l1", "l2"), baselines=False)
+    healthy = [case for case in cases if case.dataset == "IXI" and case.split == "val"]
+    chosen = [*healthy, *test]
+    evaluate_cases(detector, chosen, tmp_path, scores=("l1", "l2"), baselines=False, figures=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     strata = {(row["stratum"], row["level"]): row["n"] for row in summary["strata"] if row["score"] == "l1"}
     assert strata == {("site", "A"): 2, ("site", "B"): 2}, "ages in three classes of four are too many"
@@ -679,6 +684,18 @@ def test_strata_and_tests_between_scores(detector: Detector, cases: list[Case], 
     assert {compared["best"], compared["against"][0]["score"]} == {"l1", "l2"}
     assert compared["against"][0]["n"] == 4
     assert compared["against"][0]["p"] <= compared["against"][0]["p_holm"] <= 1
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert names == {
+        "precision_recall", "froc", "per_case", "dice_threshold", "mslub-best", "mslub-median", "mslub-worst",
+    }  # fmt: skip
+    for path in (tmp_path / "figures").iterdir():
+        assert mpl_image.imread(path).std() > 0.02
+    curves = json.loads((tmp_path / "curves.json").read_text())["MSLUB"]["l1"]
+    recall = curves["precision_recall"]["recall"]
+    assert recall == sorted(recall)
+    assert recall[-1] == 1
+    assert curves["precision_recall"]["precision"][-1] >= curves["precision_recall"]["chance"]
+    assert len(curves["froc"]["threshold"]) > 10
 
 
 def test_several_scans_of_one_subject_are_one_subject(

@@ -288,6 +288,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
             protocol=REFERENCE if config.reference else OURS,
             seed=config.seed,
             progress=lambda case, message: bar.advance(task),
+            figures=True,
         )
     logger.info("%s\nEvery scan and measure: %s", headline(table), folder / "evaluation")
     return len(failures(table))

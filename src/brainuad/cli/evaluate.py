@@ -81,7 +81,7 @@ def evaluate(
 
         table = evaluate_cases(
             detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report,
+            progress=report, figures=True,
         )  # fmt: skip
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")

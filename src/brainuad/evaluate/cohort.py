@@ -33,7 +33,7 @@ from brainuad.evaluate.protocol import (
     healthy_name,
 )
 from brainuad.evaluate.scorer import CASE_ERRORS, ScoredCase, Scorer
-from brainuad.evaluate.tables import Pools, Subject, case_rows, failed_row, to_table, write_tables
+from brainuad.evaluate.tables import Pools, Subject, case_rows, failed_row, to_table, wide, write_tables
 from brainuad.evaluation import (
     FALSE_POSITIVE_FRACTIONS,
     ScoreHistogram,
@@ -60,6 +60,7 @@ def evaluate_cases(
     postprocess: bool = True,
     progress: Callable[[Case, str], None] = lambda case, message: None,
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    figures: bool = False,
 ) -> pd.DataFrame:
     """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
 
@@ -83,6 +84,7 @@ def evaluate_cases(
         progress: Called after each case with it and why it failed, "" where it did not.
         on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
             case's rows does not score it again.
+        figures: Draw figures, and each set's best, median and worst case.
 
     Returns:
         The contents of ``cases.csv``: one row a case, score, space, threshold and measure.
@@ -101,7 +103,12 @@ def evaluate_cases(
     run.evaluate(chosen)
     table = to_table(run.rows)
     about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
-    write_tables(Path(output), table, about, run.pools, run.subjects)
+    summary, curves = write_tables(Path(output), table, about, run.pools, run.subjects)
+    if figures:
+        from brainuad.evaluate.figures import draw_figures
+
+        draw_figures(Path(output) / "figures", table, curves, summary)
+        run.draw_montages(table, summary)
     return table
 
 
@@ -344,6 +351,24 @@ class _Run:
                 froc = froc_counts(model, anomaly, at)
             entries[name] = {"measures": measures, "froc": froc, "histograms": file}
         return case_facts(model, scored.reconstruction), entries, histograms
+
+    def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+        """Draw each set's best, median and worst case by its best score, where colours have a meaning."""
+        from brainuad.evaluate.figures import draw_montage, file_name, telling_cases
+
+        healthy = summary["thresholds"][0]["thresholds"] or {}
+        cases = {(case.dataset, name): case for case, name in self.names.items() if case.split == "test"}
+        test = wide(table, split="test")
+        for dataset, compared in summary["comparisons"].items():
+            score = compared["best"]
+            if not healthy.get(score):
+                continue
+            for kind, (name, precision) in telling_cases(test, dataset, score).items():
+                self.know_health([score])
+                scored = self.scorer.score(cases[dataset, name], [score])
+                title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
+                path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
+                draw_montage(scored, score, healthy[score], path, title)
 
     def know_health(self, names: Sequence[str]) -> None:
         """Have the statistics of healthy scans ready if any of ``names`` needs them."""

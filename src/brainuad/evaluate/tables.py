@@ -181,17 +181,23 @@ def write_tables(
     about: Mapping[str, Any],
     pools: Pools,
     subjects: Mapping[tuple[str, str, str], Subject],
-) -> None:
-    """Write ``cases.csv``, ``summary.csv``, ``curves.json``, the pages, and, last, ``summary.json``."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write ``cases.csv``, ``summary.csv``, ``curves.json``, the pages, and, last, ``summary.json``.
+
+    Returns:
+        The contents of ``summary.json`` and ``curves.json``.
+    """
     from brainuad.evaluate.pages import latex_tables, markdown
     from brainuad.evaluate.summary import curves, summarise_all
 
     write_text(output / "cases.csv", table.to_csv(index=False))
     summary, figures = summarise_all(table, about["scores"], pools, subjects)
     write_text(output / "summary.csv", summary.to_csv(index=False))
-    write_json(output / "curves.json", without_nan(curves(pools)))
+    drawn = without_nan(curves(pools))
+    write_json(output / "curves.json", drawn)
     found = without_nan({**about, **figures})
     write_text(output / "summary.md", markdown(summary, found))
     for name, text in latex_tables(summary, found).items():
         write_text(output / "latex" / f"{name}.tex", text)
     write_json(output / "summary.json", found)
+    return found, drawn

@@ -18,6 +18,7 @@ from brainuad.sweep.names import BASE, ENSEMBLE, SCORE, WIDTH
 
 MEASURES = {"average_precision": "average precision", "best_dice": "Dice, oracle"}
 KEYS = ["set", "variant", "kind", "name"]
+FEW = 3  # with fewer scans no interval is shown
 COLOURS = {"default": "#d62728", "mean": "#9467bd", "max": "#8c564b", "min": "#e377c2"}
 COLOURS |= {"softmin": "#bcbd22", "learnt": "#17becf", "l1": "#2ca02c"}
 COLOURS |= {"intensity_bright": "#999999", "intensity_dark": "#444444"}
@@ -132,7 +133,8 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
         rows[rows["kind"] == WIDTH].assign(sigma=lambda part: part["name"].astype(float)).sort_values("sigma")
     )
     axis.plot(widths["sigma"], widths["mean"], "o-", color="#1f77b4", ms=3, label="one width")
-    axis.fill_between(widths["sigma"], widths["low"], widths["high"], color="#1f77b4", alpha=0.15, lw=0)
+    if widths["n"].min() >= FEW:
+        axis.fill_between(widths["sigma"], widths["low"], widths["high"], color="#1f77b4", alpha=0.15, lw=0)
     for row in rows[rows["kind"] != WIDTH].to_dict("records"):
         solid = "-" if row["kind"] == ENSEMBLE else "--"
         label = _title(row["kind"], row["name"])
@@ -146,7 +148,7 @@ def _title(kind: str, name: str) -> str:
 
 
 def _interval(row: dict[str, Any], sign: str = "") -> str:
-    if row["n"] < 3 or math.isnan(row["low"]):
+    if row["n"] < FEW or math.isnan(row["low"]):
         return f"{row['mean']:{sign}.3f}"
     return f"{row['mean']:{sign}.3f} ({row['low']:{sign}.3f} to {row['high']:{sign}.3f})"
 
