@@ -178,17 +178,19 @@ def test_a_damaged_scan_keeps_its_place_and_its_numbers(cohort, tmp_path):
 
 def test_a_large_cohort_gets_a_page_a_scan(tmp_path):
     out = tmp_path / "out"
-    for name, folder in (("a#1 %41", out), ("sub-01_T1w", out / "sub-01" / "anat")):
+    anat = out / "sub-01" / "anat"
+    for name, folder in (("a#1 %41", out), ("report", out), ("sub-01_T1w", anat)):
         write_scan(folder, name, *patient())
     report = build_report(out, embedded_bytes=10_000)
     assert report.stat().st_size < 60_000
     page = read(report)
     links = [value for name, value in page.links if name == "href" and value.startswith("./")]
-    assert links == ["./a%231%20%2541.html", "./sub-01/anat/sub-01_T1w.html"]
-    own = read(out / "sub-01" / "anat" / "sub-01_T1w.html")
+    assert links == ["./a%231%20%2541.html", "./report_scan.html", "./sub-01/anat/sub-01_T1w.html"]
+    own = read(anat / "sub-01_T1w.html")
     assert ("href", "../../report.html") in own.links
-    assert payload(own, 1)["name"] == "sub-01_T1w"
+    assert payload(own, 2)["name"] == "sub-01_T1w"
     assert (out / "a#1 %41.html").exists()
+    assert payload(read(out / "report_scan.html"), 1)["name"] == "report"
 
 
 def test_the_montage_is_the_one_that_was_written_or_else_drawn(scored):

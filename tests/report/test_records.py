@@ -28,6 +28,8 @@ def test_sidecars_are_found_in_subfolders_and_without_tables(tmp_path):
     (out / "sub-01" / "anat" / "sub-01_space.json").write_text('{"SpatialReference": "orig"}')
     (out / "dataset_description.json").write_text('{"Name": "brainuad"}')
     assert [row.name for row in read_records(out).rows] == ["sub-01_T1w"]
+    write_scan(out / "sub-02", "run", *patient())  # only the run's own files are told by their names
+    assert [row.name for row in read_records(out).rows] == ["run", "sub-01_T1w"]
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def build_report(folder: str | Path, *, embedded_bytes: int = EMBEDDED_BYTES) ->
 def _write_own_page(view: _View, records: Records) -> None:
     if view.row.scored is None:
         return
-    page = view.row.scored.sidecar.with_suffix(".html")
+    page = _own_page(view.row.scored, records.folder)
     up = len(page.relative_to(records.folder).parents) - 1
     alone = replace(records, rows=[view.row], notes=[])
     write_text(page, _render(alone, [view], [], back="../" * up + "report.html"))
@@ -113,7 +113,12 @@ def _write_own_page(view: _View, records: Records) -> None:
 def _link(row: Row, folder: Path) -> str:
     if row.scored is None:
         return ""
-    return "./" + quote(row.scored.sidecar.with_suffix(".html").relative_to(folder).as_posix())
+    return "./" + quote(_own_page(row.scored, folder).relative_to(folder).as_posix())
+
+
+def _own_page(scored: Scored, folder: Path) -> Path:
+    page = scored.sidecar.with_suffix(".html")
+    return page if page != folder / "report.html" else page.with_name("report_scan.html")
 
 
 def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *, back: str = "") -> str:
@@ -121,7 +126,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     shown = [view for view in views if view.row.scored or not cohort]
     payloads = {view.id: view.payload for view in shown if view.payload}
     done = [(row.name, row.score) for row in records.rows if row.score is not None]
-    drawing = histogram(done, records.healthy)
+    drawing = histogram(done, records.healthy) if cohort else None
     svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
     return _environment().get_template("page.html").render(
         title=f"{len(lines)} scans" if cohort else records.rows[0].name,

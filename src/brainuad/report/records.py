@@ -12,7 +12,7 @@ from typing import Any
 from brainuad.errors import InputError
 
 Point = tuple[float, float, float]
-_NO_SIDECARS = ("run.json", "dataset_description.json", "calibration.json", "summary.json", "simulation.json")
+_OF_THE_RUN = ("run.json", "dataset_description.json")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def read_records(folder: str | Path) -> Records:
 def _sidecar_rows(folder: Path) -> list[Row]:
     rows: list[Row] = []
     for path in sorted(folder.rglob("*.json")):
-        if path.name in _NO_SIDECARS or path.name.startswith(".") or not path.is_file():
+        of_the_run = path.parent == folder and path.name in _OF_THE_RUN
+        if of_the_run or path.name.startswith(".") or not path.is_file():
             continue
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))

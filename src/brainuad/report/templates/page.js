@@ -196,6 +196,7 @@ async function start() {
   await first;
 }
 
+document.body.classList.add("scripted");
 document.querySelectorAll("table.scores").forEach(sortable);
 if (typeof createViewer === "undefined") byId("no-viewer").hidden = true; // no scan on this page has volumes
 else if (supportsWebGL2()) {
