@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,13 @@ def score(
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score again what is finished.")] = False,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N shares of the scans, without a report; a run without it puts all together.",
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
     as_json: Json = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
@@ -62,6 +70,7 @@ def score(
     from brainuad.scan.run import SCORES_CSV, Settings, score_scans
 
     known("--score", [score], list(SCORES))
+    number, shares = _share(shard)
     detector = load_model(model, device)
     scans = find_scans(
         inputs,
@@ -70,8 +79,8 @@ def score(
         participants=participant_label or (),
         sessions=session or (),
         series=series,
-    )
-    if dry_run:
+    )[number - 1 :: shares]
+    if dry_run and scans:
         rows = [
             {
                 "name": scan.name,
@@ -83,6 +92,9 @@ def score(
         ]
         print_rows(rows, as_json)
         return
+    if not scans:
+        say(f"share {shard} holds no scan")
+        return
     with progress("Scoring", len(scans)) as advance:
 
         def report(row: dict[str, Any], skipped: bool) -> None:
@@ -92,7 +104,7 @@ def score(
         settings = Settings(score, fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
     page = None
-    if not no_report:
+    if not (no_report or shard):
         from brainuad.report.page import build_report
 
         page = build_report(output)
@@ -103,3 +115,12 @@ def score(
         print_rows([{column: row[column] for column in columns} for row in rows], as_json=False)
         say(f"every scan: {output / SCORES_CSV}" + (f"; report: {page}" if page else ""))
     exit_by_failures([row["status"] == "failed" for row in rows])
+
+
+def _share(text: str) -> tuple[int, int]:
+    """Return I and N of "I/N", 1 and 1 of nothing."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    number, shares = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= shares:
+        raise typer.BadParameter(f"{text!r} is not like 2/10", param_hint="--shard")
+    return number, shares
