@@ -138,6 +138,13 @@ def test_ms_lies_at_its_sites(brain):
     assert near < tissues.from_ventricles[white].mean()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ms_at_the_surface_stays_in_the_brain(brain, seed):
+    _, tissues, _ = brain
+    lesion = simulated(brain, "ms", seed=seed, size=8.0)[0]
+    assert not lesion.layers[0].coverage[~tissues.parenchyma].any()
+
+
 def test_hyperintensities_have_the_drawn_volume_and_spare_the_cortex(brain):
     _, tissues, _ = brain
     lesion = simulated(brain, "wmh", seed=4)[0]

@@ -48,7 +48,7 @@ def wmh(
     level = np.where(tissues.from_cortex > U_FIBRES_MM + 2, np.maximum(level, deep), level)
     level = level - above(level, allowed, volume, tissues)
     coverage = cover(level) * allowed
-    coverage = np.maximum(coverage, ndimage.gaussian_filter(coverage, 0.4)) * ~tissues.csf
+    coverage = np.maximum(coverage, ndimage.gaussian_filter(coverage, 0.4)) * tissues.parenchyma
     severe = 0.75 + 0.25 * np.clip(level / 6.0, 0, 1)  # the middle is more damaged than the border
     layer = Layer(coverage, np.clip(strength * severe, 0, 1).astype(np.float32), mottle=0.12)
     return Lesion([layer], None, {"strength": strength, "wanted_ml": volume})

@@ -57,7 +57,7 @@ def ms(
         own = np.clip(mean * rng.lognormal(0, 0.25), 0, 1)
         strength[box] = np.where(one > coverage[box], own, strength[box])
         coverage[box] = np.maximum(coverage[box], one)
-    coverage *= ~tissues.csf
+    coverage *= tissues.parenchyma
     layer = Layer(coverage, np.clip(strength * contrast, 0, 1), mottle=0.1)
     named = {name: int((sites == name).sum()) for name in SITES}
     return Lesion(

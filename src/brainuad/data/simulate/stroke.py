@@ -118,7 +118,7 @@ def stroke_lesion(
     Returns:
         The lesion, or None where too much of the outline lies outside this brain's tissue.
     """
-    coverage = outline_coverage(outline, image, size=size) * (tissues.brain & ~tissues.csf)
+    coverage = outline_coverage(outline, image, size=size) * tissues.parenchyma
     # The atlas is larger than MNI152 space by the determinant of the map between them.
     expected = (outline.array > 0).sum() * np.prod(outline.spacing) / 1000 * size
     expected /= np.linalg.det(ATLAS_TO_MNI[:3, :3])

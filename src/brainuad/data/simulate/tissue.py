@@ -81,6 +81,11 @@ class Tissues:
         return float(np.prod(self.spacing)) / 1000
 
     @cached_property
+    def parenchyma(self) -> np.ndarray:
+        """Brain without CSF: what lesions can lie in."""
+        return self.brain & ~self.csf
+
+    @cached_property
     def from_ventricles(self) -> np.ndarray:
         """Distance of every voxel from the lateral ventricles in mm, 0 in them."""
         return self.distance(self.ventricles)
