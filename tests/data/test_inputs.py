@@ -158,8 +158,14 @@ def test_links_are_followed_once_and_broken_ones_do_not_disappear(tmp_path):
     (tmp_path / "scans" / "more").symlink_to(tmp_path / "store")
     (tmp_path / "scans" / "again").symlink_to(tmp_path / "store")
     (tmp_path / "scans" / "missing.nii.gz").symlink_to(tmp_path / "annex" / "object")
-    scans = find_scans([tmp_path / "scans"], modality="t1", output=tmp_path / "out")
-    assert [scan.name for scan in scans] == ["missing", "b", "a"]
+    (tmp_path / "scans" / "round.nii.gz").symlink_to(tmp_path / "scans" / "round.nii.gz")
+    (tmp_path / "scans" / "same.nii.gz").symlink_to(tmp_path / "scans" / "deep" / "a.nii.gz")
+    scans = find_scans(
+        [tmp_path / "scans", tmp_path / "scans" / "more"], modality="t1", output=tmp_path / "out"
+    )
+    assert [scan.name for scan in scans] == ["missing", "round", "same", "b", "a"]
+    with pytest.raises(InputError, match="cannot be read"):
+        open_scan(scans[1])
     with pytest.raises(InputError, match="is a link to a file that is missing"):
         open_scan(scans[0])
 

@@ -77,7 +77,7 @@ def find_scans(
         InputError: An input cannot be used or holds no scan; ``output`` holds an input; two scans would have the same
             name.
     """
-    found: dict[tuple[Path, str], Scan] = {}
+    found: dict[tuple[str, str, str], Scan] = {}
     given, output, any_bids = [Path(path) for path in inputs], Path(output), False
     for path in given:
         _check_apart(path, output)
@@ -92,7 +92,9 @@ def find_scans(
             scans = _in_folder(path, modality, output, series)
         for scan in scans:
             source = Path(os.path.abspath(scan.source))
-            found.setdefault((source.resolve(), scan.series), replace(scan, source=source))
+            # a folder may be reached in two ways; but files may be links to one content and still be two scans
+            place = os.path.realpath(source.parent), source.name, scan.series
+            found.setdefault(place, replace(scan, source=source))
     if (participants or sessions) and not any_bids:
         raise InputError(
             ", ".join(map(str, given)),
@@ -134,7 +136,7 @@ def _check_apart(given: Path, output: Path) -> None:
     """Refuse an input that does not exist, or that results would be mixed with."""
     if not os.path.lexists(given):
         raise InputError(given, "no such file or folder", "Check the path")
-    if given.resolve().is_relative_to(output.resolve()):
+    if _real(given).is_relative_to(_real(output)):
         raise InputError(
             given,
             f"lies in the output folder {output}, where results must not be mixed with scans",
@@ -144,9 +146,8 @@ def _check_apart(given: Path, output: Path) -> None:
 
 def _check_outside(root: Path, output: Path) -> None:
     """Refuse results in a BIDS data set of raw scans, but among its derivatives."""
-    if output.resolve().is_relative_to(root.resolve()) and not output.resolve().is_relative_to(
-        root.resolve() / "derivatives"
-    ):
+    inside = _real(output).is_relative_to(_real(root))
+    if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
         raise InputError(
             output,
             f"lies in the data set {root}",
@@ -171,7 +172,7 @@ def _as_scan(series: Series, folder: Path) -> Scan:
 
 def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Scan]:
     scans, dicom, reasons = [], [], Counter[str]()
-    for folder, files in _walk(root, output.resolve()):
+    for folder, files in _walk(root, _real(output)):
         for name in files:
             if not name.lower().endswith(NIFTI):
                 if is_dicom(folder / name):
@@ -236,12 +237,17 @@ def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
 
     for here, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         status = os.stat(here)
-        if (status.st_dev, status.st_ino) in visited or Path(here).resolve() == output:
+        if (status.st_dev, status.st_ino) in visited or _real(Path(here)) == output:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(here), sorted(name for name in files if not name.startswith("."))
+
+
+def _real(path: Path) -> Path:
+    """Resolve links; unlike :meth:`pathlib.Path.resolve`, also where they lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _stem(name: str) -> str:

@@ -81,6 +81,13 @@ def read_series(folder: Path, uid: str) -> Volume:
             volume = Volume.load(volumes[0])
         except InputError as error:
             raise InputError(folder, error.fault, error.remedy) from error
+    announced = sum(part.frames * part.rows * part.columns for part in series.slices)
+    if volume.array.size != announced:
+        raise InputError(
+            folder,
+            f"makes {volume.array.size} voxels of {announced} pixels in series {uid} by dcm2niix",
+            "Convert it by hand, and give the NIfTI file",
+        )
     # the time of the scan, and comments
     for field in ("descrip", "aux_file", "db_name"):
         volume.header[field] = b""
