@@ -17,7 +17,9 @@ import torch
 from matplotlib import image as mpl_image
 from paper_layout import build_tree, place_scan, split_row
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from brainuad.cli import app
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.data.cohort import Case, paper_cases
 from brainuad.data.loading import load_case
@@ -709,3 +711,24 @@ def test_several_scans_of_one_subject_are_one_subject(
     figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]["any"]["average_precision"]
     assert figures["n"] == 1
     assert figures["mean"] == pytest.approx(wide(table)["average_precision"].mean())
+
+
+def test_the_command_counts_the_voxels_it_is_told_to(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    detector.save(tmp_path / "model")
+    (case,) = (case for case in cases if case.subject == "patient19")
+    manifest = tmp_path / "scans.csv"
+    manifest.write_text(
+        "subject,image,mask,seg,label,split,site\n"
+        f"{case.subject},{case.image},{case.mask},{case.lesion},1,test,Ljubljana\n"
+    )
+    words = ["evaluate", tmp_path / "model", manifest, "-o", tmp_path / "out", "--device", "cpu"]
+    words += ["--scores", "l1", "--voxels", "grid", "--no-native"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    table = read_cases_csv(tmp_path / "out" / "cases.csv")
+    assert set(table["space"]) == {"", "model"}
+    assert set(table["score"]) == {"", "random", "intensity_bright", "intensity_dark", "l1"}
+    lesion = load_case(case, detector.data_config).lesion
+    assert set(table[table["metric"] == "chance"]["value"].round(9)) == {round(lesion.mean(), 9)}

@@ -234,6 +234,18 @@ def test_manifest(tmp_path: Path) -> None:
     assert cases[2].lesion == tmp_path / "seg/009.nii.gz"
 
 
+def test_further_columns_of_a_manifest_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "clinic.csv"
+    path.write_text(
+        "subject,image,mask,seg,label,split,age,site,sex\n"
+        "1,a.nii,m.nii,,0,test,40,Leeds,F\n2,b.nii,m.nii,,0,test,41,,nan\n"
+    )
+    first, second = manifest_cases(path)
+    assert first.extra == (("site", "Leeds"), ("sex", "F"))
+    assert second.extra == ()
+    assert len({first, second}) == 2, "cases are keys"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -156,7 +156,7 @@ def _violins(
                 axis.plot(np.full(len(values), place), values, ".", ms=3, color=colours[score])
                 if len(values):
                     axis.hlines(values.mean(), place - 0.25, place + 0.25, color="k", lw=1.2)
-            axis.set_ylim(0, 1)
+            axis.set(xlim=(-0.6, len(scores) - 0.4), ylim=(0, 1))
             axis.grid(alpha=0.25, axis="y")
             axis.set_xticks(range(len(scores)), [""] * len(scores))
     for axis, dataset in zip(axes[0], sets, strict=True):
