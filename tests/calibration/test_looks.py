@@ -1,0 +1,123 @@
+"""Which scans look different from healthy ones: real scans of several kinds, and healthy ones that went wrong."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.stats import wasserstein_distance
+from tiny import FILES, tiny_detector
+
+from brainuad.calibration import Looks, look_at
+from brainuad.calibration.looks import LEVELS
+from brainuad.data.cohort import manifest_cases
+from brainuad.data.loading import place
+
+Image = tuple[np.ndarray, np.ndarray]
+
+
+def placed(dataset: str) -> list[Image]:
+    """Scans of the demo on the grid of the tiny model, and their masks."""
+    cases = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.csv")))
+    config = tiny_detector().data_config
+    return [place(case, config)[:2] for case in cases if case.dataset == dataset]
+
+
+@pytest.fixture(scope="module")
+def healthy() -> list[Image]:
+    return placed("IXI healthy")
+
+
+@pytest.fixture(scope="module")
+def looks(healthy: list[Image]) -> Looks:
+    return Looks.of([look_at(*scan, 1300 + 20 * i, 0.74 + 0.005 * i) for i, scan in enumerate(healthy)])
+
+
+def another_contrast(name: str) -> Image:
+    array = np.asarray(nib.load(FILES / f"mslub19_{name}_atlas_4mm.nii.gz").dataobj, dtype=np.float32)
+    return np.clip((array - 1) / 254, 0, 1), array > 0
+
+
+def test_round_trip_through_json(looks: Looks) -> None:
+    again = Looks.from_dict(json.loads(json.dumps(looks.to_dict())))
+    assert again == looks
+    np.testing.assert_array_equal(again.unpacked(), looks.unpacked())
+    assert looks.shape == (40, 48, 36)
+
+
+def test_regions_are_dark_and_bright_parts_of_the_brain(healthy: list[Image], looks: Looks) -> None:
+    middle, bright = looks.unpacked()
+    assert not (middle & bright).any()
+    for image, mask in healthy:
+        assert mask[bright].mean() > 0.99
+        assert (
+            np.median(image[bright]) > np.median(image[middle]) > np.median(image[mask & ~middle & ~bright])
+        )
+
+
+def test_healthy_scans_look_healthy(healthy: list[Image]) -> None:
+    for left_out, scan in enumerate(healthy):
+        others = Looks.of([look_at(*other) for i, other in enumerate(healthy) if i != left_out])
+        assert others.doubts(look_at(*scan)) == []
+
+
+def test_a_scan_with_lesions_is_of_the_right_kind(looks: Looks) -> None:
+    for scan in placed("MSLUB (real MS)"):
+        assert not any("another kind of scan" in doubt for doubt in looks.doubts(look_at(*scan)))
+
+
+@pytest.mark.parametrize("name", ["t2", "flair"])
+def test_another_kind_of_scan_is_noticed(looks: Looks, name: str) -> None:
+    (doubt,) = looks.doubts(look_at(*another_contrast(name)))
+    assert "another kind of scan than the model's" in doubt
+
+
+def test_another_kind_is_noticed_whatever_kind_the_model_is_of(healthy: list[Image]) -> None:
+    inverted = Looks.of([look_at(np.where(mask, 1 - image, 0), mask) for image, mask in healthy])
+    assert "another kind" in inverted.doubts(look_at(*healthy[0]))[0]
+
+
+def test_other_intensities_are_noticed(healthy: list[Image], looks: Looks) -> None:
+    image, mask = healthy[0]
+    (doubt,) = looks.doubts(look_at(image**2, mask))
+    assert "thresholds may not hold" in doubt
+
+
+def test_distances_are_those_of_wasserstein(healthy: list[Image], looks: Looks) -> None:
+    values = [image[mask] for image, mask in healthy]
+    quantiles = np.array([np.quantile(ours, LEVELS) for ours in values])
+    rest = [np.delete(quantiles, i, 0).mean(0) for i in range(len(values))]
+    exact = [np.mean(np.abs(ours - others)) for ours, others in zip(quantiles, rest, strict=True)]
+    np.testing.assert_allclose(looks.distances, sorted(exact), atol=1e-5)
+    one, other = (look_at(*scan).quantiles for scan in healthy[:2])
+    assert np.abs(one - other).mean() == pytest.approx(wasserstein_distance(values[0], values[1]), abs=2e-3)
+
+
+def test_upside_down_is_noticed_by_its_contrast(healthy: list[Image], looks: Looks) -> None:
+    image, mask = healthy[0]
+    assert "failed registration" in looks.doubts(look_at(image[:, ::-1, ::-1], mask[:, ::-1, ::-1]))[0]
+
+
+@pytest.mark.parametrize(
+    ("brain_ml", "alignment", "words"),
+    [
+        (600, 0.75, "brain volume 600 mL is outside"),
+        (2500, 0.75, "2500 mL"),
+        (1350, 0.4, "registration failed"),
+    ],
+)
+def test_brain_volume_and_alignment(
+    healthy: list[Image], looks: Looks, brain_ml: float, alignment: float, words: str
+) -> None:
+    assert looks.doubts(look_at(*healthy[0], 1350, 0.75)) == []
+    (doubt,) = looks.doubts(look_at(*healthy[0], brain_ml, alignment))
+    assert words in doubt
+
+
+def test_without_a_cohort_only_poor_alignment_is_known(healthy: list[Image]) -> None:
+    assert Looks().doubts(look_at(*healthy[0], 100, 0.6)) == []
+    assert "below 0.50" in Looks().doubts(look_at(*healthy[0], 100, 0.49))[0]
