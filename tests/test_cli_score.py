@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from dicom_series import write_series
 from tiny import FILES, IMAGE, MASK, tiny_detector
 from typer.testing import CliRunner
 
 import brainuad
 from brainuad.cli import app
+from brainuad.data.volume import Volume
 
 HEAD = FILES / "ixi013_t1_4mm.nii.gz"
 PLACE = (
@@ -155,6 +160,39 @@ def test_a_rerun_skips_and_python_agrees(scored, model):
     }
 
 
+def test_a_scan_gives_the_same_as_dicom(scored, model, tmp_path):
+    scans, out, _ = scored
+    scan = Volume.load(scans / "oblique.nii.gz")
+    write_series(tmp_path / "series", scan.with_array(np.rint(scan.array / 0.37)), plane="sagittal")
+    words = [
+        "score",
+        tmp_path / "series",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        model,
+        "--fpr",
+        "0.05",
+        "--no-report",
+    ]
+    run(*words)
+    sidecar = json.loads((tmp_path / "out" / "series.json").read_text())
+    converted, anomaly, labels = (
+        Volume.load(tmp_path / "out" / sidecar["outputs"][kind]) for kind in ("scan", "anomaly", "lesions")
+    )
+    expected = Volume.load(out / "oblique_anomaly.nii.gz")
+    np.testing.assert_allclose(converted.affine, scan.affine, atol=1e-3)
+    # not equal: registration takes roundings of the affine further, by a fraction of a voxel
+    assert np.corrcoef(anomaly.array.ravel(), expected.array.ravel())[0, 1] > 0.98
+    segmentation = pydicom.dcmread(tmp_path / "out" / sidecar["outputs"]["segmentation"])
+    assert segmentation.Modality == "SEG"
+    assert len(segmentation.SegmentSequence) == len(sidecar["findings"]) == labels.array.max()
+    assert segmentation.pixel_array.sum() == (labels.array > 0).sum()
+    before = (tmp_path / "out" / "series_anomaly.nii.gz").stat().st_mtime_ns
+    run(*words)
+    assert (tmp_path / "out" / "series_anomaly.nii.gz").stat().st_mtime_ns == before
+
+
 def test_a_dry_run_writes_nothing(model, tmp_path):
     shutil.copy(IMAGE, tmp_path / "one.nii.gz")
     (row,) = json.loads(
@@ -265,3 +303,36 @@ def test_a_disk_that_fills_up_is_named(model, tmp_path):
     assert "_anomaly.nii.gz: cannot be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json", "scores.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_stopped_run_goes_on(stop, code, model, tmp_path):
+    """Stopped after its first scan, however: what is finished stays, and a rerun does the rest."""
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b", "c"):
+        shutil.copy(IMAGE, tmp_path / "scans" / f"{name}.nii.gz")
+    words = ["score", tmp_path / "scans", "-o", tmp_path / "out", "--model", model, "--no-report"]
+    program = (  # a shell may have it that interrupts are ignored
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"sys.argv = ['brainuad', *{[*map(str, words)]!r}]; from brainuad.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "out" / "a.json").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(stop)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out" / "c.json").exists()
+    finished = (tmp_path / "out" / "a_anomaly.nii.gz").stat().st_mtime_ns
+    if stop == signal.SIGINT:
+        assert not list((tmp_path / "out").glob(".partial*"))
+        assert "a,done," in (tmp_path / "out" / "scores.csv").read_text()
+    run(*words)
+    assert (tmp_path / "out" / "a_anomaly.nii.gz").stat().st_mtime_ns == finished
+    table = (tmp_path / "out" / "scores.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:2] for line in table] == [["a", "done"], ["b", "done"], ["c", "done"]]
