@@ -218,6 +218,19 @@ def test_a_folder_that_cannot_be_written_to_is_found_out_first(scans, scored, de
     assert scored == []
 
 
+def test_a_fraction_beyond_the_calibration_is_refused_first(scans, scored, detector, tmp_path):
+    with pytest.raises(InputError, match=r"no threshold for 0\.2. Choose 0\.001 to 0\.1"):
+        score_scans(scans, detector, tmp_path / "out", Settings(fpr=0.2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_score_without_calibration_gives_a_map_without_findings(detector):
+    result = score_scan(Volume.load(IMAGE), detector, brain_mask=Volume.load(MASK), score="l1")
+    assert (result.threshold, result.findings, result.lesions.any()) == (None, [], False)
+    assert result.anomaly.max() > 0
+    assert any("l1 was not calibrated" in warning for warning in result.warnings)
+
+
 def test_one_mask_is_not_for_several_scans(scans, scored, detector, tmp_path):
     for name in ("brain_mask", "lesion_mask"):
         with pytest.raises(InputError, match="one mask for 3 scans"):

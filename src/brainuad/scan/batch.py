@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 from brainuad.data.frame import one_itk_thread
 from brainuad.errors import InputError
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,6 +45,7 @@ def each(work: Callable[[T], R], scans: Sequence[T], jobs: int) -> Iterator[R]:
             try:
                 for future in as_completed(futures):
                     yield future.result()
-            except BaseException:  # scans in work are finished, others not begun
-                pool.shutdown(cancel_futures=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                logger.warning("stopping when the scans in work are finished")
                 raise

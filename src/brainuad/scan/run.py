@@ -87,11 +87,14 @@ def score_scans(
         One row a scan, in the order of ``scans``.
 
     Raises:
-        InputError: The folder cannot be written to, or one mask was given for several scans.
+        InputError: The folder cannot be written to, one mask was given for several scans, or the model's calibration
+            does not reach ``fpr``.
     """
     for mask in (settings.brain_mask, settings.lesion_mask):
         if mask is not None and mask.is_file() and len(scans) > 1:
             raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
+    if detector.calibration is not None and settings.score in detector.calibration.thresholds:
+        detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
     work = _Work(detector, detector.fingerprint, output, settings, overwrite)
     started, clock = datetime.now(UTC), time.perf_counter()
     run: dict[str, Any] = {
