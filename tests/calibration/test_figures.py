@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from brainuad.calibration import Calibration, HealthyScan, calibration_of
+from brainuad.calibration import Calibration, HealthyScan, Looks, calibration_of
 from brainuad.errors import InputError
 
 # as the first release of the shipped model had it
@@ -70,7 +70,7 @@ def test_the_first_format_can_be_read() -> None:
     assert calibration.threshold("l1", 0.01) == 0.1286
     assert calibration.interval("l1", 0.01) is None
     assert calibration.percentile("l1", 0.2) is None
-    assert calibration.looks is None
+    assert calibration.looks == Looks()
     assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
 
 
@@ -79,9 +79,10 @@ def test_the_first_format_can_be_read() -> None:
     [
         ("format", 3, "format 3; this version reads up to 2"),
         ("format", "2", "has format '2'"),
-        ("scans", None, "None for the number 'scans'"),
-        ("scans", True, "True for the number 'scans'"),
-        ("voxels", float("nan"), "nan for the number 'voxels'"),
+        ("scans", None, "'None' for the number 'scans'"),
+        ("scans", True, "'True' for the number 'scans'"),
+        ("voxels", float("nan"), "'nan' for the number 'voxels'"),
+        ("voxels", 10**400, "for the number 'voxels'"),
         ("thresholds", [], "no table 'thresholds'"),
         ("thresholds/l1", {}, "no threshold for l1"),
         ("thresholds/l1", {"0": 1}, "'0' for a false-positive fraction"),
@@ -90,7 +91,8 @@ def test_the_first_format_can_be_read() -> None:
         ("intervals/l1/0.1", [1], "1 ends of an interval"),
         ("intervals/l1/0.1", 1, "no list '0.1'"),
         ("scan_scores", [1], "no table 'scan_scores'"),
-        ("scan_scores/l1", [float("inf")], "inf for the number 'l1'"),
+        ("scan_scores/l1", [float("inf")], "'inf' for the number 'l1'"),
+        ("subjects", "abc", "no list 'subjects'"),
         ("looks", 1, "no table 'looks'"),
         ("looks/quantiles", [0, 1], "2 quantiles of intensity, not 51"),
         ("looks/regions", "??", "damaged regions"),

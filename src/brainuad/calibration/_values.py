@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+_LARGEST = 1e300  # infinity, NaN and integers beyond floating point are none of ours
 
 
 def number(values: Mapping[str, Any], name: str) -> float:
@@ -14,8 +15,8 @@ def number(values: Mapping[str, Any], name: str) -> float:
         ValueError: It is missing or no finite number.
     """
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"has {value!r} for the number {name!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise ValueError(f"has {str(value)[:40]!r} for the number {name!r}")
     return value
 
 
@@ -25,19 +26,28 @@ def numbers(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
     Raises:
         ValueError: It is missing or something else.
     """
-    found = values.get(name)
-    if not isinstance(found, list):
-        raise ValueError(f"has no list {name!r}")
-    return tuple(number({name: value}, name) for value in found)
+    return tuple(number({name: value}, name) for value in sequence(values, name))
 
 
-def table(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a table by name.
+def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None = None) -> list[Any]:
+    """Return a list by name, or what stands for a missing one.
 
     Raises:
         ValueError: It is missing or something else.
     """
-    found = values.get(name)
+    found = values.get(name, otherwise)
+    if not isinstance(found, list):
+        raise ValueError(f"has no list {name!r}")
+    return found
+
+
+def table(values: Mapping[str, Any], name: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a table by name, or what stands for a missing one.
+
+    Raises:
+        ValueError: It is missing or something else.
+    """
+    found = values.get(name, otherwise)
     if not isinstance(found, dict):
         raise ValueError(f"has no table {name!r}")
     return found

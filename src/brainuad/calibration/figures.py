@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from brainuad.calibration._values import number, numbers, table
+from brainuad.calibration._values import number, numbers, sequence, table
 from brainuad.calibration.looks import Looks, look_at
 from brainuad.errors import InputError
 
@@ -28,7 +28,7 @@ class Calibration:
         thresholds: Score to false-positive fraction to the map value that this fraction of healthy brain exceeds.
         postprocess: Maps were eroded and median-filtered.
         seed: Seed of the reconstructions.
-        brainuad: Version that made it; "" where unknown, as all that follows may be.
+        brainuad: Version that made it; "" where unknown. All that follows is empty where it is.
         made_from: "raw scans" (each went all the way that a user's scan goes) or "prepared scans".
         subjects: Names of the scans.
         left_out: Names of scans that were given and could not be used.
@@ -46,9 +46,9 @@ class Calibration:
     made_from: str = ""
     subjects: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    intervals: Table | None = None
-    scan_scores: Mapping[str, tuple[float, ...]] | None = None
-    looks: Looks | None = None
+    intervals: Table = field(default_factory=dict)
+    scan_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
 
     @classmethod
     def from_dict(cls, values: Any) -> Calibration:
@@ -62,7 +62,7 @@ class Calibration:
         written = values.get("format", 1)
         if not isinstance(written, int) or written > FORMAT:
             raise ValueError(f"has format {written!r}; this version reads up to {FORMAT}: update brainuad")
-        intervals, scores, looks = (values.get(name) for name in ("intervals", "scan_scores", "looks"))
+        scores = table(values, "scan_scores", {})
         return cls(
             scans=int(number(values, "scans")),
             voxels=int(number(values, "voxels")),
@@ -71,13 +71,11 @@ class Calibration:
             seed=int(number(values, "seed")) if "seed" in values else 0,
             brainuad=str(values.get("brainuad", "")),
             made_from=str(values.get("made_from", "")),
-            subjects=tuple(map(str, values.get("subjects") or ())),
-            left_out=tuple(map(str, values.get("left_out") or ())),
-            intervals=None if intervals is None else _by_fraction(table(values, "intervals"), _ends),
-            scan_scores=None
-            if scores is None
-            else {k: numbers(scores, k) for k in table(values, "scan_scores")},
-            looks=None if looks is None else Looks.from_dict(table(values, "looks")),
+            subjects=tuple(map(str, sequence(values, "subjects", []))),
+            left_out=tuple(map(str, sequence(values, "left_out", []))),
+            intervals=_by_fraction(table(values, "intervals", {}), _ends),
+            scan_scores={score: numbers(scores, score) for score in scores},
+            looks=Looks.from_dict(table(values, "looks")) if "looks" in values else Looks(),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,13 +91,11 @@ class Calibration:
             "seed": self.seed,
             "made_from": self.made_from,
             "thresholds": _by_text(self.thresholds),
-            "intervals": None if self.intervals is None else _by_text(self.intervals),
-            "scan_scores": None
-            if self.scan_scores is None
-            else {k: list(v) for k, v in self.scan_scores.items()},
-            "looks": None if self.looks is None else self.looks.to_dict(),
+            "intervals": _by_text(self.intervals),
+            "scan_scores": {score: list(known) for score, known in self.scan_scores.items()},
+            "looks": {} if self.looks == Looks() else self.looks.to_dict(),
         }
-        return {name: value for name, value in values.items() if value not in (None, "", [])}
+        return {name: value for name, value in values.items() if value not in ("", [], {})}
 
     def threshold(self, score: str, fraction: float) -> float:
         """Return the map value that a fraction of healthy brain voxels exceeds.
@@ -118,7 +114,7 @@ class Calibration:
             InputError: As `threshold`.
         """
         self._known(score, fraction)
-        found = (self.intervals or {}).get(score)
+        found = self.intervals.get(score)
         if found is None:
             return None
         low, high = self._at(found, fraction)
@@ -129,7 +125,7 @@ class Calibration:
 
         None where the scores of the healthy scans are unknown.
         """
-        known = (self.scan_scores or {}).get(score)
+        known = self.scan_scores.get(score)
         if not known:
             return None
         scores = np.asarray(known)
@@ -149,8 +145,7 @@ class Calibration:
             found.append(
                 f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little"
             )
-        looks = self.looks or Looks()
-        return found + looks.doubts(look_at(image, mask, brain_ml, alignment))
+        return found + self.looks.doubts(look_at(image, mask, brain_ml, alignment))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
         found = self.thresholds.get(score)
