@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.compare import compare_runs, read_runs, write_comparisons
+from brainuad.compare.differences import is_simulated
 from brainuad.compare.runs import COLUMNS
 from brainuad.errors import InputError
 from brainuad.evaluation import holm, paired_difference, paired_permutation_test
@@ -89,6 +90,19 @@ def test_shuffled_rows_change_nothing(folders, tmp_path):
         by_set(compare_runs(read_runs([folders[0], folder]))) for folder in (folders[1], shuffled)
     )
     assert {key: row.row() for key, row in second.items()} == {key: row.row() for key, row in first.items()}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "simulated"),
+    [
+        ("simulated ms", True),
+        ("stroke (semi-synthetic)", True),
+        ("MSLUB (real MS)", False),
+        ("ATLAS_v2", False),
+    ],
+)
+def test_sets_say_whether_they_are_simulated(dataset, simulated):
+    assert is_simulated(dataset) is simulated
 
 
 def test_real_and_simulated_sets_are_never_pooled(folders):

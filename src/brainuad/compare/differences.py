@@ -11,7 +11,7 @@ from brainuad.compare.runs import FAILED, Run
 from brainuad.errors import InputError
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test
 
-SIMULATED = "simulated"  # how the names of simulated data sets begin
+SIMULATED = ("simulated", "semi-synthetic")  # what names of simulated data sets contain
 METRICS = ("average_precision",)
 NAMED = 5  # cases listed in a warning
 
@@ -230,7 +230,7 @@ def _compare(
             continue
         pairs = [(case, ours[case], theirs[case]) for case in shared]
         rows.append(_comparison(dataset, metric, contestant, baseline, pairs, of_one))
-        kind = "all simulated" if dataset.lower().startswith(SIMULATED) else "all real"
+        kind = "all simulated" if is_simulated(dataset) else "all real"
         pooled[kind] += pairs
         sets[kind] += 1
         undefined[kind] += of_one
@@ -254,6 +254,11 @@ def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: st
         if failed:
             said.append(f"{one.label} failed on {_listed(failed)} of {dataset}; compared on the others")
     return said
+
+
+def is_simulated(dataset: str) -> bool:
+    """Whether a data set's name says that its lesions were simulated."""
+    return any(word in dataset.lower() for word in SIMULATED)
 
 
 def _listed(cases: Sequence[str]) -> str:
