@@ -19,6 +19,7 @@ from brainuad.bench.measure import interleaved, machine_rates, peak_memory
 from brainuad.bench.run import apart_by, sums
 from brainuad.bench.stages import ENSEMBLE, MAPS, SCORING, Case
 from brainuad.cli import app
+from brainuad.detector import load_model
 from brainuad.errors import InputError
 from brainuad.models.noise import opensimplex_permutation, simplex_fields
 
@@ -111,6 +112,18 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
     assert result == 2 * 40 * 2**18
     assert mib is not None
     assert 70 < mib < 110
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_the_ensemble_takes_no_more_than_twelve_volumes(tmp_path: Path) -> None:
+    case = Case(load_model("lite-t1", "cpu"), (96, 96, 50), tmp_path)
+    assert len(case.sigmas) == 8
+    stage = case.stage(ENSEMBLE)
+    assert stage is not None
+    stage.ours()
+    _, mib = peak_memory(stage.ours, CPU)
+    assert mib is not None
+    assert mib * 2**20 / (4 * case.voxels) < 12
 
 
 def test_apart_by() -> None:

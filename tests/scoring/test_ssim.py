@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
 from brainuad.config import SSIM_SIGMAS
-from brainuad.scoring import ssim_ensemble, ssim_maps
+from brainuad.scoring import ssim, ssim_ensemble, ssim_maps
 from brainuad.scoring.ssim import fuse_maps, gaussian_kernel
 
 
@@ -128,6 +128,18 @@ def test_single_slice_has_the_two_dimensional_ssim():
     )
     actual = ssim_maps(reconstruction, image, sigmas=[1.5], data_range=1.0)[0, :, :, 0].numpy()
     np.testing.assert_allclose(actual[6:-6, 6:-6], expected[6:-6, 6:-6], atol=1e-10)
+
+
+@pytest.mark.parametrize("voxels", [1, 100, 700])
+def test_slabs_change_nothing(voxels, monkeypatch):
+    volumes = pair((20, 18, 15), dtype=torch.float32)
+    sigmas = (0.3, 1.7)
+    monkeypatch.setattr(ssim, "SLAB_VOXELS", 10**6)
+    maps, ensemble = ssim_maps(*volumes, sigmas=sigmas), ssim_ensemble(*volumes)
+    monkeypatch.setattr(ssim, "SLAB_VOXELS", voxels)
+    assert len(list(ssim._Pair.of(*volumes, sigmas, None).slabs())) == {1: 20, 100: 20, 700: 10}[voxels]
+    assert torch.equal(ssim_maps(*volumes, sigmas=sigmas), maps)
+    assert torch.equal(ssim_ensemble(*volumes), ensemble)
 
 
 def test_default_data_range_is_the_larger_of_the_two():

@@ -20,13 +20,19 @@ from torch import Tensor
 from brainuad.config import SSIM_SIGMAS
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_volume, keep_inside
-from brainuad.scoring.ssim import fuse_maps, ssim_maps
+from brainuad.scoring.ssim import fuse_maps, ssim_ensemble, ssim_maps
 
 
 class _Comparison:
-    """An image and the mean of its reconstructions, with their similarities computed when first asked for."""
+    """An image and the mean of its reconstructions, with their similarities computed when first asked for.
 
-    def __init__(self, image: Any, reconstructions: Any, sigmas: Sequence[float] = SSIM_SIGMAS) -> None:
+    With ``keep`` the SSIM maps of all widths are kept once they are computed, for scores that share them; without, the
+    ensemble needs half the memory.
+    """
+
+    def __init__(
+        self, image: Any, reconstructions: Any, sigmas: Sequence[float] = SSIM_SIGMAS, *, keep: bool = False
+    ) -> None:
         self.image = as_volume(image, "image")
         stack = as_volume(reconstructions, "reconstructions", 4).to(self.image.device)
         self.reconstruction = stack[0] if len(stack) == 1 else stack.mean(0)
@@ -35,6 +41,7 @@ class _Comparison:
                 f"image has shape {tuple(self.image.shape)}, reconstructions {tuple(stack.shape)}"
             )
         self.sigmas = tuple(sigmas)
+        self.keep = keep
         self._ssim: dict[float, Tensor] = {}
 
     def ssim(self, sigmas: Sequence[float]) -> list[Tensor]:
@@ -53,7 +60,9 @@ class _Comparison:
     @cached_property
     def dissimilarity(self) -> Tensor:
         """One minus the SSIM ensemble, in [0, 2]."""
-        return 1 - fuse_maps(self.ssim(self.sigmas))
+        if self.keep:
+            return 1 - fuse_maps(self.ssim(self.sigmas))
+        return 1 - ssim_ensemble(self.reconstruction, self.image, sigmas=self.sigmas)
 
 
 _SharedScore = Callable[[_Comparison], Tensor]
@@ -100,7 +109,8 @@ def score_maps(
         InputError: A name is not registered.
         ValueError: The shapes do not fit together.
     """
-    comparison = _Comparison(image, reconstructions, sigmas)
+    names = list(names)
+    comparison = _Comparison(image, reconstructions, sigmas, keep=not _SINGLE_WIDTHS.isdisjoint(names))
     maps = {}
     for name in names:
         if name in _BUILT_IN:
@@ -162,5 +172,6 @@ def _single_width(sigma: float) -> _SharedScore:
     return shared
 
 
+_SINGLE_WIDTHS = {f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS}
 for _sigma in SSIM_SIGMAS:
     _built_in(f"ssim_{_sigma:g}")(_single_width(_sigma))
