@@ -53,6 +53,9 @@ def main() -> None:
     test = {kind: [row for row in rows if (row["dataset"], row["split"]) == (kind, "test")] for kind in KINDS}
     # Healthy and lesioned scans of the demo are of different subjects.
     chosen = test[HEALTHY][:DEMO_SUBJECTS] + test[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + test[REAL]
+    # There each has a name of its own; in the other manifest a subject is a person, so that no scan with a stroke is
+    # compared with the same brain without.
+    chosen = [{**row, "subject": str(row["image"]).removesuffix("_t1.nii.gz")} for row in chosen]
     demo = arguments.output / "demo"
     demo.mkdir(parents=True, exist_ok=True)
     for row in chosen:
@@ -96,7 +99,7 @@ def write(case: Case, folder: Path, kind: str, image: Volume, lesion: np.ndarray
     if lesion is not None:
         image.with_array(lesion).save(folder / f"{name}_seg.nii.gz", np.uint8)
     return {
-        "subject": name,
+        "subject": case.subject,
         "image": f"{name}_t1.nii.gz",
         "mask": f"{name}_mask.nii.gz",
         "seg": f"{name}_seg.nii.gz" if lesion is not None else "",
