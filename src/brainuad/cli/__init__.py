@@ -10,8 +10,21 @@ import sys
 
 import typer
 
-from brainuad.cli import check, compare, demo, evaluate, prepare, report, train  # noqa: F401  (each registers its command)
-from brainuad.cli import bench, calibrate, models, score, simulate, sweep  # noqa: F401
+from brainuad.cli import (  # noqa: F401  (each registers its command)
+    bench,
+    calibrate,
+    check,
+    compare,
+    demo,
+    evaluate,
+    models,
+    prepare,
+    report,
+    score,
+    simulate,
+    sweep,
+    train,
+)
 from brainuad.cli.app import app
 from brainuad.console import report_bug
 
