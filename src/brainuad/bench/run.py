@@ -156,8 +156,10 @@ def _inside(timing: Timing, timings: Sequence[Timing]) -> bool:
 
 def _time(stage: Stage, case: Case, repeats: int, rates: Mapping[str, float]) -> Timing:
     functions = {_OURS: stage.ours, **({_PLAIN: stage.plain} if stage.plain else {}), **stage.others}
-    # Memory first and untimed: it warms everything up.
-    measured = {name: peak_memory(function, case.device) for name, function in functions.items()}
+    measured = {}
+    for name, function in functions.items():
+        function()  # what is loaded or set up once is not the stage's
+        measured[name] = peak_memory(function, case.device)
     (result, mib), plain = measured[_OURS], measured.get(_PLAIN)
     apart = apart_by(result, plain[0]) if plain and stage.comparable else None
     plain_mib = plain[1] if plain else None
