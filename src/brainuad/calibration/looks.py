@@ -171,7 +171,7 @@ class Looks:
                     f"brain volume {look.brain_ml:.0f} mL is outside the healthy scans' {low:.0f} to {high:.0f} mL: "
                     "look at the brain mask"
                 )
-        if look.alignment is not None:
+        if look.alignment is not None and not other_kind:
             low = _limit(self.alignment, "below") if len(self.alignment) >= _ENOUGH else POOR_ALIGNMENT
             if not look.alignment >= low:
                 found.append(
