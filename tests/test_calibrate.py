@@ -143,6 +143,38 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
             assert calibration.threshold(score, fraction) == pytest.approx(threshold, rel=0.01)
 
 
+def test_with_three_healthy_scans_scores_relative_to_health_work(
+    room: Path, cohort: Path, tmp_path: Path
+) -> None:
+    three = tmp_path / "three.csv"
+    three.write_text(cohort.read_text().replace(",0,test", ",0,val"))
+    made = calibrate(room / "model", [three], tmp_path / "out", device="cpu")
+    assert made.calibration.scans == 3
+    relative = {"l1_z", "ssim_ensemble_z", "l1_ssim_z", "ssim_0.3_z", "intensity_atlas"}
+    assert set(made.calibration.thresholds) == {*SCORES, *relative}
+    detector = Detector.load(tmp_path / "out")
+    assert detector.health is not None
+    assert detector.health.scans == 3
+    scan, mask = room / "scans" / "mslub19_t1.nii.gz", room / "masks" / "mslub19_mask.nii.gz"
+    words = ("score", scan, "--brain-mask", mask, "--no-report", "-o", tmp_path / "scored", "--score")
+    run(*words, "l1_z", "--model", tmp_path / "out")
+    sidecar = json.loads((tmp_path / "scored" / "mslub19_t1.json").read_text())
+    assert sidecar["settings"]["score"] == "l1_z"
+    assert sidecar["calibration"]["threshold"] == pytest.approx(made.calibration.threshold("l1_z", 0.01))
+    assert "tiny" not in run(*words, "l2_z", "--model", tmp_path / "out", code=1).stderr
+    refused = run(*words, "l1_z", "--model", room / "model", code=1).stderr
+    assert "l1_z: needs healthy scans to compare with" in refused
+    assert "brainuad calibrate" in refused
+
+
+def test_two_scans_leave_no_scores_relative_to_health(calibrated: Path, folder: Path, room: Path) -> None:
+    detector = Detector.load(calibrated)
+    assert detector.health is None
+    assert not any(name.endswith("_z") for name in detector.calibration.thresholds)
+    detector.provenance["score"] = "l1_z"
+    assert detector.default_score == SCORE
+
+
 def test_another_seed_is_another_calibration(room: Path, cohort: Path, tmp_path: Path) -> None:
     one, other = (
         calibrate(room / "model", [cohort], tmp_path / "out", device="cpu", seed=seed) for seed in (1, 2)

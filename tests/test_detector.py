@@ -21,6 +21,7 @@ from brainuad.config import DataConfig
 from brainuad.detector import Detector, known_models, load_model, resolve_device
 from brainuad.errors import InputError
 from brainuad.scoring import ssim_ensemble
+from brainuad.scoring.atlas import HealthyStatistics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,6 +65,27 @@ def test_round_trip(detector: Detector, folder: Path, volume: np.ndarray) -> Non
 def test_saved_again_the_config_does_not_change(folder: Path, tmp_path: Path) -> None:
     load_model(folder, "cpu").save(tmp_path / "again")
     assert (tmp_path / "again" / "config.yaml").read_bytes() == (folder / "config.yaml").read_bytes()
+
+
+def test_what_it_knows_of_health_goes_with_it(tmp_path: Path, volume: np.ndarray) -> None:
+    detector, inside = tiny_detector(), np.zeros(volume.shape, bool)
+    inside[5:-5, 5:-5, 1:-1] = True
+    statistics = HealthyStatistics(["l1"], volume.shape)
+    for seed in range(3):
+        statistics.add({"l1": np.random.default_rng(seed).random(volume.shape)}, inside)
+    detector.health = statistics.carried()
+    detector.provenance["score"] = "l1_z"
+    detector.save(tmp_path)
+    loaded = Detector.load(tmp_path)
+    assert loaded.default_score == "l1_z"
+    maps = loaded.score_maps(volume, inside, ("l1", "l1_z"))
+    torch.testing.assert_close(maps["l1_z"], loaded.health.score("l1_z", maps["l1"], inside))
+    other = loaded.with_settings(test_timesteps=250)
+    assert other.default_score == "ssim_ensemble"
+    with pytest.raises(InputError, match="needs healthy scans to compare with; tiny knows none"):
+        tiny_detector().score_maps(volume, inside, ("l1_z",))
+    with pytest.raises(InputError, match="needs healthy scans"):
+        other.check_score("intensity_atlas")
 
 
 def test_paths_of_this_machine_are_not_saved(tmp_path: Path) -> None:

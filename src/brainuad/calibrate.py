@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from brainuad._version import __version__
-from brainuad.calibration import Calibration, HealthyScan, calibration_of
+from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health
 from brainuad.data.cohort import Case, find_layout, leak_free, read_cases
 from brainuad.data.inputs import Scan, find_scans, open_scan
 from brainuad.data.loading import content_key, load_case
@@ -25,7 +25,7 @@ from brainuad.data.volume import Volume
 from brainuad.detector import Detector, known_models, resolve_device
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json
-from brainuad.modelfile import CALIBRATION, CONFIG, WEIGHTS
+from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
 from brainuad.registry import SCORES
 from brainuad.runs import find_model
 from brainuad.scan import map_scan
@@ -35,7 +35,7 @@ from brainuad.scan.masks import mask_for
 from brainuad.scoring import postprocess
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
-_LAYOUT = 1  # of the summaries; raise when they change
+_LAYOUT = 2  # of the summaries; raise when they change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
 
@@ -48,11 +48,13 @@ class Calibrated:
         calibration: The figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
+        score: The model's default score from now on.
     """
 
     calibration: Calibration
     folder: Path
     rows: list[Row]
+    score: str
 
 
 def calibrate(
@@ -69,7 +71,7 @@ def calibrate(
     """Calibrate a model on healthy scans.
 
     What is finished is kept beside the model: a rerun with the same model, scans and settings skips it, and one with
-    more scans measures those only.
+    more scans measures those only. Scores relative to health need scans of three subjects.
 
     Args:
         model: Name of a shipped model, or folder of a model or a run.
@@ -111,15 +113,25 @@ def calibrate(
     if len(found) < 2:
         fault = f"only {len(found)} of {len(scans)} healthy scan(s) could be used"
         raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
+    subjects = [_subject(scans[index]) for index in sorted(found)]
+    health, used = set_against_health([found[index] for index in sorted(found)], subjects)
     calibration = calibration_of(
-        [found[index] for index in sorted(found)],
-        [_subject(scans[index]) for index in sorted(found)],
+        used,
+        subjects,
         seed=seed,
         made_from="prepared scans" if isinstance(scans[0], Case) else "raw scans",
         left_out=left_out,
     )
+    (folder / CALIBRATION).unlink(
+        missing_ok=True
+    )  # a killed run leaves none rather than one beside other moments
+    if health is None:
+        (folder / HEALTH).unlink(missing_ok=True)
+    else:
+        health.save(folder / HEALTH)
     write_json(folder / CALIBRATION, calibration.to_dict())
-    return Calibrated(calibration, folder, ordered)
+    score = replace(detector, health=health).default_score
+    return Calibrated(calibration, folder, ordered, score)
 
 
 @contextmanager
@@ -216,7 +228,7 @@ class _Work:
             loaded = load_case(case, self.detector.data_config)
             maps = self.detector.score_maps(loaded.image, loaded.mask, self.scores, self.seed)
             cleaned = {name: postprocess(map, loaded.mask).numpy() for name, map in maps.items()}
-            return HealthyScan.of(cleaned, loaded.image, loaded.mask)
+            return HealthyScan.of(cleaned, maps, loaded.image, loaded.mask)
 
         return [content_key(case, self.detector.data_config)], make
 
@@ -233,7 +245,8 @@ class _Work:
                 check_same_grid(brain, volume, mask)
             found = map_scan(volume, self.detector, brain_mask=brain, scores=self.scores, seed=self.seed)
             placed = found.placed
-            return HealthyScan.of(found.maps, placed.image, placed.mask, found.brain.ml, placed.alignment)
+            look = (placed.image, placed.mask, found.brain.ml, placed.alignment)
+            return HealthyScan.of(found.maps, found.raw, *look)
 
         return [scan.series, _hash(scan.source), _hash(mask)], make
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
-from brainuad.modelfile import portable, read_model, write_model
+from brainuad.modelfile import portable, read_health, read_model, write_model
 from brainuad.registry import MODELS
 from brainuad.scoring import score_maps
+from brainuad.scoring.atlas import IMAGE, HealthyMoments, base_of
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SCORE = "ssim_ensemble"
@@ -98,6 +99,7 @@ class Detector:
         provenance: How the model came about: seed, version ...
         calibration: What it does on healthy scans, or None.
         name: Name for tables and reports.
+        health: What scores relative to health ("<name>_z", "intensity_atlas") compare with, or None.
     """
 
     model: nn.Module
@@ -106,6 +108,7 @@ class Detector:
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     name: str = "model"
+    health: HealthyMoments | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Detector:
@@ -115,8 +118,9 @@ class Detector:
             InputError: See :func:`brainuad.modelfile.read_model`.
         """
         model, model_config, data_config, provenance, calibration = read_model(folder)
+        health = read_health(folder)
         name = Path(folder).resolve().name
-        return cls(model.to(device), model_config, data_config, provenance, calibration, name)
+        return cls(model.to(device), model_config, data_config, provenance, calibration, name, health)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write a model folder; ``half`` stores the weights in 16 bits.
@@ -131,6 +135,7 @@ class Detector:
             self.data_config,
             provenance={k: v for k, v in self.provenance.items() if k not in ("format", "version")},
             calibration=self.calibration,
+            health=self.health,
             half=half,
         )
 
@@ -138,6 +143,12 @@ class Detector:
     def modality(self) -> str:
         """The contrast it was trained on: "t1" or "t2"."""
         return self.data_config.mode
+
+    @property
+    def default_score(self) -> str:
+        """The score that was chosen for the model on validation scans; the paper's where it cannot be computed."""
+        chosen = str(self.provenance.get("score", SCORE))
+        return chosen if base_of(chosen) is None or self.health is not None else SCORE
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +169,7 @@ class Detector:
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
 
-        It has no calibration, for that was found with the settings there were.
+        It has no calibration and knows no health, for these were found with the settings there were.
 
         Raises:
             InputError: A value cannot be used, or the weights do not fit it.
@@ -172,7 +183,7 @@ class Detector:
         except RuntimeError as error:
             raise InputError(", ".join(changes), "do not fit the weights", "Train with them") from error
         model.requires_grad_(False).eval().to(self.device)
-        return replace(self, model=model, model_config=config, calibration=None)
+        return replace(self, model=model, model_config=config, calibration=None, health=None)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
         """Return how the brain would look healthy.
@@ -213,11 +224,11 @@ class Detector:
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
             mask: ``(X, Y, Z)`` brain mask.
-            names: Entries of the score registry.
+            names: Entries of the score registry, or scores relative to health.
             seed: Seeds the reconstruction.
 
         Raises:
-            InputError: A score is unknown.
+            InputError: A score is unknown, or needs healthy scans to compare with that the model does not carry.
             ValueError: The shapes do not fit.
         """
         return self.compare(image, self.reconstruct(image, seed), mask, names)
@@ -226,4 +237,31 @@ class Detector:
         self, image: Any, reconstructions: Any, mask: Any, names: Iterable[str] = (SCORE,)
     ) -> dict[str, Tensor]:
         """Return what :meth:`score_maps` does, from given reconstructions ``(S, X, Y, Z)``."""
-        return score_maps(image, reconstructions, mask, names, sigmas=self.model_config.sigma_ens)
+        bases = {name: base_of(name) for name in names}
+        plain = dict.fromkeys(base or name for name, base in bases.items())
+        plain.pop(IMAGE, None)
+        maps = score_maps(image, reconstructions, mask, plain, sigmas=self.model_config.sigma_ens)
+        found = {}
+        for name, base in bases.items():
+            if base is None:
+                found[name] = maps[name]
+            else:
+                compared = image if base == IMAGE else maps[base]
+                found[name] = self._known_health(name).score(name, compared, mask)
+        return found
+
+    def check_score(self, name: str) -> None:
+        """Check that a score can be computed with this model.
+
+        Raises:
+            InputError: The score is unknown, or needs healthy scans to compare with that the model does not carry.
+        """
+        base = base_of(name)
+        if base is not None:
+            self._known_health(name).check(base)
+
+    def _known_health(self, name: str) -> HealthyMoments:
+        if self.health is None:
+            remedy = "Calibrate it with three or more: brainuad calibrate MODEL HEALTHY... -o DIR"
+            raise InputError(name, f"needs healthy scans to compare with; {self.name} knows none", remedy)
+        return self.health

@@ -1,4 +1,5 @@
-"""A trained model as a folder: ``config.yaml``, ``model.safetensors`` and perhaps ``calibration.json``.
+"""A trained model as a folder: ``config.yaml``, ``model.safetensors``, and, once it is calibrated,
+``calibration.json`` and ``health.safetensors``.
 
 Nothing here runs what a file says: settings are plain YAML checked against the dataclasses, weights are
 safetensors.
@@ -25,9 +26,11 @@ from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json, write_text
 from brainuad.registry import MODELS
+from brainuad.scoring.atlas import HealthyMoments
 
 FORMAT = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"
+HEALTH = "health.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # entry of config.yaml
 _OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that do not travel with a model
 
@@ -47,6 +50,7 @@ def write_model(
     *,
     provenance: dict[str, Any] | None = None,
     calibration: Calibration | None = None,
+    health: HealthyMoments | None = None,
     half: bool = False,
 ) -> None:
     """Write a model folder; each file is replaced whole.
@@ -58,6 +62,7 @@ def write_model(
         data_config: Settings of the data it was trained on.
         provenance: Further entries of ``config.yaml``, plain values: seed, steps, training data ...
         calibration: What the model does on healthy scans.
+        health: What scores relative to health compare with.
         half: Store floating-point weights in 16 bits.
 
     Raises:
@@ -72,6 +77,8 @@ def write_model(
         save_file(weights, temporary)
     if calibration is not None:
         write_json(folder / CALIBRATION, calibration.to_dict())
+    if health is not None:
+        health.save(folder / HEALTH)
     settings = {
         "format": FORMAT,
         "version": __version__,
@@ -123,6 +130,16 @@ def read_model(
     model.load_state_dict(weights)
     model.requires_grad_(False).eval()
     return model, model_config, data_config, settings, _read_calibration(folder / CALIBRATION)
+
+
+def read_health(folder: str | Path) -> HealthyMoments | None:
+    """Read what a model's scores relative to health compare with; None where it was not calibrated with them.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = Path(folder) / HEALTH
+    return HealthyMoments.load(path) if path.is_file() else None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

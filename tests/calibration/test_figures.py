@@ -14,6 +14,7 @@ from scipy.stats import percentileofscore
 
 from brainuad.calibration import Calibration, HealthyScan, Looks, calibration_of
 from brainuad.errors import InputError
+from brainuad.scoring.atlas import CARRIED
 
 # as the first release of the shipped model had it
 FIRST_FORMAT = {
@@ -35,7 +36,8 @@ def healthy_scans(count: int = 6) -> list[HealthyScan]:
         maps = {
             name: rng.gamma(2, rng.uniform(0.09, 0.11), mask.shape) * mask for name in ("l1", "ssim_ensemble")
         }
-        found.append(HealthyScan.of(maps, image, mask, rng.normal(1300, 50), rng.normal(0.75, 0.02)))
+        raw = {name: maps.get(name, image) for name in CARRIED}
+        found.append(HealthyScan.of(maps, raw, image, mask, rng.normal(1300, 50), rng.normal(0.75, 0.02)))
     return found
 
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 
 from brainuad.errors import InputError
 from brainuad.registry import SCORES
 from brainuad.scoring import atlas
-from brainuad.scoring.atlas import HealthyStatistics, base_of, score_names
+from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics, base_of, relative_name, score_names
 
 SHAPE = (14, 12, 10)
 
@@ -119,6 +120,55 @@ def test_stored_and_read_again(scans, tmp_path):
         HealthyStatistics.load(tmp_path / "missing.safetensors")
 
 
+def test_what_a_model_carries_scores_as_what_it_was_made_from(scans, tmp_path):
+    statistics = learnt(scans, ("l1", "image"))
+    statistics.carried().save(tmp_path / "health.safetensors")
+    carried = HealthyMoments.load(tmp_path / "health.safetensors")
+    assert carried.scans == 8
+    map, mask = scans[3]
+    for name in ("l1_z", "intensity_atlas"):
+        torch.testing.assert_close(
+            carried.score(name, map, mask), statistics.score(name, map, mask), rtol=5e-3, atol=5e-3
+        )
+    for pair, expected in ((carried.moments[name], statistics.moments(name)) for name in ("l1", "image")):
+        for found, made in zip(pair, expected, strict=True):
+            np.testing.assert_array_equal(found, made.astype(np.float16))
+    with pytest.raises(
+        InputError, match=r"l2_z: is not among the scores.*Choose one of intensity_atlas, l1_z"
+    ):
+        carried.score("l2_z", map, mask)
+    with pytest.raises(ValueError, match="shape"):
+        carried.score("l1_z", map[1:], mask[1:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": np.array([1 << 20, 1 << 20, 1 << 20])},
+        {"brain": np.zeros(3, np.uint8)},
+        {"mean l1": np.zeros(5, np.float16)},
+        {"sd l1": None},
+        {"sd l1": 0},
+        {"mean l1": np.nan},
+    ],
+)
+def test_damaged_moments_are_refused(scans, tmp_path, change):
+    path = tmp_path / "health.safetensors"
+    learnt(scans).carried().save(path)
+    arrays = load_file(path)
+    for name, value in change.items():
+        if value is None:
+            del arrays[name]
+        else:
+            arrays[name] = value if isinstance(value, np.ndarray) else np.full_like(arrays[name], value)
+    save_file(arrays, path, {"scans": "8"})
+    with pytest.raises(InputError, match=r"holds no moments of healthy scans\. Calibrate again"):
+        HealthyMoments.load(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="holds no moments"):
+        HealthyMoments.load(path)
+
+
 def test_unusable(scans):
     statistics = learnt(scans[:2])
     with pytest.raises(ValueError, match="1 healthy scans give no standard deviation"):
@@ -131,6 +181,10 @@ def test_names(monkeypatch):
     assert base_of("l1_z") == "l1"
     assert base_of("intensity_atlas") == "image"
     assert base_of("l1") is None
+    assert [relative_name(base_of(name)) for name in ("l1_z", "intensity_atlas")] == [
+        "l1_z",
+        "intensity_atlas",
+    ]
     assert {*SCORES, "l1_z", "ssim_ensemble_z", "intensity_atlas"} <= set(score_names())
     for name in ("l3_z", "l3", "image"):
         with pytest.raises(InputError, match="unknown score"):

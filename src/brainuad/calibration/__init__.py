@@ -4,9 +4,11 @@ from brainuad.calibration.figures import FEW_SCANS, Calibration
 from brainuad.calibration.healthy import HealthyScan, calibration_of
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
+from brainuad.calibration.relative import BrainMaps, set_against_health
 
 __all__ = [
     "FEW_SCANS",
+    "BrainMaps",
     "Calibration",
     "HealthyScan",
     "Look",
@@ -14,5 +16,6 @@ __all__ = [
     "calibration_of",
     "look_at",
     "pooled_thresholds",
+    "set_against_health",
     "tail_quantiles",
 ]

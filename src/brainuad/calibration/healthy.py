@@ -12,29 +12,34 @@ from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
+from brainuad.calibration.relative import BrainMaps
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
+from brainuad.scoring.atlas import CARRIED, IMAGE
 
 
 @dataclass(frozen=True, eq=False)
 class HealthyScan:
-    """What a calibration needs to know of one healthy scan, some 0.4 MB.
+    """What a calibration needs to know of one healthy scan, some 2 MB.
 
     Attributes:
         tails: By score, :func:`brainuad.calibration.pooling.tail_quantiles` of the map in the brain.
         scores: By score, the scan's: the mean over the brain.
         voxels: Brain voxels on the model's grid.
         look: What it looks like.
+        maps: What other healthy scans are compared with.
     """
 
     tails: Mapping[str, np.ndarray]
     scores: Mapping[str, float]
     voxels: int
     look: Look
+    maps: BrainMaps
 
     @classmethod
     def of(
         cls,
         maps: Mapping[str, Any],
+        raw: Mapping[str, Any],
         image: Any,
         mask: np.ndarray,
         brain_ml: float | None = None,
@@ -44,6 +49,7 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
+            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` at least; ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -51,7 +57,9 @@ class HealthyScan:
         """
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
-        return cls(tails, scores, int(mask.sum()), look_at(image, mask, brain_ml, alignment))
+        carried = {name: image if name == IMAGE else raw[name] for name in CARRIED}
+        look = look_at(image, mask, brain_ml, alignment)
+        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""
@@ -64,18 +72,26 @@ class HealthyScan:
             "quantiles": self.look.quantiles,
             "blocks": self.look.blocks,
             "measured": np.array(measured),
+            "shape": np.array(self.maps.mask.shape),
+            "brain": np.packbits(self.maps.mask),
+            "carried": np.array(list(self.maps.values)),
+            "values": np.stack(list(self.maps.values.values())),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> HealthyScan:
         """Return what `to_arrays` gave."""
         names = arrays["names"].tolist()
+        shape = tuple(arrays["shape"].tolist())
+        mask = np.unpackbits(arrays["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+        maps = BrainMaps(mask, dict(zip(arrays["carried"].tolist(), arrays["values"], strict=True)))
         brain_ml, alignment = (None if np.isnan(value) else float(value) for value in arrays["measured"])
         return cls(
             dict(zip(names, arrays["tails"], strict=True)),
             dict(zip(names, arrays["scores"].tolist(), strict=True)),
             int(arrays["voxels"]),
             Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment),
+            maps,
         )
 
 

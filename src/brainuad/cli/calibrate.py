@@ -45,7 +45,6 @@ def calibrate(
     """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
     from brainuad.calibrate import calibrate as run
     from brainuad.calibration import FEW_SCANS
-    from brainuad.detector import SCORE
 
     with progress("Calibrating", None) as advance:
 
@@ -58,12 +57,15 @@ def calibrate(
     calibration = made.calibration
     if calibration.scans < FEW_SCANS:
         say(f"{calibration.scans} healthy scans are few: with {FEW_SCANS} or more, thresholds would be surer")
+    if len(calibration.subjects) < 3:
+        say("scores relative to health need healthy scans of three subjects, so there are none")
     if as_json:
         figures = {name: value for name, value in calibration.to_dict().items() if name != "looks"}
         print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))
     else:
+        score = made.score
         print_rows(
-            [_threshold_row(calibration, SCORE, fraction) for fraction in calibration.thresholds[SCORE]],
+            [_threshold_row(calibration, score, fraction) for fraction in calibration.thresholds[score]],
             False,
         )
         say(f"{calibration.scans} scans; use it with --model {made.folder}")

@@ -34,7 +34,12 @@ def score(
         Path | None,
         typer.Option(metavar="FILE|DIR", help="Ground truth, shown and compared in the report only."),
     ] = None,
-    score: Annotated[str, typer.Option(metavar="NAME", help="Anomaly score.")] = "ssim_ensemble",
+    score: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Anomaly score, the model's own by default; ssim_ensemble is the paper's."
+        ),
+    ] = "",
     fpr: Annotated[
         float,
         typer.Option(
@@ -66,10 +71,10 @@ def score(
     """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
     from brainuad.data.inputs import find_scans, output_paths
     from brainuad.detector import load_model
-    from brainuad.registry import SCORES
     from brainuad.scan.run import SCORES_CSV, Settings, score_scans
+    from brainuad.scoring.atlas import score_names
 
-    known("--score", [score], list(SCORES))
+    known("--score", [score] if score else [], score_names())
     number, shares = _share(shard)
     detector = load_model(model, device)
     scans = find_scans(
@@ -101,7 +106,7 @@ def score(
             notes = row["message"] or row["warnings"]
             advance(f"{row['name']}: {notes}" if notes and not skipped else "")
 
-        settings = Settings(score, fpr, seed, brain_mask, lesion_mask)
+        settings = Settings(score or detector.default_score, fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
     page = None
     if not (no_report or shard):

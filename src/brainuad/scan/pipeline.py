@@ -26,7 +26,8 @@ class ScanMaps:
         brain: The brain in the scan.
         placed: The scan on the model's grid.
         reconstructions: ``(S, X, Y, Z)`` float32 on the model's grid.
-        maps: Anomaly map by score, ``(X, Y, Z)`` float32 each, post-processed, 0 outside the brain.
+        raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
+        maps: The same, post-processed.
         seconds: Time by step.
     """
 
@@ -34,6 +35,7 @@ class ScanMaps:
     brain: Brain
     placed: PlacedScan
     reconstructions: np.ndarray
+    raw: dict[str, np.ndarray]
     maps: dict[str, np.ndarray]
     seconds: dict[str, float]
 
@@ -64,11 +66,12 @@ def map_scan(
         scan: The scan, with or without skull.
         detector: The model.
         brain_mask: Above 0 in the brain, on the scan's grid.
-        scores: Entries of the score registry.
+        scores: Entries of the score registry, or scores relative to health.
         seed: Seeds registration and reconstruction.
 
     Raises:
         ValueError: The scan or its mask cannot be used.
+        InputError: A score needs healthy scans to compare with that the model does not carry.
     """
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
@@ -86,5 +89,6 @@ def map_scan(
     lap("reconstruct")
     maps = detector.compare(placed.image, reconstructions, placed.mask, scores)
     cleaned = {name: postprocess(anomaly, placed.mask).numpy() for name, anomaly in maps.items()}
+    raw = {name: anomaly.numpy() for name, anomaly in maps.items()}
     lap("score")
-    return ScanMaps(scan, brain, placed, reconstructions.numpy(), cleaned, seconds)
+    return ScanMaps(scan, brain, placed, reconstructions.numpy(), raw, cleaned, seconds)

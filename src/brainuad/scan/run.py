@@ -44,7 +44,7 @@ class Settings:
     """What a run does with every scan.
 
     Attributes:
-        score: Entry of the score registry.
+        score: Entry of the score registry, or a score relative to health.
         fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
         seed: Seeds registration and reconstruction.
         brain_mask: A mask, or the folder of all scans' masks; None to find the brains.
@@ -87,12 +87,13 @@ def score_scans(
         One row a scan, in the order of ``scans``.
 
     Raises:
-        InputError: The folder cannot be written to, one mask was given for several scans, or the model's calibration
-            does not reach ``fpr``.
+        InputError: The folder cannot be written to, one mask was given for several scans, the model does not know the
+            score, or its calibration does not reach ``fpr``.
     """
     for mask in (settings.brain_mask, settings.lesion_mask):
         if mask is not None and mask.is_file() and len(scans) > 1:
             raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
+    detector.check_score(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
     work = _Work(detector, detector.fingerprint, output, settings, overwrite)
@@ -154,6 +155,8 @@ class _Work:
 
     def record(self, scan: Scan) -> tuple[dict[str, Any], bool]:
         """Return what a scan's sidecar holds, and whether it did before."""
+        if scan.fault:
+            raise scan.fault
         clock = time.perf_counter()
         settings, paths = self.settings, output_paths(scan)
         sidecar = self.output / paths["sidecar"]

@@ -4,11 +4,14 @@ Grids of registered scans agree voxel by voxel, so healthy scans give every voxe
 always high in health (ventricles, the brain's rim, wherever the model reconstructs badly) is high no more. A score
 ``<name>_z`` is the map of score ``<name>``, less its healthy mean, in healthy standard deviations, and 0 where it is
 below the mean. ``intensity_atlas`` is the same of the image itself, in both directions: a baseline without a model.
+
+`HealthyStatistics` learns from scans and can leave any of them out again; `HealthyMoments` is what a model carries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,13 @@ from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
+CARRIED = (
+    "l1",
+    "ssim_0.3",
+    "ssim_ensemble",
+    "l1_ssim",
+    IMAGE,
+)  # maps whose moments a calibrated model carries
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
@@ -52,6 +62,11 @@ def base_of(name: str) -> str | None:
         return None
     SCORES[name.removesuffix("_z")]
     return name.removesuffix("_z")
+
+
+def relative_name(base: str) -> str:
+    """Return the score that sets the map ``base`` against health; the inverse of `base_of`."""
+    return INTENSITY_ATLAS if base == IMAGE else f"{base}_z"
 
 
 class HealthyStatistics:
@@ -125,14 +140,17 @@ class HealthyStatistics:
         Raises:
             ValueError: As `moments`, or the shapes differ from the healthy scans'.
         """
-        values = as_volume(map, "map")
-        if tuple(values.shape) != self.count.shape:
-            raise ValueError(f"map has shape {tuple(values.shape)}, the healthy scans {self.count.shape}")
         base = base_of(name)
         assert base is not None
-        mean, sd = (torch.from_numpy(array).to(values.device) for array in self.moments(base, without))
-        z = (values - mean) / sd
-        return keep_inside(z.abs() if name == INTENSITY_ATLAS else z.clamp(min=0), mask)
+        return _deviation(name, map, mask, self.moments(base, without))
+
+    def carried(self) -> HealthyMoments:
+        """Return the moments of every map over all scans.
+
+        Raises:
+            ValueError: There are fewer than two scans.
+        """
+        return HealthyMoments(self.scans, {name: self.moments(name) for name in self.sums})
 
     def save(self, path: str | Path, about: str = "") -> None:
         """Write a safetensors file; ``about`` is kept with it.
@@ -165,6 +183,105 @@ class HealthyStatistics:
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise InputError(path, "holds no statistics of healthy scans", "Remove it") from error
         return found, about["about"]
+
+
+@dataclass(frozen=True, eq=False)
+class HealthyMoments:
+    """Mean and standard deviation of maps over healthy scans, at every voxel of a grid.
+
+    Attributes:
+        scans: Number of healthy scans.
+        moments: By map, mean and standard deviation, ``(X, Y, Z)`` float32 each, as `HealthyStatistics.moments` gives.
+    """
+
+    scans: int
+    moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def score(self, name: str, map: Any, mask: Any) -> Tensor:
+        """Return a map in standard deviations above health, as `HealthyStatistics.score` does.
+
+        Raises:
+            InputError: The moments of this map are not there.
+            ValueError: The shapes differ.
+        """
+        base = base_of(name)
+        assert base is not None
+        self.check(base)
+        return _deviation(name, map, mask, self.moments[base])
+
+    def check(self, base: str) -> None:
+        """Check that the moments of a map are there.
+
+        Raises:
+            InputError: They are not.
+        """
+        if base not in self.moments:
+            known = f"Choose one of {', '.join(map(relative_name, self.moments))}"
+            raise InputError(
+                relative_name(base), "is not among the scores that the model compares with health", known
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: 16 bits, and outside the healthy brains, where all voxels are alike, one value.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        first = next(iter(self.moments.values()))[0]
+        alike = np.ones(first.shape, dtype=bool)
+        for array in (array for pair in self.moments.values() for array in pair):
+            alike &= array == array.flat[0]  # the grid's corner lies outside every brain
+        arrays = {"brain": np.packbits(~alike), "shape": np.array(first.shape)}
+        for name, pair in self.moments.items():
+            for kind, array in zip(("mean", "sd"), pair, strict=True):
+                arrays[f"{kind} {name}"] = np.append(array[~alike], array.flat[0]).astype(np.float16)
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary, {"scans": str(self.scans)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> HealthyMoments:
+        """Return what `save` wrote.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        try:
+            with safe_open(path, "np") as stored:
+                scans = int(stored.metadata()["scans"])
+                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            x, y, z = arrays["shape"].tolist()
+            if len(arrays["brain"]) != -(-x * y * z // 8):
+                raise ValueError("holds the bits of another grid")
+            brain = np.unpackbits(arrays["brain"], count=x * y * z).astype(bool).reshape(x, y, z)
+            moments = {}
+            for name in (name.removeprefix("mean ") for name in arrays if name.startswith("mean ")):
+                mean, sd = (_spread(arrays[f"{kind} {name}"], brain) for kind in ("mean", "sd"))
+                if not sd.min() > 0:
+                    raise ValueError("holds a standard deviation that is not positive")
+                moments[name] = mean, sd
+            return cls(scans, moments)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            remedy = "Calibrate again, or remove it"
+            raise InputError(path, "holds no moments of healthy scans", remedy) from error
+
+
+def _spread(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Lay the values of `HealthyMoments.save` out on the grid."""
+    if not np.isfinite(values).all():
+        raise ValueError("holds NaN or infinite values")
+    full = np.full(brain.shape, values[-1], dtype=np.float32)
+    full[brain] = values[:-1]
+    return full
+
+
+def _deviation(name: str, map: Any, mask: Any, moments: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """Return how many healthy standard deviations a map lies above the healthy mean, or from it for the image."""
+    values = as_volume(map, "map")
+    if tuple(values.shape) != moments[0].shape:
+        raise ValueError(f"map has shape {tuple(values.shape)}, the healthy scans {moments[0].shape}")
+    mean, sd = (torch.from_numpy(array).to(values.device) for array in moments)
+    z = (values - mean) / sd
+    return keep_inside(z.abs() if name == INTENSITY_ATLAS else z.clamp(min=0), mask)
 
 
 def _inside(map: Any, inside: np.ndarray) -> np.ndarray:

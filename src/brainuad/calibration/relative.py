@@ -1,0 +1,81 @@
+"""Healthy scans set against each other: what a model needs for scores relative to health, and their thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brainuad.calibration.pooling import tail_quantiles
+from brainuad.evaluation import scan_score
+from brainuad.scoring import postprocess
+from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics, relative_name
+
+if TYPE_CHECKING:
+    from brainuad.calibration.healthy import HealthyScan
+
+
+@dataclass(frozen=True, eq=False)
+class BrainMaps:
+    """Maps of one scan before post-processing, in the brain only.
+
+    Attributes:
+        mask: ``(X, Y, Z)`` bool brain mask.
+        values: By map, ``(N,)`` float16 of its N brain voxels.
+    """
+
+    mask: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
+        """Take the brain's values from ``(X, Y, Z)`` maps."""
+        return cls(mask, {name: np.asarray(map)[mask].astype(np.float16) for name, map in maps.items()})
+
+    def map(self, name: str) -> np.ndarray:
+        """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
+        full = np.zeros(self.mask.shape, dtype=np.float32)
+        full[self.mask] = self.values[name]
+        return full
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """Return every map."""
+        return {name: self.map(name) for name in self.values}
+
+
+def set_against_health(
+    scans: Sequence[HealthyScan], subjects: Sequence[str]
+) -> tuple[HealthyMoments | None, list[HealthyScan]]:
+    """Learn what healthy maps are like at each voxel, and add to each scan its scores relative to the others.
+
+    A scan is compared with those of other subjects only, for a user's scan is not among the healthy scans either.
+
+    Args:
+        scans: The scans, all with the same ``maps``.
+        subjects: Who each is of.
+
+    Returns:
+        The moments over all scans and the scans with their further scores; None and the scans as they are where
+        somebody would be compared with fewer than two scans.
+    """
+    others = [sum(other != subject for other in subjects) for subject in subjects]
+    if min(others, default=0) < 2:
+        return None, list(scans)
+    names = list(scans[0].maps.values)
+    statistics = HealthyStatistics(names, scans[0].maps.mask.shape)
+    for scan in scans:
+        statistics.add(scan.maps.maps(), scan.maps.mask)
+    found = []
+    for scan, subject in zip(scans, subjects, strict=True):
+        own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
+        mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
+        for base in names:
+            without = [(maps.map(base), maps.mask) for maps in own]
+            relative = statistics.score(relative_name(base), scan.maps.map(base), mask, without)
+            final = postprocess(relative, mask).numpy()
+            tails[relative_name(base)] = tail_quantiles(final[mask])
+            scores[relative_name(base)] = scan_score(final, mask)
+        found.append(replace(scan, tails=tails, scores=scores))
+    return statistics.carried(), found
