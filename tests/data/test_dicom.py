@@ -94,6 +94,18 @@ def test_a_file_stands_for_its_series_and_others_beside_it_do_not_matter(tmp_pat
     assert output_paths(scan)["segmentation"] == "all_segmentation.dcm"
 
 
+def twice(study: dict[str, Path], folder: Path) -> str:
+    """Copy the T1 of a study to a folder, and again as another series, whose UID is returned."""
+    again = generate_uid()
+    for name in ("SE2", "SE6"):
+        shutil.copytree(study["SE2"], folder / name)
+    for path in (folder / "SE6").iterdir():
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID = again
+        image.save_as(path)
+    return again
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> dict[str, Path]:
     """A study with a localiser, a T1, a T2, a FLAIR, and a T1 with contrast agent."""
@@ -126,13 +138,7 @@ def test_of_a_study_the_one_scan_of_the_modality_is_taken(study):
 
 def test_what_cannot_be_decided_is_listed_and_chosen_by_the_user(study, tmp_path):
     both = tmp_path / "both"
-    shutil.copytree(study["SE2"], both / "SE2")
-    shutil.copytree(study["SE2"], both / "SE6")
-    again = generate_uid()
-    for path in (both / "SE6").iterdir():
-        image = pydicom.dcmread(path)
-        image.SeriesInstanceUID = again
-        image.save_as(path)
+    again = twice(study, both)
     with pytest.raises(
         InputError, match="holds 2 MR volumes of one study, of which 2 are t1 scans"
     ) as raised:
@@ -142,6 +148,21 @@ def test_what_cannot_be_decided_is_listed_and_chosen_by_the_user(study, tmp_path
     assert [scan.source for scan in find(both, series=again)] == [both / "SE6"]
     with pytest.raises(InputError, match=r"holds no series '1\.2\.3'\. Choose one"):
         find(both, series="1.2.3")
+
+
+def test_a_study_that_cannot_be_decided_stops_no_other(study, tmp_path, caplog):
+    root = tmp_path / "patients"
+    twice(study, root / "undecided")
+    write_series(root / "decided", head())
+    undecided, decided = sorted(find(root), key=lambda scan: scan.name, reverse=True)
+    assert (decided.source, decided.fault) == (root / "decided", None)
+    assert (undecided.source, undecided.kind) == (root / "undecided", "dicom")
+    assert str(undecided.fault).startswith(
+        f"{root / 'undecided'}: holds 2 MR volumes of one study, of which 2 are"
+    )
+    assert str(undecided.fault) in caplog.text
+    with pytest.raises(InputError, match="Choose one by --series UID"):
+        open_scan(undecided)
 
 
 def test_patients_in_one_folder_are_named_apart(tmp_path):

@@ -192,6 +192,31 @@ def test_what_holds_no_scan_is_told_what_was_looked_for(tmp_path):
         open_scan(find_scans([tmp_path / "x.mgz"], modality="t1", output=tmp_path / "out")[0])
 
 
+def test_an_input_without_a_scan_stops_no_other(tmp_path, caplog):
+    put(tmp_path, "scans/a.nii.gz", "bids/sub-01/anat/sub-01_T1w.nii.gz")
+    (tmp_path / "bids" / "dataset_description.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("none here")
+    given = [tmp_path / name for name in ("gone.nii.gz", "scans", "empty", "notes.txt", "bids")]
+    scans = find_scans(given, modality="t1", output=tmp_path / "out")
+    assert [scan.name for scan in scans] == ["gone", "a", "empty", "notes.txt", "sub-01_T1w"]
+    faults = {scan.name: scan.fault for scan in scans if scan.fault}
+    assert [(name, fault.fault.split(":")[0]) for name, fault in faults.items()] == [
+        ("gone", "no such file or folder"),
+        ("empty", "holds no t1 scan"),
+        ("notes.txt", "is no scan that can be read"),
+    ]
+    for scan in scans:
+        if scan.fault:
+            assert str(scan.fault) in caplog.text
+            with pytest.raises(InputError, match=scan.fault.fault):
+                open_scan(scan)
+    with pytest.raises(InputError, match="lies in the data set"):
+        find_scans(given, modality="t1", output=tmp_path / "bids" / "results")
+    faulty = find_scans(given[2:4], modality="t1", output=tmp_path / "out")
+    assert all(scan.fault for scan in faulty)
+
+
 def test_folders_that_cannot_be_read_are_named(tmp_path, monkeypatch, caplog):
     """As root may read everything, the operating system is asked to refuse by a stand-in."""
     put(tmp_path, "open/a.nii.gz", "closed/b.nii.gz")

@@ -237,6 +237,24 @@ def test_one_mask_is_not_for_several_scans(scans, scored, detector, tmp_path):
             score_scans(scans, detector, tmp_path / "out", Settings(**{name: MASK}))
 
 
+def test_inputs_without_a_scan_fail_and_the_rest_goes_on(scans, scored, detector, tmp_path):
+    (tmp_path / "empty").mkdir()
+    score_scans(scans[:1], detector, tmp_path / "out", Settings())
+    given = [tmp_path / "empty", tmp_path / "scans", tmp_path / "gone.nii"]
+    found = find_scans(given, modality="t1", output=tmp_path / "out")
+    rows = score_scans(found, detector, tmp_path / "out", Settings())
+    assert [(row["name"], row["status"]) for row in rows] == [
+        ("empty", "failed"),
+        ("a", "done"),
+        ("b", "done"),
+        ("c", "done"),
+        ("gone", "failed"),
+    ]
+    assert "empty: holds no t1 scan" in rows[0]["message"]
+    assert "gone.nii: no such file or folder. Check the path" in rows[-1]["message"]
+    assert [row["message"] for row in table(tmp_path / "out")] == [row["message"] for row in rows]
+
+
 def bad_mask(kind: str, folder: Path) -> Path:
     path = folder / "mask.nii.gz"
     image = nib.load(MASK)

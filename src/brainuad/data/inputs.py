@@ -42,6 +42,7 @@ class Scan:
         kind: "nifti", "bids" or "dicom".
         folder: Folder of its outputs, relative to that of the run; "" for the run's own.
         series: SeriesInstanceUID of a DICOM series.
+        fault: Why it cannot be opened: an input without a scan, or a DICOM study of which no series could be chosen.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scan:
     kind: str
     folder: str = ""
     series: str = ""
+    fault: InputError | None = None
 
 
 def find_scans(
@@ -71,36 +73,45 @@ def find_scans(
         series: SeriesInstanceUID of the DICOM series to take.
 
     Returns:
-        Scans with different names, in the order of the inputs and by path within each.
+        Scans with different names, in the order of the inputs and by path within each. Inputs and DICOM studies that
+        cannot be used are among them, with their ``fault``, which is also logged.
 
     Raises:
-        InputError: An input cannot be used or holds no scan; ``output`` holds an input; two scans would have the same
-            name.
+        InputError: ``output`` holds an input; two scans would have the same name; there is nothing but one fault.
     """
     found: dict[tuple[str, str, str], Scan] = {}
     given, output, any_bids = [Path(path) for path in inputs], Path(output), False
     for path in given:
         _check_apart(path, output)
-        if not path.is_dir():
-            scans = [_as_file(path)]
-        elif is_bids(path):
-            any_bids = True
+        try:
+            if not path.is_dir():
+                scans = [_as_file(path)]
+            elif is_bids(path):
+                any_bids = True
+                images = bids_images(path, modality, participants=participants, sessions=sessions)
+                scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
+            else:
+                scans = _in_folder(path, modality, output, series)
+        except InputError as error:
+            scans = [Scan(_stem(Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
+        if any(scan.kind == "bids" for scan in scans):
             _check_outside(path, output)
-            images = bids_images(path, modality, participants=participants, sessions=sessions)
-            scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
-        else:
-            scans = _in_folder(path, modality, output, series)
         for scan in scans:
             source = Path(os.path.abspath(scan.source))
             # a folder may be reached in two ways; but files may be links to one content and still be two scans
             place = os.path.realpath(source.parent), source.name, scan.series
             found.setdefault(place, replace(scan, source=source))
+    faults = [scan.fault for scan in found.values() if scan.fault]
+    if len(faults) == len(found) == 1:
+        raise faults[0]
     if (participants or sessions) and not any_bids:
         raise InputError(
             ", ".join(map(str, given)),
             "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
             "Give the root of a data set, or leave --participant-label and --session out",
         )
+    for fault in faults:
+        logger.warning("%s", fault)
     return _named_apart(_with_series(list(found.values())))
 
 
@@ -125,17 +136,18 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: As for :meth:`brainuad.data.volume.Volume.load` and :func:`brainuad.data.dicom.read_series`.
+        InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load` and
+            :func:`brainuad.data.dicom.read_series`.
     """
+    if scan.fault:
+        raise scan.fault
     if scan.kind == "dicom":
         return read_series(scan.source, scan.series)
     return Volume.load(scan.source)
 
 
 def _check_apart(given: Path, output: Path) -> None:
-    """Refuse an input that does not exist, or that results would be mixed with."""
-    if not os.path.lexists(given):
-        raise InputError(given, "no such file or folder", "Check the path")
+    """Refuse an input that results would be mixed with."""
     if _real(given).is_relative_to(_real(output)):
         raise InputError(
             given,
@@ -156,6 +168,8 @@ def _check_outside(root: Path, output: Path) -> None:
 
 
 def _as_file(path: Path) -> Scan:
+    if not os.path.lexists(path):
+        raise InputError(path, "no such file or folder", "Check the path")
     if not path.name.lower().endswith(NIFTI):
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
@@ -166,8 +180,8 @@ def _as_file(path: Path) -> Scan:
     return Scan(_stem(path.name), path, "nifti")
 
 
-def _as_scan(series: Series, folder: Path) -> Scan:
-    return Scan(Path(os.path.abspath(folder)).name, folder, "dicom", series=series.uid)
+def _as_scan(series: Series, folder: Path, fault: InputError | None = None) -> Scan:
+    return Scan(Path(os.path.abspath(folder)).name, folder, "dicom", series=series.uid, fault=fault)
 
 
 def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Scan]:
@@ -186,7 +200,10 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     found = list_series(dicom)
     if found and (series or not scans or any(is_volume(one) for one in found)):
-        chosen = [_as_scan(one, one.folder) for one in pick_series(found, modality, where=root, uid=series)]
+        chosen = [
+            _as_scan(one, Path(fault.subject) if fault else one.folder, fault)
+            for one, fault in pick_series(found, modality, where=root, uid=series)
+        ]
         scans = chosen if series else scans + chosen
     if not scans:
         raise InputError(

@@ -129,7 +129,9 @@ def list_series(files: Iterable[Path]) -> list[Series]:
     return [replace(series, slices=tuple(parts[uid].values())) for uid, series in found.items()]
 
 
-def pick_series(found: Sequence[Series], modality: str, *, where: str | Path, uid: str = "") -> list[Series]:
+def pick_series(
+    found: Sequence[Series], modality: str, *, where: str | Path, uid: str = ""
+) -> Sequence[tuple[Series, InputError | None]]:
     """Choose the series to score: one of each study.
 
     Args:
@@ -139,13 +141,14 @@ def pick_series(found: Sequence[Series], modality: str, *, where: str | Path, ui
         uid: SeriesInstanceUID of the one to take; then the others do not matter.
 
     Returns:
-        Of each study the only MR volume, else the only one that is of the modality by its description or timing.
+        Of each study the only MR volume, else the only one that is of the modality by its description or timing. Of a
+        study with several that might be meant, the first, and an error that names its folder and lists them.
 
     Raises:
-        InputError: There is no MR volume, or a study has several that might be meant.
+        InputError: There is no MR volume, or none with this UID.
     """
     if uid:
-        if chosen := [series for series in found if series.uid == uid]:
+        if chosen := [(series, None) for series in found if series.uid == uid]:
             return chosen
         raise InputError(where, f"holds no series {uid!r}", _choices(found))
     studies = defaultdict(list)
@@ -155,19 +158,20 @@ def pick_series(found: Sequence[Series], modality: str, *, where: str | Path, ui
     if not studies:
         listed = "; ".join(map(str, found[:10]))
         raise InputError(where, f"holds no MR volume, only {listed}", "Give the folder of a 3-D MR scan")
-    chosen = []
-    for volumes in studies.values():
-        fitting = [series for series in volumes if judge(series, modality) == "same"]
-        taken = volumes if len(volumes) == 1 else fitting
-        if len(taken) != 1:
-            what = f"{len(fitting)} are {modality} scans" if fitting else f"none is clearly a {modality} scan"
-            raise InputError(
-                where, f"holds {len(volumes)} MR volumes of one study, of which {what}", _choices(volumes)
-            )
-        if judge(taken[0], modality) == "other":
-            logger.warning("%s: does not look like a %s scan: %s", where, modality, taken[0])
-        chosen += taken
-    return chosen
+    return [_pick_of_study(volumes, modality) for volumes in studies.values()]
+
+
+def _pick_of_study(volumes: Sequence[Series], modality: str) -> tuple[Series, InputError | None]:
+    fitting = [series for series in volumes if judge(series, modality) == "same"]
+    taken = volumes if len(volumes) == 1 else fitting
+    folder = Path(os.path.commonpath([series.folder for series in volumes]))
+    if len(taken) != 1:
+        what = f"{len(fitting)} are {modality} scans" if fitting else f"none is clearly a {modality} scan"
+        fault = f"holds {len(volumes)} MR volumes of one study, of which {what}"
+        return volumes[0], InputError(folder, fault, _choices(volumes))
+    if judge(taken[0], modality) == "other":
+        logger.warning("%s: does not look like a %s scan: %s", folder, modality, taken[0])
+    return taken[0], None
 
 
 def is_volume(series: Series) -> bool:
