@@ -1,9 +1,10 @@
 """Turn a trained model into one to ship: 16-bit weights, settings of use, notes. Calibrate it afterwards.
 
-    python benchmarks/package_model.py RUN/model -o MODEL --noise-ensemble --note training="109 healthy IXI subjects"
+    python benchmarks/package_model.py RUN/model -o MODEL --noise-ensemble --note score=l1_z --note licence=...
     brainuad calibrate MODEL RAW_VALIDATION_SCANS...
 
-Then `config.yaml`, `model.safetensors` and `calibration.json` of MODEL go to `src/brainuad/assets/models/NAME`.
+Then `config.yaml`, `model.safetensors`, `calibration.json` and `health.safetensors` of MODEL go to
+`src/brainuad/assets/models/NAME`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--noise-ensemble", action="store_true", help="reconstruct at several noise levels")
+    parser.add_argument(
+        "--step-ensemble", help="these noise levels, such as 600,700,800; implies --noise-ensemble"
+    )
     parser.add_argument("--note", action="append", default=[], help="KEY=VALUE for the model's provenance")
     arguments = parser.parse_args()
     detector = Detector.load(arguments.model)
     if arguments.noise_ensemble:
         detector = detector.with_settings(noise_ensemble=True)
+    if arguments.step_ensemble:
+        levels = tuple(map(int, arguments.step_ensemble.split(",")))
+        detector = detector.with_settings(noise_ensemble=True, step_ensemble=levels)
     detector.provenance |= dict(note.split("=", 1) for note in arguments.note)
-    detector.calibration = None  # that of other weights
+    detector.calibration = detector.health = None  # those of other weights
     detector.save(arguments.output, half=True)
 
 
