@@ -92,6 +92,18 @@ def test_evaluate_takes_the_model_of_its_number(slurm: Path) -> None:
     assert submit("evaluate.sbatch", slurm, "/runs/a", **places) != 0
 
 
+def test_evaluate_by_several_processes(slurm: Path) -> None:
+    stand_in(slurm, "scontrol", "printf 'node7\\nnode8\\n'")
+    stand_in(slurm, "torchrun", f'printf "%s\\n" "$OMP_NUM_THREADS" "$@" > "{slurm}/torchrun.txt"')
+    job = {"SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": 123456}
+    variables = {"DATA_DIR": "/data", "OUT": "/out", "PROCESSES": 4, "SLURM_CPUS_PER_TASK": 16, **job}
+    assert submit("evaluate.sbatch", slurm, "/runs/a", **variables) == 0
+    words = said(slurm, "torchrun")
+    assert words[:5] == ["4", "--nnodes", "2", "--nproc-per-node", "4"]
+    assert words[words.index("--rdzv-endpoint") + 1] == "node7:23456"
+    assert words[-6:] == ["brainuad", "evaluate", "/runs/a", "/data", "-o", "/out/0"]
+
+
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (3, False), (130, True), (143, True)])
 def test_train_asks_to_be_continued(slurm: Path, code: int, requeued: bool) -> None:
     places = {"DATA_DIR": "/data", "LOG_DIR": "/runs", "SLURM_JOB_ID": 77, "CODE": code}

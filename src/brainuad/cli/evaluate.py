@@ -17,6 +17,7 @@ from brainuad.errors import InputError
 
 @app.command(short_help="Measure a model on test scans.")
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
     ],
@@ -52,14 +53,19 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done."""
+    """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done.
+
+    Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
+    """
     from brainuad.detector import SCORE, load_model
     from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
+    from brainuad.evaluate.ranks import joined_ranks
     from brainuad.runs import find_model
     from brainuad.scoring.atlas import score_names
 
     wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
     known("--scores", wanted_scores, score_names())
+    ranks = context.with_resource(joined_ranks())
     detector = load_model(find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device)
     if modality not in (None, detector.modality):
         fault = f"was trained on {detector.modality} images, not on {modality}"
@@ -81,8 +87,10 @@ def evaluate(
 
         table = evaluate_cases(
             detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report, figures=True,
+            progress=report, figures=True, ranks=ranks,
         )  # fmt: skip
+    if not ranks.first:
+        return
     if as_json:
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
     else:

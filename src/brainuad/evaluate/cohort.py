@@ -12,10 +12,13 @@ from brainuad.data.loading import load_case
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
 from brainuad.evaluate.protocol import BASELINES, OURS, Protocol
+from brainuad.evaluate.ranks import Ranks
 from brainuad.evaluate.run import MIN_HEALTHY, Run
 from brainuad.evaluate.scorer import ScoredCase, Scorer
 from brainuad.evaluate.tables import to_table, write_tables
 from brainuad.scoring.atlas import INTENSITY_ATLAS, base_of
+
+ALONE = Ranks()
 
 
 def evaluate_cases(
@@ -32,6 +35,7 @@ def evaluate_cases(
     progress: Callable[[Case, str], None] = lambda case, message: None,
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
     figures: bool = False,
+    ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
 
@@ -56,9 +60,12 @@ def evaluate_cases(
         on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
             case's rows does not score it again.
         figures: Draw figures, and each set's best, median and worst case.
+        ranks: The processes that share the work, each calling this with the same arguments. The first writes the
+            results, which are those of one process alone.
 
     Returns:
-        The contents of ``cases.csv``: one row a case, score, space, threshold and measure.
+        The contents of ``cases.csv``: one row a case, score, space, threshold and measure; empty in ranks other than
+        the first.
 
     Raises:
         InputError: A set or score is unknown, there is no test case, too few healthy scans to compare with, or the
@@ -68,11 +75,15 @@ def evaluate_cases(
         detector = detector.with_settings(shared_noise=True)
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
-    names, notes = _scores(scores, baselines, lambda: sum(_loads(case, detector) for case in healthy))
+    names, notes = _scores(
+        scores, baselines, lambda: ranks.total(sum(_loads(case, detector) for case in ranks.share(healthy)))
+    )
     scorer = Scorer(detector, seed, postprocess=postprocess)
-    run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored)
+    run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
     run.evaluate(chosen)
     table = to_table(run.rows)
+    if not ranks.first:
+        return table
     about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
     summary, curves = write_tables(Path(output), table, about, run.pools, run.subjects)
     if figures:

@@ -22,24 +22,36 @@ class Progress:
 
     Args:
         path: The file; made with its folder when first written to.
+        rank: Number of the process: each writes a file of its own, "progress-1.jsonl" beside "progress.jsonl", and
+            knows what is in any.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: A file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, rank: int = 0) -> None:
+        self.path = path.with_stem(f"{path.stem}-{rank}") if rank else path
+        self._pattern = f"{path.stem}*{path.suffix}"
         self._known: dict[str, Any] = {}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
-        for line in lines:
+        self.read()
+
+    def read(self) -> None:
+        """Take in what is on disk, of other processes too.
+
+        Raises:
+            InputError: A file cannot be read.
+        """
+        for path in sorted(self.path.parent.glob(self._pattern)):
             try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry["value"]
-            except (ValueError, TypeError, LookupError):
-                continue  # a line that was being written when the process died: its work is done again
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
+            for line in lines:
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["key"]] = entry["value"]
+                except (ValueError, TypeError, LookupError):
+                    continue  # a line that was being written when the process died: its work is done again
 
     def get(self, key: str) -> Any:
         """Return what was stored under a key, None where nothing was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from brainuad.evaluate.protocol import (
     Thresholds,
     healthy_name,
 )
+from brainuad.evaluate.ranks import Ranks
 from brainuad.evaluate.scorer import CASE_ERRORS, ScoredCase, Scorer
 from brainuad.evaluate.tables import Pools, Subject, case_rows, failed_row, wide
 from brainuad.evaluation import (
@@ -41,6 +42,7 @@ from brainuad.modelfile import portable
 from brainuad.scoring.atlas import HealthyStatistics, base_of
 
 Row = dict[str, Any]
+HEALTH = "health.safetensors"
 MIN_HEALTHY = 3  # scans to compare with, for scores relative to health
 
 
@@ -56,7 +58,7 @@ class _Result:
 
 @dataclass
 class Run:
-    """One call of ``evaluate_cases``."""
+    """One call of ``evaluate_cases``; where ranks share it, the first comes to know all results."""
 
     scorer: Scorer
     scores: tuple[str, ...]
@@ -65,6 +67,7 @@ class Run:
     healthy: list[Case]
     report: Callable[[Case, str], None]
     on_scored: Callable[[ScoredCase], None]
+    ranks: Ranks = field(default_factory=Ranks)
     rows: list[Row] = field(default_factory=list)
     thresholds: list[Row] = field(default_factory=list)  # and what they were found on
     failed: list[Row] = field(default_factory=list)
@@ -72,7 +75,7 @@ class Run:
     subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self.output / "progress.jsonl")
+        self.progress = Progress(self.output / "progress.jsonl", self.ranks.number)
         fingerprint, scorer = self.scorer.detector.fingerprint, self.scorer
         self.key = key_of(__version__, fingerprint, asdict(self.protocol), scorer.seed, scorer.postprocess)
         self._contents: dict[Case, str] = {}
@@ -81,32 +84,48 @@ class Run:
     def evaluate(self, cases: Sequence[Case]) -> None:
         """Measure validation and test cases; healthy validation cases come first."""
         self.names = _names(cases)
-        nothing = dict.fromkeys(self.scores, Thresholds())
-        known = self.healthy_thresholds(cases, nothing)
+        self.share_health()
+        known = self.ranks.agreed(self.healthy_thresholds())
         for dataset in dict.fromkeys(case.dataset for case in cases):
             members = [case for case in cases if case.dataset == dataset]
-            thresholds = self.set_thresholds(dataset, members, known)
-            for case in members:
-                if case.split == "test":
-                    found = self.measured(case, thresholds)
-                    if found is not None:
-                        self.pools.add(case, found.histograms, found.froc)
-                elif case.lesion is None and case.label != 0:  # pathological without annotation: no threshold
-                    self.measured(case, known)
+            thresholds = self.ranks.agreed(self.set_thresholds(dataset, members, known))
+            tests = [case for case in members if case.split == "test"]
+            for case, found in self.each_measured(tests, thresholds):
+                self.pools.add(case, found.histograms, found.froc)
+            # pathological validation cases without annotation set no threshold
+            others = [c for c in members if c.split != "test" and c.lesion is None and c.label != 0]
+            for _ in self.each_measured(others, known):
+                pass
 
-    def healthy_thresholds(
-        self, cases: Sequence[Case], nothing: Mapping[str, Thresholds]
-    ) -> dict[str, Thresholds]:
+    def each_measured(
+        self, cases: Sequence[Case], thresholds: Mapping[str, Thresholds]
+    ) -> Iterator[tuple[Case, _Result]]:
+        """Yield the measures of those cases that can be scored.
+
+        Ranks divide the cases; then the first yields all of them, and the others none.
+        """
+        if self.ranks.count > 1:
+            for case in self.ranks.share(cases):
+                with suppress(*CASE_ERRORS):  # the first tries again, and reports
+                    self.result(case, thresholds)
+            self.ranks.wait()
+            if not self.ranks.first:
+                return
+            self.progress.read()
+        for case in cases:
+            found = self.measured(case, thresholds)
+            if found is not None:
+                yield case, found
+
+    def healthy_thresholds(self) -> dict[str, Thresholds]:
         """Return the thresholds that fractions of healthy brain exceed."""
-        shown = set(cases)
+        nothing = dict.fromkeys(self.scores, Thresholds())
         pooled = {name: empty_histogram() for name in self.scores}
         used = []
-        for case in self.healthy:
-            found = self.measured(case, nothing, shown=case in shown)
-            if found is not None:
-                used.append(case)
-                for name in self.scores:
-                    pooled[name] += found.histograms[f"{MODEL} {name}"]
+        for case, found in self.each_measured(self.healthy, nothing):
+            used.append(case)
+            for name in self.scores:
+                pooled[name] += found.histograms[f"{MODEL} {name}"]
         entry: Row = {"set": "all", "kind": "false-positive fraction of healthy brain"}
         if used:
             thresholds = {name: _healthy_thresholds(pooled[name]) for name in self.scores}
@@ -141,12 +160,10 @@ class Run:
         annotated = [case for case in cases if case.split == "val" and case.lesion is not None]
         pooled = {name: empty_histogram() for name in self.scores}
         used = []
-        for case in annotated:
-            found = self.measured(case, known)
-            if found is not None:
-                used.append(case)
-                for name in self.scores:
-                    pooled[name] += found.histograms[f"{MODEL} {name}"]
+        for case, found in self.each_measured(annotated, known):
+            used.append(case)
+            for name in self.scores:
+                pooled[name] += found.histograms[f"{MODEL} {name}"]
         best = {name: self.best_threshold(pooled[name]) for name in self.scores} if used else {}
         best = {name: threshold for name, threshold in best.items() if not math.isnan(threshold)}
         if any(case.lesion is not None for case in cases):
@@ -177,16 +194,14 @@ class Run:
             )
         self.thresholds.append({**entry, "thresholds": found})
 
-    def measured(
-        self, case: Case, thresholds: Mapping[str, Thresholds], *, shown: bool = True
-    ) -> _Result | None:
+    def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> _Result | None:
         """Return a case's measures, from an earlier run if they are known; None if it cannot be scored."""
         message, found = "", None
         try:
             found = self.result(case, thresholds)
         except CASE_ERRORS as error:
             message = _message(case, error)
-        if shown:
+        if case in self.names:  # not a healthy scan of a set that was not chosen
             name = self.names[case]
             self.subjects[case.dataset, case.split, name] = Subject.of(case)
             if found is None:
@@ -272,21 +287,41 @@ class Run:
         relative = [name for name in self.scores if base_of(name) is not None]
         if self.scorer.statistics is not None or not set(relative) & set(names):
             return
-        path = self.output / "health.safetensors"
-        wanted = {base_of(name) for name in relative}
-        with suppress(InputError):  # missing, or damaged: it is made again
-            statistics, about = HealthyStatistics.load(path)
-            stored = json.loads(about)
-            if stored["key"] == self.health_key and wanted <= set(statistics.sums):
-                self.scorer.statistics = statistics
-                self.scorer.healthy = [self.healthy[index] for index in stored["scans"]]
-                return
+        if self.load_health(relative):
+            return
         self.scorer.learn_health(self.healthy, relative)
         if self.scorer.statistics is None:
             fault = f"of {len(self.healthy)} healthy validation scans fewer than {MIN_HEALTHY} could be used"
             raise InputError(", ".join(relative), fault, "Look at these scans, or choose other scores")
         scans = [self.healthy.index(case) for case in self.scorer.healthy]
-        self.scorer.statistics.save(path, json.dumps({"key": self.health_key, "scans": scans}))
+        about = json.dumps({"key": self.health_key, "scans": scans})
+        self.scorer.statistics.save(self.output / HEALTH, about)
+
+    def load_health(self, relative: Sequence[str]) -> bool:
+        """Take the statistics of healthy scans that an earlier run, or the first rank, has left, if any."""
+        with suppress(InputError):  # missing, or damaged: it is made again
+            statistics, about = HealthyStatistics.load(self.output / HEALTH)
+            stored = json.loads(about)
+            wanted = {base_of(name) for name in relative}
+            if stored["key"] == self.health_key and wanted <= set(statistics.sums):
+                self.scorer.statistics = statistics
+                self.scorer.healthy = [self.healthy[index] for index in stored["scans"]]
+                return True
+        return False
+
+    def share_health(self) -> None:
+        """Have the first of several ranks learn from healthy scans, which all have reconstructed before."""
+        relative = [name for name in self.scores if base_of(name) is not None]
+        if self.ranks.count == 1 or not relative or self.ranks.agreed(self.load_health(relative)):
+            return
+        for case in self.ranks.share(self.healthy):
+            with suppress(*CASE_ERRORS):
+                self.scorer.score(case, ())  # loaded and reconstructed, into the cache
+        self.ranks.wait()
+        if self.ranks.first:
+            with suppress(InputError):  # too few: every case will say so
+                self.know_health(relative)
+        self.ranks.wait()
 
     def content(self, case: Case) -> str:
         """Return a key that changes with a case's files and their place on the grid."""
