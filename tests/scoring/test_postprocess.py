@@ -1,4 +1,5 @@
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
+from brainuad.scoring.postprocess import _drop_small_on_device, _median_on_device
 
 METRICS = json.loads(
     (Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.json").read_text(encoding="utf-8")
@@ -87,6 +89,20 @@ def test_median_near_the_border_equals_scipy(corner):
     np.testing.assert_array_equal(median_filter(values).numpy(), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(values=maps, half=st.sampled_from([0, 1, 2, 4]))
+def test_median_of_a_device_is_that_of_the_processor(values, half):
+    expected = median_filter(values, 2 * half + 1)
+    assert torch.equal(_median_on_device(torch.from_numpy(values), half), expected)
+
+
+def test_median_of_a_device_in_parts(reference, monkeypatch):
+    # The package has a function of the module's name.
+    monkeypatch.setattr(import_module("brainuad.scoring.postprocess"), "WINDOW_VOXELS", 5_000_000)
+    eroded = torch.from_numpy(reference["eroded"])
+    np.testing.assert_array_equal(_median_on_device(eroded, 2).numpy(), reference["median"])
+
+
 def test_median_of_nothing():
     assert (median_filter(np.zeros((6, 5, 4))) == 0).all()
 
@@ -125,6 +141,34 @@ def test_size_counts_enclosed_holes_but_does_not_fill_them():
     binary = np.pad(shell, 2)
     assert drop_small(binary, 27).sum() == 26
     assert drop_small(binary, 28).sum() == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(binary=binaries, min_voxels=st.integers(0, 26))
+def test_component_filter_of_a_device_is_that_of_the_processor(binary, min_voxels):
+    expected = drop_small(binary, min_voxels)
+    assert torch.equal(_drop_small_on_device(torch.from_numpy(binary), min_voxels), expected)
+
+
+@pytest.mark.parametrize("share", [0.04, 0.06, 0.1])
+def test_component_filter_of_a_device_on_sparse_maps(share):
+    """Components of all sizes, winding ones among them."""
+    binary = np.random.default_rng(0).random((40, 40, 40)) < share
+    kept = _drop_small_on_device(torch.from_numpy(binary), 8)
+    assert torch.equal(kept, drop_small(binary))
+    assert 0 < kept.sum() < binary.sum()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_a_processor_gives(anomaly, reference):
+    found = postprocess(torch.from_numpy(anomaly).cuda(), reference["mask"])
+    assert found.is_cuda
+    np.testing.assert_array_equal(found.cpu().numpy(), reference["median"])
+    for min_voxels in (8, 64):
+        kept = drop_small(found > METRICS["greedy_threshold"], min_voxels)
+        assert kept.is_cuda
+        assert torch.equal(kept.cpu(), drop_small(found.cpu() > METRICS["greedy_threshold"], min_voxels))
 
 
 def test_wrong_arguments(anomaly, reference):

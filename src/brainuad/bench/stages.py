@@ -263,9 +263,10 @@ class Case:
 
     def _erode(self) -> Stage:
         anomaly = self._anomaly()
+        mask = torch.from_numpy(self.mask).to(self.device)
         return Stage(
             "erode",
-            lambda: erode_brain(anomaly, self.mask),
+            lambda: erode_brain(anomaly, mask),
             lambda: baseline.erode(anomaly.cpu().numpy(), self.mask),
             bytes=(4 + 4 + 1) * self.voxels,
         )

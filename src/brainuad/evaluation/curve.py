@@ -1,7 +1,8 @@
 """All thresholds of an anomaly map at once: AUROC, average precision and the best Dice from one sort.
 
 Sorting the scores of lesion and healthy voxels separately is all these measures need: the confusion counts at
-any threshold are two binary searches.
+any threshold are two binary searches. A map on CUDA is sorted there, and `average_precision` and `best_dice` fetch a
+few numbers from it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from brainuad.evaluation._arrays import as_bool, as_scores, ratio
 
@@ -157,6 +160,8 @@ def average_precision(map: Any, lesion: Any) -> float:
     Raises:
         ValueError: The shapes differ or the map holds NaN.
     """
+    if _on_device(map):
+        return _figures_on_device(map, lesion)[0]
     return threshold_curve(map, lesion).average_precision()
 
 
@@ -176,6 +181,8 @@ def best_dice(map: Any, lesion: Any) -> tuple[float, float]:
     Raises:
         ValueError: The shapes differ or the map holds NaN.
     """
+    if _on_device(map):
+        return _figures_on_device(map, lesion)[1:]
     return threshold_curve(map, lesion).best_dice()
 
 
@@ -195,3 +202,40 @@ def greedy_best_dice(map: Any, lesion: Any) -> tuple[float, float]:
         ValueError: The shapes differ or the map holds NaN.
     """
     return threshold_curve(map, lesion).greedy_best_dice()
+
+
+def _on_device(map: Any) -> bool:
+    return isinstance(map, Tensor) and map.is_cuda and map.numel() > 0
+
+
+def _figures_on_device(map: Tensor, lesion: Any) -> tuple[float, float, float]:
+    """Return average precision, best Dice and its threshold by PyTorch alone, with one transfer at the end.
+
+    Raises:
+        ValueError: The shapes differ or the map holds NaN.
+    """
+    if tuple(map.shape) != tuple(lesion.shape):
+        raise ValueError(f"map has shape {tuple(map.shape)}, lesion {tuple(lesion.shape)}")
+    scores = map.detach().flatten()
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.to(torch.float32 if scores.dtype.itemsize == 2 else torch.float64)
+    scores, order = scores.sort(descending=True)
+    truth = torch.as_tensor(lesion, device=map.device).flatten()[order].bool()
+    hits = truth.cumsum(0, dtype=torch.float64)
+    called = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=map.device)
+    positives = hits[-1]
+    # A threshold lies below the last of equal scores; what it gains is counted from the last one before.
+    lower = torch.cat([scores[1:], torch.nextafter(scores[-1:], scores.new_tensor([-torch.inf]))])
+    last = torch.ones_like(truth)
+    last[:-1] = scores[1:] < scores[:-1]
+    before = torch.where(last, hits, 0).cummax(0).values.roll(1)
+    before[0] = 0
+    precision = torch.where(last, (hits - before) * hits / called, 0).sum() / positives
+    dice = torch.where(last, 2 * hits / (called + positives), -1)
+    best = dice.argmax(0, keepdim=True)  # of equal ones the first: the highest threshold
+    undefined = torch.where(positives > 0, 0.0, torch.nan)
+    found = [precision, dice[best][0] + undefined, lower[best][0] + undefined, scores.isnan().sum()]
+    *figures, missing = torch.stack([value.double() for value in found]).tolist()
+    if missing:
+        raise ValueError(f"map holds {missing:.0f} NaN")
+    return figures[0], figures[1], figures[2]

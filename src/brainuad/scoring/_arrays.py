@@ -50,9 +50,19 @@ def keep_inside(values: Tensor, mask: Any) -> Tensor:
     Raises:
         ValueError: The mask has another shape than the volume.
     """
+    inside = mask_on(values, mask)
+    # Not a product: what a model paints outside the brain need not be finite.
+    nothing = torch.zeros((), dtype=values.dtype, device=values.device)
+    return torch.where(inside, values, nothing)
+
+
+def mask_on(values: Tensor, mask: Any) -> Tensor:
+    """Return a volume's mask as a bool tensor on the volume's device: true where it is not zero.
+
+    Raises:
+        ValueError: The mask has another shape than the volume.
+    """
     if tuple(mask.shape) != tuple(values.shape):
         raise ValueError(f"mask has shape {tuple(mask.shape)}, the volume {tuple(values.shape)}")
     inside = mask if isinstance(mask, Tensor) else torch.from_numpy(as_mask(mask))
-    # Not a product: what a model paints outside the brain need not be finite.
-    nothing = torch.zeros((), dtype=values.dtype, device=values.device)
-    return torch.where(inside.to(values.device).bool(), values, nothing)
+    return inside.detach().to(values.device).bool()
