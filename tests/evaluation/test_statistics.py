@@ -10,12 +10,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from brainuad.evaluation import (
+    Ratio,
     ScanAuroc,
     Summary,
     by_subject,
     holm,
     paired_difference,
     paired_permutation_test,
+    paired_ratio,
     scan_auroc,
     statistics,
     summarise,
@@ -124,6 +126,61 @@ def test_paired_difference_is_the_summary_of_differences():
     assert reverse.mean == -paired_difference(a, b).mean
     with pytest.raises(ValueError, match="30 values and 29"):
         paired_difference(a, b[1:])
+
+
+def test_interval_of_a_ratio_equals_scipy():
+    rng = np.random.default_rng(0)
+    b = rng.beta(2, 6, 40)
+    a = np.clip(1.6 * b + rng.normal(0, 0.1, 40), 0, 1)
+    expected = stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: x.mean(axis) / y.mean(axis),
+        paired=True,
+        n_resamples=20000,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    found = paired_ratio(a, b, resamples=20000)
+    assert found.value == pytest.approx(a.mean() / b.mean())
+    half = (expected.high - expected.low) / 2
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03 * half)
+
+
+def test_interval_of_a_ratio_covers_as_often_as_promised():
+    rng = np.random.default_rng(3)
+    trials = 1000
+    covered = 0
+    for trial in range(trials):
+        b = rng.beta(2, 6, 40)
+        found = paired_ratio(b + rng.beta(2, 6, 40), b, resamples=1000, seed=trial % 4)
+        covered += found.low <= 2 <= found.high
+    assert 0.92 <= covered / trials <= 0.97
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    b=st.lists(st.sampled_from([0.01, 0.2, 0.5]), min_size=2, max_size=8), factor=st.sampled_from([0, 0.5, 3])
+)
+def test_a_ratio_scales_and_a_constant_one_is_certain(b, factor):
+    found = paired_ratio([factor * value for value in b], b, resamples=99)
+    assert (found.value, found.low, found.high) == pytest.approx((factor, factor, factor))
+    assert found.n == len(b)
+    uneven = [value**2 for value in b]
+    once = paired_ratio(uneven, b, resamples=99)
+    # A power of two, so that rounding makes or breaks no ties.
+    larger = paired_ratio([4 * value for value in uneven], b, resamples=99)
+    assert (larger.value, larger.low, larger.high) == (4 * once.value, 4 * once.low, 4 * once.high)
+
+
+def test_ratio_of_few_or_wrong_values():
+    np.testing.assert_equal(paired_ratio([], []), Ratio(math.nan, 0, math.nan, math.nan))
+    np.testing.assert_equal(
+        paired_ratio([0.3, math.nan], [0.1, 0.2]), Ratio(0.3 / 0.1, 1, math.nan, math.nan)
+    )
+    with pytest.raises(ValueError, match="above 0, the least is 0"):
+        paired_ratio([0.1, 0.2], [0.1, 0.0])
+    with pytest.raises(ValueError, match="2 values and 1"):
+        paired_ratio([0.1, 0.2], [0.1])
 
 
 @settings(max_examples=40, deadline=None)

@@ -33,12 +33,14 @@ from brainuad.evaluation.metrics import (
     slice_overlap,
 )
 from brainuad.evaluation.statistics import (
+    Ratio,
     ScanAuroc,
     Summary,
     by_subject,
     holm,
     paired_difference,
     paired_permutation_test,
+    paired_ratio,
     scan_auroc,
     summarise,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "LesionCounts",
     "LesionMatch",
     "Lesions",
+    "Ratio",
     "ScanAuroc",
     "ScoreHistogram",
     "Summary",
@@ -82,6 +85,7 @@ __all__ = [
     "match_lesions",
     "paired_difference",
     "paired_permutation_test",
+    "paired_ratio",
     "pooled_best_threshold",
     "pooled_greedy_threshold",
     "reconstruction_errors",

@@ -93,6 +93,60 @@ def paired_difference(
     return summarise(_differences(a, b), confidence=confidence, resamples=resamples, seed=seed)
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio of two means over the same subjects.
+
+    Attributes:
+        value: Mean of the one through mean of the other; NaN without subjects.
+        n: Number of subjects.
+        low: Lower end of its confidence interval; NaN for fewer than two subjects.
+        high: Upper end.
+    """
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+def paired_ratio(
+    a: Iterable[float],
+    b: Iterable[float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Ratio:
+    """Return the ratio mean(a) / mean(b) with its BCa interval, drawing subjects with both of their values.
+
+    Args:
+        a: One value a subject.
+        b: Values above 0 of the same subjects in the same order. Where either is NaN the subject is left out.
+        confidence: Coverage of the interval.
+        resamples: Bootstrap samples.
+        seed: Seeds them.
+
+    Raises:
+        ValueError: The numbers of values differ, a value to divide by is not above 0, or ``confidence`` does not lie
+            between 0 and 1.
+    """
+    _check(confidence)
+    above, below = np.array(list(a), dtype=np.float64), np.array(list(b), dtype=np.float64)
+    kept = ~np.isnan(_differences(above, below))
+    above, below = above[kept], below[kept]
+    if (below <= 0).any():
+        raise ValueError(f"values to divide by must be above 0, the least is {below.min():g}")
+    n = len(below)
+    value = float(above.sum() / below.sum()) if n else math.nan
+    if n < 2:
+        return Ratio(value, n, math.nan, math.nan)
+    drawn = [_draws(n, rows, seed + offset) for offset, rows in _blocks(n, resamples)]
+    values = np.concatenate([(draws @ above) / (draws @ below) for draws in drawn])
+    low, high = _bca_interval(values, value, [above - value * below], confidence)
+    return Ratio(value, n, low, high)
+
+
 def paired_permutation_test(
     a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
