@@ -283,6 +283,25 @@ def test_lesions_are_counted_over_scans(summary: dict[str, Any], table: pd.DataF
     assert sum(row["lesions"] for row in found["by_size"].values()) == found["lesions"]
     wrong = rows["false_positive_components@healthy@0.1"]
     assert found["false_positives_per_scan"] == pytest.approx(wrong.mean())
+    every = [at for of_score in summary["lesion_wise"]["MSLUB"].values() for at in of_score.values()]
+    for row in every:
+        wrong_by_size = [of_size["false_positives_per_scan"] for of_size in row["by_size"].values()]
+        assert sum(wrong_by_size) == pytest.approx(row["false_positives_per_scan"])
+    assert any(of_size["precision"] for row in every for of_size in row["by_size"].values())
+    by_size = found["by_size"].values()
+    assert sum(row["found"] for row in found["by_contrast"].values()) == found["found"]
+    froc = summary["froc"]["MSLUB"]["l1"]
+    assert froc["mean"] == pytest.approx(np.mean(list(froc["at"].values())))
+    shares = [row["lesions"] / found["lesions"] for row in by_size if row["lesions"]]
+    assert np.dot(shares, list(froc["by_size"].values())) == pytest.approx(froc["mean"])
+
+
+def test_chance_stands_beside_average_precision(results: Path, summary: dict[str, Any]) -> None:
+    text = (results / "summary.md").read_text()
+    heads = [line for line in text.splitlines() if line.startswith("| score") and "average precision" in line]
+    assert len(heads) >= 3, "in model and native space, and pooled"
+    assert all("| chance |" in line for line in heads)
+    assert "& chance &" in (results / "latex" / "mslub-native.tex").read_text()
 
 
 def test_pages_show_the_figures(summary: dict[str, Any], results: Path) -> None:

@@ -14,7 +14,9 @@ THRESHOLDS = (0.2, 0.5, 0.8, 1.1)
 def scan(seed, share=0.02):
     rng = np.random.default_rng(seed)
     lesion = rng.random((9, 8, 7)) < share
-    return (rng.random(lesion.shape) + 0.3 * lesion).astype(np.float32), find_lesions(lesion, voxel_ml=0.06)
+    map = (rng.random(lesion.shape) + 0.3 * lesion).astype(np.float32)
+    image, brain = rng.random(lesion.shape) + lesion * rng.random(), np.ones(lesion.shape)
+    return map, find_lesions(lesion, voxel_ml=0.06, image=image, brain=brain)
 
 
 @settings(max_examples=20, deadline=None)
@@ -35,6 +37,8 @@ def test_the_curve_passes_through_the_figures_at_each_threshold(seeds, min_overl
         np.testing.assert_equal(pooled.sensitivity()[i], counts.sensitivity)
         small = sum((match.by_size()["< 0.1 mL"] for match in matches), LesionCounts())
         np.testing.assert_equal(pooled.sensitivity("< 0.1 mL")[i], small.sensitivity)
+        clear = sum((match.by_contrast()["> 2 SD"] for match in matches), LesionCounts())
+        np.testing.assert_equal(pooled.sensitivity("> 2 SD")[i], clear.sensitivity)
 
 
 @settings(max_examples=20, deadline=None)
@@ -47,14 +51,15 @@ def test_monotone_maps_and_flips_change_nothing(seed, axis):
         scan_froc(np.flip(map, axis), flipped, THRESHOLDS),
         scan_froc(np.exp(map.astype(np.float64)), lesions, np.exp(THRESHOLDS)),
     ):
-        np.testing.assert_array_equal(other.found, expected.found)
+        np.testing.assert_array_equal(other.sensitivity(), expected.sensitivity())
         np.testing.assert_array_equal(other.false_positives, expected.false_positives)
 
 
 def test_sensitivity_at_false_positives():
     curve = Froc(
-        np.array([1.0, 2.0, 3.0]), 2, np.array([0, 10, 0, 0]),
-        np.array([[0, 8, 0, 0], [0, 6, 0, 0], [0, 1, 0, 0]]), np.array([9, 10, 2]),
+        np.array([1.0, 2.0, 3.0]), 2, np.array([0, 10, 0, 0, 0, 5, 0, 0]),
+        np.array([[0, 8, 0, 0, 0, 5, 0, 0], [0, 6, 0, 0, 0, 3, 0, 0], [0, 1, 0, 0, 0, 1, 0, 0]]),
+        np.array([9, 10, 2]),
     )  # fmt: skip
     assert curve.false_positives_a_scan().tolist() == [4.5, 5, 1]
     # Components merge at low thresholds: fewer false positives there, which is no merit.
@@ -62,6 +67,7 @@ def test_sensitivity_at_false_positives():
     assert curve.mean_sensitivity((1, 8)) == pytest.approx(0.45)
     assert math.isnan(curve.sensitivity_at(8, "> 10 mL"))
     assert curve.sensitivity_at(8, "0.1-1 mL") == 0.8
+    assert curve.sensitivity_at(8, "0.5-1 SD") == 1.0
 
 
 def test_healthy_scans_add_false_positives_only():

@@ -24,8 +24,6 @@ from brainuad.evaluate.protocol import (
     Thresholds,
 )
 from brainuad.evaluation import (
-    CONTRAST_CLASSES,
-    SIZE_CLASSES,
     Lesions,
     ScoreHistogram,
     confusion,
@@ -253,9 +251,11 @@ def _lesion_wise(space: Space, predicted: np.ndarray) -> dict[str, float]:
         "components": float(counts.predicted),
         "components_confirmed": float(counts.confirmed),
     }
-    for classes, of_class in ((SIZE_CLASSES, match.by_size()), (CONTRAST_CLASSES, match.by_contrast())):
-        for name in classes:
-            if of_class[name].lesions:
-                measures[f"lesions [{name}]"] = float(of_class[name].lesions)
-                measures[f"lesions_found [{name}]"] = float(of_class[name].found)
+    for name, of_class in (match.by_size() | match.by_contrast()).items():
+        if of_class.lesions:
+            measures[f"lesions [{name}]"] = float(of_class.lesions)
+            measures[f"lesions_found [{name}]"] = float(of_class.found)
+        if of_class.predicted:
+            measures[f"components [{name}]"] = float(of_class.predicted)
+            measures[f"components_confirmed [{name}]"] = float(of_class.confirmed)
     return measures

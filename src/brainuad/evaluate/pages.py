@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from brainuad.evaluate.protocol import ANY, KNOWS, MODEL, NATIVE, VALIDATION, healthy_name
+from brainuad.evaluate.protocol import ANY, KNOWS, MODEL, NATIVE, ORACLE, VALIDATION, healthy_name
 from brainuad.evaluation import CONTRAST_CLASSES, MIN_OVERLAP, SIZE_CLASSES
 
 Row = Mapping[str, Any]
@@ -17,6 +17,7 @@ LENIENT, STRICT = healthy_name(0.05), healthy_name(0.01)
 # Of one set: heading, space, threshold, measure.
 COLUMNS = (
     ("average precision", ANY, "average_precision"),
+    ("chance", ANY, "chance"),
     ("times chance", ANY, "average_precision_ratio"),
     ("Dice, oracle", ANY, "best_dice"),
     ("Dice, validation", VALIDATION, "dice"),
@@ -28,6 +29,12 @@ HEALTHY_COLUMNS = (
     (f"% of brain above {STRICT}", STRICT, "above"),
     (f"components a scan at {STRICT}", STRICT, "false_positive_components"),
 )
+LESION_COLUMNS = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "f1": "F1",
+    "false_positives_per_scan": "false positives a scan",
+}
 FEW = 3  # with fewer scans no interval is shown
 
 
@@ -99,7 +106,7 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
         distances = tuple(
             (f"{what.upper()}, {at} (mm)", at, f"{what}_mm")
             for what in ("hd95", "assd")
-            for at in (VALIDATION, STRICT)
+            for at in (STRICT, VALIDATION, ORACLE)
         )
         text.append("Surface distances where something is predicted:")
         text.append(
@@ -121,7 +128,14 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
 
 
 def _pooled(pooled: Row, scores: Sequence[str]) -> str:
-    heads = ["score", "average precision", "times chance", "AUROC", "Dice, oracle (one threshold for all)"]
+    heads = [
+        "score",
+        "average precision",
+        "chance",
+        "times chance",
+        "AUROC",
+        "Dice, oracle (one threshold for all)",
+    ]
     named = (VALIDATION, LENIENT, STRICT)
     cells = []
     for score in scores:
@@ -129,7 +143,7 @@ def _pooled(pooled: Row, scores: Sequence[str]) -> str:
         if found:
             over_all = [
                 found["any"][n]
-                for n in ("average_precision", "average_precision_ratio", "auroc", "best_dice")
+                for n in ("average_precision", "chance", "average_precision_ratio", "auroc", "best_dice")
             ]
             cells.append(
                 [score, *map(_number, [*over_all, *(found.get(at, {}).get("dice") for at in named)])]
@@ -144,37 +158,59 @@ def _lesion_wise_text(about: Row, dataset: str, scores: Sequence[str]) -> str:
         f"{MIN_OVERLAP:.0%} of its voxels are predicted, and a predicted component is a false positive if less than "
         f"{MIN_OVERLAP:.0%} of its voxels are lesion."
     ]
-    for at in (VALIDATION, STRICT):
-        heads = ["score", "sensitivity", "precision", "F1", "false positives a scan"]
-        first = next((row[at] for row in by_score.values() if at in row), None)
-        if first is None:
+    for at in (STRICT, VALIDATION, ORACLE):
+        of_scores = {score: by_score[score][at] for score in scores if at in by_score.get(score, {})}
+        if not of_scores:
             continue
-        sizes = [name for name in SIZE_CLASSES if name in first["by_size"]]
-        contrasts = [name for name in CONTRAST_CLASSES if name in first["by_contrast"]]
-        heads += [f"found, {name} (of {first['by_size'][name]['lesions']})" for name in sizes]
-        heads += [f"found, {name} (of {first['by_contrast'][name]['lesions']})" for name in contrasts]
-        cells = []
-        for score in scores:
-            if at in by_score.get(score, {}):
-                row = by_score[score][at]
-                values = [
-                    row[name] for name in ("sensitivity", "precision", "f1", "false_positives_per_scan")
-                ]
-                values += [row["by_size"][name]["sensitivity"] for name in sizes]
-                values += [row["by_contrast"][name]["sensitivity"] for name in contrasts]
-                cells.append([score, *map(_number, values)])
+        first = next(iter(of_scores.values()))
+        heads = ["score", *LESION_COLUMNS.values()]
+        cells = [[score, *_lesion_cells(row, LESION_COLUMNS)] for score, row in of_scores.items()]
         parts += [f"At {at} ({first['lesions']} lesions):", _table(heads, cells)]
+        parts.append(_by_class(of_scores, "by_size", SIZE_CLASSES, LESION_COLUMNS))
+        parts.append(_by_class(of_scores, "by_contrast", CONTRAST_CLASSES, {"sensitivity": "found"}))
     if dataset in about["froc"]:
-        curves = about["froc"][dataset]
-        rates = [rate for rate in next(iter(curves.values())) if rate != "mean"]
-        parts.append("Sensitivity at false positives a scan (FROC):")
-        cells = [
-            [score, *(_number(curves[score][r]) for r in [*rates, "mean"])]
-            for score in scores
-            if score in curves
+        parts.append(
+            "Sensitivity at false positives a scan (FROC), and the mean of these by volume and contrast of lesions:"
+        )
+        parts.append(_froc_table(about["froc"][dataset], scores))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _by_class(of_scores: Row, what: str, classes: Sequence[str], columns: Mapping[str, str]) -> str:
+    """Return figures of each class that any score has lesions or predictions of."""
+    first = next(iter(of_scores.values()))
+    present = [name for name in classes if any(name in row[what] for row in of_scores.values())]
+    heads = [
+        f"{title}, {name} (of {first[what].get(name, {}).get('lesions', 0)})" if column == "sensitivity"
+        else f"{title}, {name}"
+        for name in present
+        for column, title in columns.items()
+    ]  # fmt: skip
+    cells = [
+        [score, *(cell for name in present for cell in _lesion_cells(row[what].get(name, {}), columns))]
+        for score, row in of_scores.items()
+    ]
+    return _table(["score", *heads], cells)
+
+
+def _froc_table(curves: Row, scores: Sequence[str]) -> str:
+    first = next(iter(curves.values()))
+    of_class = [(what, name) for what in ("by_size", "by_contrast") for name in first[what]]
+    cells = [
+        [
+            score,
+            *map(_number, curve["at"].values()),
+            _number(curve["mean"]),
+            *(_number(curve[what][name]) for what, name in of_class),
         ]
-        parts.append(_table(["score", *rates, "mean"], cells))
-    return "\n\n".join(parts)
+        for score in scores
+        if (curve := curves.get(score)) is not None
+    ]
+    return _table(["score", *first["at"], "mean", *(f"mean, {name}" for _, name in of_class)], cells)
+
+
+def _lesion_cells(figures: Row, columns: Iterable[str]) -> list[str]:
+    return [_number(figures.get(name)) for name in columns]
 
 
 def _comparison_text(about: Row, dataset: str) -> list[str]:
@@ -199,16 +235,20 @@ def _comparison_text(about: Row, dataset: str) -> list[str]:
 
 
 def _strata_text(about: Row, dataset: str) -> list[str]:
-    rows = [r for r in about["strata"] if r["set"] == dataset and r["measure"] == "average_precision"]
+    of_set = [row for row in about["strata"] if row["set"] == dataset]
+    rows = [row for row in of_set if row["measure"] == "average_precision"]
+    chance = {(row["stratum"], row["level"]): row["mean"] for row in of_set if row["measure"] == "chance"}
     text = []
     for stratum in dict.fromkeys(row["stratum"] for row in rows):
         part = [row for row in rows if row["stratum"] == stratum]
-        levels = {row["level"]: row["n"] for row in part}
+        levels = {
+            row["level"]: f"{row['n']} scans, chance {chance[stratum, row['level']]:.4f}" for row in part
+        }
         by_score: dict[str, dict[str, str]] = {}
         for row in part:
             shown = f"{row['mean']:.3f}" + _interval(row["low"], row["high"], row["n"])
             by_score.setdefault(row["score"], {})[row["level"]] = shown
-        heads = ["score", *(f"{level} ({n} scans)" for level, n in levels.items())]
+        heads = ["score", *(f"{level} ({what})" for level, what in levels.items())]
         cells = [[score, *(of.get(level, "-") for level in levels)] for score, of in by_score.items()]
         text += [f"Average precision by {stratum}:", _table(heads, cells)]
     return text

@@ -16,6 +16,7 @@ from brainuad.evaluation import (
     CONTRAST_CLASSES,
     FALSE_POSITIVES_A_SCAN,
     SIZE_CLASSES,
+    Froc,
     LesionCounts,
     by_subject,
     holm,
@@ -31,7 +32,15 @@ KEYS = ["set", "split", "score", "space", "threshold", "metric"]
 SUMMARY_COLUMNS = [*KEYS, "mean", "sd", "n", "low", "high", "n_failed", "mean_failed_as_0"]
 COUNTS = {"true_positives", "false_positives", "true_negatives", "false_negatives", "threshold"}
 FAILED_AS_0 = ("average_precision", "dice", "best_dice", "recall", "lesion_sensitivity", "lesion_f1")
-STRATA_MEASURES = ("average_precision", "best_dice", f"dice@{VALIDATION}", f"dice@{healthy_name(0.01)}")
+CLASSES = {"by_size": SIZE_CLASSES, "by_contrast": CONTRAST_CLASSES}
+COUNTED = ("lesions", "lesions_found", "components", "components_confirmed")
+STRATA_MEASURES = (
+    "average_precision",
+    "chance",
+    "best_dice",
+    f"dice@{VALIDATION}",
+    f"dice@{healthy_name(0.01)}",
+)
 AGE_EDGES = (40, 60)
 AGE_CLASSES = ("< 40 years", "40-60 years", "> 60 years")
 MOST_LEVELS = 8  # a column with more values than this, or than half its scans, is no stratum
@@ -65,12 +74,7 @@ def summarise_all(
         "pooled": pooled(table, pools),
         "lesion_wise": lesion_wise(table),
         "froc": {
-            dataset: {
-                score: {f"{rate:g}": curve.sensitivity_at(rate) for rate in FALSE_POSITIVES_A_SCAN}
-                | {"mean": curve.mean_sensitivity()}
-                for (of, score), curve in pools.froc.items()
-                if of == dataset
-            }
+            dataset: {score: _froc(curve) for (of, score), curve in pools.froc.items() if of == dataset}
             for dataset in dict.fromkeys(dataset for dataset, _ in pools.froc)
         },
         "scan_auroc": {"warning": SCAN_WARNING, **scan_detection(test, subjects)},
@@ -155,37 +159,56 @@ def pooled(table: pd.DataFrame, pools: Pools) -> Row:
 def lesion_wise(table: pd.DataFrame) -> Row:
     """Return lesions found and false positives of all annotated test scans: ``[set][score][threshold]``.
 
-    On the model's grid; by volume and by contrast of the lesions too.
+    On the model's grid. By volume too, where a predicted component counts by its own; and by the lesions' contrast,
+    which predictions have none of.
     """
-    classes = {"by_size": SIZE_CLASSES, "by_contrast": CONTRAST_CLASSES}
-    metrics = {"lesions", "lesions_found", "components", "components_confirmed"}
-    metrics |= {
-        f"{what} [{name}]" for what in ("lesions", "lesions_found") for c in classes.values() for name in c
-    }
+    names = ("", *(f" [{name}]" for classes in CLASSES.values() for name in classes))
     found: Row = {}
     scans = _scans(table)
-    for (dataset, score, space, threshold), sums in _sums(table, metrics).items():
+    for (dataset, score, space, threshold), sums in _sums(
+        table, {f"{what}{name}" for what in COUNTED for name in names}
+    ).items():
         if space != MODEL:
             continue
-        counts = LesionCounts(
-            *(int(sums[name]) for name in ("lesions", "lesions_found", "components", "components_confirmed"))
-        )
-        row: Row = {
-            "lesions": counts.lesions,
-            "found": counts.found,
-            "sensitivity": counts.sensitivity,
-            "precision": counts.precision,
-            "f1": counts.f1,
-            "false_positives_per_scan": counts.false_positives / scans[dataset, score],
+
+        def of(name: str, sums: Mapping[str, float] = sums, n: int = scans[dataset, score]) -> Row:
+            return _lesion_figures(LesionCounts(*(int(sums[f"{what}{name}"]) for what in COUNTED)), n)
+
+        row = of("")
+        row["by_size"] = {name: of(f" [{name}]") for name in SIZE_CLASSES}
+        row["by_contrast"] = {
+            name: {what: of(f" [{name}]")[what] for what in ("lesions", "found", "sensitivity")}
+            for name in CONTRAST_CLASSES
         }
-        for what, names in classes.items():
+        for what in CLASSES:  # classes that nothing is of say nothing
             row[what] = {
-                name: {"lesions": int(total), "sensitivity": sums[f"lesions_found [{name}]"] / total}
-                for name in names
-                if (total := sums[f"lesions [{name}]"])
+                name: figures
+                for name, figures in row[what].items()
+                if figures["lesions"] or figures.get("false_positives_per_scan")
             }
         found.setdefault(dataset, {}).setdefault(score, {})[threshold] = row
     return found
+
+
+def _lesion_figures(counts: LesionCounts, scans: int) -> Row:
+    return {
+        "lesions": counts.lesions,
+        "found": counts.found,
+        "sensitivity": counts.sensitivity,
+        "precision": counts.precision,
+        "f1": counts.f1,
+        "false_positives_per_scan": counts.false_positives / scans,
+    }
+
+
+def _froc(curve: Froc) -> Row:
+    """Return the sensitivity at false positives a scan, their mean, and the mean by size and contrast of lesions."""
+    at = {f"{rate:g}": curve.sensitivity_at(rate) for rate in FALSE_POSITIVES_A_SCAN}
+    means = {
+        what: {name: mean for name in names if not math.isnan(mean := curve.mean_sensitivity(name=name))}
+        for what, names in CLASSES.items()
+    }
+    return {"at": at, "mean": curve.mean_sensitivity(), **means}
 
 
 def _sums(table: pd.DataFrame, metrics: set[str]) -> dict[tuple[str, str, str, str], dict[str, float]]:
@@ -305,10 +328,13 @@ def curves(pools: Pools, points: int = 200) -> Row:
             "threshold": curve.thresholds.tolist(),
             "false_positives_per_scan": curve.false_positives_a_scan().tolist(),
             "sensitivity": curve.sensitivity().tolist(),
-            "by_size": {
-                name: curve.sensitivity(name).tolist()
-                for name, count in zip(SIZE_CLASSES, curve.lesions, strict=True)
-                if count
+            **{
+                what: {
+                    name: curve.sensitivity(name).tolist()
+                    for name in names
+                    if not math.isnan(curve.sensitivity_at(math.inf, name))
+                }
+                for what, names in CLASSES.items()
             },
         }
     return found

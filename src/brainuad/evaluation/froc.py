@@ -15,9 +15,18 @@ from typing import Any
 import numpy as np
 
 from brainuad.evaluation._arrays import as_scores
-from brainuad.evaluation.lesions import MIN_OVERLAP, SIZE_CLASSES, Lesions, match_lesions, size_class
+from brainuad.evaluation.lesions import (
+    CONTRAST_CLASSES,
+    MIN_OVERLAP,
+    SIZE_CLASSES,
+    Lesions,
+    contrast_class,
+    match_lesions,
+    size_class,
+)
 
 FALSE_POSITIVES_A_SCAN = (1, 2, 4, 8, 16, 32)
+CLASSES = (*SIZE_CLASSES, *CONTRAST_CLASSES)  # of lesions; each has a size, not each a contrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +36,8 @@ class Froc:
     Attributes:
         thresholds: ``(T,)``, ascending.
         scans: Number of scans, with and without lesions.
-        lesions: ``(4,)`` number of lesions in each of ``SIZE_CLASSES``.
-        found: ``(T, 4)`` number of them found.
+        lesions: ``(8,)`` number of lesions in each of ``SIZE_CLASSES`` and, counted again, of ``CONTRAST_CLASSES``.
+        found: ``(T, 8)`` number of them found.
         false_positives: ``(T,)`` number of predicted components on no lesion.
     """
 
@@ -58,38 +67,38 @@ class Froc:
         """Return the mean number of false positives a scan at each threshold, ``(T,)``."""
         return self.false_positives / self.scans
 
-    def sensitivity(self, size: str | None = None) -> np.ndarray:
+    def sensitivity(self, name: str | None = None) -> np.ndarray:
         """Return the share of lesions found at each threshold, ``(T,)``; NaN without lesions.
 
         Args:
-            size: One of ``SIZE_CLASSES``; lesions of every size by default.
+            name: One of ``SIZE_CLASSES`` or ``CONTRAST_CLASSES``; all lesions by default.
         """
-        chosen = slice(None) if size is None else [SIZE_CLASSES.index(size)]
+        chosen = _columns(name)
         lesions = int(self.lesions[chosen].sum())
         found = self.found[:, chosen].sum(axis=1)
         return found / lesions if lesions else np.full(len(found), math.nan)
 
-    def sensitivity_at(self, false_positives_a_scan: float, size: str | None = None) -> float:
+    def sensitivity_at(self, false_positives_a_scan: float, name: str | None = None) -> float:
         """Return the best sensitivity at no more than so many false positives a scan; NaN without lesions.
 
         Nothing is interpolated: it is reached at one of the thresholds, and 0 where none is strict enough. Thresholds
         below the first that has too many do not count: there components merge, until the whole brain is one false
         positive that covers every lesion.
         """
-        if not self._has_lesions(size):
+        if not self.lesions[_columns(name)].any():
             return math.nan
         few = self.false_positives_a_scan() <= false_positives_a_scan
         down_to_the_first_of_many = np.logical_and.accumulate(few[::-1])[::-1]
-        return float(self.sensitivity(size)[down_to_the_first_of_many].max(initial=0.0))
+        return float(self.sensitivity(name)[down_to_the_first_of_many].max(initial=0.0))
 
     def mean_sensitivity(
-        self, rates: Sequence[float] = FALSE_POSITIVES_A_SCAN, size: str | None = None
+        self, rates: Sequence[float] = FALSE_POSITIVES_A_SCAN, name: str | None = None
     ) -> float:
         """Return the mean of the sensitivities at given false positives a scan, as LUNA16 ranks by.
 
         Setio et al., Medical Image Analysis 42, 2017, with the rates 1/8 to 8; maps of the brain need more.
         """
-        return float(np.mean([self.sensitivity_at(rate, size) for rate in rates]))
+        return float(np.mean([self.sensitivity_at(rate, name) for rate in rates]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -101,16 +110,22 @@ class Froc:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Froc:
         """Return the curve that `to_dict` wrote."""
+        thresholds = np.array(values["thresholds"], dtype=np.float64)
         return cls(
-            np.array(values["thresholds"], dtype=np.float64),
+            thresholds,
             int(values["scans"]),
             np.array(values["lesions"], dtype=np.int64),
-            np.array(values["found"], dtype=np.int64).reshape(-1, len(SIZE_CLASSES)),
+            np.array(values["found"], dtype=np.int64).reshape(len(thresholds), len(CLASSES)),
             np.array(values["false_positives"], dtype=np.int64),
         )
 
-    def _has_lesions(self, size: str | None) -> bool:
-        return bool((self.lesions if size is None else self.lesions[SIZE_CLASSES.index(size)]).sum())
+
+def _columns(name: str | None) -> slice:
+    """Return where a class stands in ``CLASSES``; all sizes, so each lesion once, for None."""
+    if name is None:
+        return slice(len(SIZE_CLASSES))
+    place = CLASSES.index(name)
+    return slice(place, place + 1)
 
 
 def scan_froc(
@@ -138,13 +153,20 @@ def scan_froc(
     levels = np.unique(np.asarray(thresholds, dtype=np.float64))
     if not levels.size or np.isnan(levels).any():
         raise ValueError(f"thresholds must be numbers and at least one, got {list(thresholds)}")
-    sizes = size_class(lesions.volume_ml)
-    found = np.zeros((len(levels), len(SIZE_CLASSES)), dtype=np.int64)
+    # (lesions, 8): which classes each is of
+    sizes, contrasts = size_class(lesions.volume_ml), contrast_class(lesions.contrast)
+    of_class = np.hstack(
+        [
+            sizes[:, None] == np.arange(len(SIZE_CLASSES)),
+            contrasts[:, None] == np.arange(len(CONTRAST_CLASSES)),
+        ]
+    )
+    found = np.zeros((len(levels), len(CLASSES)), dtype=np.int64)
     false_positives = np.zeros(len(levels), dtype=np.int64)
     for i, level in enumerate(levels):
         match = match_lesions(
             scores > scores.dtype.type(level), lesions, min_overlap=min_overlap, min_voxels=min_voxels
         )
-        found[i] = np.bincount(sizes[match.found], minlength=len(SIZE_CLASSES))
+        found[i] = of_class[match.found].sum(axis=0)
         false_positives[i] = match.counts.false_positives
-    return Froc(levels, 1, np.bincount(sizes, minlength=len(SIZE_CLASSES)), found, false_positives)
+    return Froc(levels, 1, of_class.sum(axis=0), found, false_positives)
