@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from brainuad.errors import InputError
 from brainuad.evaluate import case_seed
 from brainuad.evaluation import average_precision
 from brainuad.scoring import postprocess, ssim_ensemble, ssim_maps
+from brainuad.scoring.atlas import IMAGE as INTENSITY
+from brainuad.scoring.atlas import HealthyStatistics
 from brainuad.scoring.ensembles import ENSEMBLES, ensemble, learn_weights, slicewise_ssim_maps
 from brainuad.sweep import Ablations, run_sweep
 from brainuad.sweep.names import BASE, RAW, SLICES
@@ -117,6 +120,30 @@ def test_every_map_of_every_test_case_is_there(results: Path, cases: list[Case])
     about = json.loads((results / "sweep.json").read_text())
     assert about["learnt"]["on"] == ["painted s0"]
     assert sum(about["learnt"]["weights"].values()) == pytest.approx(1)
+
+
+def test_intensities_are_compared_with_healthy_validation_scans(
+    detector: Detector, cases: list[Case], results: Path, tmp_path: Path
+) -> None:
+    assert "intensity_atlas" not in set(pd.read_csv(results / "sweep.csv", dtype={"name": str})["name"])
+    # The subject's own healthy scan among them is no help: it is left out.
+    healthy = [
+        replace(cases[place], subject=subject, split="val", lesion=None, label=0, dataset="painted")
+        for place, subject in enumerate(("h0", "h1", "s1"))
+    ]
+    images = [load_case(case, detector.data_config) for case in healthy]
+    table, _ = run_sweep(detector, [*cases, *healthy], tmp_path, sigmas=[0.5])
+    statistics = HealthyStatistics([INTENSITY], images[0].mask.shape)
+    for other in images[:2]:
+        statistics.add({INTENSITY: other.image}, other.mask)
+    prepared = load_case(cases[1], detector.data_config)
+    assert prepared.lesion is not None
+    anomaly = postprocess(
+        statistics.score("intensity_atlas", prepared.image, prepared.mask), prepared.mask
+    ).numpy()
+    expected = average_precision(anomaly[prepared.mask], prepared.lesion[prepared.mask])
+    assert value(table, cases[1], BASE, "score", "intensity_atlas") == pytest.approx(expected)
+    assert value(table, cases[1], BASE, "score", "random") < 0.2
 
 
 def test_page_and_figure_show_the_means(results: Path) -> None:

@@ -21,7 +21,8 @@ KEYS = ["set", "variant", "kind", "name"]
 FEW = 3  # with fewer scans no interval is shown
 COLOURS = {"default": "#d62728", "mean": "#9467bd", "max": "#8c564b", "min": "#e377c2"}
 COLOURS |= {"softmin": "#bcbd22", "learnt": "#17becf", "l1": "#2ca02c"}
-COLOURS |= {"intensity_bright": "#999999", "intensity_dark": "#444444"}
+COLOURS |= {"random": "#cccccc", "intensity_bright": "#999999", "intensity_dark": "#444444"}
+COLOURS |= {"intensity_atlas": "#ff7f0e"}
 
 
 def page(table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) -> tuple[pd.DataFrame, str]:

@@ -21,16 +21,17 @@ from brainuad.data.cohort import Case
 from brainuad.data.loading import PreparedCase, content_key, load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.evaluate import Reconstructor, case_seed
+from brainuad.evaluate import Reconstructor, Scorer, case_seed
 from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluate.scorer import CASE_ERRORS
 from brainuad.evaluation import threshold_curve
 from brainuad.files import write_json, write_text
 from brainuad.scoring import postprocess, score_maps, ssim_maps
+from brainuad.scoring.atlas import INTENSITY_ATLAS
 from brainuad.scoring.ensembles import LEARNT, ensemble, learn_weights, slicewise_ssim_maps
 from brainuad.sweep.names import BASE, ENSEMBLE, RAW, SCORE, SLICES, WIDTH
 
-PLAIN = ("intensity_bright", "intensity_dark", "l1")  # to compare with
+PLAIN = ("random", "intensity_bright", "intensity_dark", "l1")  # to compare with
 SAMPLED = 2000  # voxels of lesion, and as many of healthy brain, a scan, to learn weights from
 Row = dict[str, Any]
 
@@ -79,6 +80,7 @@ class Sweep:
         ensembles: Names in ``brainuad.scoring.ensembles.ENSEMBLES``, over the model's widths.
         ablations: What else.
         output: Folder of the results; a rerun continues there.
+        healthy: Validation scans, whose intensities are one of the baselines; of fewer than three it is left out.
         weights: Of "learnt", once they are.
     """
 
@@ -87,9 +89,11 @@ class Sweep:
     ensembles: tuple[str, ...]
     ablations: Ablations
     output: Path
+    healthy: list[Case] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.intensities: Scorer | None = None
         self.progress = Progress(self.output / "progress.jsonl")
         self.widths = tuple(self.detector.model_config.sigma_ens)
         self.key = key_of(
@@ -99,6 +103,7 @@ class Sweep:
             self.ensembles,
             asdict(self.ablations),
             self.widths,
+            [_content(case, self.detector) for case in self.healthy],
         )
 
     def sources(self) -> Iterator[_Source]:
@@ -184,6 +189,8 @@ class Sweep:
             (SCORE, name): map
             for name, map in score_maps(image, reconstruction[None], prepared.mask, plain).items()
         }
+        if source.name == BASE and (atlas := self.intensity_atlas(prepared.case)) is not None:
+            maps[SCORE, INTENSITY_ATLAS] = atlas
         maps |= self.ssim_scores(ssim_maps(reconstruction, image, sigmas=self.all_widths()))
         yield from (_row(prepared, source.name, what, map, cleaned=True) for what, map in maps.items())
         if source.name != BASE:
@@ -193,6 +200,17 @@ class Sweep:
         if self.ablations.windows:
             flat = self.ssim_scores(slicewise_ssim_maps(reconstruction, image, sigmas=self.all_widths()))
             yield from (_row(prepared, SLICES, what, map, cleaned=True) for what, map in flat.items())
+
+    def intensity_atlas(self, case: Case) -> Tensor | None:
+        """Return how far a case's intensities lie from health, ``(X, Y, Z)``; None without enough healthy scans."""
+        if self.intensities is None:
+            self.intensities = Scorer(self.detector, postprocess=False)
+            # Intensities need no reconstruction.
+            self.intensities.reconstruct = lambda image, seed: torch.from_numpy(image)[None]  # type: ignore[assignment]
+            self.intensities.learn_health(self.healthy, [INTENSITY_ATLAS])
+        if self.intensities.statistics is None:
+            return None
+        return torch.from_numpy(self.intensities.score(case, [INTENSITY_ATLAS]).maps[INTENSITY_ATLAS])
 
     def all_widths(self) -> tuple[float, ...]:
         """Return the swept widths and the ensemble's, each once."""
@@ -244,7 +262,8 @@ def run_sweep(
 
     Args:
         detector: The model, on its device.
-        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt".
+        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt", healthy
+            ones what intensities are usual where.
         output: Folder of the results; a rerun continues there.
         sigmas: Widths in voxels.
         ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
@@ -264,7 +283,8 @@ def run_sweep(
     if not chosen:
         raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
     output = Path(output)
-    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output)
+    healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
+    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy)
     learnt_on = []
     if LEARNT in ensembles:
         learnt_on = sweep.learn([case for case in cases if case.split == "val" and case.lesion is not None])
