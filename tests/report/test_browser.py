@@ -166,6 +166,21 @@ def test_choosing_another_scan_and_sorting(page, report):
     assert page.complaints() == []
 
 
+def test_paper_cuts_nothing_off(page):
+    a4 = {"width": 680, "height": 1000, "deviceScaleFactor": 1, "mobile": False}  # 210 mm less the margins
+    cut = "return [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", a4)
+    assert page.run(cut) > 0  # on the screen it scrolls
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert page.run(cut) == 0
+        shown = "return [...document.querySelectorAll('.montage')].every((box) => box.clientWidth > 0)"
+        assert page.run(shown)  # those of scans that are not open, too
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_pictures_take_over_when_the_graphics_are_lost(page, report):
     shown = "return getComputedStyle(document.querySelector('.montage')).display"
     assert page.run(shown) == "none"

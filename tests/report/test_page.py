@@ -193,6 +193,19 @@ def test_a_large_cohort_gets_a_page_a_scan(tmp_path):
     assert payload(read(out / "report_scan.html"), 1)["name"] == "report"
 
 
+def test_what_is_said_of_all_scans_is_said_once(tmp_path):
+    out = tmp_path / "out"
+    volumes, affine = patient()
+    for name in "abc":
+        warnings = ["few healthy scans", "odd brain volume"] if name == "b" else ["few healthy scans"]
+        write_scan(out, name, volumes, affine, warnings=warnings)
+    table = read(build_report(out, embedded_bytes=10_000)).text
+    assert table.count("few healthy scans") == 1
+    assert "All scans: few healthy scans" in table
+    assert table.count("odd brain volume") == 1
+    assert "few healthy scans" in read(out / "a.html").text
+
+
 def test_the_montage_is_the_one_that_was_written_or_else_drawn(scored):
     written, path = scored / "patient19_t1.png", scored / "report.html"
     build_report(scored)

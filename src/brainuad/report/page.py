@@ -60,10 +60,9 @@ class _Line:
     id: str
     href: str
 
-    @property
-    def remarks(self) -> list[str]:
-        """What the last column says."""
-        return [text for text in (self.row.message, *self.warnings) if text]
+    def remarks(self, said: Sequence[str]) -> list[str]:
+        """Return what the last column says, without the warnings that were said of all scans."""
+        return [text for text in (self.row.message, *self.warnings) if text and text not in said]
 
 
 def build_report(folder: str | Path, *, embedded_bytes: int = EMBEDDED_BYTES) -> Path:
@@ -121,6 +120,12 @@ def _own_page(scored: Scored, folder: Path) -> Path:
     return page if page != folder / "report.html" else page.with_name("report_scan.html")
 
 
+def _common(lines: Sequence[_Line]) -> list[str]:
+    """Return the warnings that all scans share, which would hide the others if each repeated them."""
+    shared = [line.warnings for line in lines if line.row.scored]
+    return [text for text in shared[0] if all(text in other for other in shared)] if len(shared) > 1 else []
+
+
 def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *, back: str = "") -> str:
     cohort = len(lines) > 1
     shown = [view for view in views if view.row.scored or not cohort]
@@ -141,6 +146,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
         cohort=cohort,
         counts=Counter(line.row.status for line in lines),
         histogram=svg,
+        common=_common(lines),
         lines=lines,
         scans=shown,
         payloads=payloads,
