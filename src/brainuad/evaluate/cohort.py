@@ -16,7 +16,7 @@ from brainuad.evaluate.ranks import Ranks
 from brainuad.evaluate.run import MIN_HEALTHY, Run
 from brainuad.evaluate.scorer import ScoredCase, Scorer
 from brainuad.evaluate.tables import to_table, write_tables
-from brainuad.scoring.atlas import INTENSITY_ATLAS, base_of
+from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 
 ALONE = Ranks()
 
@@ -76,7 +76,10 @@ def evaluate_cases(
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
     names, notes = _scores(
-        scores, baselines, lambda: ranks.total(sum(_loads(case, detector) for case in ranks.share(healthy)))
+        scores,
+        baselines,
+        detector.health,
+        lambda: ranks.total(sum(_loads(case, detector) for case in ranks.share(healthy))),
     )
     scorer = Scorer(detector, seed, postprocess=postprocess)
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
@@ -106,14 +109,17 @@ def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
 
 
 def _scores(
-    scores: Sequence[str], baselines: bool, count_healthy: Callable[[], int]
+    scores: Sequence[str], baselines: bool, health: HealthyMoments | None, count_healthy: Callable[[], int]
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the scores to compute, baselines first, and what to say of those left out."""
+    """Return the scores to compute, baselines first, and what to say of those relative to health."""
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *scores]))
     relative = [name for name in names if base_of(name) is not None]  # raises on unknown names
     healthy = count_healthy() if relative else MIN_HEALTHY
     if healthy >= MIN_HEALTHY:
         return tuple(names), []
+    if health is not None and all(base_of(name) in health.moments for name in relative):
+        note = f"compared with the {health.scans} healthy scans that the model was calibrated on"
+        return tuple(names), [f"{', '.join(relative)}: {note}"]
     why = f"needs {MIN_HEALTHY} healthy validation scans to compare with, there are {healthy}"
     for name in relative:
         if name in scores:

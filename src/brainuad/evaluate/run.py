@@ -79,7 +79,8 @@ class Run:
         fingerprint, scorer = self.scorer.detector.fingerprint, self.scorer
         self.key = key_of(__version__, fingerprint, asdict(self.protocol), scorer.seed, scorer.postprocess)
         self._contents: dict[Case, str] = {}
-        self.health_key = key_of(self.key, [self.content(case) for case in self.healthy])
+        carried = scorer.detector.health.fingerprint if scorer.detector.health else ""
+        self.health_key = key_of(self.key, [self.content(case) for case in self.healthy], carried)
 
     def evaluate(self, cases: Sequence[Case]) -> None:
         """Measure validation and test cases; healthy validation cases come first."""
@@ -287,10 +288,13 @@ class Run:
         relative = [name for name in self.scores if base_of(name) is not None]
         if self.scorer.statistics is not None or not set(relative) & set(names):
             return
-        if self.load_health(relative):
+        carried = self.scorer.detector.health is not None  # then the model's own will do
+        if (carried and len(self.healthy) < MIN_HEALTHY) or self.load_health(relative):
             return
         self.scorer.learn_health(self.healthy, relative)
         if self.scorer.statistics is None:
+            if carried:
+                return
             fault = f"of {len(self.healthy)} healthy validation scans fewer than {MIN_HEALTHY} could be used"
             raise InputError(", ".join(relative), fault, "Look at these scans, or choose other scores")
         scans = [self.healthy.index(case) for case in self.scorer.healthy]

@@ -54,7 +54,8 @@ class Scorer:
         detector: The model.
         seed: Seeds the noise; every case has its own, whichever other cases there are.
         postprocess: Whether maps are eroded and median-filtered.
-        statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`.
+        statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`. Without them such scores
+            compare with what the model itself carries.
         healthy: The cases they were learnt from.
     """
 
@@ -92,12 +93,13 @@ class Scorer:
         found = {}
         for name, base in bases.items():
             final = compared.maps[base or name]
-            if base is not None:
-                if self.statistics is None:
+            if base is not None and self.statistics is not None:
+                twins = [(twin.maps[base], twin.prepared.mask) for twin in own]
+                final = self.statistics.score(name, final, mask, twins)
+            elif base is not None:
+                if self.detector.health is None:
                     raise ValueError(f"{name} needs healthy scans to compare with")
-                final = self.statistics.score(
-                    name, final, mask, [(twin.maps[base], twin.prepared.mask) for twin in own]
-                )
+                final = self.detector.health.score(name, final, mask)
             found[name] = (clean(final, mask) if self.postprocess else final).cpu().numpy()
         return ScoredCase(compared.prepared, compared.reconstruction.numpy(), found)
 

@@ -10,8 +10,10 @@ below the mean. ``intensity_atlas`` is the same of the image itself, in both dir
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,16 @@ class HealthyMoments:
 
     scans: int
     moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal hash: equal for moments that give equal scores."""
+        digest = hashlib.sha256()
+        for name, pair in sorted(self.moments.items()):
+            digest.update(name.encode())
+            for array in pair:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
 
     def score(self, name: str, map: Any, mask: Any) -> Tensor:
         """Return a map in standard deviations above health, as `HealthyStatistics.score` does.
