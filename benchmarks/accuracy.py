@@ -1,94 +1,312 @@
-"""The accuracy of a model under the paper's settings and under its own: every score, pathology and threshold.
+"""Everything that docs/results.md says of a model on T1, made by one command.
 
-    python benchmarks/accuracy.py MODEL OUT MANIFEST [MANIFEST ...] [--preset paper|own]
+    python benchmarks/accuracy.py MODEL DATA_DIR -o OUT
 
-A manifest is what ``brainuad simulate`` or ``benchmarks/make_cohorts.py`` wrote. Each is evaluated into
-``OUT/<preset>/<name of the manifest's folder>`` (see ``brainuad evaluate``; a rerun continues there), by the presets:
+DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI, with its parcellation, and for MSLUB; or a manifest of
+such scans. Lesions of four kinds are simulated in the healthy validation and test scans. Then
 
-- ``paper``: one noise draw at t = 500, SSIM ensemble (and L1);
-- ``own``: the noise levels that the model comes with; each score also relative to health (``_z``).
+- on *validation*: what raises average precision over the paper's preset (noise, scores, post-processing, ensembles);
+- on *test*: every score, pathology and threshold, under the paper's preset and under the model's own settings, the
+  ratio of the two, and what is left over plain intensities; the sweep over widths of SSIM; ten pictures.
 
-Then the tables of docs/results.md are printed from all that lies in OUT. Test scans only; thresholds are those of
-validation scans. Simulated and real scans are never pooled.
+``OUT/tables`` has a Markdown fragment a table, ``OUT/figures`` the pictures. Real and simulated scans are never pooled:
+"all four" is the mean over the simulated kinds, of each subject first. Intervals are over subjects. A rerun continues
+where the last one stopped; reconstructions come from brainuad's cache. Two threads at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import accuracy_tables as tables
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from torch import Tensor
 
-from brainuad.data.cohort import leak_free, manifest_cases
-from brainuad.detector import load_model
-from brainuad.evaluate import OURS, evaluate_cases
+from brainuad.cli.sweep import parse_sigmas
+from brainuad.data.cohort import Case, leak_free, manifest_cases, read_cases
+from brainuad.data.loading import PreparedCase, content_key
+from brainuad.detector import Detector, load_model
+from brainuad.errors import InputError
+from brainuad.evaluate import OURS, Reconstructor, Scorer, evaluate_cases
+from brainuad.evaluate.figures import file_name
+from brainuad.evaluate.progress import Progress, key_of
+from brainuad.evaluation import average_precision
+from brainuad.files import atomic_path
+from brainuad.runs import find_model
+from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
+from brainuad.scoring.ensembles import ENSEMBLES
+from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
+from brainuad.sweep import run_sweep
 
-PRESETS = {
-    "paper": ({"noise_ensemble": False, "test_timesteps": 500, "noise_draws": 1}, ("ssim_ensemble", "l1")),
-    "own": ({}, ("l1", "ssim_ensemble", "l1_ssim", "l1_z", "ssim_ensemble_z", "l1_ssim_z")),
+PAPER = {"noise_ensemble": False, "test_timesteps": 500, "noise_draws": 1}
+PLAIN = ("ssim_ensemble", "l1", "l1_ssim", "ssim_0.3", "ssim_0.7", "ssim_1.3")
+SCORES = (*PLAIN, *(f"{name}_z" for name in PLAIN))
+SIMULATED = {f"simulated {kind}": kind for kind in KINDS}
+# What reconstructions are averaged: (noise level, draw). The first is the paper's.
+NOISES = {"t = 500, 1 draw": [(500, 0)], "t = 500, 4 draws": [(500, draw) for draw in range(4)]} | {
+    f"t in {{{', '.join(map(str, levels))}}}": [(level, 0) for level in levels]
+    for levels in ((250, 500, 750), (500, 600, 700, 800), (600, 700, 800), (700, 800, 900))
 }
-COLUMNS = ("average_precision", "best_dice", "dice@healthy@0.01", "dice@validation")
+PICTURES = [  # of each set the best, the median or the worst case
+    *zip(SIMULATED, ("best", "median", "worst", "best"), strict=True),
+    *zip(SIMULATED, ("median", "worst", "best", "median"), strict=True),
+]
+PICTURE_BYTES = 150_000
 
 
 def main() -> None:
-    """Evaluate, then print."""
+    """Simulate, choose on validation, measure on test."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("manifests", nargs="+", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, action="append")
+    parser.add_argument("model", help="name of a shipped model, or folder of a model or run")
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--stage", choices=("validation", "test"), action="append", help="both by default")
+    parser.add_argument(
+        "--validation-subjects", type=int, metavar="N", help="compare candidates on the first N"
+    )
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    detector = load_model(arguments.model, "cpu")
-    for preset in arguments.preset or PRESETS:
-        changes, scores = PRESETS[preset]
-        for manifest in arguments.manifests:
-            cases = leak_free(manifest_cases(manifest))
-            output = arguments.output / preset / manifest.parent.name
-            evaluate_cases(
-                detector.with_settings(**changes),
-                cases,
-                output,
-                scores=scores,
-                protocol=replace(OURS, native=False),
-                progress=lambda case, message: print(case.dataset, case.subject, message, file=sys.stderr),
-            )
-    print_tables(arguments.output)
+    stages = arguments.stage or ["validation", "test"]
+    torch.set_num_threads(2)
+    try:
+        folder, output = Path(arguments.model), arguments.output
+        detector = load_model(find_model(folder, 0) if folder.is_dir() else arguments.model)
+        if detector.modality != "t1":
+            raise InputError(arguments.model, f"is for {detector.modality} images", "Give a model of t1")
+        cases = cohort(detector, arguments.data_dir, output / "cohort")
+        if "validation" in stages:
+            validation(detector, cases, output, arguments.validation_subjects)
+        if "test" in stages:
+            test(detector, cases, output)
+    except InputError as error:
+        raise SystemExit(f"accuracy.py: {error}") from None
+    say(f"tables are in {output / 'tables'}")
 
 
-def print_tables(output: Path) -> None:
-    """Print a table a data set: scores by measure, means over test scans with 95 % intervals."""
-    frames = []
-    for path in sorted(output.glob("*/*/summary.csv")):
-        table = pd.read_csv(path).fillna({"threshold": ""})
-        frames.append(table.assign(preset=path.parts[-3]))
-    table = pd.concat(frames)
-    table = table[(table["split"] == "test") & (table["space"] == "model")]
-    at = table["threshold"].where(table["threshold"] == "", "@" + table["threshold"])
-    table["column"] = table["metric"] + at
-    for dataset, rows in table.groupby("set", sort=False):
-        chance = rows.loc[rows["column"] == "chance", "mean"]
-        if chance.empty:
-            continue
-        n = int(rows.loc[rows["column"] == "average_precision", "n"].max())
-        print(f"\n### {dataset}: {n} scans, chance {chance.iloc[0]:.4f}\n")
-        print(f"| preset | score | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}")
-        for (preset, score), figures in rows.groupby(["preset", "score"], sort=False):
-            by_column = figures.set_index("column")
-            print(f"| {preset} | {score} | {' | '.join(cell(by_column, name) for name in COLUMNS)} |")
+def cohort(detector: Detector, data_dir: Path, output: Path) -> list[Case]:
+    """Return healthy validation and test scans, lesions simulated in them, and real patients as a set of their own."""
+    cases = leak_free(read_cases(data_dir, "t1", detector.provenance.get("fold") or 0))
+    healthy = [case for case in cases if case.label == 0 and case.split in ("val", "test")]
+    with shipped_outlines() as outlines:
+        subjects = simulate_cohort(
+            healthy,
+            output,
+            Simulation(),
+            outlines=outlines,
+            jobs=2,
+            report=lambda row: say(f"simulate: {row['subject']} {row['status']} {row['message']}"),
+        )
+    if (subjects["status"] == "failed").all():
+        raise InputError(data_dir, "no lesion could be simulated in its scans", subjects["message"].iloc[0])
+    real = [case for case in cases if case.lesion is not None and case.split == "test"]
+    return [
+        *manifest_cases(output / "manifest.csv"),
+        *(replace(case, dataset=f"{case.dataset} (real)") for case in real),
+    ]
 
 
-def cell(figures: pd.DataFrame, name: str) -> str:
-    """Return "mean (low to high)", or a dash."""
-    if name not in figures.index:
-        return "-"
-    row = figures.loc[name]
-    return f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+def validation(detector: Detector, cases: Sequence[Case], output: Path, subjects: int | None) -> None:
+    """Compare candidates on validation scans; the tables grow with the candidates."""
+    chosen = sorted({case.subject for case in cases if case.split == "val"})[:subjects]
+    members = [case for case in cases if case.subject in chosen]
+    lesions = [case for case in members if case.dataset in SIMULATED]
+    compared = Candidates(detector, [case for case in members if case.lesion is None], output)
+    found: tables.Candidates = {}
+    for noise in NOISES:
+        found |= compared.measure(lesions, noise, SCORES, ["median 5"])
+        tables.write_candidates(output / "tables", found, PLAIN)
+    noise, score, _ = tables.best_of(found)
+    found |= compared.measure(lesions, noise, [score], list(CLEANINGS))
+    tables.write_candidates(output / "tables", found, PLAIN)
+    tables.write_ensembles(output / "tables", fitted_on_others(detector, lesions, output / "ensembles"))
+
+
+class Candidates:
+    """Average precision of every score under several kinds of noise, from single reconstructions that are shared.
+
+    Attributes:
+        detector: The model.
+        healthy: Scans that ``<score>_z`` compares with.
+        progress: What was measured before.
+    """
+
+    def __init__(self, detector: Detector, healthy: Sequence[Case], output: Path) -> None:
+        self.detector, self.healthy = detector, list(healthy)
+        self.progress = Progress(output / "candidates.jsonl")
+        config = detector.data_config
+        self.key = key_of(detector.fingerprint, [content_key(case, config) for case in self.healthy])
+
+    def measure(
+        self, cases: Sequence[Case], noise: str, scores: Sequence[str], cleanings: Sequence[str]
+    ) -> tables.Candidates:
+        """Return by noise, score and cleaning a table of average precision, subjects by pathologies."""
+        scorer = Scorer(self.detector, postprocess=False)
+        scorer.reconstruct = Shared(self.detector, NOISES[noise])
+        rows = []
+        for done, case in enumerate(cases, 1):
+            content = content_key(case, self.detector.data_config)
+            key = key_of(self.key, content, NOISES[noise], scores, cleanings)
+            values = self.progress.get(key)
+            if values is None:
+                if scorer.statistics is None:
+                    scorer.learn_health(self.healthy, scores)
+                scored = scorer.score(case, scores)
+                values = [
+                    [score, cleaning, precision(CLEANINGS[cleaning](anomaly, scored.prepared.mask), scored.prepared)]
+                    for score, anomaly in scored.maps.items()
+                    for cleaning in cleanings
+                ]  # fmt: skip
+                self.progress.put(key, values)
+                say(f"validation: {noise}: {done} of {len(cases)}")
+            place = [case.subject, SIMULATED[case.dataset]]
+            rows += [[*place, *value] for value in values]
+        table = pd.DataFrame(rows, columns=["subject", "kind", "score", "cleaning", "value"])
+        return {
+            (noise, str(score), str(cleaning)): part.pivot(index="subject", columns="kind", values="value")
+            for (score, cleaning), part in table.groupby(["score", "cleaning"], sort=False)
+        }
+
+
+class Shared:
+    """Reconstructs at several noise levels, each of which is made once for all candidates that average it."""
+
+    def __init__(self, detector: Detector, passes: Sequence[tuple[int, int]]) -> None:
+        self.parts = [
+            (Reconstructor(detector.with_settings(**{**PAPER, "test_timesteps": level})), level - 500 + 1000 * draw)
+            for level, draw in passes
+        ]  # fmt: skip
+
+    def __call__(self, image: np.ndarray, seed: int, *, draws: int = 1) -> Tensor:
+        """Return ``(S, X, Y, Z)``, one a noise level and draw, each with noise of its own."""
+        return torch.cat([part(image, seed + offset) for part, offset in self.parts])
+
+
+def without_small(anomaly: Tensor, mask: np.ndarray, voxels: int) -> Tensor:
+    """Return a map in which components of fewer voxels, whatever the threshold, have sunk to where they are larger."""
+    values = anomaly.numpy()
+    levels = np.quantile(values[mask], 1 - np.geomspace(0.5, 0.0005, 40)).astype(np.float32)
+    sunk = np.minimum(values, levels[0])
+    for low, high in zip(levels, [*levels[1:], np.float32(np.inf)], strict=True):
+        large = drop_small(values > low, voxels).numpy()
+        sunk[large] = np.minimum(values, high)[large]
+    return torch.from_numpy(sunk)
+
+
+# From a bare map and its brain mask to the map that is thresholded.
+CLEANINGS: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
+    "none": lambda anomaly, mask: anomaly,
+    "no median": erode_brain,
+    "median 3": lambda anomaly, mask: median_filter(erode_brain(anomaly, mask), 3),
+    "median 5": postprocess,
+    "median 7": lambda anomaly, mask: median_filter(erode_brain(anomaly, mask), 7),
+    "median 3, components of 8": lambda anomaly, mask: without_small(CLEANINGS["median 3"](anomaly, mask), mask, 8),
+    "median 5, components of 8": lambda anomaly, mask: without_small(postprocess(anomaly, mask), mask, 8),
+    "median 5, components of 64": lambda anomaly, mask: without_small(postprocess(anomaly, mask), mask, 64),
+}  # fmt: skip
+
+
+def precision(anomaly: Tensor, prepared: PreparedCase) -> float:
+    """Return average precision over the brain, with what lesion lies outside the mask, as `brainuad evaluate` does."""
+    voxels = prepared.mask | prepared.lesion
+    return average_precision(np.where(prepared.mask, anomaly, 0)[voxels], prepared.lesion[voxels])
+
+
+def fitted_on_others(detector: Detector, lesions: Sequence[Case], output: Path) -> pd.DataFrame:
+    """Return the sweep of all ensembles on validation scans; weights are learnt on the half that is not measured."""
+    subjects = sorted({case.subject for case in lesions})
+    found = []
+    for half in (0, 1):
+        measured = subjects[half::2]
+        split = [replace(case, split="test" if case.subject in measured else "val") for case in lesions]
+        found.append(
+            run_sweep(
+                detector,
+                split,
+                output / str(half),
+                sigmas=detector.model_config.sigma_ens,
+                ensembles=list(ENSEMBLES),
+                report=lambda case, message: say(f"ensembles: {case.dataset} {case.subject} {message}"),
+            )[0]
+        )
+    return pd.concat(found).replace({"set": SIMULATED})
+
+
+def test(detector: Detector, cases: Sequence[Case], output: Path) -> None:
+    """Measure the paper's preset and the model's own settings, sweep over widths, draw."""
+    # In files of 2 mm native space is the model's.
+    protocol = replace(OURS, native=False)
+    evaluations = {
+        "paper": evaluate_cases(
+            detector.with_settings(**PAPER),
+            cases,
+            output / "paper",
+            scores=PLAIN[:2],
+            baselines=False,
+            protocol=protocol,
+            progress=lambda case, message: say(f"paper: {case.dataset} {case.subject} {message}"),
+        ),
+        "own": evaluate_cases(
+            detector,
+            cases,
+            output / "own",
+            scores=SCORES,
+            protocol=protocol,
+            progress=lambda case, message: say(f"own: {case.dataset} {case.subject} {message}"),
+            figures=True,
+        ),
+    }
+    tables.write_test(output / "tables", evaluations, SIMULATED)
+    pictures(output)
+    swept, _ = run_sweep(
+        detector,
+        cases,
+        output / "sweep",
+        sigmas=parse_sigmas("0.3:3.0:0.2"),
+        ensembles=list(ENSEMBLES),
+        report=lambda case, message: say(f"sweep: {case.dataset} {case.subject} {message}"),
+    )
+    tables.write_sweep(output / "tables", swept, evaluations)
+    shutil.copyfile(output / "sweep" / "sweep.png", output / "figures" / "sweep.png")
+
+
+def pictures(output: Path) -> None:
+    """Copy ten of the evaluation's pictures, small enough to be committed."""
+    real = sorted((output / "own" / "figures").glob("*-real-*.png"))
+    names = [f"{file_name(dataset, which)}.png" for dataset, which in PICTURES]
+    names += [path.name for path in real if "-median" not in path.name]
+    for name in names:
+        source = output / "own" / "figures" / name
+        if source.is_file():  # a set may be missing
+            shrink(source, output / "figures" / name)
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Write a picture in 64 colours, and smaller until it takes no more than ``PICTURE_BYTES``."""
+    with Image.open(source) as opened:
+        picture = opened.convert("RGB")
+    scale = 1.0
+    while True:
+        size = tuple(round(scale * length) for length in picture.size)
+        with atomic_path(target) as temporary:
+            picture.resize(size, Image.Resampling.LANCZOS).quantize(64).save(temporary, "PNG", optimize=True)
+        if target.stat().st_size <= PICTURE_BYTES:
+            return
+        scale *= 0.9
+
+
+def say(message: str) -> None:
+    """Write a line to stderr, with the time."""
+    print(time.strftime("%H:%M:%S"), message.rstrip(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
