@@ -145,6 +145,7 @@ def test_outputs_are_a_derivative_that_the_validator_accepts(dataset):
                 shutil.copy(SCAN, output / path)
             else:
                 (output / path).write_text("{}")
+                (output / path).with_suffix(".html").write_text("a page of its own in a large report")
     for name in ("scores.csv", "report.html", "run.json"):
         (output / name).write_text("{}")
     assert output_paths(scans[1]) == {
