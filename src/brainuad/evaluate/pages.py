@@ -29,6 +29,7 @@ HEALTHY_COLUMNS = (
     (f"% of brain above {STRICT}", STRICT, "above"),
     (f"components a scan at {STRICT}", STRICT, "false_positive_components"),
 )
+DIGITS = {"average_precision_ratio": 1, "chance": 4}  # others have 3
 LESION_COLUMNS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -128,27 +129,21 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
 
 
 def _pooled(pooled: Row, scores: Sequence[str]) -> str:
-    heads = [
-        "score",
-        "average precision",
-        "chance",
-        "times chance",
-        "AUROC",
-        "Dice, oracle (one threshold for all)",
-    ]
+    over_all = {
+        "average_precision": "average precision",
+        "chance": "chance",
+        "average_precision_ratio": "times chance",
+        "auroc": "AUROC",
+        "best_dice": "Dice, oracle (one threshold for all)",
+    }
     named = (VALIDATION, LENIENT, STRICT)
     cells = []
     for score in scores:
         found = pooled.get(score, {}).get(MODEL)
         if found:
-            over_all = [
-                found["any"][n]
-                for n in ("average_precision", "chance", "average_precision_ratio", "auroc", "best_dice")
-            ]
-            cells.append(
-                [score, *map(_number, [*over_all, *(found.get(at, {}).get("dice") for at in named)])]
-            )
-    return _table([*heads, *(f"Dice, {at}" for at in named)], cells)
+            row = [_number(found["any"][name], DIGITS.get(name, 3)) for name in over_all]
+            cells.append([score, *row, *(_number(found.get(at, {}).get("dice")) for at in named)])
+    return _table(["score", *over_all.values(), *(f"Dice, {at}" for at in named)], cells)
 
 
 def _lesion_wise_text(about: Row, dataset: str, scores: Sequence[str]) -> str:
@@ -316,8 +311,7 @@ class _Lookup:
 
 def _mean_and_interval(row: Row, measure: str, digits: int) -> str:
     factor = 100 if measure == "above" else 1
-    if measure == "average_precision_ratio":
-        digits = 1
+    digits = DIGITS.get(measure, digits)
     mean, low, high = (factor * row[name] for name in ("mean", "low", "high"))
     return f"{mean:.{digits}f}" + _interval(low, high, row["n"], digits=digits)
 
@@ -328,8 +322,8 @@ def _interval(low: float | None, high: float | None, n: int, *, digits: int = 3,
     return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

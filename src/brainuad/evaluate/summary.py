@@ -196,7 +196,7 @@ def _lesion_figures(counts: LesionCounts, scans: int) -> Row:
         "found": counts.found,
         "sensitivity": counts.sensitivity,
         "precision": counts.precision,
-        "f1": counts.f1,
+        "f1": counts.f1 if counts.lesions else math.nan,  # of a class that no lesion is of
         "false_positives_per_scan": counts.false_positives / scans,
     }
 
