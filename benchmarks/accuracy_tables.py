@@ -80,8 +80,8 @@ def write_candidates(folder: Path, found: Candidates, plain: Sequence[str]) -> N
         write_postprocessing(folder, cleaned, where, best)
     write(
         folder / "validation_steps.md",
-        f"{where}: from the paper's preset to the best candidate. Gains are paired; what is best is chosen on these very "
-        "scans, so that the table on test scans decides.",
+        f"{where}: from the paper's preset to the best candidate. Gains are paired. What is best is chosen on these "
+        "very scans; the tables on test scans decide.",
         [
             "step",
             "all four",
