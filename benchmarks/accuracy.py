@@ -17,7 +17,6 @@ where the last one stopped; reconstructions come from brainuad's cache. Two thre
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -276,7 +275,7 @@ def test(detector: Detector, cases: Sequence[Case], output: Path) -> None:
         report=lambda case, message: say(f"sweep: {case.dataset} {case.subject} {message}"),
     )
     tables.write_sweep(output / "tables", swept, evaluations)
-    shutil.copyfile(output / "sweep" / "sweep.png", output / "figures" / "sweep.png")
+    shrink(output / "sweep" / "sweep.png", output / "figures" / "sweep.png")
 
 
 def pictures(output: Path) -> None:
@@ -291,14 +290,16 @@ def pictures(output: Path) -> None:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Write a picture in 64 colours, and smaller until it takes no more than ``PICTURE_BYTES``."""
+    """Write a picture in 256 colours, the rare ones kept, and smaller until it takes at most ``PICTURE_BYTES``."""
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
     scale = 1.0
     while True:
         size = tuple(round(scale * length) for length in picture.size)
+        small = picture.resize(size, Image.Resampling.LANCZOS)
+        few = small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         with atomic_path(target) as temporary:
-            picture.resize(size, Image.Resampling.LANCZOS).quantize(64).save(temporary, "PNG", optimize=True)
+            few.save(temporary, "PNG", optimize=True)
         if target.stat().st_size <= PICTURE_BYTES:
             return
         scale *= 0.9

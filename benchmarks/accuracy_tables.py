@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from brainuad.evaluate import BASELINES, wide
+from brainuad.evaluate import BASELINES, failures, wide
 from brainuad.evaluation import holm, paired_difference, paired_permutation_test, paired_ratio, summarise
 from brainuad.files import write_text
 from brainuad.sweep.names import BASE, ENSEMBLE, SCORE, WIDTH
@@ -18,13 +18,18 @@ Candidates = dict[Key, pd.DataFrame]  # average precision, subjects by pathologi
 KINDS = ("stroke", "ms", "wmh", "tumour")
 PAPER_SCORE, USUAL = "ssim_ensemble", "median 5"
 INTENSITIES = tuple(name for name in BASELINES if name != "random")
+# Heading to column and digits.
 COLUMNS = {
-    "average precision": "average_precision",
-    "times chance": "average_precision_ratio",
-    "Dice, oracle": "best_dice",
-    "Dice, validation": "dice@validation",
-    "Dice, healthy@0.05": "dice@healthy@0.05",
-    "Dice, healthy@0.01": "dice@healthy@0.01",
+    "average precision": ("average_precision", 3),
+    "times chance": ("average_precision_ratio", 1),
+    "Dice, oracle": ("best_dice", 3),
+    "Dice, validation": ("dice@validation", 3),
+    "Dice, healthy@0.05": ("dice@healthy@0.05", 3),
+    "Dice, healthy@0.01": ("dice@healthy@0.01", 3),
+}
+HEALTHY_COLUMNS = {
+    "share of brain above healthy@0.05": ("above@healthy@0.05", 4),
+    "above healthy@0.01": ("above@healthy@0.01", 4),
 }
 FEW = 3  # of fewer subjects the values stand there, without an interval
 
@@ -178,24 +183,22 @@ def write_test(folder: Path, evaluations: Mapping[str, pd.DataFrame], simulated:
     """Write a table a set, means over pathologies, and whether the goals are met."""
     test = pd.concat([wide(table, split="test").assign(run=run) for run, table in evaluations.items()])
     own_score = chosen_score(evaluations["own"], simulated)
+    failed = failures(evaluations["own"])
     for dataset in dict.fromkeys(test["set"]):
         part = test[test["set"] == dataset]
-        n = part["case"].nunique()
+        caption = f"{dataset}: {part['case'].nunique()} test scans"
+        lost = int(((failed["set"] == dataset) & (failed["split"] == "test")).sum())
+        caption += f", {lost} more could not be scored" if lost else ""
+        columns = HEALTHY_COLUMNS
+        if part["chance"].notna().any():
+            columns = COLUMNS
+            caption += f", chance level of average precision {part['chance'].mean():.4f}"
         name = dataset.replace("(", "").replace(")", "").replace(" ", "_")
-        if part.get("chance", pd.Series(dtype=float)).notna().any():
-            heads, columns, scale = list(COLUMNS), list(COLUMNS.values()), 1
-            caption = (
-                f"{dataset}: {n} test scans, chance level of average precision {part['chance'].mean():.4f}."
-            )
-        else:
-            columns, scale = ["above@healthy@0.05", "above@healthy@0.01"], 100
-            heads = ["% of brain above healthy@0.05", "% above healthy@0.01"]
-            caption = f"{dataset}: {n} test scans."
         rows = [
-            [run, score, *(cell(scale * scored[column]) if column in scored else "-" for column in columns)]
+            [run, score, *(cell(scored[column], digits) for column, digits in columns.values())]
             for (run, score), scored in part.groupby(["run", "score"], sort=False)
         ]
-        write(folder / f"test_{name}.md", caption, ["settings", "score", *heads], rows)
+        write(folder / f"test_{name}.md", f"{caption}.", ["settings", "score", *columns], rows)
     values = {
         (str(run), str(score)): part.pivot(index="case", columns="set", values="average_precision")
         for (run, score), part in test[test["set"].isin(simulated)]
@@ -295,13 +298,13 @@ def by_kind(values: pd.DataFrame) -> list[str]:
     return [f"{values[kind].mean():.3f}" if kind in values else "-" for kind in KINDS]
 
 
-def cell(values: Iterable[float]) -> str:
+def cell(values: Iterable[float], digits: int = 3) -> str:
     """Return mean and interval over subjects, or the values themselves where they are few."""
     known = [value for value in values if not np.isnan(value)]
     if len(known) < FEW:
-        return ", ".join(f"{value:.3f}" for value in known) or "-"
+        return ", ".join(f"{value:.{digits}f}" for value in known) or "-"
     found = summarise(known)
-    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return f"{found.mean:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
 def difference(values: pd.DataFrame | pd.Series, others: pd.DataFrame | pd.Series) -> str:
