@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -678,6 +678,28 @@ def test_too_few_healthy_scans_to_compare_with(detector: Detector, cases: list[C
     with pytest.raises(InputError, match="l1_z: needs 3 healthy validation scans"):
         evaluate_cases(detector, cases, tmp_path / "out", scores=("l1_z",))
     assert not (tmp_path / "out").exists()
+
+
+def test_without_healthy_scans_those_that_the_model_carries_are_compared_with(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    chosen = healthy_cases(cases, tmp_path)
+    scorer = Scorer(detector)
+    scorer.learn_health(chosen[:4], ["l1_z", "intensity_atlas"])
+    assert scorer.statistics is not None
+    carrying = replace(detector, health=scorer.statistics.carried())
+    patients = [case for case in chosen if case.lesion is not None]
+    table = wide(evaluate_cases(carrying, patients, tmp_path / "out", scores=("l1_z",)))
+    assert {"l1_z", "intensity_atlas"} <= set(table["score"])
+    found = table[table["score"] == "l1_z"].set_index("case")["scan_score"]
+    patient = next(case for case in patients if case.split == "test")
+    expected = scorer.score(patient, ["l1_z"])
+    inside = expected.prepared.mask
+    assert found[patient.subject] == pytest.approx(expected.maps["l1_z"][inside].mean(), rel=1e-4)
+    (note,) = json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
+    assert "the 4 healthy scans that the model was calibrated on" in note
+    with pytest.raises(InputError, match="l2_z: needs 3 healthy validation scans"):
+        evaluate_cases(carrying, patients, tmp_path / "other", scores=("l2_z",))
 
 
 def test_strata_tests_between_scores_and_figures(
