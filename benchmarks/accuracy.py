@@ -53,7 +53,7 @@ SIMULATED = {f"simulated {kind}": kind for kind in KINDS}
 # What reconstructions are averaged: (noise level, draw). The first is the paper's.
 NOISES = {"t = 500, 1 draw": [(500, 0)], "t = 500, 4 draws": [(500, draw) for draw in range(4)]} | {
     f"t in {{{', '.join(map(str, levels))}}}": [(level, 0) for level in levels]
-    for levels in ((250, 500, 750), (500, 600, 700, 800), (600, 700, 800), (700, 800, 900))
+    for levels in ((600, 700, 800), (600, 800), (700,), (500, 600, 700, 800), (250, 500, 750))
 }
 PICTURES = [  # of each set the best, the median or the worst case
     *zip(SIMULATED, ("best", "median", "worst", "best"), strict=True),
