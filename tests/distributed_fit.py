@@ -23,6 +23,7 @@ def main() -> None:
     folder, devices = Path(sys.argv[1]), int(sys.argv[2])
     stop = int(sys.argv[4]) if len(sys.argv) > 4 else None
     config = tiny(devices=devices, resume=True, initial_weights=sys.argv[3])
+    config.callbacks.checkpoint_every_seconds = 0  # after each step
     config.datamodule.cfg.batch_size = 4  # of five volumes: the second batch of an epoch has one slice
     train = volumes_of_one_scan()
     val = TrainingVolumes(train.images[:2].flip(1), train.masks[:2].flip(1))

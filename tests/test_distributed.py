@@ -82,7 +82,7 @@ def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
     alone: dict[str, Any], initial: Path, tmp_path: Path
 ) -> None:
     assert train(tmp_path, 2, initial, 3).returncode != 0
-    assert weights(tmp_path)["global_step"] == 2  # the first epoch's end
+    assert weights(tmp_path)["global_step"] == 2  # the one before the death
     result = train(tmp_path, 2, initial)
     assert result.returncode == 0, result.stderr
     assert_close(weights(tmp_path), alone)

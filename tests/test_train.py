@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -162,10 +163,12 @@ def test_a_loss_that_is_not_finite_ends_training(
         return loss
 
     monkeypatch.setattr(Training, "training_step", overflow)
-    with pytest.raises(InputError, match=r"NaN or infinite at step 6\. .*lr, or with trainer\.precision=32"):
-        fit(tiny(), train_volumes, val_volumes, tmp_path)
+    config = tiny()
+    config.callbacks.checkpoint_every_seconds = 0
+    with pytest.raises(InputError, match=r"NaN or infinite at step 5\. .*lr, or with trainer\.precision=32"):
+        fit(config, train_volumes, val_volumes, tmp_path)
     last = load(tmp_path / "checkpoints" / "last.ckpt")
-    assert last["global_step"] == 3
+    assert last["global_step"] == 4
     assert all(value.isfinite().all() for value in last["state_dict"].values())
     assert not is_complete(tiny(), tmp_path)
     assert [row["step"] for row in table(tmp_path)] == ["3"]
@@ -413,6 +416,79 @@ def test_bf16_on_the_cpu(
     fit(tiny(max_steps=1, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path)
     weights = load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+def test_a_fused_optimiser_clips_and_steps_alike(
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fused Adam, which is taken on CUDA, in the precision that is taken there."""
+    plain = torch.optim.Adam
+
+    def fused_adam(parameters: Any, lr: float, fused: bool | None) -> torch.optim.Optimizer:
+        assert fused is None  # this is a processor
+        return plain(parameters, lr=lr, fused=True)
+
+    fit(tiny(max_steps=2, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path / "plain")
+    monkeypatch.setattr(torch.optim, "Adam", fused_adam)
+    fit(tiny(max_steps=2, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path / "fused")
+    found, expected = (
+        load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("fused", "plain")
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped(
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
+) -> None:
+    fit(tiny(max_steps=1, gradient_clip_val=1e-12), train_volumes, val_volumes, tmp_path)
+    after = load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    before = Training(tiny(), train_volumes, val_volumes).model.state_dict()
+    # far below Adam's epsilon, gradients hardly move a weight
+    assert max((after[f"model.{name}"] - start).abs().max() for name, start in before.items()) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_compiled_training_is_training(
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
+) -> None:
+    states = []
+    for compiled in (True, False):
+        folder = tmp_path / str(compiled)
+        fit(tiny(max_steps=2, compile=compiled), train_volumes, val_volumes, folder)
+        states.append(load(folder / "checkpoints" / "last.ckpt")["state_dict"])
+    found, expected = states
+    assert list(found) == list(expected)
+    differences = torch.cat([(found[name] - value).abs().flatten() for name, value in expected.items()])
+    assert differences.mean() < 1e-5  # two steps move a weight by up to 8e-4
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3, 4, 5, 6]), (3600.0, [6])])
+def test_checkpoints_by_the_clock(
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    steps: list[int],
+) -> None:
+    written = []
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def noted(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Any, **options: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            written.append(checkpoint["global_step"])
+        original(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
+    config = tiny()
+    config.callbacks.checkpoint_every_seconds = seconds
+    fit(config, train_volumes, val_volumes, tmp_path)
+    assert written == steps
 
 
 def test_without_averaging(

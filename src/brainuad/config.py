@@ -124,6 +124,7 @@ class TrainerConfig:
         decay_steps: Steps at the end of training over which it falls to zero, linearly. A run that is resumed with
             another end decays before that end; resume from before the decay then.
         ema_decay: Decay of the exponential moving average of the weights; 0 turns it off.
+        compile: Train by ``torch.compile``, which takes minutes at first and a compiler: Triton on CUDA, C++ elsewhere.
     """
 
     max_epochs: int = 1600
@@ -138,6 +139,7 @@ class TrainerConfig:
     warmup_steps: int = 0
     decay_steps: int = 0
     ema_decay: float = 0.999
+    compile: bool = False
 
 
 @dataclass
@@ -146,11 +148,11 @@ class CallbacksConfig:
 
     Attributes:
         picture_every_n_epochs: Epochs between pictures of sample reconstructions; 0 for none.
-        checkpoint_every_n_epochs: Epochs between writes of the last checkpoint.
+        checkpoint_every_seconds: Time between writes of the last checkpoint; 0 for one after each step.
     """
 
     picture_every_n_epochs: int = 20
-    checkpoint_every_n_epochs: int = 1
+    checkpoint_every_seconds: float = 60.0
 
 
 @dataclass
@@ -225,6 +227,7 @@ FREE_ON_RESUME = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
+    "trainer.compile",
     "datamodule.cfg.num_workers",
     "datamodule.cfg.cache_dir",
     "model.cfg.test_timesteps",

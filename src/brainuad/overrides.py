@@ -199,7 +199,7 @@ def check_settings(config: ExperimentConfig) -> None:
         ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1),
         ("trainer.warmup_steps", trainer.warmup_steps, 0),
         ("trainer.decay_steps", trainer.decay_steps, 0),
-        ("callbacks.checkpoint_every_n_epochs", config.callbacks.checkpoint_every_n_epochs, 1),
+        ("callbacks.checkpoint_every_seconds", config.callbacks.checkpoint_every_seconds, 0),
         ("callbacks.picture_every_n_epochs", config.callbacks.picture_every_n_epochs, 0),
         ("start_fold", config.start_fold, 0),
         ("num_folds", config.num_folds, 1),

@@ -50,22 +50,29 @@ class Epochs(Callback):
         self.config, self.run_dir, self.interrupt, self.fold = config, run_dir, interrupt, fold
         self.last = run_dir / "checkpoints" / "last.ckpt"
         self.best = run_dir / "checkpoints" / "best.ckpt"
+        self.saved = time.monotonic()
         self.best_loss = math.inf
         self.validation_loss = self.train_loss = math.nan
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """End the epoch if this was its last step; after an interrupt, save and leave."""
+        """End the epoch if this was its last step; save when it is time; after an interrupt, save and leave."""
         assert isinstance(module, Training)
         epoch, position = divmod(trainer.global_step, module.batches_per_epoch)
         finished = trainer.global_step >= trainer.max_steps
         if position == 0 or finished:
             self.end_epoch(trainer, module, epoch, finished)
         interrupted = self.interrupt.is_set()
-        if trainer.world_size > 1:  # a signal may have reached one process only; all must stop at one step
-            interrupted = trainer.strategy.reduce_boolean_decision(interrupted, all=False)
-        if interrupted:
+        due = time.monotonic() - self.saved >= self.config.callbacks.checkpoint_every_seconds
+        if (
+            trainer.world_size > 1
+        ):  # a signal may have reached one process only; all must do the same at one step
+            wishes = torch.tensor([interrupted, due], dtype=torch.float32, device=module.device)
+            interrupted, due = trainer.strategy.reduce(wishes, reduce_op="sum").bool().tolist()
+        if interrupted or (due and not finished):
             check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
             trainer.save_checkpoint(self.last)
+            self.saved = time.monotonic()
+        if interrupted:
             raise Interrupted
 
     def end_epoch(self, trainer: Trainer, module: Training, epoch: int, finished: bool) -> None:
@@ -105,7 +112,7 @@ class Epochs(Callback):
         if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
             with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
                 draw_pictures(module.sample_pictures()).savefig(temporary, dpi=80, format="png")
-        if finished or epoch % self.config.callbacks.checkpoint_every_n_epochs == 0:
+        if finished:
             trainer.save_checkpoint(self.last)
 
     def state_dict(self) -> dict[str, Any]:

@@ -188,6 +188,9 @@ def fit(
         if not (on_cpu and trainer.precision.startswith("bf16")):  # measured: faster but for this pair
             module.model.to(memory_format=torch.channels_last)
             module.average.to(memory_format=torch.channels_last)
+        if config.trainer.compile:
+            for part in module.model.children():  # in place: names of weights stay
+                part.compile()
         checkpoint = last if resumed_step else None
         try:
             # the loader only counts: a step's number decides what is in its batch
