@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import zlib
 from pathlib import Path
 
@@ -20,15 +21,19 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from brainuad.calibration import Calibration, HealthyScan, calibration_of
+from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health, tail_quantiles
 from brainuad.calibration.pooling import TAIL
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
 from brainuad.evaluation import summarise
 from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
+from brainuad.scoring import postprocess
+from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyMoments, base_of
 
-SCORES = ("ssim_ensemble", "l1")
+SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")
+MAPPED = [name for name in CARRIED if name != IMAGE]
+Known = tuple[HealthyMoments, Calibration]
 FRACTIONS = (0.05, 0.01, 0.001)
 GAMMA = 1.4  # tissue contrast
 SIGMA_MM = 1.0  # Gaussian blur, on top of 2 mm voxels
@@ -56,21 +61,37 @@ def another_scanner(scan: Volume, seed: int) -> Volume:
 def summary(scan: Volume, detector: Detector, kept: Path) -> HealthyScan:
     """Return what a calibration needs to know of a scan, from an earlier run if it was there."""
     if not kept.exists():
-        found = map_scan(scan, detector, scores=SCORES)
-        placed = found.placed
-        made = HealthyScan.of(found.maps, placed.image, placed.mask, found.brain.ml, placed.alignment)
+        found = map_scan(scan, detector, scores=MAPPED)
+        look = (found.placed.image, found.placed.mask, found.brain.ml, found.placed.alignment)
+        made = HealthyScan.of(found.maps, found.raw, *look)
         with atomic_path(kept) as temporary:
             np.savez_compressed(temporary, **made.to_arrays())
     with np.load(kept, allow_pickle=False) as stored:
         return HealthyScan.from_arrays(stored)
 
 
-def fractions_above(
-    scans: list[HealthyScan], calibration: Calibration, score: str, fraction: float
-) -> list[float]:
+def fractions_above(scans: list[HealthyScan], known: Known, score: str, fraction: float) -> list[float]:
     """Return the fraction of each brain's voxels above the threshold, to 1.2 % of itself."""
+    health, calibration = known
     threshold = calibration.threshold(score, fraction)
-    return [float(np.interp(threshold, scan.tails[score], TAIL)) for scan in scans]
+    return [float(np.interp(threshold, tail(scan, health, score), TAIL)) for scan in scans]
+
+
+@functools.cache
+def tail(scan: HealthyScan, health: HealthyMoments, score: str) -> np.ndarray:
+    """Return the tail quantiles of a scan's map; of a score relative to health, relative to the given one."""
+    base = base_of(score)
+    if base is None:
+        return scan.tails[score]
+    mask = scan.maps.mask
+    return tail_quantiles(postprocess(health.score(score, scan.maps.map(base), mask), mask).numpy()[mask])
+
+
+def known_from(scans: list[HealthyScan], subjects: list[str]) -> Known:
+    """Calibrate on scans."""
+    health, related = set_against_health(scans, subjects)
+    assert health is not None
+    return health, calibration_of(related, subjects)
 
 
 def warned(scans: list[HealthyScan], calibration: Calibration) -> int:
@@ -104,9 +125,10 @@ def main() -> None:
     ]
     same = [summary(scans[subject], detector, kept / f"{subject}_same.npz") for subject in subjects[::2]]
     halves = [range(0, len(subjects), 2), range(1, len(subjects), 2)]
-    own = [calibration_of([changed[i] for i in half], [subjects[i] for i in half]) for half in halves]
-    shipped = detector.calibration
-    assert shipped is not None
+    own = [known_from([changed[i] for i in half], [subjects[i] for i in half]) for half in halves]
+    assert detector.calibration is not None
+    assert detector.health is not None
+    shipped = detector.health, detector.calibration
     rows = []
     for score in SCORES:
         for fraction in FRACTIONS:
@@ -124,12 +146,12 @@ def main() -> None:
                 print(*rows[-1].values(), sep="\t")
     warnings = {
         "calibrated on the other half": sum(
-            warned([changed[i] for i in halves[1 - k]], own[k]) for k in (0, 1)
+            warned([changed[i] for i in halves[1 - k]], own[k][1]) for k in (0, 1)
         )
     }
-    if shipped.looks.distances:
-        warnings["the model's calibration"] = warned(changed, shipped)
-        warnings["the model's calibration, as they are"] = warned(same, shipped)
+    if detector.calibration.looks.distances:
+        warnings["the model's calibration"] = warned(changed, detector.calibration)
+        warnings["the model's calibration, as they are"] = warned(same, detector.calibration)
     print("scans warned about:", warnings)
     write_json(
         arguments.output / "scanner_shift.json", {"subjects": subjects, "rows": rows, "warned": warnings}
@@ -138,15 +160,15 @@ def main() -> None:
 
 def crossed(
     scans: list[HealthyScan],
-    calibrations: list[Calibration],
+    own: list[Known],
     halves: list[range],
     score: str,
     fraction: float,
 ) -> list[float]:
     """Return the fraction above in each scan at the threshold from the half that it is not in, in order."""
     values = np.empty(len(scans))
-    for half, calibration in zip(halves, reversed(calibrations), strict=True):
-        values[half] = fractions_above([scans[i] for i in half], calibration, score, fraction)
+    for half, known in zip(halves, reversed(own), strict=True):
+        values[half] = fractions_above([scans[i] for i in half], known, score, fraction)
     return values.tolist()
 
 

@@ -24,7 +24,8 @@ def test_the_cohort_is_what_the_documentation_says():
 def test_shipped_files_are_small():
     folder = Path(str(files("brainuad.assets")))
     assert sum(path.stat().st_size for path in (folder / "demo").iterdir()) < 8e6
-    assert sum(path.stat().st_size for path in (folder / "models" / MODEL).iterdir()) < 10e6
+    assert (folder / "models" / MODEL / "model.safetensors").stat().st_size < 10e6
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
 
 
 @pytest.fixture(scope="module")
