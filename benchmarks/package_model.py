@@ -1,6 +1,6 @@
 """Turn a trained model into one to ship: 16-bit weights, settings of use, notes. Calibrate it afterwards.
 
-    python benchmarks/package_model.py RUN/model -o MODEL --noise-ensemble --note score=l1_z --note licence=...
+    python benchmarks/package_model.py RUN/model -o MODEL --noise-ensemble --note training_data="109 of IXI"
     brainuad calibrate MODEL RAW_VALIDATION_SCANS...
 
 Then `config.yaml`, `model.safetensors`, `calibration.json` and `health.safetensors` of MODEL go to

@@ -171,8 +171,8 @@ def test_two_scans_leave_no_scores_relative_to_health(calibrated: Path, folder: 
     detector = Detector.load(calibrated)
     assert detector.health is None
     assert not any(name.endswith("_z") for name in detector.calibration.thresholds)
-    detector.provenance["score"] = "l1_z"
-    assert detector.default_score == SCORE
+    with pytest.raises(InputError, match="l1_z: needs healthy scans to compare with"):
+        detector.check_score("l1_z")
 
 
 def test_another_seed_is_another_calibration(room: Path, cohort: Path, tmp_path: Path) -> None:

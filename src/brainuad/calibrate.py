@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,11 @@ class Calibrated:
         calibration: The figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
-        score: The model's default score from now on.
     """
 
     calibration: Calibration
     folder: Path
     rows: list[Row]
-    score: str
 
 
 def calibrate(
@@ -130,8 +128,7 @@ def calibrate(
     else:
         health.save(folder / HEALTH)
     write_json(folder / CALIBRATION, calibration.to_dict())
-    score = replace(detector, health=health).default_score
-    return Calibrated(calibration, folder, ordered, score)
+    return Calibrated(calibration, folder, ordered)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ RELATIVE = tuple(
     relative_name(base) for base in CARRIED if base != IMAGE
 )  # to healthy scans at the same place
 SCORES = (*BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
-PICTURED = {"l1": "L1", SCORE: "SSIM ensemble"}  # beside the model's own score
+PICTURED = {"l1": "L1", SCORE: "SSIM ensemble", "l1_ssim_z": "L1 x SSIM, relative to health"}
 FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of the pictures
 
 Report = Callable[[str, int, int], None]
@@ -102,7 +102,7 @@ def score_cohort(
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
-    """Draw one case, with maps of the model's own score and of ``PICTURED``, on the colours that healthy scans set."""
+    """Draw one case with the maps of ``PICTURED``, on the colour scales that healthy scans have set."""
     prepared = scored.prepared
     overlays = [
         Overlay(
@@ -111,7 +111,7 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
             healthy_threshold(detector, name, FIRST_COLOUR),
             healthy_threshold(detector, name, FULL_COLOUR),
         )
-        for name, title in ({detector.default_score: detector.default_score} | PICTURED).items()
+        for name, title in PICTURED.items()
     ]
     figure = montage(
         prepared.image,

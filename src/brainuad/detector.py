@@ -145,12 +145,6 @@ class Detector:
         return self.data_config.mode
 
     @property
-    def default_score(self) -> str:
-        """The score that was chosen for the model on validation scans; the paper's where it cannot be computed."""
-        chosen = str(self.provenance.get("score", SCORE))
-        return chosen if base_of(chosen) is None or self.health is not None else SCORE
-
-    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device

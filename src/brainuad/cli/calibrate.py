@@ -45,6 +45,7 @@ def calibrate(
     """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
     from brainuad.calibrate import calibrate as run
     from brainuad.calibration import FEW_SCANS
+    from brainuad.detector import SCORE
 
     with progress("Calibrating", None) as advance:
 
@@ -63,9 +64,8 @@ def calibrate(
         figures = {name: value for name, value in calibration.to_dict().items() if name != "looks"}
         print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))
     else:
-        score = made.score
         print_rows(
-            [_threshold_row(calibration, score, fraction) for fraction in calibration.thresholds[score]],
+            [_threshold_row(calibration, SCORE, fraction) for fraction in calibration.thresholds[SCORE]],
             False,
         )
         say(f"{calibration.scans} scans; use it with --model {made.folder}")

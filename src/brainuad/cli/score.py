@@ -37,9 +37,9 @@ def score(
     score: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Anomaly score, the model's own by default; ssim_ensemble is the paper's."
+            metavar="NAME", help="Anomaly score; l1_ssim_z sets it against healthy scans at the same place."
         ),
-    ] = "",
+    ] = "ssim_ensemble",
     fpr: Annotated[
         float,
         typer.Option(
@@ -74,7 +74,7 @@ def score(
     from brainuad.scan.run import SCORES_CSV, Settings, score_scans
     from brainuad.scoring.atlas import score_names
 
-    known("--score", [score] if score else [], score_names())
+    known("--score", [score], score_names())
     number, shares = _share(shard)
     detector = load_model(model, device)
     scans = find_scans(
@@ -106,7 +106,7 @@ def score(
             notes = row["message"] or row["warnings"]
             advance(f"{row['name']}: {notes}" if notes and not skipped else "")
 
-        settings = Settings(score or detector.default_score, fpr, seed, brain_mask, lesion_mask)
+        settings = Settings(score, fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
     page = None
     if not (no_report or shard):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from brainuad.data.extract import on_same_grid
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector, load_model
+from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import sha256
 from brainuad.scan.assess import score_scan
@@ -26,6 +26,7 @@ def score(
     *,
     brain_mask: Image | None = None,
     affine: np.ndarray | None = None,
+    score: str = SCORE,
     seed: int = 0,
 ) -> ScoreResult:
     """Score one scan: find the brain, register it, reconstruct it, compare, and bring the map back.
@@ -37,12 +38,15 @@ def score(
         brain_mask: The same kinds, on the scan's grid, above 0 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
         affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
+        score: As ``--score`` of the command line: "l1_ssim_z" is relative to healthy scans.
         seed: Seeds registration and reconstruction: the same seed gives the same map.
 
     Raises:
-        InputError: The scan or mask cannot be read or used, or an array came without its affine.
+        InputError: The scan or mask cannot be read or used, an array came without its affine, or the model does not
+            know the score.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
+    detector.check_score(score)
     name = _name_of(image)
     scan = _as_volume(image, affine, name)
     given = None
@@ -52,7 +56,7 @@ def score(
         )
         check_same_grid(given, scan, _name_of(brain_mask, "brain mask"))
     try:
-        result = score_scan(scan, detector, brain_mask=given, seed=seed)
+        result = score_scan(scan, detector, brain_mask=given, score=score, seed=seed)
     except (ValueError, RuntimeError) as error:
         raise unusable(name, error) from error
     if isinstance(image, str | Path):
