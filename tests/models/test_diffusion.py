@@ -75,12 +75,12 @@ def test_schedule_falls_from_signal_to_noise(timesteps):
 def test_noising_keeps_unit_variance(spied):
     model = spied()
     torch.testing.assert_close(model.signal_scale**2 + model.noise_scale**2, torch.ones(1000))
-    x, noise = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
+    x, noise = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 499, 999])
     noisy = model.q_sample(x, t, noise)
     for i, step in enumerate(t):
         a = math.cos((step + 1 + 8) / 1008 * math.pi / 2) ** 2 / math.cos(8 / 1008 * math.pi / 2) ** 2
-        torch.testing.assert_close(noisy[i], a**0.5 * x[i] + (1 - a) ** 0.5 * noise[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(noisy[i], a**0.5 * x[i] + (1 - a) ** 0.5 * noise[i], rtol=1e-4, atol=3e-4)
 
 
 def test_schedule_is_not_part_of_the_weights(tiny):
