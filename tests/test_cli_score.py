@@ -321,6 +321,7 @@ def test_a_stopped_run_goes_on(stop, code, model, tmp_path):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    time.sleep(0.3)  # the sidecar comes before the scan's row
     process.send_signal(stop)
     _, told = process.communicate(timeout=300)
     assert process.returncode == code, told
