@@ -18,8 +18,9 @@ help:
 demo: $(STAMP)
 	$(BIN)/brainuad demo --output demo
 
+# Two workers share the cores: idle OpenMP threads that spin would take them from each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
