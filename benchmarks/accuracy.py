@@ -152,8 +152,8 @@ class Candidates:
         self, cases: Sequence[Case], noise: str, scores: Sequence[str], cleanings: Sequence[str]
     ) -> tables.Candidates:
         """Return by noise, score and cleaning a table of average precision, subjects by pathologies."""
-        scorer = Scorer(self.detector, postprocess=False)
-        scorer.reconstruct = Shared(self.detector, NOISES[noise])
+        shared = Shared(self.detector, NOISES[noise])
+        scorer = Scorer(self.detector, postprocess=False, reconstructor=shared)
         rows = []
         for done, case in enumerate(cases, 1):
             content = content_key(case, self.detector.data_config)
@@ -188,7 +188,7 @@ class Shared:
             for level, draw in passes
         ]  # fmt: skip
 
-    def __call__(self, image: np.ndarray, seed: int, *, draws: int = 1) -> Tensor:
+    def __call__(self, image: np.ndarray, seed: int) -> Tensor:
         """Return ``(S, X, Y, Z)``, one a noise level and draw, each with noise of its own."""
         return torch.cat([part(image, seed + offset) for part, offset in self.parts])
 

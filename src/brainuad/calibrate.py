@@ -120,9 +120,8 @@ def calibrate(
         made_from="prepared scans" if isinstance(scans[0], Case) else "raw scans",
         left_out=left_out,
     )
-    (folder / CALIBRATION).unlink(
-        missing_ok=True
-    )  # a killed run leaves none rather than one beside other moments
+    # A killed run leaves no calibration rather than one beside other moments.
+    (folder / CALIBRATION).unlink(missing_ok=True)
     if health is None:
         (folder / HEALTH).unlink(missing_ok=True)
     else:

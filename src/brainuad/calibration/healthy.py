@@ -12,9 +12,36 @@ from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
-from brainuad.calibration.relative import BrainMaps
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.atlas import CARRIED, IMAGE
+
+
+@dataclass(frozen=True, eq=False)
+class BrainMaps:
+    """Maps of one scan before post-processing, in the brain only.
+
+    Attributes:
+        mask: ``(X, Y, Z)`` bool brain mask.
+        values: By map, ``(N,)`` float16 of its N brain voxels.
+    """
+
+    mask: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
+        """Take the brain's values from ``(X, Y, Z)`` maps."""
+        return cls(mask, {name: np.asarray(map)[mask].astype(np.float16) for name, map in maps.items()})
+
+    def map(self, name: str) -> np.ndarray:
+        """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
+        full = np.zeros(self.mask.shape, dtype=np.float32)
+        full[self.mask] = self.values[name]
+        return full
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """Return every map."""
+        return {name: self.map(name) for name in self.values}
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
+from brainuad.calibration.healthy import HealthyScan
 from brainuad.calibration.pooling import tail_quantiles
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
 from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics, relative_name
-
-if TYPE_CHECKING:
-    from brainuad.calibration.healthy import HealthyScan
-
-
-@dataclass(frozen=True, eq=False)
-class BrainMaps:
-    """Maps of one scan before post-processing, in the brain only.
-
-    Attributes:
-        mask: ``(X, Y, Z)`` bool brain mask.
-        values: By map, ``(N,)`` float16 of its N brain voxels.
-    """
-
-    mask: np.ndarray
-    values: Mapping[str, np.ndarray]
-
-    @classmethod
-    def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
-        """Take the brain's values from ``(X, Y, Z)`` maps."""
-        return cls(mask, {name: np.asarray(map)[mask].astype(np.float16) for name, map in maps.items()})
-
-    def map(self, name: str) -> np.ndarray:
-        """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
-        full = np.zeros(self.mask.shape, dtype=np.float32)
-        full[self.mask] = self.values[name]
-        return full
-
-    def maps(self) -> dict[str, np.ndarray]:
-        """Return every map."""
-        return {name: self.map(name) for name in self.values}
 
 
 def set_against_health(

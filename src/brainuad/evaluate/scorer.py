@@ -57,6 +57,8 @@ class Scorer:
         statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`. Without them such scores
             compare with what the model itself carries.
         healthy: The cases they were learnt from.
+        reconstructor: From an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``, in place of the
+            detector's own, which go through the cache.
     """
 
     detector: Detector
@@ -64,9 +66,10 @@ class Scorer:
     postprocess: bool = True
     statistics: HealthyStatistics | None = None
     healthy: list[Case] = field(default_factory=list)
+    reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        self.reconstruct = Reconstructor(self.detector)
+        self.reconstruct = self.reconstructor or Reconstructor(self.detector)
 
     def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
         """Return a case's final maps.

@@ -31,13 +31,7 @@ from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
-CARRIED = (
-    "l1",
-    "ssim_0.3",
-    "ssim_ensemble",
-    "l1_ssim",
-    IMAGE,
-)  # maps whose moments a calibrated model carries
+CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", IMAGE)  # whose moments a calibrated model carries
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken

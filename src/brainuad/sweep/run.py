@@ -204,9 +204,12 @@ class Sweep:
     def intensity_atlas(self, case: Case) -> Tensor | None:
         """Return how far a case's intensities lie from health, ``(X, Y, Z)``; None without enough healthy scans."""
         if self.intensities is None:
-            self.intensities = Scorer(self.detector, postprocess=False)
             # Intensities need no reconstruction.
-            self.intensities.reconstruct = lambda image, seed: torch.from_numpy(image)[None]  # type: ignore[assignment]
+            self.intensities = Scorer(
+                self.detector,
+                postprocess=False,
+                reconstructor=lambda image, seed: torch.from_numpy(image)[None],
+            )
             self.intensities.learn_health(self.healthy, [INTENSITY_ATLAS])
         if self.intensities.statistics is None:
             return None

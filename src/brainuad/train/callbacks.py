@@ -63,9 +63,7 @@ class Epochs(Callback):
             self.end_epoch(trainer, module, epoch, finished)
         interrupted = self.interrupt.is_set()
         due = time.monotonic() - self.saved >= self.config.callbacks.checkpoint_every_seconds
-        if (
-            trainer.world_size > 1
-        ):  # a signal may have reached one process only; all must do the same at one step
+        if trainer.world_size > 1:  # a signal may have reached one process only; all do the same at one step
             wishes = torch.tensor([interrupted, due], dtype=torch.float32, device=module.device)
             interrupted, due = trainer.strategy.reduce(wishes, reduce_op="sum").bool().tolist()
         if interrupted or (due and not finished):
