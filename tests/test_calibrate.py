@@ -56,7 +56,7 @@ def mapped(room: Path) -> ScanMaps:
     """One of the scans through the chain of `brainuad score`."""
     return map_scan(
         Volume.load(room / "scans" / "mslub19_t1.nii.gz"),
-        Detector.load(room / "model"),
+        load_model(room / "model", "cpu"),
         brain_mask=Volume.load(room / "masks" / "mslub19_mask.nii.gz"),
         scores=SCORES,
     )

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tiny import tiny_detector
 
 import brainuad
 from brainuad.config import DataConfig
-from brainuad.detector import Detector, known_models, load_model, resolve_device
+from brainuad.detector import Detector, known_models, load_model, resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.atlas import HealthyStatistics
@@ -49,7 +50,7 @@ def volume() -> np.ndarray:
 
 
 def test_round_trip(detector: Detector, folder: Path, volume: np.ndarray) -> None:
-    loaded = load_model(folder, device="cpu")
+    loaded = load_model(folder, "cpu", "float32")
     assert loaded.model_config == detector.model_config
     assert loaded.data_config == detector.data_config
     assert loaded.calibration == detector.calibration
@@ -221,6 +222,41 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="not available"):
             resolve_device("cuda")
+
+
+def test_precisions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for amx, avx in ((False, False), (False, True), (True, False)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert resolve_precision("auto", cpu) == ("bfloat16" if amx or avx else "float32")
+        assert load_model(folder, "cpu").precision == resolve_precision("auto", cpu)
+    assert resolve_precision("auto", torch.device("mps")) == "float32"
+    assert resolve_precision("float32", cpu) == "float32"
+    with pytest.raises(InputError, match="'int8' is unknown"):
+        load_model(folder, "cpu", "int8")
+
+
+def test_bfloat16_reconstructs_almost_the_same(detector: Detector, volume: np.ndarray) -> None:
+    reduced = replace(detector, precision="bfloat16")
+    exact, rounded = detector.reconstruct(volume), reduced.reconstruct(volume)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.01
+    assert reduced.fingerprint == detector.fingerprint
+    assert reduced.result_key != detector.result_key
+    assert reduced.with_settings(test_timesteps=250).precision == "bfloat16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["ssim_ensemble", "l1_ssim_z", "intensity_atlas"])
+def test_maps_on_a_gpu_are_those_of_the_processor(name: str) -> None:
+    image = np.random.default_rng(0).random((80, 96, 72), dtype=np.float32)
+    mask = image > 0.1
+    here = load_model("lite-t1", "cpu", "float32").score_maps(image, mask, [name])[name]
+    there = load_model("lite-t1", "cuda", "float32").score_maps(image, mask, [name])[name]
+    assert there.is_cuda
+    assert torch.allclose(there.cpu(), here, rtol=1e-2, atol=1e-2)
 
 
 def test_other_settings_same_weights(detector: Detector, volume: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from brainuad.data.cohort import Case, find_layout, leak_free, read_cases
 from brainuad.data.inputs import Scan, find_scans, open_scan
 from brainuad.data.loading import content_key, load_case
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector, known_models, resolve_device
+from brainuad.detector import Detector, known_models, resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
@@ -63,6 +63,7 @@ def calibrate(
     brain_mask: str | Path | None = None,
     jobs: int = 1,
     device: str = "auto",
+    precision: str = "auto",
     seed: int = 0,
     report: Report = lambda row, total: None,
 ) -> Calibrated:
@@ -79,6 +80,7 @@ def calibrate(
         brain_mask: Folder of the scans' brain masks; without, brains are looked for.
         jobs: Scans at a time.
         device: "auto", "cpu", "cuda" or "mps".
+        precision: As in :func:`brainuad.detector.load_model`.
         seed: Seeds registration, reconstruction and the bootstrap.
         report: Called with each scan's row as it is done, and the number of scans.
 
@@ -90,14 +92,16 @@ def calibrate(
         if output is None and str(model) in known_models():
             raise InputError(model, "comes with brainuad and is not changed", "Add -o DIR")
         folder = source if output is None else Path(output)
-        detector = Detector.load(source, device=resolve_device(device))
+        target = resolve_device(device)
+        precise = resolve_precision(precision, target)
+        detector = replace(Detector.load(source, device=target), precision=precise)
         masks = None if brain_mask is None else Path(brain_mask)
         if masks is not None and not masks.is_dir():
             raise InputError(masks, "is no folder", "Give a folder of masks named after their scans")
         scans = _healthy_scans(healthy, detector, folder)
         if folder != source:
             _copy_model(source, folder, detector)
-    work = _Work(detector, detector.fingerprint, tuple(SCORES), folder / SUMMARIES, masks, seed)
+    work = _Work(detector, detector.result_key, tuple(SCORES), folder / SUMMARIES, masks, seed)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
     numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))
@@ -183,7 +187,7 @@ class _Work:
     """Summarises one scan after the other."""
 
     detector: Detector
-    fingerprint: str
+    detector_key: str
     scores: tuple[str, ...]
     summaries: Path
     masks: Path | None
@@ -207,7 +211,7 @@ class _Work:
     def summary(self, scan: Scan | Case) -> tuple[HealthyScan, bool]:
         """Return a scan's summary, and whether it was there before."""
         key, make = self.prepared(scan) if isinstance(scan, Case) else self.raw(scan)
-        parts = [__version__, _LAYOUT, self.fingerprint, self.scores, self.seed, *key]
+        parts = [__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key]
         entry = self.summaries / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
         known = _read_summary(entry)
         if known is not None:
@@ -223,8 +227,9 @@ class _Work:
         def make() -> HealthyScan:
             loaded = load_case(case, self.detector.data_config)
             maps = self.detector.score_maps(loaded.image, loaded.mask, self.scores, self.seed)
-            cleaned = {name: postprocess(map, loaded.mask).numpy() for name, map in maps.items()}
-            return HealthyScan.of(cleaned, maps, loaded.image, loaded.mask)
+            cleaned = {name: postprocess(map, loaded.mask).cpu().numpy() for name, map in maps.items()}
+            raw = {name: map.cpu().numpy() for name, map in maps.items()}
+            return HealthyScan.of(cleaned, raw, loaded.image, loaded.mask)
 
         return [content_key(case, self.detector.data_config)], make
 

@@ -23,6 +23,7 @@ from brainuad.scoring import score_maps
 from brainuad.scoring.atlas import IMAGE, HealthyMoments, base_of
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCORE = "ssim_ensemble"
 
 
@@ -46,25 +47,45 @@ def resolve_device(name: str) -> torch.device:
         raise InputError("device", f"{name!r} is unknown", f"Choose one of {', '.join(DEVICES)}") from error
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return a precision by name; "auto" is bfloat16 where the device computes in it natively, else float32.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if name not in PRECISIONS:
+        raise InputError("precision", f"{name!r} is unknown", f"Choose one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    native = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        # oneDNN emulates it elsewhere, which is slower than float32
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    }
+    return "bfloat16" if device.type in native and native[device.type]() else "float32"
+
+
 def known_models() -> list[str]:
     """Return the names of the models that are shipped with the package."""
     folder = files("brainuad.assets") / "models"
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def load_model(name_or_dir: str | Path, device: str = "auto") -> Detector:
+def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
     """Load a model by the name of a shipped one or from a folder.
 
     Args:
         name_or_dir: A name such as "lite-t1", or a folder written by training or :meth:`Detector.save`.
         device: "auto", "cpu", "cuda" or "mps".
+        precision: What the network computes in: "float32", "bfloat16", or "auto" (see :func:`resolve_precision`).
 
     Raises:
-        InputError: There is no such model or device, or the folder holds no usable model.
+        InputError: There is no such model, device or precision, or the folder holds no usable model.
     """
     target = resolve_device(device)
+    precision = resolve_precision(precision, target)
     with model_folder(name_or_dir) as folder:
-        return Detector.load(folder, device=target)
+        return replace(Detector.load(folder, device=target), precision=precision)
 
 
 @contextmanager
@@ -100,6 +121,7 @@ class Detector:
         calibration: What it does on healthy scans, or None.
         name: Name for tables and reports.
         health: What scores relative to health ("<name>_z", "intensity_atlas") compare with, or None.
+        precision: What the network's products are computed in, "float32" or "bfloat16"; all else is float32.
     """
 
     model: nn.Module
@@ -109,6 +131,7 @@ class Detector:
     calibration: Calibration | None = None
     name: str = "model"
     health: HealthyMoments | None = None
+    precision: str = "float32"
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Detector:
@@ -151,7 +174,7 @@ class Detector:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal hash of weights and settings: equal for detectors that give equal results."""
+        """Hexadecimal hash of weights and settings: equal for detectors that give the same results but for rounding."""
         digest = hashlib.sha256()
         settings = [asdict(self.model_config), portable(self.data_config)]
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -159,6 +182,11 @@ class Detector:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
+
+    @property
+    def result_key(self) -> str:
+        """What reconstructions depend on to the last bit, as far as a detector knows: for names of what is kept."""
+        return f"{self.fingerprint} {self.device.type} {self.precision}"
 
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
@@ -197,7 +225,8 @@ class Detector:
         if volume.ndim != 3 or draws < 1:
             raise ValueError(f"expected (X, Y, Z) and draws > 0, got {tuple(volume.shape)} and {draws}")
         generator = torch.Generator().manual_seed(seed)
-        with torch.inference_mode():
+        reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), reduced:
             stack = [self._reconstruct_once(volume, generator) for _ in range(draws)]
         return torch.stack(stack).float().cpu()
 
@@ -215,6 +244,8 @@ class Detector:
     ) -> dict[str, Tensor]:
         """Return anomaly maps by score, ``(X, Y, Z)`` each, 0 outside the mask, before any post-processing.
 
+        With a model on CUDA the maps are made there and stay there.
+
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
             mask: ``(X, Y, Z)`` brain mask.
@@ -230,7 +261,12 @@ class Detector:
     def compare(
         self, image: Any, reconstructions: Any, mask: Any, names: Iterable[str] = (SCORE,)
     ) -> dict[str, Tensor]:
-        """Return what :meth:`score_maps` does, from given reconstructions ``(S, X, Y, Z)``."""
+        """Return what :meth:`score_maps` does, from given reconstructions ``(S, X, Y, Z)``.
+
+        With a model on CUDA the maps are made there and stay there.
+        """
+        if self.device.type == "cuda":
+            image, reconstructions = (torch.as_tensor(v).to(self.device) for v in (image, reconstructions))
         bases = {name: base_of(name) for name in names}
         plain = dict.fromkeys(base or name for name, base in bases.items())
         plain.pop(IMAGE, None)

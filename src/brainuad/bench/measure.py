@@ -8,6 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,18 @@ def _resident(field: str) -> float:
 
 
 def machine_rates(device: torch.device) -> dict[str, float]:
-    """Return the rates floors are computed from: float32 matrix products in GFLOP/s, copying in GB/s."""
+    """Return the rates floors are computed from: matrix products by precision in GFLOP/s, copying in GB/s."""
     size = 4096 if device.type == "cuda" else 1536
-    left, right = (torch.rand(size, size, device=device) for _ in range(2))
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = fastest(partial(torch.mm, left, right), 8, device)
+        name = str(dtype).removeprefix("torch.")
+        rates[f"{name}_gflop_per_second"] = round(2 * size**3 / seconds / 1e9, 1)
     source = torch.rand(2**26 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
-    products = fastest(lambda: torch.mm(left, right), 8, device)
     copies = fastest(lambda: target.copy_(source), 8, device)
-    return {
-        "gflop_per_second": round(2 * size**3 / products / 1e9, 1),
-        "gb_per_second": round(2 * source.nbytes / copies / 1e9, 1),
-    }
+    return {**rates, "gb_per_second": round(2 * source.nbytes / copies / 1e9, 1)}
 
 
 def fastest(function: Callable[[], Any], repeats: int, device: torch.device) -> float:

@@ -59,7 +59,7 @@ class Bench:
     """A whole benchmark.
 
     Attributes:
-        model: Name and fingerprint of the model.
+        model: Name, fingerprint and precision of the model.
         machine: Processor, threads, versions.
         rates: The machine's measured peak and bandwidth.
         repeats: How often everything was run.
@@ -123,7 +123,11 @@ def run_bench(
     try:
         device = detector.device
         rates = machine_rates(device)
-        model = {"name": detector.name, "fingerprint": detector.fingerprint}
+        model = {
+            "name": detector.name,
+            "fingerprint": detector.fingerprint,
+            "precision": detector.precision,
+        }
         bench = Bench(model, describe_machine(device), rates, repeats, {})
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             for size in sizes:
@@ -166,7 +170,8 @@ def _time(stage: Stage, case: Case, repeats: int, rates: Mapping[str, float]) ->
     del result, plain, measured
     seconds = interleaved(functions, repeats, case.device)
     ours, theirs = seconds.pop(_OURS), seconds.pop(_PLAIN, None)
-    floor = max(stage.flops / rates["gflop_per_second"], stage.bytes / rates["gb_per_second"]) / 1e9
+    peak = rates[f"{stage.precision}_gflop_per_second"]
+    floor = max(stage.flops / peak, stage.bytes / rates["gb_per_second"]) / 1e9
     volumes = None if mib is None else mib * 2**20 / (4 * case.voxels)
     ratio = None if theirs is None else theirs / ours
     return Timing(
@@ -222,9 +227,11 @@ def table(bench: Bench) -> str:
     """Return a benchmark as text, one table a size."""
     machine, rates = bench.machine, bench.rates
     lines = [
-        f"brainuad {__version__}, {bench.model['name']}, {machine['processor']}, {machine['threads']} of "
+        f"brainuad {__version__}, {bench.model['name']} in {bench.model['precision']}, {machine['processor']}, "
+        f"{machine['threads']} of "
         f"{machine['cores']} cores, {machine['device']}, torch {machine['versions']['torch']}",
-        f"peak {rates['gflop_per_second']:g} GFLOP/s, bandwidth {rates['gb_per_second']:g} GB/s, "
+        f"peak {rates['float32_gflop_per_second']:g} GFLOP/s in float32, "
+        f"{rates['bfloat16_gflop_per_second']:g} in bfloat16, bandwidth {rates['gb_per_second']:g} GB/s, "
         f"medians of {bench.repeats}",
     ]
     heads = ("stage", "ms", "share", "MiB", "volumes", "plain ms", "plain MiB", "ratio", "floor ms", "apart")

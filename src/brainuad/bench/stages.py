@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -46,6 +46,7 @@ class Stage:
         others: Other libraries that do the same, by name.
         part_of: Stage whose time holds this one's.
         flops: Floating-point operations that the arithmetic needs, 0 where memory or zlib is the bound.
+        precision: What they are done in, "float32" or "bfloat16".
         bytes: Bytes that have to be moved.
         comparable: Whether ``ours`` and ``plain`` return the same numbers.
     """
@@ -56,6 +57,7 @@ class Stage:
     others: dict[str, Callable[[], Any]] = field(default_factory=dict)
     part_of: str = ""
     flops: float = 0.0
+    precision: str = "float32"
     bytes: float = 0.0
     comparable: bool = True
 
@@ -209,11 +211,13 @@ class Case:
         volume = torch.from_numpy(self.image).to(self.device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.unet(self._slices()[:1], torch.zeros(1, dtype=torch.long, device=self.device))
+        detector = replace(self.detector, model=given)
         return Stage(
             "reconstruct",
-            lambda: given.reconstruct_volume(volume, None),
+            lambda: detector.reconstruct(self.image)[0],
             lambda: baseline.reconstruct(model, volume, noise, self._levels),
             flops=counter.get_total_flops() * self.size[2] * len(self._levels),
+            precision=detector.precision,
         )
 
     def _tensors(self) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, known, listed
+from brainuad.cli.options import Device, Json, Precision, known, listed
 from brainuad.console import progress
 
 
@@ -39,6 +39,7 @@ def bench(
         int | None, typer.Option(min=1, metavar="N", help="Threads, PyTorch's choice by default.")
     ] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Write bench.json and bench.txt there."),
@@ -55,7 +56,7 @@ def bench(
     names = wanted or list(STAGES)
     with progress("Timing", max(len(sizes), 1) * len(names)) as advance:
         found = run_bench(
-            load_model(model, device),
+            load_model(model, device, precision),
             sizes,
             names,
             repeats=repeats,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Seed
+from brainuad.cli.options import Device, Json, Precision, Seed
 from brainuad.console import exit_by_failures, print_rows, progress, say
 
 
@@ -39,6 +39,7 @@ def calibrate(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
     device: Device = "auto",
+    precision: Precision = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +54,15 @@ def calibrate(
             advance(f"left out {row['name']}: {row['message']}" if row["message"] else "", total=total)
 
         made = run(
-            model, healthy, output, brain_mask=brain_mask, jobs=jobs, device=device, seed=seed, report=report
+            model,
+            healthy,
+            output,
+            brain_mask=brain_mask,
+            jobs=jobs,
+            device=device,
+            precision=precision,
+            seed=seed,
+            report=report,
         )
     calibration = made.calibration
     if calibration.scans < FEW_SCANS:

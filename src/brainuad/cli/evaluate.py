@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Device, Json, Output, Seed, known, listed, one_of
+from brainuad.cli.options import DataDir, Device, Json, Output, Precision, Seed, known, listed, one_of
 from brainuad.console import exit_by_failures, logger, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_cases
 from brainuad.errors import InputError
@@ -50,6 +50,7 @@ def evaluate(
         bool, typer.Option("--reference", help="Measure as the paper's release does.")
     ] = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +67,9 @@ def evaluate(
     wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
     known("--scores", wanted_scores, score_names())
     ranks = context.with_resource(joined_ranks())
-    detector = load_model(find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device)
+    detector = load_model(
+        find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device, precision
+    )
     if modality not in (None, detector.modality):
         fault = f"was trained on {detector.modality} images, not on {modality}"
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")

@@ -13,6 +13,7 @@ import typer
 from brainuad.data.cohort import PATHOLOGY_SETS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.detector has them, which is slow to import
+PRECISIONS = ("auto", "float32", "bfloat16")  # likewise
 
 
 def one_of(names: Collection[str]) -> dict[str, Any]:
@@ -33,6 +34,9 @@ Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Eve
 Modality = Annotated[str, typer.Option(help="Which images to take.", **one_of(PATHOLOGY_SETS))]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seeds all randomness.")]
 Device = Annotated[str, typer.Option(help="Where to compute.", **one_of(DEVICES))]
+Precision = Annotated[
+    str, typer.Option(help="What the network computes in; auto: bfloat16 where native.", **one_of(PRECISIONS))
+]
 Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Output, Seed, known
+from brainuad.cli.options import Device, Json, Output, Precision, Seed, known
 from brainuad.console import exit_by_failures, print_rows, progress, say
 
 
@@ -54,6 +54,7 @@ def score(
     ] = None,
     series: Annotated[str, typer.Option(metavar="UID", help="Only this DICOM series.")] = "",
     device: Device = "auto",
+    precision: Precision = "auto",
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score again what is finished.")] = False,
@@ -76,7 +77,7 @@ def score(
 
     known("--score", [score], score_names())
     number, shares = _share(shard)
-    detector = load_model(model, device)
+    detector = load_model(model, device, precision)
     scans = find_scans(
         inputs,
         modality=detector.modality,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Device, Output, known, listed, one_of
+from brainuad.cli.options import DataDir, Device, Output, Precision, known, listed, one_of
 from brainuad.console import exit_by_failures, progress
 
 ABLATIONS = ("windows", "postprocessing", "shared-noise")
@@ -45,6 +45,7 @@ def sweep(
     ] = None,
     split: Annotated[str, typer.Option(help="Which scans to measure.", **one_of(("test", "val")))] = "test",
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
     from brainuad.data.cohort import leak_free, read_cases
@@ -65,7 +66,7 @@ def sweep(
         shared_noise="shared-noise" in vary,
     )
     widths = parse_sigmas(sigmas)
-    detector = load_model(find_model(Path(model), 0) if Path(model).is_dir() else model, device)
+    detector = load_model(find_model(Path(model), 0) if Path(model).is_dir() else model, device, precision)
     cases = leak_free(
         read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False)
     )

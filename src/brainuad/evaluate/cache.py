@@ -26,8 +26,9 @@ class Reconstructor:
     """Reconstructs images, each only once as long as it is in the cache.
 
     A reconstruction is found by the image's voxels, the detector's fingerprint (weights and settings, those of the
-    noise among them), the seed, the number of draws and the kind of device. It is rounded to 16 bits whether it comes
-    from the cache or not, so results do not depend on the cache. The entries used longest ago make room for new ones.
+    noise among them), the kind of device, its precision, the seed and the number of draws. It is rounded to 16 bits
+    whether it comes from the cache or not, so results do not depend on the cache. The entries used longest ago make
+    room for new ones.
 
     Args:
         detector: The model.
@@ -38,7 +39,7 @@ class Reconstructor:
         self.detector = detector
         self.folder = cache_folder(detector.data_config) / "reconstructions"
         self.max_bytes = max_bytes
-        self._fingerprint = detector.fingerprint
+        self._detector_key = detector.result_key
         self._size: int | None = None  # of the folder, once it has been looked at
         self._writable = True
 
@@ -60,7 +61,7 @@ class Reconstructor:
         return torch.from_numpy(found.astype(np.float32))
 
     def _key(self, image: np.ndarray, seed: int, draws: int) -> str:
-        about = f"{self._fingerprint} {self.detector.device.type} {seed} {draws} {image.shape} {image.dtype} "
+        about = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
         return hashlib.sha256(about.encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
 
     def _write(self, entry: Path, stack: np.ndarray) -> None:

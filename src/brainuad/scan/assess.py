@@ -80,7 +80,10 @@ def score_scan(
         "model": {
             "name": detector.name, "fingerprint": detector.fingerprint, "modality": detector.modality
         },
-        "settings": {"score": score, "fpr": fpr, "seed": seed, "device": str(detector.device)},
+        "settings": {
+            "score": score, "fpr": fpr, "seed": seed,
+            "device": str(detector.device), "precision": detector.precision,
+        },
         "calibration": known,
         "brain": {"source": maps.brain.source, "ml": round(maps.brain.ml, 2)},
         "alignment": round(placed.alignment, 4),

@@ -88,7 +88,7 @@ def map_scan(
     reconstructions = detector.reconstruct(placed.image, seed)
     lap("reconstruct")
     maps = detector.compare(placed.image, reconstructions, placed.mask, scores)
-    cleaned = {name: postprocess(anomaly, placed.mask).numpy() for name, anomaly in maps.items()}
-    raw = {name: anomaly.numpy() for name, anomaly in maps.items()}
+    cleaned = {name: postprocess(anomaly, placed.mask).cpu().numpy() for name, anomaly in maps.items()}
+    raw = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
     lap("score")
     return ScanMaps(scan, brain, placed, reconstructions.numpy(), raw, cleaned, seconds)

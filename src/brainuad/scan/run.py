@@ -96,12 +96,13 @@ def score_scans(
     detector.check_score(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
-    work = _Work(detector, detector.fingerprint, output, settings, overwrite)
+    work = _Work(detector, detector.result_key, output, settings, overwrite)
     started, clock = datetime.now(UTC), time.perf_counter()
     run: dict[str, Any] = {
         "version": __version__,
-        "model": {"name": detector.name, "fingerprint": work.fingerprint, "modality": detector.modality},
-        "settings": _plain(settings) | {"device": str(detector.device), "jobs": jobs},
+        "model": {"name": detector.name, "fingerprint": detector.fingerprint, "modality": detector.modality},
+        "settings": _plain(settings)
+        | {"device": str(detector.device), "precision": detector.precision, "jobs": jobs},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "started": started.isoformat(timespec="seconds"),
         "inputs": [{"name": scan.name, "source": str(scan.source), "kind": scan.kind} for scan in scans],
@@ -132,7 +133,7 @@ class _Work:
     """Scores one scan after the other."""
 
     detector: Detector
-    fingerprint: str
+    detector_key: str
     output: Path
     settings: Settings
     overwrite: bool
@@ -217,7 +218,7 @@ class _Work:
         settings = self.settings
         asked = [settings.score, settings.fpr, settings.seed]
         calibration = self.detector.calibration and self.detector.calibration.to_dict()
-        parts = [__version__, self.fingerprint, calibration, asked, hashes]
+        parts = [__version__, self.detector_key, calibration, asked, hashes]
         return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

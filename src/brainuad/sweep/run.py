@@ -65,9 +65,14 @@ class _Source:
     averaged: int = 1
 
     def mean(self, prepared: PreparedCase) -> Tensor:
-        """Return the mean reconstruction ``(X, Y, Z)``; the first few of many draws are those of few."""
+        """Return the mean reconstruction ``(X, Y, Z)``, on CUDA if the model is there.
+
+        The first few of many draws are those of few.
+        """
         stack = self.reconstruct(prepared.image, case_seed(0, prepared.case), draws=self.draws)
-        return stack[: self.averaged].mean(0)
+        mean = stack[: self.averaged].mean(0)
+        device = self.reconstruct.detector.device
+        return mean.to(device) if device.type == "cuda" else mean
 
 
 @dataclass(eq=False)
@@ -98,7 +103,7 @@ class Sweep:
         self.widths = tuple(self.detector.model_config.sigma_ens)
         self.key = key_of(
             __version__,
-            self.detector.fingerprint,
+            self.detector.result_key,
             self.sigmas,
             self.ensembles,
             asdict(self.ablations),
@@ -153,9 +158,8 @@ class Sweep:
     def sample(self, prepared: PreparedCase, source: _Source) -> tuple[np.ndarray, np.ndarray]:
         """Return anomalies ``(N, K)`` of as many lesion as healthy voxels, and which are lesion."""
         assert prepared.lesion is not None
-        image = torch.from_numpy(prepared.image)
-        maps = 1 - ssim_maps(source.mean(prepared), image, sigmas=self.widths)
-        final = torch.stack([postprocess(map, prepared.mask) for map in maps]).numpy()
+        maps = 1 - ssim_maps(source.mean(prepared), prepared.image, sigmas=self.widths)
+        final = torch.stack([postprocess(map, prepared.mask) for map in maps]).cpu().numpy()
         rng = np.random.default_rng(case_seed(0, prepared.case))
         brain = prepared.mask | prepared.lesion
         chosen = []
@@ -183,7 +187,8 @@ class Sweep:
 
     def measure(self, prepared: PreparedCase, source: _Source) -> Iterator[Row]:
         """Yield a row a map: what was varied, what the map is, and how good it is."""
-        reconstruction, image = source.mean(prepared), torch.from_numpy(prepared.image)
+        reconstruction = source.mean(prepared)
+        image = torch.from_numpy(prepared.image).to(reconstruction.device)
         plain = PLAIN if source.name == BASE else PLAIN[-1:]
         maps = {
             (SCORE, name): map
@@ -228,7 +233,7 @@ class Sweep:
 
 
 def _row(prepared: PreparedCase, variant: str, what: tuple[str, str], map: Tensor, *, cleaned: bool) -> Row:
-    final = (postprocess(map, prepared.mask) if cleaned else map).numpy()
+    final = (postprocess(map, prepared.mask) if cleaned else map).cpu().numpy()
     assert prepared.lesion is not None
     voxels = prepared.mask | prepared.lesion
     final = np.where(prepared.mask, final, 0)

@@ -1,0 +1,259 @@
+"""Average precision against seconds a scan, for networks of several sizes.
+
+    python benchmarks/frontier.py train DATA_DIR -o OUT      # hours on two cores; continues where it stopped
+    python benchmarks/frontier.py measure DATA_DIR -o OUT
+
+DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI. Every network of ``SIZES`` takes the same steps on the
+same slices with the same noise, from new weights; ``lite-t1`` as shipped, which was trained for longer, stands beside
+them. Lesions of four kinds are simulated in the healthy validation scans; test scans are not measured. Scores relative
+to health compare with the other validation scans. Seconds are of one reconstruction, all networks in turn, medians.
+``OUT/tables`` and ``OUT/frontier.png`` show what was found. What is measured is kept; a rerun goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import accuracy_tables as tables
+import pandas as pd
+import torch
+from accuracy import SIMULATED, cohort, precision
+from hydra import compose, initialize_config_module
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch.utils.flop_counter import FlopCounterMode
+
+from brainuad.bench.measure import interleaved
+from brainuad.config import ExperimentConfig
+from brainuad.data.cohort import Case
+from brainuad.data.loading import content_key, load_case
+from brainuad.detector import Detector, load_model, resolve_precision
+from brainuad.errors import InputError
+from brainuad.evaluate import Scorer
+from brainuad.evaluate.progress import Progress, key_of
+from brainuad.evaluation import summarise
+from brainuad.experiment import fold_cases, train_fold
+from brainuad.files import atomic_path
+from brainuad.overrides import to_experiment
+
+STEPS = 1200
+# Settings of each network, in the order of its operations; "48 x 2" is the preset lite.
+SIZES: dict[str, list[str]] = {
+    "16 x 1": ["unet_dim=16", "num_res_blocks=1"],
+    "24 x 1": ["unet_dim=24", "num_res_blocks=1"],
+    "32 x 1": ["unet_dim=32", "num_res_blocks=1"],
+    "64 x 2, folded by 4": ["unet_dim=64", "unshuffle=4"],
+    "48 x 1": ["num_res_blocks=1"],
+    "48 x 2": [],
+    "64 x 2": ["unet_dim=64"],
+}
+SHIPPED = "lite-t1"
+SCORES = ("l1", "ssim_ensemble", "l1_ssim", "l1_ssim_z")
+SHOWN = "l1_ssim_z"  # in the figure; the best on validation scans (docs/results.md)
+COMPARED = (SHIPPED, "16 x 1")  # measured in both precisions, which takes as long again
+TURNS = 7
+
+
+def main() -> None:
+    """Train, or measure what is trained."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=("train", "measure"))
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--subjects", type=int, metavar="N", help="measure lesions in the first N only")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    try:
+        if arguments.stage == "train":
+            train(arguments.data_dir, arguments.output)
+        else:
+            measure(arguments.data_dir, arguments.output, arguments.subjects)
+    except InputError as error:
+        raise SystemExit(f"frontier.py: {error}") from None
+
+
+def settings(size: str, data_dir: Path, output: Path) -> ExperimentConfig:
+    """Return how a network of that size is trained."""
+    overrides = [
+        "experiment=lite",
+        f"data_dir={data_dir}",
+        f"log_dir={output}",
+        "resume=True",
+        "model.cfg.train_timesteps=[240,900]",  # around the noise levels of reconstruction
+        "trainer.precision=bf16-mixed",
+        "trainer.check_val_every_n_epoch=40",
+        "trainer.max_epochs=100000",
+        f"trainer.max_steps={STEPS}",
+        f"trainer.decay_steps={STEPS * 3 // 4}",
+        *(f"model.cfg.{setting}" for setting in SIZES[size]),
+    ]
+    with initialize_config_module("brainuad.conf", version_base="1.3"):
+        return to_experiment(compose("config", overrides=overrides))
+
+
+def folder_of(size: str, output: Path) -> Path:
+    """Return where a network of that size is trained."""
+    return output / size.replace(" ", "").replace(",", "-")
+
+
+def train(data_dir: Path, output: Path) -> None:
+    """Train every network that is not trained yet."""
+    for size in SIZES:
+        config = settings(size, data_dir, output)
+        say(f"{size}: {STEPS} steps")
+        train_fold(config, fold_cases(config, 0), folder_of(size, output), 0)
+
+
+def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
+    """Measure average precision and seconds of every network in both precisions, and write tables and figure."""
+    shipped = load_model(SHIPPED, "cpu", "float32")
+    cases = [case for case in cohort(shipped, data_dir, output / "cohort") if case.split == "val"]
+    chosen = sorted({case.subject for case in cases})[:subjects]
+    lesions = [case for case in cases if case.subject in chosen and case.dataset in SIMULATED]
+    healthy = [case for case in cases if case.lesion is None]
+    # The noise levels of the shipped model for all.
+    levels = {"noise_ensemble": True, "step_ensemble": shipped.model_config.step_ensemble}
+    networks = {
+        size: Detector.load(folder_of(size, output) / "model").with_settings(**levels) for size in SIZES
+    } | {SHIPPED: shipped}
+    progress = Progress(output / "frontier.jsonl")
+    both = {"float32", resolve_precision("auto", shipped.device)}
+    rows = []
+    for name, detector in networks.items():
+        for kind in sorted(both) if name in COMPARED else [min(both)]:
+            precise = replace(detector, precision=kind)
+            for place, values in precisions(precise, lesions, healthy, progress, f"{name}, {kind}"):
+                rows.append({"network": name, "precision": kind, **place, **values})
+    write(output, pd.DataFrame(rows), timings(networks, healthy[0], sorted(both)), networks)
+
+
+def precisions(
+    detector: Detector, lesions: list[Case], healthy: list[Case], progress: Progress, what: str
+) -> list[tuple[dict[str, str], dict[str, float]]]:
+    """Return subject and kind of each case, and its average precision by score."""
+    scorer = Scorer(detector)
+    config = detector.data_config
+    against = [content_key(case, config) for case in healthy]
+    found = []
+    for done, case in enumerate(lesions, 1):
+        key = key_of(detector.result_key, against, content_key(case, config), SCORES)
+        values = progress.get(key)
+        if values is None:
+            if scorer.statistics is None:
+                scorer.learn_health(healthy, SCORES)
+            scored = scorer.score(case, SCORES)
+            values = {
+                name: precision(torch.from_numpy(map), scored.prepared) for name, map in scored.maps.items()
+            }
+            progress.put(key, values)
+            say(f"{what}: {done} of {len(lesions)}")
+        found.append(({"subject": case.subject, "kind": SIMULATED[case.dataset]}, values))
+    return found
+
+
+def timings(networks: dict[str, Detector], case: Case, precisions: list[str]) -> dict[tuple[str, str], float]:
+    """Return seconds of one reconstruction by network and precision."""
+    image = load_case(case, networks[SHIPPED].data_config).image
+    turns = {
+        f"{name}|{kind}": functools.partial(replace(detector, precision=kind).reconstruct, image)
+        for name, detector in networks.items()
+        for kind in precisions
+    }
+    for reconstruct in turns.values():
+        reconstruct()
+    seconds = interleaved(turns, TURNS, networks[SHIPPED].device)
+    return {(key.split("|")[0], key.split("|")[1]): value for key, value in seconds.items()}
+
+
+def write(
+    output: Path, rows: pd.DataFrame, seconds: dict[tuple[str, str], float], networks: dict[str, Detector]
+) -> None:
+    """Write the table of networks, the table of precisions, and the figure."""
+    kinds = sorted(rows["precision"].unique())
+
+    def values(name: str, kind: str, score: str) -> pd.DataFrame:
+        part = rows[(rows["network"] == name) & (rows["precision"] == kind)]
+        return part.pivot(index="subject", columns="kind", values=score)
+
+    table, points = [], []
+    for name, detector in networks.items():
+        found = tables.over_kinds(values(name, kinds[0], SHOWN))
+        points.append((name, seconds[name, kinds[0]], found))
+        table.append(
+            [
+                name,
+                f"{sum(weight.numel() for weight in detector.model.parameters()) / 1e6:.1f}",
+                f"{gflop(detector):.2f}",
+                *(f"{seconds[name, kind]:.2f}" for kind in kinds),
+                *(f"{tables.over_kinds(values(name, kinds[0], score)).mean():.3f}" for score in SCORES[:-1]),
+                tables.cell(found),
+            ]
+        )
+    subjects = rows["subject"].nunique()
+    tables.write(
+        output / "tables" / "frontier.md",
+        f"{STEPS} steps of 16 slices each, {SHIPPED} as shipped; average precision over four simulated kinds, "
+        f"{subjects} validation subjects, network in {kinds[0]}.",
+        ["network", "million weights", "GFLOP a slice", *(f"s in {kind}" for kind in kinds), *SCORES],
+        table,
+    )
+    if len(kinds) > 1:
+        both = [name for name in networks if rows[rows["network"] == name]["precision"].nunique() == 2]
+        tables.write(
+            output / "tables" / "precision.md",
+            f"Average precision in both precisions, {subjects} validation subjects.",
+            ["network", "score", *kinds, "difference"],
+            [
+                [name, score, *(f"{part.mean():.4f}" for part in pair), tables.difference(*pair)]
+                for name in both
+                for score in SCORES
+                for pair in [[tables.over_kinds(values(name, kind, score)) for kind in kinds]]
+            ],
+        )
+    draw(output / "frontier.png", points, kinds[0], subjects)
+
+
+def gflop(detector: Detector) -> float:
+    """Return the operations of the network for a slice of the model's grid, in 10^9."""
+    config = detector.data_config
+    x, y = (round(length / config.rescaleFactor) for length in config.imageDim[:2])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector.model.unet(torch.zeros(1, 1, x, y), torch.zeros(1, dtype=torch.long))
+    return counter.get_total_flops() / 1e9
+
+
+def draw(path: Path, points: list[tuple[str, float, pd.Series]], kind: str, subjects: int) -> None:
+    """Draw average precision with its interval against seconds."""
+    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, seconds, values in points:
+        found = summarise(values)
+        error = [[found.mean - found.low], [found.high - found.mean]]
+        style = "D" if name == SHIPPED else "o"
+        axes.errorbar(
+            seconds, found.mean, error, fmt=style, color="C1" if name == SHIPPED else "C0", capsize=2
+        )
+        axes.annotate(name, (seconds, found.mean), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"seconds a reconstruction, two cores, {kind}")
+    axes.set_ylabel(f"average precision, {SHOWN}")
+    axes.set_title(f"{subjects} validation subjects with four simulated kinds of lesions", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def say(message: str) -> None:
+    """Write a line to stderr, with the time."""
+    print(time.strftime("%H:%M:%S"), message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
