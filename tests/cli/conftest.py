@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from paper_layout import build_tree
+
+from brainuad import console
+from brainuad.config import DataConfig, ModelConfig
+from brainuad.detector import Detector
+from brainuad.models import DiffusionModel
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """A command sends messages to the stderr it finds, which here is gone after the test."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], console.logger.level
+    yield
+    root.handlers[:] = handlers
+    console.logger.setLevel(level)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return build_tree(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with one tiny model."""
+    config = ModelConfig(
+        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, sigma_ens=(0.5, 1.1)
+    )
+    torch.manual_seed(3)
+    data = DataConfig(
+        imageDim=(40, 48, 30), smoothing_iterations=0, cache_dir=str(tmp_path_factory.mktemp("cache"))
+    )
+    folder = tmp_path_factory.mktemp("run")
+    Detector(DiffusionModel(config).requires_grad_(False).eval(), config, data).save(folder / "fold0/model")
+    return folder

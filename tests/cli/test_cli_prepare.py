@@ -1,0 +1,57 @@
+"""``brainuad prepare`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import DAMAGES, FILES, run
+
+
+def raw_manifest(folder: Path, names: list[str]) -> Path:
+    """A manifest of raw scans: each damage by its name, and "sound"."""
+    rows = ["subject,image,mask,dataset,split"]
+    for name in names:
+        paths = {kind: folder / f"{name}_{kind}.nii.gz" for kind in ("image", "mask")}
+        for kind, path in paths.items():
+            shutil.copyfile(FILES / f"ixi013_{'t1' if kind == 'image' else kind}_4mm.nii.gz", path)
+        if name in DAMAGES:
+            DAMAGES[name][1](paths[DAMAGES[name][0]])
+        rows.append(f"{name},{paths['image'].name},{paths['mask'].name},clinic,test")
+    path = folder / "scans.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_prepare_dry_run_writes_nothing(tmp_path: Path) -> None:
+    manifest = raw_manifest(tmp_path, ["sound", "missing"])
+    words = ("prepare", manifest, "-o", tmp_path / "out", "--dataset", "manifest", "--dry-run")
+    lines = run(*words).stdout.splitlines()
+    assert lines[0].split("\t") == ["subject", "dataset", "split", "image", "mask", "lesion"]
+    assert lines[1].split("\t")[:4] == ["sound", "clinic", "test", str(tmp_path / "sound_image.nii.gz")]
+    assert [row["subject"] for row in json.loads(run(*words, "--json").stdout)] == ["sound", "missing"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_prepare_goes_on_after_damaged_scans(tmp_path: Path) -> None:
+    names = ["sound", *DAMAGES]
+    manifest = raw_manifest(tmp_path, names)
+    words = ("prepare", manifest, "-o", tmp_path / "out", "--dataset", "manifest", "--spacing", 2)
+    result = run(*words, "--json", code=3)
+    rows = {row["subject"]: row for row in json.loads(result.stdout)}
+    assert set(rows) == set(names)
+    assert rows.pop("sound")["status"] == "prepared"
+    for name, row in rows.items():
+        assert row["status"] == "failed", name
+        assert f"{name}_" in row["message"]
+        assert f"failed: {name}: " in result.stderr
+    assert (tmp_path / "out/Data/Test/clinic/t1/sound_t1.nii.gz").is_file()
+    for name in DAMAGES:
+        (tmp_path / f"{name}_image.nii.gz").unlink() if name not in ("missing", "folder") else None
+    shown = run(*words, code=3).stdout
+    assert shown.startswith(f"0 prepared, 1 skipped, {len(DAMAGES)} failed\n")
+    (tmp_path / "sound_image.nii.gz").unlink()
+    run(*words, code=1)

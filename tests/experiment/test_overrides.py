@@ -1,0 +1,157 @@
+"""Presets, overrides and the file of paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from presets import compose_presets
+
+from brainuad import experiment
+from brainuad.errors import InputError
+from brainuad.overrides import (
+    UnknownName,
+    check_overrides,
+    check_settings,
+    path_overrides,
+    read_environment,
+    split_arguments,
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.max_epoch=2"], "trainer.max_epoch: no such setting. Did you mean 'trainer.max_epochs'?"),
+        (["lr=3"], "Did you mean 'datamodule.cfg.lr'?"),
+        (["batch_size=3"], "Did you mean 'datamodule.cfg.batch_size'?"),
+        (["model.cfg.unetdim=3"], "Did you mean 'model.cfg.unet_dim'?"),
+        (["mdoel=lite"], "Did you mean 'model'?"),
+        (
+            ["experiment=DDPM/DPM"],
+            "experiment=DDPM/DPM: no such preset of experiment. Did you mean 'DDPM/DDPM'?",
+        ),
+        (["experiment=ddpm"], "Did you mean 'DDPM/DDPM'?"),
+        (["model=lit"], "Did you mean 'lite'?"),
+        (["-m", "model=lite,lit"], "Did you mean 'lite'?"),
+    ],
+)
+def test_unknown_names(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment.main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (here / "LOGS").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+        ("seed=1,2", "add --multirun"),
+        ("nonsense", "Write NAME=VALUE"),
+        ("datamodule.cfg.mode=t3", "'t3' is unknown. Choose one of t1, t2"),
+        ("model.cfg.noisetype=foo", "Known: simplex, gaussian"),
+        ("model.cfg.name=ddp", "Did you mean 'ddpm'?"),
+        ("model.cfg.test_timesteps=1001", "not within 1..1000"),
+        ("trainer.precision=8", "'8' is unknown"),
+        ("datamodule.cfg.batch_size=0", "datamodule.cfg.batch_size: 0 is too small"),
+        ("datamodule.cfg.imageDim=[1,2]", "datamodule.cfg.imageDim"),
+        ("trainer.ema_decay=1", "trainer.ema_decay"),
+        ("onlyEval=True", "load_checkpoint: is empty"),
+    ],
+)
+def test_bad_values(word: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert experiment.main([word]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_paper_preset_has_the_published_values() -> None:
+    config = compose_presets("experiment=DDPM/DDPM")
+    assert (config.seed, config.num_folds, config.trainer.max_epochs) == (3141, 5, 1600)
+    data, model = config.datamodule.cfg, config.model.cfg
+    assert (data.batch_size, data.lr, data.imageDim, data.rescaleFactor) == (32, 1e-4, (192, 192, 100), 2.0)
+    assert (data.smoothing_iterations, data.affine, data.aug_intensity) == (3, "ignored", True)
+    assert (model.unet_dim, model.dim_mults, model.num_res_blocks, model.unshuffle) == (128, (1, 2, 2), 3, 1)
+    assert (model.timesteps, model.test_timesteps, model.noisetype, model.loss) == (
+        1000,
+        500,
+        "simplex",
+        "l1",
+    )
+    assert len(model.sigma_ens) == 8
+
+
+def test_paper_is_another_name_of_the_preset() -> None:
+    assert compose_presets("experiment=paper") == compose_presets("experiment=DDPM/DDPM")
+
+
+@pytest.mark.parametrize("word", ["16", "bf16", "16-mixed", "bf16-mixed", "32", "auto"])
+def test_precisions_as_lightning_spells_them(word: str) -> None:
+    check_settings(compose_presets("experiment=smoke", f"trainer.precision={word}"))
+
+
+@pytest.mark.parametrize("preset", ["DDPM/DDPM", "DDPM/reference", "paper", "lite", "smoke"])
+def test_presets_are_valid(preset: str) -> None:
+    check_settings(compose_presets(f"experiment={preset}"))
+
+
+def test_groups_go_before_the_experiment() -> None:
+    config = compose_presets("experiment=lite", "model=ddpm", "logger=wandb", "trainer=smoke")
+    assert config.model.cfg.unet_dim == 128
+    assert config.datamodule.cfg.affine == "used"
+    assert config.logger.wandb
+    assert config.trainer.max_epochs == 2
+
+
+def test_reference_shares_noise_in_training() -> None:
+    assert compose_presets("experiment=smoke", "reference=True").model.cfg.shared_noise
+    assert not compose_presets("experiment=smoke").model.cfg.shared_noise
+
+
+def test_flags() -> None:
+    flags, overrides = split_arguments(["-m", "--resume", "seed=1", "--cfg", "job", "--allow-leaks"])
+    assert flags == ["-m", "--cfg", "job"]
+    assert overrides == ["resume=True", "seed=1", "allow_leaks=True"]
+
+
+def test_check_overrides_leaves_sweeps_and_hydra_alone() -> None:
+    check_overrides(["seed=1,2", "model=lite,smoke", "hydra.verbose=true"], multirun=True)
+    check_overrides(["model=mine"], multirun=False, own_files=True)
+    with pytest.raises(UnknownName):
+        check_overrides(["modle=mine"], multirun=False, own_files=True)
+
+
+def test_environment_file(tmp_path: Path) -> None:
+    path = tmp_path / "pc_environment.env"
+    path.write_text(
+        "\ufeff# a comment\n\nDATA_DIR = /data/mine # where\n"
+        "export LOG_DIR=\"/logs # 1\"\r\nOTHER='x y'\nEMPTY=\n",
+        encoding="utf-8",
+    )
+    assert read_environment(path) == {
+        "DATA_DIR": "/data/mine",
+        "LOG_DIR": "/logs # 1",
+        "OTHER": "x y",
+        "EMPTY": "",
+    }
+    path.write_text("DATA_DIR /data\n")
+    with pytest.raises(InputError, match=r"pc_environment\.env:1: .*is not KEY=value"):
+        read_environment(path)
+
+
+def test_override_then_file_then_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pc_environment.env"
+    monkeypatch.setenv("DATA_DIR", "/from/environment")
+    monkeypatch.delenv("LOG_DIR", raising=False)
+    assert path_overrides([], path) == ["data_dir='/from/environment'", "log_dir='logs'"]
+    path.write_text('DATA_DIR="/it\'s"\nLOG_DIR=relative\n')
+    assert path_overrides([], path) == [r"data_dir='/it\'s'", f"log_dir='{tmp_path / 'relative'}'"]
+    assert path_overrides(["data_dir=/here", "log_dir=/there"], path) == []
+    monkeypatch.delenv("DATA_DIR")
+    with pytest.raises(InputError, match="DATA_DIR: is not set"):
+        path_overrides([], tmp_path / "missing.env")
