@@ -94,6 +94,11 @@ def settings(size: str, data_dir: Path, output: Path) -> ExperimentConfig:
         f"trainer.decay_steps={STEPS * 3 // 4}",
         *(f"model.cfg.{setting}" for setting in SIZES[size]),
     ]
+    return composed(overrides)
+
+
+def composed(overrides: list[str]) -> ExperimentConfig:
+    """Return the experiment that ``brainuad train`` would run with these settings."""
     with initialize_config_module("brainuad.conf", version_base="1.3"):
         return to_experiment(compose("config", overrides=overrides))
 

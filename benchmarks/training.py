@@ -1,0 +1,128 @@
+"""The fast ways to train against the plain one: do their losses agree, and how near is each to the machine's peak?
+
+    python benchmarks/training.py DATA_DIR -o OUT experiment=lite model.cfg.unet_dim=16      # a processor, minutes
+    python benchmarks/training.py DATA_DIR -o OUT experiment=paper --steps 300               # a GPU
+
+DATA_DIR is what ``brainuad prepare`` wrote. Further words are settings, as of ``brainuad train``. Every path takes the
+same steps on the same slices with the same noise from the same weights. The first fifth of the steps, in which PyTorch
+compiles and warms up, counts for no rate. ``OUT/training.md`` has the table. A rerun goes on from where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accuracy_tables import write
+from frontier import composed, say
+from torch.utils.flop_counter import FlopCounterMode
+
+from brainuad.bench.measure import machine_rates
+from brainuad.config import ExperimentConfig
+from brainuad.detector import resolve_device
+from brainuad.errors import InputError
+from brainuad.experiment import fold_cases, train_fold
+from brainuad.models import build_unet
+
+PATHS = {
+    "float32": ["trainer.precision=32-true"],
+    "bfloat16": ["trainer.precision=bf16-mixed"],
+    "bfloat16, compiled": ["trainer.precision=bf16-mixed", "trainer.compile=True"],
+}
+PLAIN = "float32"
+WARM_UP = 0.2
+
+
+def main() -> None:
+    """Train by every path and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    arguments = parser.parse_intermixed_args()
+    curves, flops = {}, 0.0
+    try:
+        for path, settings in PATHS.items():
+            config = composed(
+                [
+                    *arguments.settings,
+                    *settings,
+                    f"data_dir={arguments.data_dir}",
+                    f"log_dir={arguments.output}",
+                    "resume=True",
+                    "trainer.max_epochs=100000",
+                    f"trainer.max_steps={arguments.steps}",
+                    "trainer.check_val_every_n_epoch=20",
+                ]
+            )
+            folder = arguments.output / path.replace(", ", "-")
+            say(f"{path}: {arguments.steps} steps")
+            train_fold(config, fold_cases(config, 0), folder, 0)
+            curves[path] = pd.read_csv(folder / "metrics.csv")
+            flops = flops_of_step(config)
+    except InputError as error:
+        raise SystemExit(f"training.py: {error}") from None
+    device = resolve_device("auto")
+    rates = machine_rates(device)
+    write(
+        arguments.output / "training.md",
+        f"{arguments.steps} steps of {flops / 1e9:.0f} GFLOP by each path on {device.type}; matrix products: "
+        f"{rates['float32_gflop_per_second']:.0f} GFLOP/s in float32, "
+        f"{rates['bfloat16_gflop_per_second']:.0f} in bfloat16.",
+        [
+            "path",
+            "steps/s",
+            "times",
+            "share of the peak",
+            "loss, last fifth",
+            "validation loss",
+            "apart, mean",
+        ],
+        [row(path, curves, flops, rates) for path in curves],
+    )
+    print((arguments.output / "training.md").read_text())
+
+
+def row(path: str, curves: dict[str, pd.DataFrame], flops: float, rates: dict[str, float]) -> list[str]:
+    """Return a path's cells: rate, and how far its losses are from the plain path's, epoch by epoch."""
+    curve, plain = curves[path], curves[PLAIN]
+    speed = steps_per_second(curve)
+    peak = rates[f"{path.split(',')[0]}_gflop_per_second"] * 1e9
+    late = curve[curve["step"] > (1 - WARM_UP) * curve["step"].max()]
+    apart = ((curve["train_loss"] - plain["train_loss"]).abs() / plain["train_loss"]).mean()
+    return [
+        path,
+        f"{speed:.2f}",
+        f"{speed / steps_per_second(plain):.2f}",
+        f"{flops * speed / peak:.0%}",
+        f"{late['train_loss'].mean():.4f}",
+        f"{curve['val_loss'].dropna().iloc[-1]:.4f}",
+        f"{apart:.2%}",
+    ]
+
+
+def steps_per_second(curve: pd.DataFrame) -> float:
+    """Return the rate after the warm-up."""
+    late = curve[curve["step"] > WARM_UP * curve["step"].max()]
+    return float(
+        (late["step"].iloc[-1] - late["step"].iloc[0]) / (late["seconds"].iloc[-1] - late["seconds"].iloc[0])
+    )
+
+
+def flops_of_step(config: ExperimentConfig) -> float:
+    """Return the operations of a step: those of a batch forwards, and twice as many backwards."""
+    data = config.datamodule.cfg
+    x, y = (round(length / data.rescaleFactor) for length in data.imageDim[:2])
+    network = build_unet(config.model.cfg)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, x, y), torch.zeros(1, dtype=torch.long))
+    return 3.0 * counter.get_total_flops() * data.batch_size
+
+
+if __name__ == "__main__":
+    main()
