@@ -116,7 +116,8 @@ class TrainerConfig:
         accelerator: "auto", "cpu", "gpu" or "mps".
         devices: Devices a node.
         num_nodes: Nodes.
-        precision: "auto" (bf16 where the device has matrix units for it, else 32 bits) or Lightning's names.
+        precision: "auto" (bf16 on CUDA that has matrix units for it, else 32 bits) or Lightning's names. "32" holds for
+            the evaluation too, where a processor with native bfloat16 would use it otherwise.
         limit_train_batches: Fraction (float) or number (int) of batches an epoch.
         gradient_clip_val: Largest gradient norm.
         check_val_every_n_epoch: Epochs between validations.

@@ -274,7 +274,8 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         logger.warning("There are no test cases, so nothing is evaluated")
         return 0
     accelerator = config.trainer.accelerator
-    detector = load_model(model, device="cuda" if accelerator == "gpu" else accelerator)
+    precision = "float32" if config.trainer.precision.startswith("32") else "auto"
+    detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
     settings = {name: getattr(config.model.cfg, name) for name in TEST_TIME_SETTINGS}
     detector = detector.with_settings(**settings)  # raises on values that cannot be used
     for name in ("cache_dir", "num_workers"):
