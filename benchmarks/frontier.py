@@ -137,6 +137,10 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
             for place, values in precisions(precise, lesions, healthy, progress, f"{name}, {kind}"):
                 rows.append({"network": name, "precision": kind, **place, **values})
     write(output, pd.DataFrame(rows), timings(networks, healthy[0], sorted(both)), networks)
+    if len(both) > 1:
+        write_precision(
+            output, pd.DataFrame(rows), [replace(shipped, precision=kind) for kind in sorted(both)], healthy
+        )
 
 
 def precisions(
@@ -183,13 +187,9 @@ def write(
     """Write the table of networks, the table of precisions, and the figure."""
     kinds = sorted(rows["precision"].unique())
 
-    def values(name: str, kind: str, score: str) -> pd.DataFrame:
-        part = rows[(rows["network"] == name) & (rows["precision"] == kind)]
-        return part.pivot(index="subject", columns="kind", values=score)
-
     table, points = [], []
     for name, detector in networks.items():
-        found = tables.over_kinds(values(name, kinds[0], SHOWN))
+        found = over_kinds(rows, name, kinds[0], SHOWN)
         points.append((name, seconds[name, kinds[0]], found))
         table.append(
             [
@@ -197,7 +197,7 @@ def write(
                 f"{sum(weight.numel() for weight in detector.model.parameters()) / 1e6:.1f}",
                 f"{gflop(detector):.2f}",
                 *(f"{seconds[name, kind]:.2f}" for kind in kinds),
-                *(f"{tables.over_kinds(values(name, kinds[0], score)).mean():.3f}" for score in SCORES[:-1]),
+                *(f"{over_kinds(rows, name, kinds[0], score).mean():.3f}" for score in SCORES[:-1]),
                 tables.cell(found),
             ]
         )
@@ -209,20 +209,46 @@ def write(
         ["network", "million weights", "GFLOP a slice", *(f"s in {kind}" for kind in kinds), *SCORES],
         table,
     )
-    if len(kinds) > 1:
-        both = [name for name in networks if rows[rows["network"] == name]["precision"].nunique() == 2]
-        tables.write(
-            output / "tables" / "precision.md",
-            f"Average precision in both precisions, {subjects} validation subjects.",
-            ["network", "score", *kinds, "difference"],
-            [
-                [name, score, *(f"{part.mean():.4f}" for part in pair), tables.difference(*pair)]
-                for name in both
-                for score in SCORES
-                for pair in [[tables.over_kinds(values(name, kind, score)) for kind in kinds]]
-            ],
-        )
     draw(output / "frontier.png", points, kinds[0], subjects)
+
+
+def over_kinds(rows: pd.DataFrame, name: str, kind: str, score: str) -> pd.Series:
+    """Return each subject's average precision in the mean over kinds of lesions."""
+    part = rows[(rows["network"] == name) & (rows["precision"] == kind)]
+    return tables.over_kinds(part.pivot(index="subject", columns="kind", values=score))
+
+
+def write_precision(output: Path, rows: pd.DataFrame, shipped: list[Detector], healthy: list[Case]) -> None:
+    """Write what the precisions change: average precision, and what the calibrated threshold marks in health."""
+    kinds = [detector.precision for detector in shipped]
+    table = [
+        [f"{name}, {score}", *(f"{part.mean():.4f}" for part in pair), tables.difference(*pair)]
+        for name in COMPARED
+        for score in SCORES
+        for pair in [[over_kinds(rows, name, kind, score) for kind in kinds]]
+    ]
+    for score in ("ssim_ensemble", SHOWN):
+        pair = [pd.Series(marked(detector, healthy, score)) for detector in shipped]
+        what = f"{SHIPPED}, {score}: healthy brain above its 1 % threshold, %"
+        table.append([what, *(f"{part.mean():.3f}" for part in pair), tables.difference(*pair)])
+    tables.write(
+        output / "tables" / "precision.md",
+        f"Average precision in both precisions, {rows['subject'].nunique()} validation subjects; healthy brain marked, "
+        f"{len(healthy)} healthy validation scans.",
+        ["", *kinds, "difference"],
+        table,
+    )
+
+
+def marked(detector: Detector, healthy: list[Case], score: str) -> list[float]:
+    """Return the percentage of each healthy brain above the threshold that the model was calibrated to."""
+    assert detector.calibration is not None
+    threshold = detector.calibration.threshold(score, 0.01)
+    scorer, shares = Scorer(detector), []
+    for case in healthy:
+        scored = scorer.score(case, [score])
+        shares.append(100.0 * float((scored.maps[score] > threshold)[scored.prepared.mask].mean()))
+    return shares
 
 
 def gflop(detector: Detector) -> float:
