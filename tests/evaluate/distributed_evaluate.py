@@ -1,6 +1,6 @@
 """The command ``evaluate``, whose last process may kill itself: what ``test_distributed_evaluate`` starts.
 
-torchrun --nproc-per-node 2 tests/distributed_evaluate.py CASES_BEFORE_DEATH MODEL DATA_DIR -o OUT ...
+torchrun --nproc-per-node 2 tests/evaluate/distributed_evaluate.py CASES_BEFORE_DEATH MODEL DATA_DIR -o OUT ...
 """
 
 from __future__ import annotations

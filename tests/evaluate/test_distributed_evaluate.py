@@ -11,10 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from painted import repaint
 from paper_layout import build_tree, place_scan, split_row
-from test_evaluate import repaint
 from tiny import tiny_detector
+from typer.testing import CliRunner
 
+from brainuad.cli import app
 from brainuad.data.cohort import paper_cases
 from brainuad.data.tables import write_split
 
@@ -58,16 +60,18 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return [folder / "model", data_dir, "--device", "cpu", "--scores", "l1,l1_z"]
 
 
-def evaluate(
-    words: list[object], output: Path, processes: int, dies_after: int = 0
+def evaluate_by_two(
+    words: list[object], output: Path, dies_after: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), SCRIPT, dies_after, *words, "-o", output]
-    paths = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent / "data")])
-    cache = str(output.parent / "cache")
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": cache}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(output.parent / "cache")}
     return subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=480, check=False
+        [*launcher, str(SCRIPT), str(dies_after), *map(str, words), "-o", str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=480,
+        check=False,
     )
 
 
@@ -84,13 +88,15 @@ def work(folder: Path) -> Counter[str]:
 @pytest.fixture(scope="module")
 def alone(words: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "out"
-    result = evaluate(words, folder, 1)
-    assert result.returncode == 3, result.stderr  # some cases failed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
+        result = CliRunner().invoke(app, ["evaluate", *map(str, words), "-o", str(folder)])
+    assert result.exit_code == 3, result.output  # some cases failed
     return folder
 
 
 def test_two_processes_evaluate_to_the_files_of_one(words: list[object], alone: Path, tmp_path: Path) -> None:
-    result = evaluate(words, tmp_path / "out", 2)
+    result = evaluate_by_two(words, tmp_path / "out")
     assert result.returncode == 1, result.stderr  # torchrun's word for 3
     assert result.stderr.count(f"failed: MSLUB {BROKEN}") == 1
     assert result.stdout.count("Every scan:") == 1
@@ -106,12 +112,12 @@ def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
     words: list[object], alone: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
-    result = evaluate(words, folder, 2, dies_after=2)
+    result = evaluate_by_two(words, folder, dies_after=2)
     assert result.returncode == 1
     assert not (folder / "cases.csv").exists()
     before = work(folder)
     assert 0 < len(before) < SCORED * (SCORES + 1)
-    result = evaluate(words, folder, 2)
+    result = evaluate_by_two(words, folder)
     assert "Every scan:" in result.stdout, result.stderr
     assert contents(folder) == contents(alone)
     assert set(work(folder).values()) == {1}, "what was known is not done again"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import tiny
+from distributed_fit import train
+from tiny_training import load, tiny
 
 from brainuad.modelfile import write_model
 from brainuad.models import DiffusionModel
@@ -33,13 +34,11 @@ def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(folder: Path, devices: int, *words: object) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
-    command = [sys.executable, *(launcher if devices > 1 else []), str(SCRIPT), str(folder), str(devices)]
-    paths = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parent / "data")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+def train_by_two(*words: object) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *map(str, words)],
+        [*launcher, str(SCRIPT), *map(str, words)],
         env=environment,
         capture_output=True,
         text=True,
@@ -49,15 +48,24 @@ def train(folder: Path, devices: int, *words: object) -> subprocess.CompletedPro
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    return dict(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    return load(folder / "checkpoints" / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
 def alone(initial: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("alone")
-    result = train(folder, 1, initial)
-    assert result.returncode == 0, result.stderr
+    train(initial, folder, 1)
     return weights(folder)
+
+
+@pytest.fixture(scope="module")
+def whole_and_dead(initial: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of two trainings by the same two processes, of which one died after step 3 of the second."""
+    whole, dead = (tmp_path_factory.mktemp(name) for name in ("whole", "dead"))
+    result = train_by_two(initial, whole, dead, 3)
+    assert result.returncode != 0
+    assert "SIGKILL" in result.stderr, result.stderr
+    return whole, dead
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -71,18 +79,19 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def test_two_processes_train_to_the_weights_of_one(
-    alone: dict[str, Any], initial: Path, tmp_path: Path
+    alone: dict[str, Any], whole_and_dead: tuple[Path, Path]
 ) -> None:
-    result = train(tmp_path, 2, initial)
-    assert result.returncode == 0, result.stderr
-    assert_close(weights(tmp_path), alone)
+    whole, _ = whole_and_dead
+    assert (whole / "training.json").is_file()
+    assert_close(weights(whole), alone)
 
 
 def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
-    alone: dict[str, Any], initial: Path, tmp_path: Path
+    alone: dict[str, Any], initial: Path, whole_and_dead: tuple[Path, Path]
 ) -> None:
-    assert train(tmp_path, 2, initial, 3).returncode != 0
-    assert weights(tmp_path)["global_step"] == 2  # the one before the death
-    result = train(tmp_path, 2, initial)
+    _, dead = whole_and_dead
+    assert weights(dead)["global_step"] == 2  # the one before the death
+    assert not (dead / "training.json").exists()
+    result = train_by_two(initial, dead)
     assert result.returncode == 0, result.stderr
-    assert_close(weights(tmp_path), alone)
+    assert_close(weights(dead), alone)
