@@ -18,9 +18,10 @@ help:
 demo: $(STAMP)
 	$(BIN)/brainuad demo --output demo
 
-# Two workers share the cores: idle OpenMP threads that spin would take them from each other.
+# Two workers share the cores: idle OpenMP threads that spin would take them from each other. Each takes one file after
+# another, in the order of tests/conftest.py.
 test: $(STAMP)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,10 @@
 """Settings of all tests."""
 
 import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
 
 # The suite runs in several processes; threads of each would only get in the others' way. Set before torch is imported.
 for name in (
@@ -11,3 +15,12 @@ for name in (
 ):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first: processes that take one file after another then end together."""
+    seconds: defaultdict[Path, int] = defaultdict(int)
+    for item in items:
+        if marker := item.get_closest_marker("slow"):
+            seconds[item.path] += marker.kwargs.get("seconds", 10)
+    items.sort(key=lambda item: -seconds[item.path])

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "src" / "brainuad" / "assets" / "demo"
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=90)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from brainuad.models import DiffusionModel
 
 SCRIPT = Path(__file__).parent / "distributed_fit.py"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=20)
 
 
 @pytest.fixture(scope="module")
