@@ -42,18 +42,6 @@ from brainuad.modelfile import portable
 from brainuad.scoring.atlas import HealthyStatistics, base_of
 
 Row = dict[str, Any]
-HEALTH = "health.safetensors"
-MIN_HEALTHY = 3  # scans to compare with, for scores relative to health
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """What was found of one case: measures by score and space, counts by "space score"."""
-
-    facts: dict[str, float]
-    measures: dict[str, dict[str, Measures]]
-    froc: dict[str, dict[str, Any]]
-    histograms: dict[str, ScoreHistogram]
 
 
 @dataclass
@@ -68,24 +56,27 @@ class Run:
     report: Callable[[Case, str], None]
     on_scored: Callable[[ScoredCase], None]
     ranks: Ranks = field(default_factory=Ranks)
-    rows: list[Row] = field(default_factory=list)
+    rows: Rows = field(default_factory=Rows)
     thresholds: list[Row] = field(default_factory=list)  # and what they were found on
     failed: list[Row] = field(default_factory=list)
     pools: Pools = field(default_factory=Pools)
     subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(self.output / "progress.jsonl", self.ranks.number)
-        fingerprint, scorer = self.scorer.detector.fingerprint, self.scorer
-        self.key = key_of(__version__, fingerprint, asdict(self.protocol), scorer.seed, scorer.postprocess)
-        self._contents: dict[Case, str] = {}
-        carried = scorer.detector.health.fingerprint if scorer.detector.health else ""
-        self.health_key = key_of(self.key, [self.content(case) for case in self.healthy], carried)
+        self.results = Results(
+            self.scorer,
+            self.scores,
+            self.protocol,
+            self.output,
+            self.healthy,
+            self.ranks.number,
+            self.on_scored,
+        )
 
     def evaluate(self, cases: Sequence[Case]) -> None:
         """Measure validation and test cases; healthy validation cases come first."""
         self.names = _names(cases)
-        self.share_health()
+        self.results.health.share(self.ranks)
         known = self.ranks.agreed(self.healthy_thresholds())
         for dataset in dict.fromkeys(case.dataset for case in cases):
             members = [case for case in cases if case.dataset == dataset]
@@ -100,20 +91,21 @@ class Run:
 
     def each_measured(
         self, cases: Sequence[Case], thresholds: Mapping[str, Thresholds]
-    ) -> Iterator[tuple[Case, _Result]]:
+    ) -> Iterator[tuple[Case, Result]]:
         """Yield the measures of those cases that can be scored.
 
         Ranks divide the cases; then the first yields all of them, and the others none.
         """
+        in_turn, incomplete = self.scorer.load.in_turn, partial(self.results.incomplete, thresholds=thresholds)
         if self.ranks.count > 1:
-            for case in self.ranks.share(cases):
+            for case in in_turn(self.ranks.share(cases), incomplete):
                 with suppress(*CASE_ERRORS):  # the first tries again, and reports
-                    self.result(case, thresholds)
+                    self.results.of(case, thresholds)
             self.ranks.wait()
             if not self.ranks.first:
                 return
-            self.progress.read()
-        for case in cases:
+            self.results.progress.read()
+        for case in in_turn(cases, incomplete):
             found = self.measured(case, thresholds)
             if found is not None:
                 yield case, found
@@ -195,11 +187,11 @@ class Run:
             )
         self.thresholds.append({**entry, "thresholds": found})
 
-    def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> _Result | None:
+    def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result | None:
         """Return a case's measures, from an earlier run if they are known; None if it cannot be scored."""
         message, found = "", None
         try:
-            found = self.result(case, thresholds)
+            found = self.results.of(case, thresholds)
         except CASE_ERRORS as error:
             message = _message(case, error)
         if case in self.names:  # not a healthy scan of a set that was not chosen
@@ -209,61 +201,11 @@ class Run:
                 self.failed.append(
                     {"set": case.dataset, "case": name, "split": case.split, "message": message}
                 )
-                self.rows.append(failed_row(case, name, message))
+                self.rows.add([failed_row(case, name, message)])
             else:
-                self.rows += case_rows(case, name, found.facts, found.measures)
+                self.rows.add(case_rows(case, name, found.facts, found.measures))
         self.report(case, message)
         return found
-
-    def result(self, case: Case, thresholds: Mapping[str, Thresholds]) -> _Result:
-        """Return what is known of a case, and measure what is not."""
-        keys = {name: self.case_key(case, name, thresholds[name]) for name in self.scores}
-        facts_key = self.case_key(case, "", Thresholds())
-        entries = {name: entry for name, key in keys.items() if (entry := self.progress.get(key)) is not None}
-        histograms: dict[str, ScoreHistogram] = {}
-        for file in dict.fromkeys(entry["histograms"] for entry in entries.values()):
-            histograms |= read_histograms(self.output / "histograms" / file)
-        missing = [name for name in self.scores if name not in entries or f"{MODEL} {name}" not in histograms]
-        facts = self.progress.get(facts_key)
-        if missing or facts is None:
-            self.know_health(missing)
-            scored = self.scorer.score(case, missing)
-            file = f"{key_of(*(keys[name] for name in missing))}.npz"
-            facts, fresh, counts = self.measure_scored(scored, thresholds, file)
-            write_histograms(self.output / "histograms" / file, counts)
-            self.progress.put(facts_key, without_nan(facts))
-            for name in missing:
-                self.progress.put(keys[name], without_nan(fresh[name]))
-            entries |= fresh
-            histograms |= counts
-            self.on_scored(scored)
-        return _Result(
-            facts,
-            {name: entries[name]["measures"] for name in self.scores},
-            {name: entries[name]["froc"] for name in self.scores if entries[name]["froc"] is not None},
-            histograms,
-        )
-
-    def measure_scored(
-        self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
-    ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
-        """Return a scored case's facts, its entries by score, and its counts by "space score"."""
-        spacing = self.scorer.detector.data_config.rescaleFactor
-        model = model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
-        spaces = [model]
-        if self.protocol.native:
-            spaces.append(native_space(scored.prepared, model))
-        entries: dict[str, Row] = {}
-        histograms = {}
-        for name, anomaly in scored.maps.items():
-            at, measures, froc = thresholds[name], {}, None
-            for space in spaces:
-                measures[space.name], counts = measure(space, anomaly, self.protocol, at)
-                histograms[f"{space.name} {name}"] = counts
-            if self.protocol.lesion_wise and at.froc and scored.prepared.case.split == "test":
-                froc = froc_counts(model, anomaly, at)
-            entries[name] = {"measures": measures, "froc": froc, "histograms": file}
-        return case_facts(model, scored.reconstruction), entries, histograms
 
     def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> None:
         """Draw each set's best, median and worst case by its best score, where colours have a meaning."""
@@ -277,72 +219,11 @@ class Run:
             if not healthy.get(score):
                 continue
             for kind, (name, precision) in telling_cases(test, dataset, score).items():
-                self.know_health([score])
+                self.results.health.know([score])
                 scored = self.scorer.score(cases[dataset, name], [score])
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
                 draw_montage(scored, score, healthy[score], path, title)
-
-    def know_health(self, names: Sequence[str]) -> None:
-        """Have the statistics of healthy scans ready if any of ``names`` needs them."""
-        relative = [name for name in self.scores if base_of(name) is not None]
-        if self.scorer.statistics is not None or not set(relative) & set(names):
-            return
-        carried = self.scorer.detector.health is not None  # then the model's own will do
-        if (carried and len(self.healthy) < MIN_HEALTHY) or self.load_health(relative):
-            return
-        self.scorer.learn_health(self.healthy, relative)
-        if self.scorer.statistics is None:
-            if carried:
-                return
-            fault = f"of {len(self.healthy)} healthy validation scans fewer than {MIN_HEALTHY} could be used"
-            raise InputError(", ".join(relative), fault, "Look at these scans, or choose other scores")
-        scans = [self.healthy.index(case) for case in self.scorer.healthy]
-        about = json.dumps({"key": self.health_key, "scans": scans})
-        self.scorer.statistics.save(self.output / HEALTH, about)
-
-    def load_health(self, relative: Sequence[str]) -> bool:
-        """Take the statistics of healthy scans that an earlier run, or the first rank, has left, if any."""
-        with suppress(InputError):  # missing, or damaged: it is made again
-            statistics, about = HealthyStatistics.load(self.output / HEALTH)
-            stored = json.loads(about)
-            wanted = {base_of(name) for name in relative}
-            if stored["key"] == self.health_key and wanted <= set(statistics.sums):
-                self.scorer.statistics = statistics
-                self.scorer.healthy = [self.healthy[index] for index in stored["scans"]]
-                return True
-        return False
-
-    def share_health(self) -> None:
-        """Have the first of several ranks learn from healthy scans, which all have reconstructed before."""
-        relative = [name for name in self.scores if base_of(name) is not None]
-        if self.ranks.count == 1 or not relative or self.ranks.agreed(self.load_health(relative)):
-            return
-        for case in self.ranks.share(self.healthy):
-            with suppress(*CASE_ERRORS):
-                self.scorer.score(case, ())  # loaded and reconstructed, into the cache
-        self.ranks.wait()
-        if self.ranks.first:
-            with suppress(InputError):  # too few: every case will say so
-                self.know_health(relative)
-        self.ranks.wait()
-
-    def content(self, case: Case) -> str:
-        """Return a key that changes with a case's files and their place on the grid."""
-        if case not in self._contents:
-            try:
-                self._contents[case] = content_key(case, self.scorer.detector.data_config)
-            except InputError as error:
-                self._contents[case] = str(error)
-        return self._contents[case]
-
-    def case_key(self, case: Case, name: str, thresholds: Thresholds) -> str:
-        """Return a key that changes with whatever could change what is measured of a case's score."""
-        values = without_nan(asdict(thresholds))
-        health = self.health_key if name and base_of(name) is not None else ""
-        return key_of(
-            self.key, case.dataset, case.subject, case.split, self.content(case), name, values, health
-        )
 
     def about(self) -> Row:
         """Return what made the results, for ``summary.json``."""
@@ -362,6 +243,7 @@ class Run:
             },
             "data": portable(detector.data_config),
             "device": str(detector.device),
+            "precision": detector.precision,
             "protocol": asdict(self.protocol),
             "scores": list(self.scores),
             "postprocess": self.scorer.postprocess,
