@@ -125,9 +125,13 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
     healthy = [case for case in cases if case.lesion is None]
     # The noise levels of the shipped model for all.
     levels = {"noise_ensemble": True, "step_ensemble": shipped.model_config.step_ensemble}
-    networks = {
-        size: Detector.load(folder_of(size, output) / "model").with_settings(**levels) for size in SIZES
-    } | {SHIPPED: shipped}
+    trained = {size: folder_of(size, output) for size in SIZES}
+    for size, folder in list(trained.items()):
+        if not (folder / "training.json").is_file():
+            say(f"{size} is not trained to the end, and left out")
+            del trained[size]
+    networks = {size: Detector.load(path / "model").with_settings(**levels) for size, path in trained.items()}
+    networks[SHIPPED] = shipped
     progress = Progress(output / "frontier.jsonl")
     both = {"float32", resolve_precision("auto", shipped.device)}
     rows = []
