@@ -1,4 +1,4 @@
-"""The command ``evaluate``, whose last process may kill itself: what ``test_distributed_evaluate`` starts.
+"""The command ``evaluate``, whose last process kills itself: what ``test_distributed_evaluate`` starts.
 
 torchrun --nproc-per-node 2 tests/evaluate/distributed_evaluate.py CASES_BEFORE_DEATH MODEL DATA_DIR -o OUT ...
 """
@@ -15,14 +15,14 @@ from brainuad.evaluate.scorer import ScoredCase
 
 
 def main() -> None:
-    """Evaluate; with a number of cases other than 0 the last process dies in the case after these."""
-    left, last = int(sys.argv[1]), os.environ.get("RANK") == "1"
+    """Evaluate; the last process dies when it has scored so many cases."""
+    left, last = int(sys.argv[1]), os.environ["RANK"] == "1"
     original = Scorer.score
 
     def score(self: Scorer, case: object, names: object) -> ScoredCase:
         nonlocal left
         found = original(self, case, names)  # type: ignore[arg-type]
-        if last and names and left:  # without names it only fills the cache
+        if last and names:  # without names it only fills the cache
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
