@@ -8,10 +8,13 @@ import logging
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -31,6 +34,24 @@ _MAX_OFF_CENTRE_MM = 60.0
 _unwritable: set[Path] = set()  # cache folders that a warning was given for
 _unwritable_lock = threading.Lock()  # cases are loaded by several threads
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+_Volumes = tuple[Volume, Volume, Volume | None]  # image, brain mask, lesion
+
+
+@dataclass(frozen=True, eq=False)
+class NativeCase:
+    """A case on the grid of its files, in canonical axes.
+
+    Attributes:
+        image: The scan.
+        mask: ``(X, Y, Z)`` bool brain mask.
+        lesion: ``(X, Y, Z)`` bool, or None without annotation.
+    """
+
+    image: Volume
+    mask: np.ndarray
+    lesion: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +64,7 @@ class PreparedCase:
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool, or None without annotation.
         affine: ``(4, 4)`` from grid indices to the scan's mm.
+        native: What its files hold, where that was asked for.
     """
 
     case: Case
@@ -50,6 +72,29 @@ class PreparedCase:
     mask: np.ndarray
     lesion: np.ndarray | None
     affine: np.ndarray
+    native: NativeCase | None = None
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[tuple[T, Future[R]]]:
+    """Yield items in order, each with what becomes of it, while threads work on the next few.
+
+    Args:
+        work: Thread-safe.
+        items: Taken no sooner than they are worked on.
+        workers: Threads, one at least, and items that are taken beyond the one yielded.
+    """
+    workers = max(1, workers)
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item)))
+                if len(waiting) > workers:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def load_cohort(
@@ -64,20 +109,19 @@ def load_cohort(
         InputError: As for :func:`load_case`, for the first case that fails.
     """
     prepared = []
-    with ThreadPoolExecutor(max(1, config.num_workers)) as pool:
-        futures = [pool.submit(load_case, case, config) for case in cases]
-        try:
-            for case, future in zip(cases, futures, strict=True):
-                prepared.append(future.result())
-                report(case)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for case, loading in ahead(partial(load_case, config=config), cases, config.num_workers):
+        prepared.append(loading.result())
+        report(case)
     return prepared
 
 
-def load_case(case: Case, config: DataConfig) -> PreparedCase:
+def load_case(case: Case, config: DataConfig, *, native: bool = False) -> PreparedCase:
     """Load one case onto the model's grid, from the cache where it was loaded before with the same settings.
+
+    Args:
+        case: The case.
+        config: The grid, and how scans are brought onto it.
+        native: Give what its files hold as well.
 
     Raises:
         InputError: A file is missing, damaged or of another grid; the mask is empty; the image is constant; or, with
@@ -85,13 +129,30 @@ def load_case(case: Case, config: DataConfig) -> PreparedCase:
     """
     entry = cache_folder(config) / f"{content_key(case, config)}.npz"
     arrays = _read_entry(entry)
+    volumes = None
     if arrays is None:
-        image, mask, lesion, affine = place(case, config)
+        volumes = _read_files(case, config)
+        image, mask, lesion, affine = _placed(case, volumes, config)
         arrays = {"image": image, "mask": mask, "affine": affine}
         if lesion is not None:
             arrays["lesion"] = lesion
         _write_entry(entry, arrays)
-    return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"])
+    files = _native(volumes or _read_files(case, config)) if native else None
+    return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"], files)
+
+
+def load_native(case: Case, config: DataConfig) -> NativeCase:
+    """Load what a case's files hold.
+
+    Raises:
+        InputError: A file is missing, damaged or of another grid, or the mask is empty.
+    """
+    return _native(_read_files(case, config))
+
+
+def _native(volumes: _Volumes) -> NativeCase:
+    image, mask, lesion = volumes
+    return NativeCase(image, mask.array > 0.5, None if lesion is None else lesion.array > 0.5)
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -156,6 +217,10 @@ def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.nd
     Returns:
         image, mask, lesion or None, and the affine from grid indices to the scan's mm.
     """
+    return _placed(case, _read_files(case, config), config)
+
+
+def _read_files(case: Case, config: DataConfig) -> _Volumes:
     image, mask = Volume.load(case.image), Volume.load(case.mask)
     lesion = Volume.load(case.lesion) if case.lesion is not None else None
     for label, path in ((mask, case.mask), (lesion, case.lesion)):
@@ -164,8 +229,14 @@ def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.nd
             raise InputError(path or "", fault, "Resample it onto the image's grid")
     if not (mask.array > 0.5).any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
+    return image, mask, lesion
+
+
+def _placed(
+    case: Case, volumes: _Volumes, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     try:
-        return place_volumes(image, mask, lesion, config)
+        return place_volumes(*volumes, config)
     except ValueError as error:
         raise InputError(case.image, str(error), "Look at the scan and its mask") from error
 

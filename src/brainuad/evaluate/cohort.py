@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from brainuad.data.cohort import Case, find_leaks
-from brainuad.data.loading import load_case
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
+from brainuad.evaluate.health import MIN_HEALTHY
+from brainuad.evaluate.loader import Loader
 from brainuad.evaluate.protocol import BASELINES, OURS, Protocol
 from brainuad.evaluate.ranks import Ranks
-from brainuad.evaluate.run import MIN_HEALTHY, Run
+from brainuad.evaluate.run import Run
 from brainuad.evaluate.scorer import ScoredCase, Scorer
-from brainuad.evaluate.tables import to_table, write_tables
+from brainuad.evaluate.tables import spelled_out, write_tables
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 
 ALONE = Ranks()
@@ -75,18 +77,18 @@ def evaluate_cases(
         detector = detector.with_settings(shared_noise=True)
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
+    scorer = Scorer(detector, seed, postprocess=postprocess)
     names, notes = _scores(
         scores,
         baselines,
         detector.health,
-        lambda: ranks.total(sum(_loads(case, detector) for case in ranks.share(healthy))),
+        lambda: ranks.total(_loadable(ranks.share(healthy), scorer.load)),
     )
-    scorer = Scorer(detector, seed, postprocess=postprocess)
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
     run.evaluate(chosen)
-    table = to_table(run.rows)
+    table = run.rows.table()
     if not ranks.first:
-        return table
+        return spelled_out(table)
     about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
     summary, curves = write_tables(Path(output), table, about, run.pools, run.subjects)
     if figures:
@@ -94,7 +96,7 @@ def evaluate_cases(
 
         draw_figures(Path(output) / "figures", table, curves, summary)
         run.draw_montages(table, summary)
-    return table
+    return spelled_out(table)
 
 
 def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
@@ -127,9 +129,11 @@ def _scores(
     return tuple(name for name in names if name not in relative), [f"{INTENSITY_ATLAS} {why}"]
 
 
-def _loads(case: Case, detector: Detector) -> bool:
-    try:
-        load_case(case, detector.data_config)
-    except InputError:
-        return False
-    return True
+def _loadable(cases: Sequence[Case], load: Loader) -> int:
+    """Return how many of the cases can be loaded."""
+    found = 0
+    for case in load.in_turn(cases):
+        with suppress(InputError):
+            load(case)
+            found += 1
+    return found

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from brainuad.data.frame import resample
-from brainuad.data.loading import PreparedCase
-from brainuad.data.volume import Volume
+from brainuad.data.loading import NativeCase, PreparedCase
 from brainuad.evaluate.protocol import (
     ANY,
     MIN_VOXELS,
@@ -39,6 +38,7 @@ from brainuad.evaluation import (
     surface_distances,
     threshold_curve,
 )
+from brainuad.evaluation._arrays import bounding_box
 from brainuad.scoring import drop_small
 
 Measures = dict[str, dict[str, float]]  # threshold, measure, value
@@ -95,7 +95,11 @@ class Space:
 
     def predict(self, anomaly: np.ndarray, threshold: float) -> np.ndarray:
         """Return where a map on this grid is above a threshold, without small components."""
-        return np.asarray(drop_small((anomaly > threshold) & self.voxels, self.min_voxels).numpy())
+        predicted = (anomaly > threshold) & self.voxels
+        if predicted.any():
+            box = bounding_box(predicted)  # elsewhere there is no component to look for
+            predicted[box] = drop_small(predicted[box], self.min_voxels).numpy()
+        return predicted
 
 
 def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, cleaned: bool) -> Space:
@@ -112,18 +116,20 @@ def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, c
     )
 
 
-def native_space(prepared: PreparedCase, model: Space) -> Space:
+def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Space:
     """Return the grid of the case's image file, in canonical axes, with mask and lesion as in their files.
 
-    Small components have the volume there that they have on the model's grid.
-
-    Raises:
-        InputError: A file is missing or damaged.
+    Small components have the volume there that they have on the model's grid. Where only the brain counts, the grid
+    ends with it.
     """
-    image, mask = Volume.load(prepared.case.image), Volume.load(prepared.case.mask)
-    brain = mask.array > 0.5
-    lesion = None if prepared.case.lesion is None else Volume.load(prepared.case.lesion).array > 0.5
-    matrix = np.linalg.inv(prepared.affine) @ image.affine
+    image, brain, lesion = native.image, native.mask, native.lesion
+    counted = np.ones_like(brain) if model.whole_grid else brain if lesion is None else brain | lesion
+    box = bounding_box(counted)
+    start = np.eye(4)
+    start[:3, 3] = [part.start for part in box]
+    matrix = np.linalg.inv(prepared.affine) @ image.affine @ start
+    # copies, for views would keep the whole volumes in memory
+    brain, values = brain[box].copy(), image.array[box].copy()
     x, y, z = (float(size) for size in image.spacing)
     smallest = max(1, round(model.min_voxels * model.voxel_ml / (x * y * z / 1000)))
 
@@ -134,8 +140,8 @@ def native_space(prepared: PreparedCase, model: Space) -> Space:
     return Space(
         NATIVE,
         brain,
-        lesion,
-        image.array,
+        None if lesion is None else lesion[box].copy(),
+        values,
         (x, y, z),
         smallest if model.min_voxels > 1 else 1,
         model.whole_grid,

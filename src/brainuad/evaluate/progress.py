@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from brainuad.files import atomic_path
 class Progress:
     """Finished work by key, one JSON object a line in a file that is only appended to.
 
+    In memory are the keys and where the values lie, some 200 bytes each.
+
     Args:
         path: The file; made with its folder when first written to.
         rank: Number of the process: each writes a file of its own, "progress-1.jsonl" beside "progress.jsonl", and
@@ -32,7 +36,7 @@ class Progress:
     def __init__(self, path: Path, rank: int = 0) -> None:
         self.path = path.with_stem(f"{path.stem}-{rank}") if rank else path
         self._pattern = f"{path.stem}*{path.suffix}"
-        self._known: dict[str, Any] = {}
+        self._places: dict[str, tuple[Path, int]] = {}  # file and first byte of the line
         self.read()
 
     def read(self) -> None:
@@ -43,19 +47,39 @@ class Progress:
         """
         for path in sorted(self.path.parent.glob(self._pattern)):
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
+                with path.open("rb") as handle:
+                    start = 0
+                    for line in handle:
+                        with suppress(ValueError, TypeError, LookupError):
+                            # a line that was being written when the process died is none: its work is done again
+                            self._places[_entry(line)[0]] = path, start
+                        start += len(line)
+            except OSError as error:
                 raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                    self._known[entry["key"]] = entry["value"]
-                except (ValueError, TypeError, LookupError):
-                    continue  # a line that was being written when the process died: its work is done again
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
 
     def get(self, key: str) -> Any:
-        """Return what was stored under a key, None where nothing was."""
-        return self._known.get(key)
+        """Return what was stored under a key, None where nothing was or it has been overwritten since.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        if key not in self._places:
+            return None
+        path, start = self._places[key]
+        try:
+            with path.open("rb") as handle:
+                handle.seek(start)
+                line = handle.readline()
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error})", "Remove it to start anew") from error
+        with suppress(ValueError, TypeError, LookupError):
+            found, value = _entry(line)
+            if found == key:
+                return value
+        return None
 
     def put(self, key: str, value: Any) -> None:
         """Store a JSON value.
@@ -63,16 +87,28 @@ class Progress:
         Raises:
             InputError: The file cannot be written to.
         """
-        self._known[key] = value
+        line = json.dumps({"key": key, "value": value}, allow_nan=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Begin with a line break, in case the line before was cut off.
-            with self.path.open("a", encoding="utf-8") as handle:
-                handle.write("\n" + json.dumps({"key": key, "value": value}, allow_nan=False) + "\n")
+            with self.path.open("ab") as handle:
+                start = handle.seek(0, os.SEEK_END) + 1
+                # Begin with a line break, in case the line before was cut off.
+                handle.write(f"\n{line}\n".encode())
         except OSError as error:
             raise InputError(
                 self.path, f"cannot be written ({error.strerror})", "Choose another folder"
             ) from error
+        self._places[key] = self.path, start
+
+
+def _entry(line: bytes) -> tuple[str, Any]:
+    """Return the key and the value of a line.
+
+    Raises:
+        ValueError, TypeError, LookupError: It is none of ours, or not whole.
+    """
+    entry = json.loads(line)
+    return entry["key"], entry["value"]
 
 
 def write_histograms(path: Path, histograms: Mapping[str, ScoreHistogram]) -> None:

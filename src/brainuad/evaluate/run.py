@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,7 @@ import torch
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
-from brainuad.data.loading import content_key
 from brainuad.errors import InputError
-from brainuad.evaluate.measures import Measures, case_facts, froc_counts, measure, model_space, native_space
-from brainuad.evaluate.progress import Progress, key_of, read_histograms, without_nan, write_histograms
 from brainuad.evaluate.protocol import (
     FROC_FRACTIONS,
     MODEL,
@@ -30,8 +27,9 @@ from brainuad.evaluate.protocol import (
     healthy_name,
 )
 from brainuad.evaluate.ranks import Ranks
+from brainuad.evaluate.results import Result, Results
 from brainuad.evaluate.scorer import CASE_ERRORS, ScoredCase, Scorer
-from brainuad.evaluate.tables import Pools, Subject, case_rows, failed_row, wide
+from brainuad.evaluate.tables import Pools, Rows, Subject, case_rows, failed_row, wide
 from brainuad.evaluation import (
     FALSE_POSITIVE_FRACTIONS,
     ScoreHistogram,
@@ -39,7 +37,6 @@ from brainuad.evaluation import (
     empty_histogram,
 )
 from brainuad.modelfile import portable
-from brainuad.scoring.atlas import HealthyStatistics, base_of
 
 Row = dict[str, Any]
 
@@ -96,16 +93,20 @@ class Run:
 
         Ranks divide the cases; then the first yields all of them, and the others none.
         """
-        in_turn, incomplete = self.scorer.load.in_turn, partial(self.results.incomplete, thresholds=thresholds)
+        in_turn = partial(
+            self.scorer.load.in_turn,
+            wanted=partial(self.results.incomplete, thresholds=thresholds),
+            native=self.protocol.native,
+        )
         if self.ranks.count > 1:
-            for case in in_turn(self.ranks.share(cases), incomplete):
+            for case in in_turn(self.ranks.share(cases)):
                 with suppress(*CASE_ERRORS):  # the first tries again, and reports
                     self.results.of(case, thresholds)
             self.ranks.wait()
             if not self.ranks.first:
                 return
             self.results.progress.read()
-        for case in in_turn(cases, incomplete):
+        for case in in_turn(cases):
             found = self.measured(case, thresholds)
             if found is not None:
                 yield case, found

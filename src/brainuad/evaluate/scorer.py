@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from brainuad.data.cohort import Case
-from brainuad.data.loading import PreparedCase, load_case
+from brainuad.data.loading import PreparedCase
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluate.cache import Reconstructor
+from brainuad.evaluate.loader import Loader
 from brainuad.scoring import postprocess as clean
 from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
 
@@ -69,6 +70,7 @@ class Scorer:
     reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        self.load = Loader(self.detector.data_config)
         self.reconstruct = self.reconstructor or Reconstructor(self.detector)
 
     def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
@@ -117,7 +119,7 @@ class Scorer:
         bases = list(dict.fromkeys(base for name in names if (base := base_of(name)) is not None))
         statistics: HealthyStatistics | None = None
         used = []
-        for case in cases:
+        for case in self.load.in_turn(cases):
             try:
                 compared = self._compare(case, bases)
             except CASE_ERRORS:
@@ -130,7 +132,7 @@ class Scorer:
             self.statistics, self.healthy = statistics, used
 
     def _compare(self, case: Case, names: Iterable[str]) -> _Compared:
-        prepared = load_case(case, self.detector.data_config)
+        prepared = self.load(case)
         stack = self.reconstruct(prepared.image, case_seed(self.seed, case))
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         maps = self.detector.compare(prepared.image, stack, prepared.mask, wanted)

@@ -90,14 +90,18 @@ def means(table: pd.DataFrame, subjects: Subjects) -> pd.DataFrame:
     ``n_failed`` counts the cases of the group that could not be scored; ``mean_failed_as_0`` is the mean if each of
     them had been worth 0, for measures of which that is the least.
     """
-    failed = table[table["metric"] == FAILED].groupby(["set", "split"]).size().to_dict()
+    failed = table[table["metric"] == FAILED].groupby(["set", "split"], observed=True).size().to_dict()
     kept = table[~table["metric"].isin(COUNTS | {FAILED}) & ~table["metric"].str.endswith("]")]
+    values = {}
+    for keys, group in kept.groupby(KEYS, sort=False, observed=True):
+        people = [subjects[keys[0], keys[1], case].name for case in group["case"]]
+        values[keys] = np.array(list(by_subject(people, group["value"].tolist()).values()))
+    # Measures of as many subjects one after the other, for they share the bootstrap's draws.
+    found = {keys: summarise(values[keys]) for keys in sorted(values, key=lambda keys: len(values[keys]))}
     rows = []
-    for keys, group in kept.groupby(KEYS, sort=False):
+    for keys in values:
         dataset, split, *_, metric = keys
-        people = [subjects[dataset, split, case].name for case in group["case"]]
-        figures = summarise(by_subject(people, group["value"].tolist()).values())
-        lost = failed.get((dataset, split), 0)
+        figures, lost = found[keys], failed.get((dataset, split), 0)
         row = {**dict(zip(KEYS, keys, strict=True)), **vars(figures), "n_failed": lost}
         if metric in FAILED_AS_0:
             row["mean_failed_as_0"] = figures.mean * figures.n / (figures.n + lost)
@@ -217,7 +221,7 @@ def _sums(table: pd.DataFrame, metrics: set[str]) -> dict[tuple[str, str, str, s
     keys = ["set", "score", "space", "threshold", "metric"]
     found: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for (dataset, score, space, threshold, metric), value in (
-        chosen.groupby(keys, sort=False)["value"].sum().items()
+        chosen.groupby(keys, sort=False, observed=True)["value"].sum().items()
     ):
         found[dataset, score, space, threshold][metric] = value
     return found
@@ -228,7 +232,7 @@ def _scans(table: pd.DataFrame) -> dict[tuple[str, str], int]:
     chosen = table[(table["split"] == "test") & (table["metric"] == "chance") & (table["space"] == MODEL)]
     return {
         (str(dataset), str(score)): int(n)
-        for (dataset, score), n in chosen.groupby(["set", "score"]).size().items()
+        for (dataset, score), n in chosen.groupby(["set", "score"], observed=True).size().items()
     }
 
 

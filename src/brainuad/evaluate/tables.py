@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from brainuad.data.cohort import Case
@@ -15,7 +17,7 @@ from brainuad.evaluate.measures import Measures
 from brainuad.evaluate.progress import without_nan
 from brainuad.evaluate.protocol import ANY, MODEL
 from brainuad.evaluation import Froc, ScoreHistogram
-from brainuad.files import write_json, write_text
+from brainuad.files import atomic_path, write_json, write_text
 
 COLUMNS = ("set", "case", "split", "score", "space", "threshold", "metric", "value", "message")
 FAILED = "failed"
@@ -119,12 +121,46 @@ def failed_row(case: Case, name: str, message: str) -> Row:
     return place | empty | {"metric": FAILED, "value": 1.0, "message": message}
 
 
-def to_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+class Rows:
+    """Tidy rows while they gather: each text is kept once and stands as a number, so a row takes some 30 bytes."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, dict[str, int]] = {name: {} for name in COLUMNS if name != "value"}
+        # of cases and their messages there may be more than 16 bits count
+        self._codes = {name: array("I" if name in ("case", "message") else "H") for name in self._texts}
+        self._values = array("d")
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows at the end."""
+        for row in rows:
+            for name, texts in self._texts.items():
+                self._codes[name].append(texts.setdefault(row[name], len(texts)))
+            self._values.append(row["value"])
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows as a table, sorted by set, split and case, whose texts are categories."""
+        columns: dict[str, Any] = {}
+        for name, texts in self._texts.items():
+            alphabetical = sorted(texts)
+            place = np.argsort(np.array([texts[text] for text in alphabetical], dtype=np.intp))
+            codes = place.astype(np.min_scalar_type(-len(place) - 1))[np.asarray(self._codes[name])]
+            columns[name] = pd.Categorical.from_codes(codes, alphabetical)
+        order = np.lexsort([columns[name].codes for name in ("case", "split", "set")])
+        columns = {name: column[order] for name, column in columns.items()}
+        columns["value"] = np.asarray(self._values)[order]
+        return pd.DataFrame(columns, columns=list(COLUMNS), copy=False)
+
+
+def to_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Return tidy rows as a table, sorted by set, split and case."""
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return table.astype({"value": float}).sort_values(
-        ["set", "split", "case"], ignore_index=True, kind="stable"
-    )
+    gathered = Rows()
+    gathered.add(rows)
+    return spelled_out(gathered.table())
+
+
+def spelled_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with plain texts in place of categories."""
+    return table.astype({name: str for name in COLUMNS if name != "value"})
 
 
 def read_cases_csv(path: str | Path) -> pd.DataFrame:
@@ -146,13 +182,16 @@ def wide(table: pd.DataFrame, *, split: str | None = None, space: str = MODEL) -
         space: "model" or "native".
     """
     chosen = table[(table["space"] == space) & ((table["split"] == split) | (split is None))]
-    at = chosen["threshold"].where(chosen["threshold"] == ANY, "@" + chosen["threshold"])
-    chosen = chosen.assign(metric=chosen["metric"] + at)
-    keys = ["set", "split", "case", "score"]
-    order = chosen.drop_duplicates(keys)[keys]
-    columns = chosen["metric"].drop_duplicates().tolist()
-    found = chosen.pivot(index=keys, columns="metric", values="value")[columns]
-    return order.merge(found, left_on=keys, right_index=True, how="left").reset_index(drop=True)
+    keys, measures = ["set", "split", "case", "score"], ["metric", "threshold"]
+    rows, columns = (
+        chosen.groupby(names, sort=False, observed=True).ngroup().to_numpy() for names in (keys, measures)
+    )
+    labels = chosen.drop_duplicates(keys)[keys].astype(str).reset_index(drop=True)
+    pairs = chosen.drop_duplicates(measures)[measures].itertuples(index=False)
+    names = [metric if threshold == ANY else f"{metric}@{threshold}" for metric, threshold in pairs]
+    values = np.full((len(labels), len(names)), math.nan)
+    values[rows, columns] = chosen["value"]
+    return pd.concat([labels, pd.DataFrame(values, columns=names)], axis=1)
 
 
 HEADLINE = {
@@ -190,7 +229,8 @@ def write_tables(
     from brainuad.evaluate.pages import latex_tables, markdown
     from brainuad.evaluate.summary import curves, summarise_all
 
-    write_text(output / "cases.csv", table.to_csv(index=False))
+    with atomic_path(output / "cases.csv") as temporary:
+        table.to_csv(temporary, index=False)
     summary, figures = summarise_all(table, about["scores"], pools, subjects)
     write_text(output / "summary.csv", summary.to_csv(index=False))
     drawn = without_nan(curves(pools))

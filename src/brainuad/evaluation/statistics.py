@@ -306,13 +306,17 @@ def _blocks(subjects: int, resamples: int) -> Iterator[tuple[int, int]]:
         yield block << 32, min(rows, resamples - start)
 
 
-@lru_cache(maxsize=4)  # the same for every measure over as many subjects
 def _draws(subjects: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each subject is drawn in each bootstrap sample, ``(resamples, subjects)``."""
+    """Return how often each subject is drawn in each bootstrap sample, ``(resamples, subjects)`` float64."""
+    return _counts(subjects, resamples, seed).astype(np.float64)
+
+
+@lru_cache(maxsize=16)  # blocks: the same for every measure over as many subjects
+def _counts(subjects: int, resamples: int, seed: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).integers(subjects, size=(resamples, subjects))
     drawn += subjects * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * subjects)
-    return counts.reshape(resamples, subjects).astype(np.float64)
+    return counts.reshape(resamples, subjects).astype(np.min_scalar_type(counts.max()))
 
 
 @lru_cache(maxsize=4)

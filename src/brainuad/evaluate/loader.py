@@ -1,0 +1,75 @@
+"""Reading and preparing scans beside the work on those before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+
+from brainuad.config import DataConfig
+from brainuad.data.cohort import Case
+from brainuad.data.loading import NativeCase, PreparedCase, ahead, content_key, load_case, load_native
+from brainuad.errors import InputError
+
+
+class Loader:
+    """Loads cases; of those that come in turn the next few are loaded by threads, ``num_workers`` of the settings.
+
+    Args:
+        config: The model's grid, and how scans are brought onto it.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self._loading: dict[Case, Future[PreparedCase | None]] = {}
+        self._contents: dict[Case, str] = {}
+
+    def __call__(self, case: Case) -> PreparedCase:
+        """Return a case on the model's grid.
+
+        Raises:
+            InputError: As :func:`brainuad.data.loading.load_case`.
+        """
+        loading = self._loading.pop(case, None)
+        loaded = None if loading is None else loading.result()
+        return load_case(case, self.config) if loaded is None else loaded
+
+    def native(self, prepared: PreparedCase) -> NativeCase:
+        """Return what a case's files hold.
+
+        Raises:
+            InputError: As :func:`brainuad.data.loading.load_native`.
+        """
+        return prepared.native or load_native(prepared.case, self.config)
+
+    def in_turn(
+        self,
+        cases: Iterable[Case],
+        *,
+        wanted: Callable[[Case], bool] = lambda case: True,
+        native: bool = False,
+    ) -> Iterator[Case]:
+        """Yield cases in order, when they are ready to be asked for; their faults are raised then.
+
+        Args:
+            cases: The cases.
+            wanted: Whether a case will be asked for; called in threads.
+            native: What its files hold will be asked for too.
+        """
+
+        def load(case: Case) -> PreparedCase | None:
+            return load_case(case, self.config, native=native) if wanted(case) else None
+
+        for case, loading in ahead(load, cases, self.config.num_workers):
+            wait([loading])
+            self._loading[case] = loading
+            yield case
+            self._loading.pop(case, None)
+
+    def content(self, case: Case) -> str:
+        """Return a key that changes with a case's files and their place on the grid."""
+        if case not in self._contents:
+            try:
+                self._contents[case] = content_key(case, self.config)
+            except InputError as error:
+                self._contents[case] = str(error)
+        return self._contents[case]

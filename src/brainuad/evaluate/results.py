@@ -1,0 +1,129 @@
+"""What was found of single cases: taken from disk where it is known, measured where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from brainuad._version import __version__
+from brainuad.data.cohort import Case
+from brainuad.evaluate.health import Health
+from brainuad.evaluate.measures import Measures, case_facts, froc_counts, measure, model_space, native_space
+from brainuad.evaluate.progress import Progress, key_of, read_histograms, without_nan, write_histograms
+from brainuad.evaluate.protocol import MODEL, Protocol, Thresholds
+from brainuad.evaluate.scorer import ScoredCase, Scorer
+from brainuad.evaluation import ScoreHistogram
+from brainuad.scoring.atlas import base_of
+
+Row = dict[str, Any]
+NO_THRESHOLDS = Thresholds()
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found of one case: measures by score and space, counts by "space score"."""
+
+    facts: dict[str, float]
+    measures: dict[str, dict[str, Measures]]
+    froc: dict[str, dict[str, Any]]
+    histograms: dict[str, ScoreHistogram]
+
+
+class Results:
+    """The results of cases.
+
+    Args:
+        scorer: Makes the maps.
+        scores: Of these scores.
+        protocol: The rules.
+        output: Folder of ``progress.jsonl``, ``histograms/`` and ``health.safetensors``.
+        healthy: Healthy validation scans, for scores relative to health.
+        rank: Number of the process.
+        on_scored: Called with the volumes of each case that is scored.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        scores: tuple[str, ...],
+        protocol: Protocol,
+        output: Path,
+        healthy: Sequence[Case],
+        rank: int,
+        on_scored: Callable[[ScoredCase], None],
+    ) -> None:
+        self.scorer, self.scores, self.protocol, self.on_scored = scorer, scores, protocol, on_scored
+        self.folder = output / "histograms"
+        self.progress = Progress(output / "progress.jsonl", rank)
+        fingerprint = scorer.detector.fingerprint
+        self.key = key_of(__version__, fingerprint, asdict(protocol), scorer.seed, scorer.postprocess)
+        self.health = Health(scorer, healthy, scores, self.key, output)
+
+    def of(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result:
+        """Return what is known of a case, and measure what is not.
+
+        Raises:
+            CASE_ERRORS: It cannot be scored.
+        """
+        keys = {name: self.case_key(case, name, thresholds[name]) for name in self.scores}
+        facts_key = self.case_key(case)
+        entries = {name: entry for name, key in keys.items() if (entry := self.progress.get(key)) is not None}
+        histograms: dict[str, ScoreHistogram] = {}
+        for file in dict.fromkeys(entry["histograms"] for entry in entries.values()):
+            histograms |= read_histograms(self.folder / file)
+        missing = [name for name in self.scores if name not in entries or f"{MODEL} {name}" not in histograms]
+        facts = self.progress.get(facts_key)
+        if missing or facts is None:
+            self.health.know(missing)
+            scored = self.scorer.score(case, missing)
+            file = f"{key_of(*(keys[name] for name in missing))}.npz"
+            facts, fresh, counts = self.measure(scored, thresholds, file)
+            write_histograms(self.folder / file, counts)
+            self.progress.put(facts_key, without_nan(facts))
+            for name in missing:
+                self.progress.put(keys[name], without_nan(fresh[name]))
+            entries |= fresh
+            histograms |= counts
+            self.on_scored(scored)
+        return Result(
+            facts,
+            {name: entries[name]["measures"] for name in self.scores},
+            {name: entries[name]["froc"] for name in self.scores if entries[name]["froc"] is not None},
+            histograms,
+        )
+
+    def incomplete(self, case: Case, thresholds: Mapping[str, Thresholds]) -> bool:
+        """Whether anything of a case is not known yet, as far as the progress tells."""
+        keys = [self.case_key(case), *(self.case_key(case, name, thresholds[name]) for name in self.scores)]
+        return not all(key in self.progress for key in keys)
+
+    def measure(
+        self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
+    ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
+        """Return a scored case's facts, its entries by score, and its counts by "space score"."""
+        spacing = self.scorer.detector.data_config.rescaleFactor
+        model = model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+        spaces = [model]
+        if self.protocol.native:
+            native = self.scorer.load.native(scored.prepared)
+            spaces.append(native_space(scored.prepared, native, model))
+        entries: dict[str, Row] = {}
+        histograms = {}
+        for name, anomaly in scored.maps.items():
+            at, measures, froc = thresholds[name], {}, None
+            for space in spaces:
+                measures[space.name], counts = measure(space, anomaly, self.protocol, at)
+                histograms[f"{space.name} {name}"] = counts
+            if self.protocol.lesion_wise and at.froc and scored.prepared.case.split == "test":
+                froc = froc_counts(model, anomaly, at)
+            entries[name] = {"measures": measures, "froc": froc, "histograms": file}
+        return case_facts(model, scored.reconstruction), entries, histograms
+
+    def case_key(self, case: Case, name: str = "", thresholds: Thresholds = NO_THRESHOLDS) -> str:
+        """Return a key that changes with whatever could change what is measured of a case's score."""
+        values = without_nan(asdict(thresholds))
+        health = self.health.key if name and base_of(name) is not None else ""
+        content = self.scorer.load.content(case)
+        return key_of(self.key, case.dataset, case.subject, case.split, content, name, values, health)
