@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FILES, tiny_detector
+from tiny import IMAGE, MASK, tiny_detector
 from typer.testing import CliRunner
 
 import brainuad
@@ -28,7 +28,8 @@ from brainuad.scan import ScanMaps, map_scan
 from brainuad.scan.healthy import against_healthy
 from brainuad.scoring import postprocess
 
-NAMES = ("ixi013", "mslub19")
+DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
+SCANS = {"ixi067": (DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz"), "mslub19": (IMAGE, MASK)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,10 +45,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, two raw scans and their masks."""
     root = tmp_path_factory.mktemp("room")
     tiny_detector().save(root / "model")
-    for kind, folder in (("t1", "scans"), ("mask", "masks")):
+    for folder in ("scans", "masks"):
         (root / folder).mkdir()
-        for name in NAMES:
-            shutil.copy(FILES / f"{name}_{kind}_4mm.nii.gz", root / folder / f"{name}_{kind}.nii.gz")
+    for name, (scan, mask) in SCANS.items():
+        shutil.copy(scan, root / "scans" / f"{name}_t1.nii.gz")
+        shutil.copy(mask, root / "masks" / f"{name}_mask.nii.gz")
     return root
 
 
@@ -65,13 +67,12 @@ def mapped(room: Path) -> ScanMaps:
 @pytest.fixture(scope="module")
 def cohort(room: Path) -> Path:
     """A manifest of prepared scans, of which the first two are healthy and for validation."""
-    demo = Path(brainuad.__file__).parent / "assets" / "demo"
     lines = ["subject,image,mask,seg,label,split"]
     splits = {"IXI067": "val", "IXI096": "val", "IXI097": "test", "patient07": "val"}
     for subject, split in splits.items():
-        seg = demo / f"{subject}_seg.nii.gz"
+        seg = DEMO / f"{subject}_seg.nii.gz"
         lines.append(
-            f"{subject},{demo / subject}_t1.nii.gz,{demo / subject}_mask.nii.gz,"
+            f"{subject},{DEMO / subject}_t1.nii.gz,{DEMO / subject}_mask.nii.gz,"
             f"{seg if seg.exists() else ''},{int(seg.exists())},{split}"
         )
     (room / "cohort.csv").write_text("\n".join(lines))
@@ -109,7 +110,7 @@ def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: Sc
     assert round(mapped.brain.ml, 5) in calibration.looks.brain_ml
     assert round(mapped.placed.alignment, 5) in calibration.looks.alignment
     assert calibration.scans == 2
-    assert calibration.subjects == ("ixi013_t1", "mslub19_t1")
+    assert calibration.subjects == ("ixi067_t1", "mslub19_t1")
     assert calibration.made_from == "raw scans"
     assert calibration.brainuad == brainuad.__version__
 
@@ -209,9 +210,9 @@ def test_a_rerun_measures_only_what_is_missing(room: Path, folder: Path) -> None
 
 def test_a_bad_scan_is_left_out_by_name(room: Path, folder: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad_t1.nii.gz"
-    bad.write_bytes((room / "scans" / "ixi013_t1.nii.gz").read_bytes()[:5000])
+    bad.write_bytes((room / "scans" / "ixi067_t1.nii.gz").read_bytes()[:5000])
     masks = shutil.copytree(room / "masks", tmp_path / "masks")
-    shutil.copy(masks / "ixi013_mask.nii.gz", masks / "bad_mask.nii.gz")
+    shutil.copy(masks / "ixi067_mask.nii.gz", masks / "bad_mask.nii.gz")
     result = run(
         "calibrate",
         room / "model",
@@ -228,7 +229,7 @@ def test_a_bad_scan_is_left_out_by_name(room: Path, folder: Path, tmp_path: Path
     assert "left out bad_t1" in result.stderr
     calibration = Detector.load(folder).calibration
     assert calibration.left_out == ("bad_t1",)
-    assert calibration.subjects == ("ixi013_t1", "mslub19_t1")
+    assert calibration.subjects == ("ixi067_t1", "mslub19_t1")
 
 
 def test_a_models_own_folder_is_changed_without_another(room: Path, calibrated: Path, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     assert "Add -o DIR" in run("calibrate", "lite-t1", scans, code=1).stderr
     assert "holds no trained model" in run("calibrate", tmp_path / "none", scans, code=1).stderr
     one = run(
-        "calibrate", room / "model", scans / "ixi013_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1
+        "calibrate", room / "model", scans / "ixi067_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1
     )
     assert "only 1 of 1 healthy scan(s) could be used" in one.stderr
     assert (
@@ -255,7 +256,7 @@ def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     no_mask = run(
         "calibrate", room / "model", scans, "--brain-mask", tmp_path, "-o", tmp_path / "out", code=1
     )
-    assert "holds no brain mask for ixi013_t1.nii.gz" in no_mask.stderr
+    assert "holds no brain mask for ixi067_t1.nii.gz" in no_mask.stderr
     other = tiny_detector()
     next(other.model.parameters()).data.add_(1)
     other.save(tmp_path / "other")
