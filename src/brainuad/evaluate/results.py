@@ -57,8 +57,8 @@ class Results:
         self.scorer, self.scores, self.protocol, self.on_scored = scorer, scores, protocol, on_scored
         self.folder = output / "histograms"
         self.progress = Progress(output / "progress.jsonl", rank)
-        fingerprint = scorer.detector.fingerprint
-        self.key = key_of(__version__, fingerprint, asdict(protocol), scorer.seed, scorer.postprocess)
+        detector = scorer.detector.result_key
+        self.key = key_of(__version__, detector, asdict(protocol), scorer.seed, scorer.postprocess)
         self.health = Health(scorer, healthy, scores, self.key, output)
 
     def of(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result:
