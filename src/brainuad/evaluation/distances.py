@@ -46,9 +46,14 @@ def surface_distances(prediction: Any, lesion: Any, spacing: float | Sequence[fl
     if not truth.any() or not called.any():
         return SurfaceDistances(math.nan, math.nan)
     ours, theirs = surface(called) * spacing, surface(truth) * spacing
-    there, back = KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+    there, back = _tree(theirs).query(ours)[0], _tree(ours).query(theirs)[0]
     hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
     return SurfaceDistances(float(hd95), float(np.concatenate([there, back]).mean()))
+
+
+def _tree(points: np.ndarray) -> KDTree:
+    """Return a tree of points that lie on a grid: there a plainly built one is searched in half the time."""
+    return KDTree(points, leafsize=32, compact_nodes=False, balanced_tree=False)
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
