@@ -1,10 +1,7 @@
 from pathlib import Path
 
 import pytest
-from scored_folder import patient, write_run, write_scan
-
-EVIL = "<img src=x onerror=document.title='owned'>"
-SCRIPT = "</script><script>document.title='owned'</script>"
+from scored_folder import EVIL, SCRIPT, patient, write_run, write_scan
 
 
 @pytest.fixture

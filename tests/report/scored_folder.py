@@ -18,6 +18,9 @@ SCALE = {
     "scans": 15, "fraction": 0.01, "threshold": 0.4, "interval": [0.38, 0.43],
     "first_colour": 0.33, "full_colour": 0.55,
 }  # fmt: skip
+# names and warnings that want to be markup
+EVIL = "<img src=x onerror=document.title='owned'>"
+SCRIPT = "</script><script>document.title='owned'</script>"
 
 
 def patient() -> tuple[dict[str, np.ndarray], np.ndarray]:

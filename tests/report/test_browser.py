@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from chromium import chromium, programs
-from conftest import EVIL
+from scored_folder import EVIL
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

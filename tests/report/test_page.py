@@ -6,9 +6,8 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-from conftest import EVIL, SCRIPT
 from matplotlib import image as mpl_image
-from scored_folder import SCALE, patient, write_scan
+from scored_folder import EVIL, SCALE, SCRIPT, patient, write_scan
 from typer.testing import CliRunner
 
 from brainuad.cli import app
