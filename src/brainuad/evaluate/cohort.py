@@ -17,7 +17,7 @@ from brainuad.evaluate.protocol import BASELINES, OURS, Protocol
 from brainuad.evaluate.ranks import Ranks
 from brainuad.evaluate.run import Run
 from brainuad.evaluate.scorer import ScoredCase, Scorer
-from brainuad.evaluate.tables import spelled_out, write_tables
+from brainuad.evaluate.tables import Rows, spelled_out, write_tables
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 
 ALONE = Ranks()
@@ -86,7 +86,7 @@ def evaluate_cases(
     )
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
     run.evaluate(chosen)
-    table = run.rows.table()
+    table, run.rows = run.rows.table(), Rows()  # not both in memory
     if not ranks.first:
         return spelled_out(table)
     about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
