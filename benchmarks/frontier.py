@@ -278,6 +278,8 @@ def draw(path: Path, points: list[tuple[str, float, pd.Series]], kind: str, subj
         )
         axes.annotate(name, (seconds, found.mean), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
+    axes.set_xticks(ticks := [0.5, 1, 2, 4, 8], [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel(f"seconds a reconstruction, two cores, {kind}")
     axes.set_ylabel(f"average precision, {SHOWN}")
     axes.set_title(f"{subjects} validation subjects with four simulated kinds of lesions", fontsize=9)
