@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import logging
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -24,3 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marker := item.get_closest_marker("slow"):
             seconds[item.path] += marker.kwargs.get("seconds", 10)
     items.sort(key=lambda item: -seconds[item.path])
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> None:
+    """Undo what commands that ran in this process have set for it."""
+    logging.getLogger("brainuad").setLevel(logging.NOTSET)
