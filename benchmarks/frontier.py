@@ -16,6 +16,7 @@ import argparse
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,7 @@ SIZES: dict[str, list[str]] = {
 SHIPPED = "lite-t1"
 SCORES = ("l1", "ssim_ensemble", "l1_ssim", "l1_ssim_z")
 SHOWN = "l1_ssim_z"  # in the figure; the best on validation scans (docs/results.md)
+PLAIN = ("random", "intensity_dark", "intensity_atlas")  # to compare with; they need no network
 COMPARED = (SHIPPED, "16 x 1")  # measured in both precisions, which takes as long again
 TURNS = 7
 
@@ -138,8 +140,12 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
     for name, detector in networks.items():
         for kind in sorted(both) if name in COMPARED else [min(both)]:
             precise = replace(detector, precision=kind)
-            for place, values in precisions(precise, lesions, healthy, progress, f"{name}, {kind}"):
+            found = precisions(Scorer(precise), SCORES, lesions, healthy, progress, f"{name}, {kind}")
+            for place, values in found:
                 rows.append({"network": name, "precision": kind, **place, **values})
+    unchanged = Scorer(shipped, reconstructor=lambda image, seed: torch.from_numpy(image)[None])
+    plain = precisions(unchanged, PLAIN, lesions, healthy, progress, "no network")
+    rows += [{"network": "", "precision": "", **place, **values} for place, values in plain]
     write(output, pd.DataFrame(rows), timings(networks, healthy[0], sorted(both)), networks)
     if len(both) > 1:
         write_precision(
@@ -148,20 +154,24 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
 
 
 def precisions(
-    detector: Detector, lesions: list[Case], healthy: list[Case], progress: Progress, what: str
+    scorer: Scorer,
+    names: Sequence[str],
+    lesions: list[Case],
+    healthy: list[Case],
+    progress: Progress,
+    what: str,
 ) -> list[tuple[dict[str, str], dict[str, float]]]:
     """Return subject and kind of each case, and its average precision by score."""
-    scorer = Scorer(detector)
-    config = detector.data_config
+    config = scorer.detector.data_config
     against = [content_key(case, config) for case in healthy]
     found = []
     for done, case in enumerate(lesions, 1):
-        key = key_of(detector.result_key, against, content_key(case, config), SCORES)
+        key = key_of(scorer.detector.result_key, against, content_key(case, config), names)
         values = progress.get(key)
         if values is None:
             if scorer.statistics is None:
-                scorer.learn_health(healthy, SCORES)
-            scored = scorer.score(case, SCORES)
+                scorer.learn_health(healthy, names)
+            scored = scorer.score(case, names)
             values = {
                 name: precision(torch.from_numpy(map), scored.prepared) for name, map in scored.maps.items()
             }
@@ -189,7 +199,7 @@ def write(
     output: Path, rows: pd.DataFrame, seconds: dict[tuple[str, str], float], networks: dict[str, Detector]
 ) -> None:
     """Write the table of networks, the table of precisions, and the figure."""
-    kinds = sorted(rows["precision"].unique())
+    kinds = sorted(kind for kind in rows["precision"].unique() if kind)
 
     table, points = [], []
     for name, detector in networks.items():
@@ -209,7 +219,9 @@ def write(
     tables.write(
         output / "tables" / "frontier.md",
         f"{STEPS} steps of 16 slices each, {SHIPPED} as shipped; average precision over four simulated kinds, "
-        f"{subjects} validation subjects, network in {kinds[0]}.",
+        f"{subjects} validation subjects, network in {kinds[0]}. Without a network: "
+        + ", ".join(f"{name} {over_kinds(rows, '', '', name).mean():.3f}" for name in PLAIN)
+        + ".",
         ["network", "million weights", "GFLOP a slice", *(f"s in {kind}" for kind in kinds), *SCORES],
         table,
     )
