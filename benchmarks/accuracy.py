@@ -33,14 +33,14 @@ from torch import Tensor
 from brainuad.cli.sweep import parse_sigmas
 from brainuad.data.cohort import Case, leak_free, manifest_cases, read_cases
 from brainuad.data.loading import PreparedCase, content_key
-from brainuad.detector import Detector, load_model
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluate import OURS, Reconstructor, Scorer, evaluate_cases
 from brainuad.evaluate.figures import file_name
 from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluation import average_precision
 from brainuad.files import atomic_path
-from brainuad.runs import find_model
+from brainuad.runs import load_trained
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
 from brainuad.scoring.ensembles import ENSEMBLES
 from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
@@ -81,8 +81,8 @@ def main() -> None:
     stages = arguments.stage or ["validation", "test"]
     torch.set_num_threads(2)
     try:
-        folder, output = Path(arguments.model), arguments.output
-        detector = load_model(find_model(folder, 0) if folder.is_dir() else arguments.model)
+        output = arguments.output
+        detector = load_trained(arguments.model)
         if detector.modality != "t1":
             raise InputError(arguments.model, f"is for {detector.modality} images", "Give a model of t1")
         cases = cohort(detector, arguments.data_dir, output / "cohort")

@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from brainuad.data.cohort import Case, find_layout, leak_free, read_cases
 from brainuad.data.inputs import Scan, find_scans, open_scan
 from brainuad.data.loading import content_key, load_case
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector, known_models, resolve_device, resolve_precision
+from brainuad.detector import Detector, known_models, load_model
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
@@ -92,9 +92,7 @@ def calibrate(
         if output is None and str(model) in known_models():
             raise InputError(model, "comes with brainuad and is not changed", "Add -o DIR")
         folder = source if output is None else Path(output)
-        target = resolve_device(device)
-        precise = resolve_precision(precision, target)
-        detector = replace(Detector.load(source, device=target), precision=precise)
+        detector = load_model(source, device, precision)
         masks = None if brain_mask is None else Path(brain_mask)
         if masks is not None and not masks.is_dir():
             raise InputError(masks, "is no folder", "Give a folder of masks named after their scans")

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from brainuad.config import ExperimentConfig, ModelConfig, differing_settings, flat_settings
+from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.overrides import GROUPS, to_experiment
@@ -92,6 +93,16 @@ def find_model(folder: Path, fold: int) -> Path:
         f"holds no trained model (looked for config.yaml in {looked})",
         "Give the folder of a model or a run",
     )
+
+
+def load_trained(name_or_dir: str, fold: int = 0, device: str = "auto", precision: str = "auto") -> Detector:
+    """Load a shipped model by its name, or one from the folder of a model, of a fold or of a run.
+
+    Raises:
+        InputError: As :func:`find_model` and :func:`brainuad.detector.load_model`.
+    """
+    folder = Path(name_or_dir)
+    return load_model(find_model(folder, fold) if folder.is_dir() else name_or_dir, device, precision)
 
 
 def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[str]) -> ExperimentConfig:

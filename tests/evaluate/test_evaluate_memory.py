@@ -15,7 +15,7 @@ import pytest
 from brainuad.evaluate import wide
 from brainuad.evaluate.progress import Progress
 from brainuad.evaluate.summary import lesion_wise, means, pooled
-from brainuad.evaluate.tables import COLUMNS, Pools, Rows, Subject, spelled_out, to_table
+from brainuad.evaluate.tables import COLUMNS, Pools, Rows, Subject, spelled_out
 
 METRICS = ("average_precision", "chance", "dice", "true_positives", "false_positives", "false_negatives",
            "lesions", "lesions_found", "components", "components_confirmed")  # fmt: skip
@@ -68,7 +68,6 @@ def test_a_table_of_categories_is_the_plain_table() -> None:
     gathered.add(rows)
     table = gathered.table()
     pd.testing.assert_frame_equal(spelled_out(table), plain)
-    pd.testing.assert_frame_equal(to_table(rows), plain)
     assert table.to_csv(index=False) == plain.to_csv(index=False)
     subjects = {
         (row["set"], row["split"], row["case"]): Subject(row["case"], True, False, None, ()) for row in rows
@@ -82,7 +81,7 @@ def test_a_table_of_categories_is_the_plain_table() -> None:
 
 def test_a_row_a_case_and_score() -> None:
     rows = list(rows_of("a", np.random.default_rng(2))) + list(rows_of("b", np.random.default_rng(3)))
-    table = wide(to_table(rows), space="native")
+    table = wide(pd.DataFrame(rows), space="native")
     assert list(zip(table["case"], table["score"], strict=True)) == [
         (case, score) for case in "ab" for score in SCORES
     ]

@@ -16,7 +16,7 @@ from painted import SCORES, map_of
 from brainuad.data.cohort import Case
 from brainuad.detector import Detector
 from brainuad.evaluate import OURS, evaluate_cases, headline, wide
-from brainuad.evaluate.tables import to_table
+from brainuad.evaluate.tables import COLUMNS
 from brainuad.evaluation import average_precision
 
 
@@ -127,7 +127,7 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
         }
         for number, (split, dice) in enumerate([("test", 0.2), ("test", 0.4), ("val", 0.9)])
     ]
-    text = headline(to_table(rows))
+    text = headline(pd.DataFrame(rows, columns=list(COLUMNS)))
     assert "0.3000" in text
     assert "0.9000" not in text
 

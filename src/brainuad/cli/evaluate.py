@@ -58,18 +58,16 @@ def evaluate(
 
     Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
-    from brainuad.detector import SCORE, load_model
+    from brainuad.detector import SCORE
     from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.evaluate.ranks import joined_ranks
-    from brainuad.runs import find_model
+    from brainuad.runs import load_trained
     from brainuad.scoring.atlas import score_names
 
     wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
     known("--scores", wanted_scores, score_names())
     ranks = context.with_resource(joined_ranks())
-    detector = load_model(
-        find_model(Path(model), fold or 0) if Path(model).is_dir() else model, device, precision
-    )
+    detector = load_trained(model, fold or 0, device, precision)
     if modality not in (None, detector.modality):
         fault = f"was trained on {detector.modality} images, not on {modality}"
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,8 +48,7 @@ def sweep(
 ) -> None:
     """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
     from brainuad.data.cohort import leak_free, read_cases
-    from brainuad.detector import load_model
-    from brainuad.runs import find_model
+    from brainuad.runs import load_trained
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.sweep import Ablations, run_sweep
 
@@ -66,7 +64,7 @@ def sweep(
         shared_noise="shared-noise" in vary,
     )
     widths = parse_sigmas(sigmas)
-    detector = load_model(find_model(Path(model), 0) if Path(model).is_dir() else model, device, precision)
+    detector = load_trained(model, 0, device, precision)
     cases = leak_free(
         read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False)
     )

@@ -151,13 +151,6 @@ class Rows:
         return pd.DataFrame(columns, columns=list(COLUMNS), copy=False)
 
 
-def to_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Return tidy rows as a table, sorted by set, split and case."""
-    gathered = Rows()
-    gathered.add(rows)
-    return spelled_out(gathered.table())
-
-
 def spelled_out(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with plain texts in place of categories."""
     return table.astype({name: str for name in COLUMNS if name != "value"})
