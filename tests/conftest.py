@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ for name in (
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import torch  # noqa: E402
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slowest files first: processes that take one file after another then end together."""
@@ -27,7 +30,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds[item.path])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Sums in another order, and so other bits, would come of another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
-def _log_level() -> None:
-    """Undo what commands that ran in this process have set for it."""
-    logging.getLogger("brainuad").setLevel(logging.NOTSET)
+def _logging_restored() -> Iterator[None]:
+    """A command sets the package's level, and sends messages to a stderr that is gone after its test."""
+    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
+    package = logging.getLogger("brainuad")
+    level = package.level
+    yield
+    root.handlers[:] = handlers
+    package.setLevel(level)

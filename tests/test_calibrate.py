@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from commands import run
 from tiny import IMAGE, MASK, tiny_detector
-from typer.testing import CliRunner
 
 import brainuad
 from brainuad.calibrate import SUMMARIES, calibrate
-from brainuad.cli import app
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
@@ -30,14 +26,6 @@ from brainuad.scoring import postprocess
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 SCANS = {"ixi067": (DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz"), "mslub19": (IMAGE, MASK)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +81,6 @@ def calibrated(room: Path) -> Path:
 def folder(calibrated: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""
     return Path(shutil.copytree(calibrated, tmp_path / "out"))
-
-
-def run(*words: Any, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    return result
 
 
 def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: ScanMaps) -> None:

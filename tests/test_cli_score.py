@@ -16,12 +16,11 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from commands import run
 from dicom_series import write_series
 from tiny import FILES, IMAGE, MASK, tiny_detector
-from typer.testing import CliRunner
 
 import brainuad
-from brainuad.cli import app
 from brainuad.data.volume import Volume
 
 HEAD = FILES / "ixi013_t1_4mm.nii.gz"
@@ -29,15 +28,6 @@ PLACE = (
     "dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
     "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
-
-
-def run(*words: Any, code: int = 0) -> Any:
-    """Run a command in this process; it must end with ``code`` and without a traceback."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.stdout + result.stderr
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.stdout + result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")

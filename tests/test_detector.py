@@ -25,14 +25,6 @@ from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.atlas import HealthyStatistics
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return tiny_detector()

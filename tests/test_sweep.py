@@ -6,7 +6,6 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,14 +33,6 @@ from brainuad.sweep.names import BASE, RAW, SLICES
 
 SIGMAS = (0.5, 1.1, 2.0)
 ALL = Ablations(windows=True, postprocessing=True, timesteps=(250,), draws=(1, 2), shared_noise=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,14 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from paper_layout import build_tree
 
-from brainuad import console
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def logging_restored() -> Iterator[None]:
-    """A command sends messages to the stderr it finds, which here is gone after the test."""
-    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], console.logger.level
-    yield
-    root.handlers[:] = handlers
-    console.logger.setLevel(level)
 
 
 @pytest.fixture

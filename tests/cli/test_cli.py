@@ -22,7 +22,7 @@ import brainuad.detector
 import brainuad.experiment
 from brainuad import console
 from brainuad.cli import app
-from brainuad.cli.options import DEVICES
+from brainuad.cli.options import DEVICES, PRECISIONS
 from brainuad.errors import InputError
 
 COMMANDS = ("prepare", "check", "train", "evaluate", "demo")
@@ -85,6 +85,7 @@ def test_wrong_usage(words: tuple[str, ...]) -> None:
 
 def test_devices_are_those_of_the_detector() -> None:
     assert DEVICES == brainuad.detector.DEVICES
+    assert PRECISIONS == brainuad.detector.PRECISIONS
 
 
 def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,14 +20,6 @@ from brainuad.evaluate import evaluate_cases, read_cases_csv, wide
 from brainuad.models import DiffusionModel
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     """IXI with one validation and one test scan, MSLUB with two of each; every scan is another."""

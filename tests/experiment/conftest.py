@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from paper_layout import build_tree, split_row
 from presets import Evaluated
 
@@ -14,14 +12,6 @@ from brainuad import experiment
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import Case
 from brainuad.data.tables import write_split
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

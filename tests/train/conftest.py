@@ -1,23 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from tiny_training import tiny, volumes_of_one_scan
 
 from brainuad.data.slices import TrainingVolumes
 from brainuad.train import fit
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    """Sums in another order, and so other bits, would come of another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

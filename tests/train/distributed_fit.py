@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from tiny_training import tiny, volumes_of_one_scan
@@ -32,12 +34,12 @@ def die_after(step: int) -> None:
     """Have the last process kill itself when step ``step`` is done, before it is saved."""
     original = Epochs.on_train_batch_end
 
-    def hook(self: Epochs, trainer: object, *args: object) -> None:
-        if trainer.global_step == step and trainer.global_rank == trainer.world_size - 1:  # type: ignore[attr-defined]
+    def hook(self: Epochs, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == step and trainer.global_rank == trainer.world_size - 1:
             os.kill(os.getpid(), 9)
-        original(self, trainer, *args)  # type: ignore[arg-type]
+        original(self, trainer, *args)
 
-    Epochs.on_train_batch_end = hook  # type: ignore[method-assign, assignment]
+    patch.object(Epochs, "on_train_batch_end", hook).start()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 
-FILES = Path(__file__).parents[1] / "files"
+FILES = Path(__file__).parent / "files"
 
 
 def run(*words: Any, code: int = 0) -> Any:
