@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import torchio as tio
 from hypothesis import given, settings
@@ -57,3 +58,12 @@ def test_curvature_flow_smooths_noise_but_keeps_a_constant_and_its_axes():
     np.testing.assert_allclose(
         curvature_flow(array.transpose(2, 0, 1)), smooth.transpose(2, 0, 1), rtol=1e-3, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 6])
+def test_curvature_flow_of_the_part_that_varies_is_that_of_the_whole(iterations):
+    padded = np.pad(scan()[0], ((9, 0), (1, 12), (15, 3)))
+    whole = sitk.CurvatureFlow(sitk.GetImageFromArray(padded), timeStep=0.125, numberOfIterations=iterations)
+    ours = curvature_flow(padded, iterations=iterations)
+    assert ours.dtype == np.float32
+    np.testing.assert_array_equal(ours, sitk.GetArrayFromImage(whole).astype(np.float32))

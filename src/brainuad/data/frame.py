@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from brainuad.data.sampling import sample_axes
 from brainuad.data.volume import Volume
 
 # Centre of the SRI24 brain's bounding box, in mm of the atlas (RAS).
@@ -95,8 +96,11 @@ def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, o
     elif order > 0:
         step = np.linalg.norm(linear, axis=1)  # source voxels per target voxel, along each source axis
         sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355
-        if (sigma > 0.05).any():
-            array = ndimage.gaussian_filter(array, sigma, mode="constant")
+        sigma *= (sigma > 0.05).any()
+        steps = np.diag(linear)
+        if (np.abs(linear - np.diag(steps)) @ shape < 1e-4).all():  # voxels, at the far end of the grid
+            return sample_axes(array, steps, offset, shape, order=order, mode="constant", sigmas=sigma)
+        array = ndimage.gaussian_filter(array, sigma, mode="constant")
     # 'constant' would blend cubic samples with zeros only beyond the last voxel, which is what a brain needs.
     return ndimage.affine_transform(
         array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0

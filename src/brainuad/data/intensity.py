@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 
 def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float = 0.125) -> np.ndarray:
@@ -13,9 +14,16 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float =
     """
     if iterations == 0:
         return np.asarray(array, dtype=np.float32)
-    image = sitk.GetImageFromArray(np.asarray(array, dtype=np.float32))
-    smooth = sitk.CurvatureFlow(image, timeStep=time_step, numberOfIterations=iterations)
-    return sitk.GetArrayFromImage(smooth)
+    smooth = np.array(array, dtype=np.float32)
+    varied = ndimage.find_objects((smooth != smooth.flat[0]).astype(np.uint8))
+    if varied:
+        # A constant does not flow, and every iteration reaches one voxel further: beyond this box nothing changes.
+        reach = iterations + 1
+        box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in varied[0])
+        image = sitk.GetImageFromArray(smooth[box])
+        flowed = sitk.CurvatureFlow(image, timeStep=time_step, numberOfIterations=iterations)
+        smooth[box] = sitk.GetArrayFromImage(flowed)
+    return smooth
 
 
 def scale_to_percentiles(

@@ -23,12 +23,13 @@ from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import BrainFrame
 from brainuad.data.intensity import curvature_flow, scale_to_percentiles
+from brainuad.data.sampling import sample_axes
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256
 
 _LOADER_VERSION = (
-    1  # raise when the same settings give other numbers, so that old cache entries are not taken
+    2  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 _MAX_OFF_CENTRE_MM = 60.0
 _unwritable: set[Path] = set()  # cache folders that a warning was given for
@@ -327,7 +328,8 @@ def reduce(array: np.ndarray, factor: float, *, order: int) -> np.ndarray:
     """
     shape = [int(np.ceil(size / factor)) for size in array.shape]
     offset = 0.5 * (factor - 1)
-    result = ndimage.affine_transform(
-        array.astype(np.float32), [factor] * 3, offset, output_shape=shape, order=order, mode="mirror"
+    if order > 0:
+        return sample_axes(array, [factor] * 3, [offset] * 3, shape, order=order, mode="mirror")
+    return ndimage.affine_transform(
+        array.astype(np.float32), [factor] * 3, offset, output_shape=shape, order=0, mode="mirror"
     )
-    return result.astype(np.float32)

@@ -1,0 +1,65 @@
+"""Resampling between grids whose axes run parallel: one matrix product an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+
+def sample_axes(
+    array: np.ndarray,
+    steps: Sequence[float],
+    starts: Sequence[float],
+    shape: Sequence[int],
+    *,
+    order: int,
+    mode: str,
+    sigmas: Sequence[float] = (0.0, 0.0, 0.0),
+) -> np.ndarray:
+    """Sample an array where output voxel k lies at input position ``steps * k + starts``, along each axis.
+
+    It gives what ``scipy.ndimage`` gives (a Gaussian filter, then ``affine_transform`` with a diagonal matrix) in a
+    tenth of the time or less: both are linear and work along one axis after the other, so that along each they are a
+    matrix, which is found by applying them to the unit vectors.
+
+    Args:
+        array: ``(X, Y, Z)`` float32.
+        steps: Input voxels from one output voxel to the next; negative where the axes run against each other.
+        starts: Input position of the first output voxel.
+        shape: Of the output.
+        order: Of the spline: 1 or 3.
+        mode: What lies outside, as in ``affine_transform``: "constant" (zeros) or "mirror".
+        sigmas: Standard deviations in input voxels of a Gaussian that the array is smoothed with first.
+
+    Returns:
+        ``shape`` float32.
+    """
+    x, y, z = (
+        _operator(size, *along, order, mode)
+        for size, *along in zip(array.shape, steps, starts, shape, sigmas, strict=True)
+    )
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    # The axis of slices first and last are single products; growing along x last keeps what lies between small.
+    array = np.matmul(y, np.matmul(array, z.T))
+    return (x @ array.reshape(len(array), -1)).reshape(shape[0], *array.shape[1:])
+
+
+def _operator(
+    size: int, step: float, start: float, length: int, sigma: float, order: int, mode: str
+) -> np.ndarray:
+    """Return the matrix ``(length, size)`` of what happens along one axis."""
+    units = np.eye(size)
+    if sigma > 0:
+        units = ndimage.gaussian_filter1d(units, sigma, axis=0, mode="constant")
+    return np.apply_along_axis(
+        ndimage.affine_transform,
+        0,
+        units,
+        [step],
+        offset=start,
+        output_shape=(length,),
+        order=order,
+        mode=mode,
+    ).astype(np.float32)

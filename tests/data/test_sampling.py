@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from brainuad.data.frame import BrainFrame, resample
+from brainuad.data.sampling import sample_axes
+
+SIZES = st.tuples(*[st.integers(2, 17)] * 3)
+STEPS = st.tuples(*[st.floats(-3, 3).filter(lambda step: abs(step) > 0.1)] * 3)
+STARTS = st.tuples(*[st.floats(-8, 20)] * 3)
+
+
+@pytest.mark.parametrize("mode", ["constant", "mirror"])
+@pytest.mark.parametrize("order", [1, 3])
+@given(size=SIZES, shape=SIZES, steps=STEPS, starts=STARTS, sigma=st.sampled_from([0.0, 0.3, 1.2]))
+@settings(max_examples=40, deadline=None)
+def test_it_equals_scipy_on_any_grid(mode, order, size, shape, steps, starts, sigma):
+    array = np.random.default_rng(0).random(size).astype(np.float32)
+    sigmas = (sigma, 0.0, sigma / 2)
+    ours = sample_axes(array, steps, starts, shape, order=order, mode=mode, sigmas=sigmas)
+    smooth = ndimage.gaussian_filter(array.astype(np.float64), sigmas, mode="constant")
+    theirs = ndimage.affine_transform(smooth, steps, starts, shape, order=order, mode=mode)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_parallel_grids_give_what_slightly_turned_ones_do(order):
+    frame = BrainFrame((40, 48, 36), 4.0)
+    scan = np.random.default_rng(0).random((90, 100, 80)).astype(np.float32)
+    matrix = np.diag([2.0, 2.0, -2.0, 1.0])
+    matrix[:3, 3] = (1.5, 0.25, 79.0)
+    turned = matrix.copy()
+    turned[0, 1] = 2e-5  # a thousandth of a voxel at the far end: no longer parallel
+    parallel = resample(scan, matrix, frame.shape, order=order)
+    np.testing.assert_allclose(parallel, resample(scan, turned, frame.shape, order=order), atol=2e-3)
+    assert parallel.std() > 0.05
