@@ -80,6 +80,17 @@ def test_median_equals_scipy(values, size):
     np.testing.assert_array_equal(median_filter(values, size).numpy(), expected)
 
 
+@pytest.mark.parametrize("zeros", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("negative", [0.0, 0.4, 1.0])
+def test_median_of_windows_with_many_zeros_equals_scipy(zeros, negative):
+    rng = np.random.default_rng(0)
+    values = rng.random((12, 11, 10), dtype=np.float32) * (rng.random((12, 11, 10)) > zeros)
+    values *= np.where(rng.random((12, 11, 10)) < negative, -1, 1)
+    for size in (3, 5, 7):
+        expected = ndimage.median_filter(values, size=size, mode="reflect")
+        np.testing.assert_array_equal(median_filter(values, size).numpy(), expected)
+
+
 @pytest.mark.parametrize("corner", [0, 1, 2, 3])
 def test_median_near_the_border_equals_scipy(corner):
     values = np.zeros((14, 13, 12), np.float32)

@@ -88,16 +88,35 @@ def _median_on_device(values: Tensor, half: int) -> Tensor:
 
 
 def _median_of_windows(array: np.ndarray, half: int) -> np.ndarray:
-    """Return the median filter of (X, Y, Z), one sagittal plane at a time to bound the memory."""
+    """Return the median filter of (X, Y, Z), one sagittal plane at a time to bound the memory.
+
+    Only windows that hold more positive values than any median has beside it, or more negative ones, are sorted: in
+    the others, at the rim of the brain, zero is in the middle.
+    """
     size = 2 * half + 1
     padded = np.pad(array, half, mode="symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))
     middle = size**3 // 2
-    result = np.empty(array.shape, array.dtype)
-    for plane, neighbourhoods in zip(result, windows, strict=True):
-        rows = neighbourhoods.reshape(-1, size**3)
-        plane[:] = np.partition(rows, middle, axis=1)[:, middle].reshape(plane.shape)
+    result = np.zeros(array.shape, array.dtype)
+    nonzero = (_window_sums(padded > 0, size) > middle) | (_window_sums(padded < 0, size) > middle)
+    for plane, neighbourhoods, wanted in zip(result, windows, nonzero, strict=True):
+        rows = neighbourhoods[wanted].reshape(-1, size**3)
+        rows.partition(middle, axis=1)
+        plane[wanted] = rows[:, middle]
     return result
+
+
+def _window_sums(mask: np.ndarray, size: int) -> np.ndarray:
+    """Return how many voxels of (X, Y, Z) bool are set in every cube of ``size`` voxels that fits in."""
+    sums = mask.astype(np.uint8 if size**3 < 256 else np.int64)
+    for axis in range(3):
+        planes = np.moveaxis(sums, axis, 0)
+        starts = len(planes) - size + 1
+        added = planes[:starts].copy()
+        for step in range(1, size):
+            added += planes[step : step + starts]
+        sums = np.moveaxis(added, 0, axis)
+    return sums
 
 
 def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
