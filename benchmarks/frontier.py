@@ -34,7 +34,8 @@ from brainuad.bench.measure import interleaved
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import Case
 from brainuad.data.loading import content_key, load_case
-from brainuad.detector import Detector, load_model, resolve_precision
+from brainuad.detector import Detector, load_model
+from brainuad.devices import resolve_precision
 from brainuad.errors import InputError
 from brainuad.evaluate import Scorer
 from brainuad.evaluate.progress import Progress, key_of

@@ -37,6 +37,7 @@ from brainuad.data.cohort import MANIFEST_COLUMNS, Case, leak_free, read_cases
 from brainuad.data.frame import BrainFrame
 from brainuad.data.volume import Volume
 from brainuad.detector import load_model
+from brainuad.devices import resolve_device
 from brainuad.files import write_json, write_text
 
 GRID = BrainFrame((240, 240, 155), 1.0)
@@ -98,7 +99,7 @@ def main() -> None:
         print(table(runs), end="\n\n", flush=True)
     name = f"{arguments.processes}processes"
     write_text(arguments.output / f"{name}.md", table(runs) + "\n")
-    about = {"model": arguments.model, "words": theirs, "machine": describe_machine(detector.device)}
+    about = {"model": arguments.model, "words": theirs, "machine": describe_machine(resolve_device("auto"))}
     write_json(arguments.output / f"{name}.json", about | {"runs": [asdict(run) for run in runs]})
 
 

@@ -5,12 +5,14 @@
 
 DATA_DIR is what ``brainuad prepare`` wrote. Further words are settings, as of ``brainuad train``. Every path takes the
 same steps on the same slices with the same noise from the same weights. The first fifth of the steps, in which PyTorch
-compiles and warms up, counts for no rate. ``OUT/training.md`` has the table. A rerun goes on from where it stopped.
+compiles and warms up, counts for no rate, and nothing is validated, drawn or saved before the last. ``OUT/training.md``
+has the table. A rerun goes on from where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from brainuad.bench.measure import machine_rates
 from brainuad.config import ExperimentConfig
-from brainuad.detector import resolve_device
+from brainuad.devices import resolve_device
 from brainuad.errors import InputError
 from brainuad.experiment import fold_cases, train_fold
+from brainuad.modelfile import read_model
 from brainuad.models import build_unet
 
 PATHS = {
@@ -57,22 +60,24 @@ def main() -> None:
                     "resume=True",
                     "trainer.max_epochs=100000",
                     f"trainer.max_steps={arguments.steps}",
-                    "trainer.check_val_every_n_epoch=20",
+                    "trainer.check_val_every_n_epoch=1000000",
+                    "callbacks.picture_every_n_epochs=0",
+                    "callbacks.checkpoint_every_seconds=100000",
                 ]
             )
             folder = arguments.output / path.replace(", ", "-")
             say(f"{path}: {arguments.steps} steps")
             train_fold(config, fold_cases(config, 0), folder, 0)
             curves[path] = pd.read_csv(folder / "metrics.csv")
-            flops = flops_of_step(config)
+            flops = flops_of_slice(config) * slices_of_step(folder, config)
     except InputError as error:
         raise SystemExit(f"training.py: {error}") from None
     device = resolve_device("auto")
     rates = machine_rates(device)
     write(
         arguments.output / "training.md",
-        f"{arguments.steps} steps of {flops / 1e9:.0f} GFLOP by each path on {device.type}; matrix products: "
-        f"{rates['float32_gflop_per_second']:.0f} GFLOP/s in float32, "
+        f"{arguments.steps} steps of {flops / 1e9:.0f} GFLOP in the mean by each path on {device.type}; "
+        f"matrix products: {rates['float32_gflop_per_second']:.0f} GFLOP/s in float32, "
         f"{rates['bfloat16_gflop_per_second']:.0f} in bfloat16.",
         [
             "path",
@@ -107,21 +112,26 @@ def row(path: str, curves: dict[str, pd.DataFrame], flops: float, rates: dict[st
 
 
 def steps_per_second(curve: pd.DataFrame) -> float:
-    """Return the rate after the warm-up."""
-    late = curve[curve["step"] > WARM_UP * curve["step"].max()]
-    return float(
-        (late["step"].iloc[-1] - late["step"].iloc[0]) / (late["seconds"].iloc[-1] - late["seconds"].iloc[0])
-    )
+    """Return the rate between the warm-up and the last epoch, which ends with a validation."""
+    late = curve[curve["step"] > WARM_UP * curve["step"].max()].iloc[:-1]
+    span = late.iloc[-1] - late.iloc[0]
+    return float(span["step"] / span["seconds"])
 
 
-def flops_of_step(config: ExperimentConfig) -> float:
-    """Return the operations of a step: those of a batch forwards, and twice as many backwards."""
+def slices_of_step(folder: Path, config: ExperimentConfig) -> float:
+    """Return the slices of a step in the mean: an epoch's last batch may be smaller."""
+    volumes: int = read_model(folder / "model")[3]["training_scans"]
+    return volumes / math.ceil(volumes / config.datamodule.cfg.batch_size)
+
+
+def flops_of_slice(config: ExperimentConfig) -> float:
+    """Return the operations of training on a slice: those forwards, and twice as many backwards."""
     data = config.datamodule.cfg
     x, y = (round(length / data.rescaleFactor) for length in data.imageDim[:2])
     network = build_unet(config.model.cfg)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 1, x, y), torch.zeros(1, dtype=torch.long))
-    return 3.0 * counter.get_total_flops() * data.batch_size
+    return 3.0 * counter.get_total_flops()
 
 
 if __name__ == "__main__":

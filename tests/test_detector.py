@@ -19,7 +19,7 @@ from tiny import tiny_detector
 
 import brainuad
 from brainuad.config import DataConfig
-from brainuad.detector import Detector, known_models, load_model, resolve_device, resolve_precision
+from brainuad.detector import Detector, known_models, load_model
 from brainuad.errors import InputError
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.atlas import HealthyStatistics
@@ -203,30 +203,6 @@ def test_shipped_models_load_by_name() -> None:
         assert load_model(name, "cpu").name == name
         with pytest.raises(InputError, match=name):
             load_model("no-such-model")
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu").type == "cpu"
-    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("tpu", "cpu:x", ""):
-        with pytest.raises(InputError, match="unknown"):
-            resolve_device(name)
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="not available"):
-            resolve_device("cuda")
-
-
-def test_precisions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for amx, avx in ((False, False), (False, True), (True, False)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
-        assert resolve_precision("auto", cpu) == ("bfloat16" if amx or avx else "float32")
-        assert load_model(folder, "cpu").precision == resolve_precision("auto", cpu)
-    assert resolve_precision("auto", torch.device("mps")) == "float32"
-    assert resolve_precision("float32", cpu) == "float32"
-    with pytest.raises(InputError, match="'int8' is unknown"):
-        load_model(folder, "cpu", "int8")
 
 
 def test_bfloat16_reconstructs_almost_the_same(detector: Detector, volume: np.ndarray) -> None:

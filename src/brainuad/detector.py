@@ -16,53 +16,15 @@ from torch import Tensor, nn
 
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
+from brainuad.devices import resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_health, read_model, write_model
 from brainuad.registry import MODELS
 from brainuad.scoring import score_maps
+from brainuad.scoring._arrays import as_volume, mask_on
 from brainuad.scoring.atlas import IMAGE, HealthyMoments, base_of
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "float32", "bfloat16")
 SCORE = "ssim_ensemble"
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return a device by name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        InputError: The name is unknown, or there is no such device.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    kind = name.split(":")[0]
-    if kind not in available:
-        raise InputError("device", f"{name!r} is unknown", f"Choose one of {', '.join(DEVICES)}")
-    if not available[kind]:
-        raise InputError("device", f"{name!r} is not available", "Choose auto or cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise InputError("device", f"{name!r} is unknown", f"Choose one of {', '.join(DEVICES)}") from error
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Return a precision by name; "auto" is bfloat16 where the device computes in it natively, else float32.
-
-    Raises:
-        InputError: The name is unknown.
-    """
-    if name not in PRECISIONS:
-        raise InputError("precision", f"{name!r} is unknown", f"Choose one of {', '.join(PRECISIONS)}")
-    if name != "auto":
-        return name
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        # oneDNN emulates it elsewhere, which is slower than float32
-        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-    }
-    return "bfloat16" if device.type in native and native[device.type]() else "float32"
 
 
 def known_models() -> list[str]:
@@ -77,13 +39,16 @@ def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "
     Args:
         name_or_dir: A name such as "lite-t1", or a folder written by training or :meth:`Detector.save`.
         device: "auto", "cpu", "cuda" or "mps".
-        precision: What the network computes in: "float32", "bfloat16", or "auto" (see :func:`resolve_precision`).
+        precision: What the network computes in: "float32", "bfloat16", or "auto" (see
+            :func:`brainuad.devices.resolve_precision`). On CUDA "float32" turns TF32 off for the whole process.
 
     Raises:
         InputError: There is no such model, device or precision, or the folder holds no usable model.
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
+    if target.type == "cuda" and precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions have ten bits of mantissa with it
     with model_folder(name_or_dir) as folder:
         return replace(Detector.load(folder, device=target), precision=precision)
 
@@ -171,6 +136,11 @@ class Detector:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def map_device(self) -> torch.device:
+        """Where maps are made and cleaned: with the model on CUDA, else on the CPU."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     @property
     def fingerprint(self) -> str:
@@ -266,7 +236,9 @@ class Detector:
         With a model on CUDA the maps are made there and stay there.
         """
         if self.device.type == "cuda":
-            image, reconstructions = (torch.as_tensor(v).to(self.device) for v in (image, reconstructions))
+            image = as_volume(image, "image").to(self.device)
+            reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
+            mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
         plain = dict.fromkeys(base or name for name, base in bases.items())
         plain.pop(IMAGE, None)

@@ -83,9 +83,9 @@ def test_wrong_usage(words: tuple[str, ...]) -> None:
     assert result.stdout == ""
 
 
-def test_devices_are_those_of_the_detector() -> None:
-    assert DEVICES == brainuad.detector.DEVICES
-    assert PRECISIONS == brainuad.detector.PRECISIONS
+def test_devices_and_precisions_are_those_there_are() -> None:
+    assert DEVICES == brainuad.devices.DEVICES
+    assert PRECISIONS == brainuad.devices.PRECISIONS
 
 
 def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,25 @@ def test_interrupted_and_resumed_equals_unbroken(
     assert_same_training(unbroken, tmp_path)
 
 
+def test_a_checkpoint_from_another_device_goes_on_the_same(
+    unbroken: Path, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
+) -> None:
+    fit(tiny(max_epochs=1), train_volumes, val_volumes, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = load(last)
+    (optimiser,) = checkpoint["optimizer_states"]
+    weights = [value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")]
+    assert any(not weight.is_contiguous() for weight in weights)  # channels-last
+    for group in optimiser["param_groups"]:
+        group["fused"] = True
+    for moments in optimiser["state"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name].contiguous()
+    torch.save(checkpoint, last)
+    fit(tiny(resume=True), train_volumes, val_volumes, tmp_path)
+    assert_same_training(unbroken, tmp_path)
+
+
 def test_a_loss_that_is_not_finite_ends_training(
     train_volumes: TrainingVolumes,
     val_volumes: TrainingVolumes,

@@ -164,7 +164,9 @@ def ssim_map(reconstruction: Tensor, image: Tensor, sigma: float) -> Tensor:
     kernel = (line[:, None, None] * line[None, :, None] * line)[None, None]
     x, y = reconstruction, image
     stack = F.pad(torch.stack([x, y, x * x, y * y, x * y])[:, None], (half,) * 6, mode="reflect")
-    mean_x, mean_y, xx, yy, xy = F.conv3d(stack, kernel)[:, 0]
+    # TF32, which cuDNN may take, has too few bits for a variance
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        mean_x, mean_y, xx, yy, xy = F.conv3d(stack, kernel)[:, 0]
     data_range = max(x.max() - x.min(), y.max() - y.min())
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)

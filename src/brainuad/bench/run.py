@@ -14,7 +14,7 @@ import torch
 
 from brainuad._version import __version__
 from brainuad.bench.measure import describe_machine, interleaved, machine_rates, peak_memory
-from brainuad.bench.stages import ENSEMBLE, SCORING, STAGES, Case, Stage
+from brainuad.bench.stages import ENSEMBLE, ON_PROCESSOR, SCORING, STAGES, Case, Stage
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 
@@ -61,7 +61,7 @@ class Bench:
     Attributes:
         model: Name, fingerprint and precision of the model.
         machine: Processor, threads, versions.
-        rates: The machine's measured peak and bandwidth.
+        rates: Measured peak and bandwidth of the model's device.
         repeats: How often everything was run.
         sizes: Timings by size, "96x96x50".
     """
@@ -122,13 +122,13 @@ def run_bench(
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     try:
         device = detector.device
-        rates = machine_rates(device)
+        rates = {place: machine_rates(place) for place in {device, torch.device("cpu")}}
         model = {
             "name": detector.name,
             "fingerprint": detector.fingerprint,
             "precision": detector.precision,
         }
-        bench = Bench(model, describe_machine(device), rates, repeats, {})
+        bench = Bench(model, describe_machine(device), rates[device], repeats, {})
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             for size in sizes:
                 case = Case(detector, size, Path(folder))
@@ -138,7 +138,8 @@ def run_bench(
                     report(f"{_name(size)} {name}")
                     stage = case.stage(name)
                     if stage is not None:
-                        timings.append(_time(stage, case, repeats, rates))
+                        place = torch.device("cpu") if name in ON_PROCESSOR else device
+                        timings.append(_time(stage, case.voxels, place, repeats, rates[place]))
                 total = sum(timing.seconds for timing in timings if not _inside(timing, timings))
                 for timing in timings:
                     timing.share = timing.seconds / total
@@ -158,21 +159,23 @@ def _inside(timing: Timing, timings: Sequence[Timing]) -> bool:
     return any(timing.part_of == other.stage for other in timings)
 
 
-def _time(stage: Stage, case: Case, repeats: int, rates: Mapping[str, float]) -> Timing:
+def _time(
+    stage: Stage, voxels: int, device: torch.device, repeats: int, rates: Mapping[str, float]
+) -> Timing:
     functions = {_OURS: stage.ours, **({_PLAIN: stage.plain} if stage.plain else {}), **stage.others}
     measured = {}
     for name, function in functions.items():
         function()  # what is loaded or set up once is not the stage's
-        measured[name] = peak_memory(function, case.device)
+        measured[name] = peak_memory(function, device)
     (result, mib), plain = measured[_OURS], measured.get(_PLAIN)
     apart = apart_by(result, plain[0]) if plain and stage.comparable else None
     plain_mib = plain[1] if plain else None
     del result, plain, measured
-    seconds = interleaved(functions, repeats, case.device)
+    seconds = interleaved(functions, repeats, device)
     ours, theirs = seconds.pop(_OURS), seconds.pop(_PLAIN, None)
     peak = rates[f"{stage.precision}_gflop_per_second"]
     floor = max(stage.flops / peak, stage.bytes / rates["gb_per_second"]) / 1e9
-    volumes = None if mib is None else mib * 2**20 / (4 * case.voxels)
+    volumes = None if mib is None else mib * 2**20 / (4 * voxels)
     ratio = None if theirs is None else theirs / ours
     return Timing(
         stage.name, stage.part_of, ours, 0.0, mib, volumes, theirs, plain_mib, ratio, floor, apart, seconds

@@ -32,6 +32,7 @@ _WIDTH = 192.0  # mm along the longest side of a slice
 _FRACTION = 0.01  # of the brain is above the threshold
 MAPS, ENSEMBLE = "SSIM maps", "SSIM ensemble"
 SCORING = (ENSEMBLE, "erode", "median", "components", "metrics")
+ON_PROCESSOR = ("read", "prepare", "metrics", "write")  # whatever the model's device
 STAGES = ("read", "prepare", "noise", "reconstruct", ENSEMBLE, MAPS, *SCORING[1:], "write")
 
 

@@ -73,7 +73,8 @@ def verify(
 
 
 def _verified(name: str, device: str) -> dict[str, Any]:
-    from brainuad.detector import Detector, model_folder, resolve_device
+    from brainuad.detector import Detector, model_folder
+    from brainuad.devices import resolve_device
     from brainuad.files import sha256
     from brainuad.modelfile import WEIGHTS, recorded_hash
 

@@ -12,7 +12,7 @@ import typer
 
 from brainuad.data.cohort import PATHOLOGY_SETS
 
-DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.detector has them, which is slow to import
+DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.devices has them, which is slow to import
 PRECISIONS = ("auto", "float32", "bfloat16")  # likewise
 
 

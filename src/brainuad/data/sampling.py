@@ -10,13 +10,13 @@ from scipy import ndimage
 
 def sample_axes(
     array: np.ndarray,
-    steps: Sequence[float],
-    starts: Sequence[float],
+    steps: Sequence[float] | np.ndarray,
+    starts: Sequence[float] | np.ndarray,
     shape: Sequence[int],
     *,
     order: int,
     mode: str,
-    sigmas: Sequence[float] = (0.0, 0.0, 0.0),
+    sigmas: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
     """Sample an array where output voxel k lies at input position ``steps * k + starts``, along each axis.
 
@@ -37,8 +37,8 @@ def sample_axes(
         ``shape`` float32.
     """
     x, y, z = (
-        _operator(size, *along, order, mode)
-        for size, *along in zip(array.shape, steps, starts, shape, sigmas, strict=True)
+        _operator(array.shape[axis], steps[axis], starts[axis], shape[axis], sigmas[axis], order, mode)
+        for axis in range(3)
     )
     array = np.ascontiguousarray(array, dtype=np.float32)
     # The axis of slices first and last are single products; growing along x last keeps what lies between small.

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brainuad.devices import upload
+
 GAMMA_PROBABILITY, BIAS_PROBABILITY, BLUR_PROBABILITY, GHOSTING_PROBABILITY = 0.5, 0.25, 0.25, 0.5
 LOG_GAMMA_LIMIT = 0.3
 BIAS_ORDER, BIAS_LIMIT = 3, 0.5
@@ -110,6 +112,7 @@ def draw_slice_indices(volumes: TrainingVolumes, indices: Tensor, generator: tor
 
 def take_slices(volumes: TrainingVolumes, indices: Tensor, slices: Tensor) -> Tensor:
     """Return axial slice ``slices[i]`` of volume ``indices[i]``: (B, 1, X, Y), on the volumes' device."""
+    indices, slices = (upload(numbers, volumes.images.device) for numbers in (indices, slices))
     return volumes.images[indices, :, :, slices][:, None]
 
 
@@ -205,17 +208,17 @@ def augmented_slice(volume: Tensor, z: int, augmentation: Augmentation) -> Tenso
     else:
         contributing = torch.nonzero(along_z[z].abs() > NEGLIGIBLE_WEIGHT)[:, 0]
         weights = along_z[z, contributing]
-    contributing = contributing.to(volume.device)
+    contributing = upload(contributing, volume.device)
     # matrix products keep single precision even inside a training step's autocast
     with torch.autocast(volume.device.type, enabled=False):
         slices = gamma(volume[:, :, contributing], augmentation.gamma)
         if augmentation.bias:
             slices = slices * bias_field(volume.shape, augmentation.bias, contributing)
-        image = slices[:, :, 0] if along_z is None else slices @ weights.to(volume.device)
+        image = slices[:, :, 0] if along_z is None else slices @ upload(weights, volume.device)
         if along_x is not None:
-            image = along_x.to(volume.device) @ image
+            image = upload(along_x, volume.device) @ image
         if along_y is not None:
-            image = image @ along_y.to(volume.device).T
+            image = image @ upload(along_y, volume.device).T
     return image
 
 
@@ -252,7 +255,7 @@ def bias_field(shape: Sequence[int], coefficients: Sequence[float], slices: Tens
     coefficient_cube = torch.zeros((BIAS_ORDER + 1,) * 3)
     for powers, coefficient in zip(BIAS_POWERS, coefficients, strict=True):
         coefficient_cube[powers] = coefficient
-    in_plane = torch.einsum("abc,cz->abz", coefficient_cube.to(slices.device), z[:, slices])
+    in_plane = torch.einsum("abc,cz->abz", upload(coefficient_cube, slices.device), z[:, slices])
     return torch.einsum("abz,ax,by->xyz", in_plane, x, y).exp()
 
 

@@ -38,6 +38,7 @@ class _Compared:
 
     prepared: PreparedCase
     reconstruction: Tensor
+    mask: Tensor
     maps: dict[str, Tensor]
 
 
@@ -105,7 +106,7 @@ class Scorer:
                 if self.detector.health is None:
                     raise ValueError(f"{name} needs healthy scans to compare with")
                 final = self.detector.health.score(name, final, mask)
-            found[name] = (clean(final, mask) if self.postprocess else final).cpu().numpy()
+            found[name] = (clean(final, compared.mask) if self.postprocess else final).cpu().numpy()
         return ScoredCase(compared.prepared, compared.reconstruction.numpy(), found)
 
     def learn_health(
@@ -135,9 +136,11 @@ class Scorer:
         prepared = self.load(case)
         stack = self.reconstruct(prepared.image, case_seed(self.seed, case))
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
-        maps = self.detector.compare(prepared.image, stack, prepared.mask, wanted)
-        maps[IMAGE] = torch.from_numpy(prepared.image)
-        return _Compared(prepared, stack.mean(0), maps)
+        place = self.detector.map_device
+        image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
+        maps = self.detector.compare(image, stack, mask, wanted)
+        maps[IMAGE] = image
+        return _Compared(prepared, stack.mean(0), mask, maps)
 
 
 def _same_person(one: Case, other: Case) -> bool:

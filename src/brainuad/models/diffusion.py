@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
+from brainuad.devices import upload
 from brainuad.errors import InputError
 from brainuad.models.noise import gaussian_noise, simplex_noise
 from brainuad.models.unet import build_unet, load_reference_state_dict
 from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
+BATCH = 16  # slices in one network call on a processor
+# Pixels in one on a GPU, where calls of few slices take as long: some 5 GB with the paper's network.
+GPU_BATCH_PIXELS = 2**20
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
@@ -110,7 +114,7 @@ class DiffusionModel(nn.Module):
             timesteps = torch.randint(low, high, (total,), generator=generator, device=source)[share]
         if noise is None:
             noise = self.draw_noise(images[:1].expand(total, -1, -1, -1), generator)[share]
-        timesteps, noise = timesteps.to(images.device), noise.to(images.device)
+        timesteps, noise = upload(timesteps, images.device), upload(noise, images.device)
         clean = 2 * images - 1
         predicted = self.unet(self.q_sample(clean, timesteps, noise), timesteps)
         return LOSSES[self.config.loss](predicted.float(), clean)
@@ -156,14 +160,14 @@ class DiffusionModel(nn.Module):
         return self._reconstruct(images, generator, batch_size=max(len(images), 1))
 
     def reconstruct_volume(
-        self, volume: Tensor, generator: torch.Generator | None, batch_size: int = 16
+        self, volume: Tensor, generator: torch.Generator | None, batch_size: int | None = None
     ) -> Tensor:
         """Reconstruct every axial slice of a volume.
 
         Args:
             volume: (X, Y, Z) in [0, 1]; it need not be on the model's device.
             generator: Source of the noise; the draws do not depend on ``batch_size``.
-            batch_size: Slices in one network call.
+            batch_size: Slices in one network call; 16 by default, and as many as keep it busy on a GPU.
 
         Returns:
             (X, Y, Z) on the volume's device and scale; values are not clamped.
@@ -174,6 +178,8 @@ class DiffusionModel(nn.Module):
         if volume.ndim != 3:
             raise ValueError(f"volume must be (X, Y, Z), got shape {tuple(volume.shape)}")
         slices = volume.permute(2, 0, 1)[:, None].to(self.signal_scale.device, torch.float32)
+        if batch_size is None:
+            batch_size = max(1, GPU_BATCH_PIXELS // slices[0].numel()) if slices.is_cuda else BATCH
         reconstruction = self._reconstruct(slices, generator, batch_size)
         return reconstruction[:, 0].permute(1, 2, 0).to(volume.device)
 

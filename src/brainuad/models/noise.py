@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brainuad.devices import upload
+
 STRETCH = (1 / math.sqrt(3) - 1) / 2  # plane -> lattice coordinates: u = x + STRETCH * sum(x)
 SQUISH = (math.sqrt(3) - 1) / 2  # and back: x = u + SQUISH * sum(u)
 NORM = 47.0
@@ -54,7 +56,7 @@ def gaussian_noise(
         dtype: Type of the result; the draw is in float32, so that rounding does not change the random stream.
     """
     source = generator.device if generator is not None else torch.device("cpu")
-    return torch.randn(tuple(shape), generator=generator, device=source).to(device or source, dtype)
+    return upload(torch.randn(tuple(shape), generator=generator, device=source), device or source).to(dtype)
 
 
 def simplex_noise(
@@ -92,7 +94,7 @@ def simplex_noise(
     target = torch.device(device) if device is not None else source
     order = torch.rand((shape[0], 256), generator=generator, device=source).argsort(dim=1, stable=True)
     fields = simplex_fields(
-        order if target.type in LACK_SPARSE_SUM else order.to(target),
+        order if target.type in LACK_SPARSE_SUM else upload(order, target),
         (shape[-2], shape[-1]),
         octaves=octaves,
         persistence=persistence,
@@ -124,12 +126,11 @@ def simplex_fields(
     Returns:
         (B, X, Y) float32 on the device of ``permutations``.
     """
-    lattice_x, lattice_y, points, weights = _geometry(
+    lattice_x, lattice_y, points, weights, gradients = _geometry(
         tuple(size), octaves, float(persistence), float(frequency), str(permutations.device)
     )
     # The published hash: perm[perm[x] + y] picks one of eight gradients by bits 1..3.
     hashed = permutations.gather(1, (permutations[:, lattice_x] + lattice_y) & 255)
-    gradients = torch.tensor(GRADIENTS, dtype=torch.float32, device=permutations.device)
     table = gradients[(hashed.T >> 1) & 7].transpose(1, 2).flatten(0, 1)  # (2 V, B)
     fields = F.embedding_bag(points, table, per_sample_weights=weights, mode="sum")
     return fields.T.reshape(len(permutations), *size)
@@ -161,13 +162,13 @@ def opensimplex_permutation(seed: int) -> Tensor:
 @lru_cache(maxsize=16)
 def _geometry(
     size: tuple[int, int], octaves: int, persistence: float, frequency: float, device: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what does not depend on the seed: the lattice points, and the sparse matrix to the pixels.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return what does not depend on the seed: the lattice points, the sparse matrix to the pixels, the gradients.
 
     Returns:
         x and y of the V lattice points, modulo 256 as the hash reads them, (V,) int64 each; and for P = X * Y
         pixels the K = octaves * 4 * 2 rows of the (2 V, B) gradient table that contribute, (P, K) int64, with
-        their weights, (P, K) float32.
+        their weights, (P, K) float32; and the eight gradients, (8, 2) float32.
     """
     with torch.inference_mode(False):  # the cache outlives the caller's mode
         axes = [torch.arange(n, dtype=torch.float64) for n in size]
@@ -181,9 +182,10 @@ def _geometry(
         lattice, points = torch.unique(torch.cat(keys, dim=1), return_inverse=True)
         rows = torch.stack((2 * points, 2 * points + 1), dim=-1).reshape(len(pixels), -1)
         weight = torch.cat(weights, dim=1).reshape(len(pixels), -1)
-        columns = (lattice // 256, lattice % 256, rows, weight.float())
-        lattice_x, lattice_y, rows, weight = (column.to(device) for column in columns)
-        return lattice_x, lattice_y, rows, weight
+        gradients = torch.tensor(GRADIENTS, dtype=torch.float32)
+        parts = (lattice // 256, lattice % 256, rows, weight.float(), gradients)
+        lattice_x, lattice_y, rows, weight, gradients = (part.to(device) for part in parts)
+        return lattice_x, lattice_y, rows, weight, gradients
 
 
 def _octave_geometry(positions: Tensor) -> tuple[Tensor, Tensor]:

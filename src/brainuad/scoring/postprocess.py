@@ -108,13 +108,13 @@ def _median_of_windows(array: np.ndarray, half: int) -> np.ndarray:
 
 def _window_sums(mask: np.ndarray, size: int) -> np.ndarray:
     """Return how many voxels of (X, Y, Z) bool are set in every cube of ``size`` voxels that fits in."""
-    sums = mask.astype(np.uint8 if size**3 < 256 else np.int64)
+    sums: np.ndarray = mask.astype(np.uint8 if size**3 < 256 else np.int64)
     for axis in range(3):
         planes = np.moveaxis(sums, axis, 0)
         starts = len(planes) - size + 1
-        added = planes[:starts].copy()
+        added: np.ndarray = planes[:starts].copy()
         for step in range(1, size):
-            added += planes[step : step + starts]
+            np.add(added, planes[step : step + starts], out=added)
         sums = np.moveaxis(added, 0, axis)
     return sums
 

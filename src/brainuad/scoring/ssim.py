@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -210,8 +211,10 @@ def _convolve(padded: Tensor, axis: int, kernel: list[float]) -> Tensor:
     return result
 
 
+@lru_cache(maxsize=256)  # sending them to a GPU would wait for what runs there
 def _reflected(indices: range, length: int, device: torch.device) -> Tensor:
     """Return which voxels stand at given places of an axis that is mirrored at both ends, again and again."""
     period = max(2 * (length - 1), 1)
     mirrored = [min(i % period, period - i % period) if length > 1 else 0 for i in indices]
-    return torch.tensor(mirrored, device=device)
+    with torch.inference_mode(False):  # the cache outlives the caller's mode
+        return torch.tensor(mirrored, device=device)

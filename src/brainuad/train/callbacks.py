@@ -26,6 +26,7 @@ from brainuad.modelfile import write_model
 from brainuad.train.module import Training
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES = 30.0, 1.0
+STEPS_BETWEEN_QUESTIONS = 16  # to all processes whether to save or to stop: each waits for the device
 
 
 class Interrupted(Exception):
@@ -62,8 +63,11 @@ class Epochs(Callback):
         if position == 0 or finished:
             self.end_epoch(trainer, module, epoch, finished)
         interrupted = self.interrupt.is_set()
-        due = time.monotonic() - self.saved >= self.config.callbacks.checkpoint_every_seconds
+        interval = self.config.callbacks.checkpoint_every_seconds
+        due = time.monotonic() - self.saved >= interval
         if trainer.world_size > 1:  # a signal may have reached one process only; all do the same at one step
+            if interval and trainer.global_step % STEPS_BETWEEN_QUESTIONS and not finished:
+                return
             wishes = torch.tensor([interrupted, due], dtype=torch.float32, device=module.device)
             interrupted, due = trainer.strategy.reduce(wishes, reduce_op="sum").bool().tolist()
         if interrupted or (due and not finished):
@@ -85,7 +89,9 @@ class Epochs(Callback):
         module.epoch_losses.clear()
         metrics = {"epoch": float(epoch), "train/loss": self.train_loss}
         if finished or epoch % self.config.trainer.check_val_every_n_epoch == 0:
-            metrics["val/loss"] = self.validation_loss = module.validation_loss(epoch)
+            # the first device's, for all have to agree on whether it is the best so far
+            self.validation_loss = trainer.strategy.broadcast(module.validation_loss(epoch))
+            metrics["val/loss"] = self.validation_loss
             check_finite(trainer.global_step, [torch.tensor(self.validation_loss)])
         if trainer.is_global_zero:
             for logger in trainer.loggers:

@@ -75,7 +75,7 @@ def caught_interrupts() -> Iterator[threading.Event]:
     def handle(number: int, frame: Any) -> None:
         event.set()
         signal.signal(number, previous[number])
-        print("Stopping after this step; once more to stop at once.", file=sys.stderr, flush=True)
+        print("Stopping soon; once more to stop at once.", file=sys.stderr, flush=True)
 
     for number in previous:
         signal.signal(number, handle)
@@ -133,6 +133,7 @@ def build_trainer(
         max_epochs=-1,
         max_steps=steps,
         gradient_clip_val=settings.gradient_clip_val or None,
+        benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
         callbacks=[epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
@@ -190,7 +191,7 @@ def fit(
             module.average.to(memory_format=torch.channels_last)
         if config.trainer.compile:
             for part in module.model.children():  # in place: names of weights stay
-                part.compile()
+                part.compile(dynamic=False)  # an epoch's last batch may be smaller: one more compilation
         checkpoint = last if resumed_step else None
         try:
             # the loader only counts: a step's number decides what is in its batch

@@ -193,11 +193,14 @@ class Training(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over the model's weights, one kernel for all on CUDA."""
+        return torch.optim.Adam(self.model.parameters(), lr=self.config.datamodule.cfg.lr, fused=self._fused)
+
+    @property
+    def _fused(self) -> bool | None:
+        """Whether one kernel changes all weights."""
         # In float16 it would undo the scaling of gradients by itself, after they have been clipped.
-        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        return torch.optim.Adam(
-            self.model.parameters(), lr=self.config.datamodule.cfg.lr, fused=fused or None
-        )
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        return (on_cuda and self.trainer.precision != "16-mixed") or None
 
     def configure_gradient_clipping(
         self,
@@ -266,6 +269,20 @@ class Training(LightningModule):
             pictures["reconstruction"] = self.average.reconstruct(images, self._generator("picture", 0))
         pictures["|difference|"] = (images - pictures["reconstruction"]).abs()
         return {title: picture[:, 0].float().cpu() for title, picture in pictures.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lay Adam's moments out as the weights are here, and step as suits this device.
+
+        A checkpoint brings the memory format and the kernel of the device that wrote it; a fused kernel takes moments
+        of another format for what they are not.
+        """
+        weights = list(self.model.parameters())
+        for optimiser in checkpoint["optimizer_states"]:
+            for group in optimiser["param_groups"]:
+                group["fused"] = self._fused
+            for number, moments in optimiser["state"].items():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    moments[name] = torch.empty_like(weights[number], device="cpu").copy_(moments[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the settings, so that a resumed run can be held against them."""

@@ -1,0 +1,58 @@
+"""Which device computes, and how it gets its data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from brainuad.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return a device by name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        InputError: The name is unknown, or there is no such device.
+    """
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if counts[kind])
+    known = f"Choose one of {', '.join(DEVICES)}"
+    if name.split(":")[0] not in counts:
+        raise InputError("device", f"{name!r} is unknown", known)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError("device", f"{name!r} is unknown", known) from error
+    if (device.index or 0) >= counts[device.type]:
+        raise InputError("device", f"{name!r} is not available", "Choose auto or cpu")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return a precision by name; "auto" is bfloat16 where the device computes in it natively, else float32.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if name not in PRECISIONS:
+        raise InputError("precision", f"{name!r} is unknown", f"Choose one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    native = {
+        "cuda": lambda: torch.cuda.get_device_capability(device) >= (8, 0),
+        # oneDNN emulates it elsewhere, which is slower than float32
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    }
+    return "bfloat16" if device.type in native and native[device.type]() else "float32"
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device. CUDA gets it from pinned memory, so that nothing waits for what runs there."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from brainuad.detector import load_model
+from brainuad.devices import resolve_device, resolve_precision, upload
+from brainuad.errors import InputError
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("tpu", "cpu:x", ""):
+        with pytest.raises(InputError, match="unknown"):
+            resolve_device(name)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="not available"):
+            resolve_device("cuda")
+    with pytest.raises(InputError, match="not available"):
+        resolve_device("cuda:99")
+
+
+def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for amx, avx in ((False, False), (False, True), (True, False)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert resolve_precision("auto", cpu) == ("bfloat16" if amx or avx else "float32")
+        assert load_model("lite-t1", "cpu").precision == resolve_precision("auto", cpu)
+    assert resolve_precision("auto", torch.device("mps")) == "float32"
+    assert resolve_precision("float32", cpu) == "float32"
+    with pytest.raises(InputError, match="'int8' is unknown"):
+        load_model("lite-t1", "cpu", "int8")
+
+
+def test_what_is_uploaded_is_the_same() -> None:
+    values = torch.arange(12.0).reshape(3, 4).T
+    assert torch.equal(upload(values, resolve_device("auto")).cpu(), values)
+    assert upload(values, "cpu") is values
