@@ -111,7 +111,7 @@ def test_a_scan_that_is_not_in_atlas_space_is_refused_with_the_remedy():
 def test_a_second_load_comes_from_the_cache(tmp_path, monkeypatch):
     config = replace(SMALL, cache_dir=str(tmp_path))
     first = load_case(CASE, config)
-    monkeypatch.setattr("brainuad.data.loading.place", None)
+    monkeypatch.setattr("brainuad.data.loading.place_volumes", None)
     second = load_case(CASE, config)
     for name in ("image", "mask", "lesion", "affine"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

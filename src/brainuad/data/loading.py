@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import threading
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from scipy import ndimage
 
+from brainuad.cache import Cache
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import BrainFrame
@@ -26,15 +24,13 @@ from brainuad.data.intensity import curvature_flow, scale_to_percentiles
 from brainuad.data.sampling import sample_axes
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, sha256
+from brainuad.files import sha256
 
 _LOADER_VERSION = (
     2  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 _MAX_OFF_CENTRE_MM = 60.0
-_unwritable: set[Path] = set()  # cache folders that a warning was given for
-_unwritable_lock = threading.Lock()  # cases are loaded by several threads
-logger = logging.getLogger(__name__)
+_MAX_CACHE_BYTES = 20_000_000_000
 T = TypeVar("T")
 R = TypeVar("R")
 _Volumes = tuple[Volume, Volume, Volume | None]  # image, brain mask, lesion
@@ -128,16 +124,18 @@ def load_case(case: Case, config: DataConfig, *, native: bool = False) -> Prepar
         InputError: A file is missing, damaged or of another grid; the mask is empty; the image is constant; or, with
             ``affine="used"``, the scan is not in atlas space.
     """
-    entry = cache_folder(config) / f"{content_key(case, config)}.npz"
-    arrays = _read_entry(entry)
+    name, kept = f"{content_key(case, config)}.npz", _cache(cache_folder(config))
+    arrays = kept.read(name, _read_entry)
     volumes = None
     if arrays is None:
         volumes = _read_files(case, config)
         image, mask, lesion, affine = _placed(case, volumes, config)
-        arrays = {"image": image, "mask": mask, "affine": affine}
+        fresh = {"image": image, "mask": mask, "affine": affine}
         if lesion is not None:
-            arrays["lesion"] = lesion
-        _write_entry(entry, arrays)
+            fresh["lesion"] = lesion
+        arrays = fresh
+        size = sum(array.nbytes for array in arrays.values())
+        kept.write(name, size, lambda handle: np.savez(handle, allow_pickle=False, **fresh))
     files = _native(volumes or _read_files(case, config)) if native else None
     return PreparedCase(case, arrays["image"], arrays["mask"], arrays.get("lesion"), arrays["affine"], files)
 
@@ -185,27 +183,15 @@ def content_key(case: Case, config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read_entry(entry: Path) -> dict[str, np.ndarray] | None:
-    """Read a cache entry; a damaged one counts as absent and is made again."""
-    try:
-        with np.load(entry, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
+@cache
+def _cache(folder: Path) -> Cache:
+    remedy = "Scans are prepared anew each time; set datamodule.cfg.cache_dir to another folder"
+    return Cache(folder, _MAX_CACHE_BYTES, remedy)
 
 
-def _write_entry(entry: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a cache entry; where that cannot be done, say so once a folder and go on without."""
-    try:
-        with atomic_path(entry) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
-    except InputError as error:
-        with _unwritable_lock:
-            known = entry.parent in _unwritable
-            _unwritable.add(entry.parent)
-        if not known:
-            remedy = "Scans are prepared anew each time; set datamodule.cfg.cache_dir to another folder"
-            logger.warning("%s: %s. %s", error.subject, error.fault, remedy)
+def _read_entry(handle: BinaryIO) -> dict[str, np.ndarray]:
+    with np.load(handle, allow_pickle=False) as stored:
+        return dict(stored)
 
 
 def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:

@@ -1,0 +1,73 @@
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from brainuad.cache import Cache
+
+
+def put(cache: Cache, name: str, text: bytes = b"1234567890") -> None:
+    cache.write(name, len(text), lambda handle: handle.write(text))
+
+
+def got(cache: Cache, name: str) -> bytes | None:
+    return cache.read(name, lambda handle: handle.read())
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 30, "")
+    (tmp_path / "cache" / "folder").mkdir(parents=True)
+    for age, name in enumerate("cba"):
+        put(cache, name)
+        os.utime(tmp_path / "cache" / name, (age, age))
+    assert got(cache, "c") == b"1234567890"  # and so has been used
+    put(cache, "d")
+    assert [got(cache, name) is not None for name in "abcd"] == [True, False, True, True]
+    assert (tmp_path / "cache" / "folder").is_dir()
+
+
+def test_a_new_process_counts_what_is_there(tmp_path: Path) -> None:
+    put(Cache(tmp_path, 15, ""), "a")
+    cache = Cache(tmp_path, 15, "")
+    put(cache, "b")
+    assert got(cache, "a") is None
+    assert got(cache, "b") is not None
+
+
+def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 100, "")
+    assert got(cache, "nothing") is None
+    put(cache, "a")
+
+    def refuse(handle: object) -> None:
+        raise ValueError("damaged")
+
+    assert cache.read("a", refuse) is None
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    cache = Cache(tmp_path / "file" / "cache", 100, "Nothing is kept")
+    threads = [threading.Thread(target=put, args=(cache, str(number))) for number in range(8)]
+    with caplog.at_level(logging.WARNING):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert caplog.text.count("Nothing is kept") == 1
+    assert got(cache, "1") is None
+
+
+def test_nothing_half_written_is_left(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 100, "")
+
+    def stop(handle: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.write("a", 10, stop)
+    assert list(tmp_path.iterdir()) == []
