@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -218,14 +218,17 @@ def _over_all_thresholds(space: Space, anomaly: np.ndarray, protocol: Protocol) 
 def _at_threshold(
     space: Space, anomaly: np.ndarray, threshold: float, protocol: Protocol, name: str
 ) -> dict[str, float]:
-    measures = {"above": float(np.mean(anomaly[space.mask] > threshold))}
+    above = np.count_nonzero((anomaly > threshold) & space.mask)
+    measures = {"above": float(above / np.count_nonzero(space.mask))}
     predicted = space.predict(anomaly, threshold)
     measures["predicted_ml"] = float(predicted.sum()) * space.voxel_ml
     if protocol.lesion_wise:
         measures |= _lesion_wise(space, predicted)
     if space.lesion is None:
         return measures
-    counts = confusion(predicted[space.voxels], space.truth[space.voxels])
+    outside = int(np.count_nonzero(~space.voxels))  # where there is neither prediction nor lesion
+    counts = confusion(predicted, space.truth)
+    counts = replace(counts, true_negatives=counts.true_negatives - outside)
     names: tuple[str, ...] = ("true_positives", "false_positives", "true_negatives", "false_negatives")
     measures |= {what: float(getattr(counts, what)) for what in ("dice", "precision", "recall", *names)}
     if space.name == MODEL:
