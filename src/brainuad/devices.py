@@ -8,7 +8,6 @@ from torch import Tensor
 from brainuad.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
