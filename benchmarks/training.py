@@ -6,7 +6,7 @@
 DATA_DIR is what ``brainuad prepare`` wrote. Further words are settings, as of ``brainuad train``. Every path takes the
 same steps on the same slices with the same noise from the same weights. The first fifth of the steps, in which PyTorch
 compiles and warms up, counts for no rate, and nothing is validated, drawn or saved before the last. ``OUT/training.md``
-has the table. A rerun goes on from where it stopped.
+has the table. A rerun keeps the paths that were finished.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300, help="several epochs of them")
     arguments = parser.parse_intermixed_args()
     curves, flops = {}, 0.0
     try:
@@ -114,6 +114,8 @@ def row(path: str, curves: dict[str, pd.DataFrame], flops: float, rates: dict[st
 def steps_per_second(curve: pd.DataFrame) -> float:
     """Return the rate between the warm-up and the last epoch, which ends with a validation."""
     late = curve[curve["step"] > WARM_UP * curve["step"].max()].iloc[:-1]
+    if len(late) < 2:
+        raise SystemExit("training.py: --steps leaves no two epochs to measure. Give more")
     span = late.iloc[-1] - late.iloc[0]
     return float(span["step"] / span["seconds"])
 

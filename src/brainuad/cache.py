@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Callable
@@ -16,20 +17,25 @@ from brainuad.files import atomic_path
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+ENTRY = re.compile(
+    r"[0-9a-f]{32}\.np[yz]"
+)  # what a file is called; whatever else lies in the folder is not ours
 
 
 class Cache:
-    """Files in a folder, of which those used longest ago make room for new ones; threads and processes may share it.
+    """Files named by hash in a folder, of which those used longest ago make room for new ones.
+
+    Threads and processes may share it.
 
     Args:
-        folder: Where; made if missing. Folders in it are left alone.
-        max_bytes: Of all files together.
+        folder: Where; made if missing. It may hold other things, which are left alone.
+        max_bytes: Of its files together; each further process that writes may go a sixteenth beyond.
         otherwise: What follows, for the one warning that it cannot be written to.
     """
 
     def __init__(self, folder: Path, max_bytes: int, otherwise: str) -> None:
         self.folder, self.max_bytes, self.otherwise = folder, max_bytes, otherwise
-        self._size: int | None = None  # of the folder, once it has been looked at
+        self._left = 0  # bytes to write before the folder is looked at again
         self._writable = True
         self._lock = threading.Lock()
 
@@ -63,19 +69,19 @@ class Cache:
                 logger.warning("%s. %s", what, self.otherwise)
 
     def _make_room(self, needed: int) -> None:
-        if self._size is not None and self._size + needed <= self.max_bytes:
-            self._size += needed
+        if needed <= self._left:
+            self._left -= needed
             return
         entries = []
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for item in os.scandir(self.folder):
                 with contextlib.suppress(FileNotFoundError):  # another process may do the same
-                    if item.is_file():
+                    if ENTRY.fullmatch(item.name):
                         entries.append((item.stat().st_mtime, item.stat().st_size, item.path))
-        size = sum(entry[1] for entry in entries)
+        size = needed + sum(entry[1] for entry in entries)
         for _, length, path in sorted(entries):
-            if size + needed <= self.max_bytes:
+            if size <= self.max_bytes:
                 break
             Path(path).unlink(missing_ok=True)
             size -= length
-        self._size = size + needed
+        self._left = min(self.max_bytes - size, self.max_bytes // 16)

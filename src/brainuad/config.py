@@ -75,7 +75,8 @@ class DataConfig:
         lr: Learning rate.
         leak_free: Drop training and validation subjects that are also test subjects, validation subjects that
             are also in training, and duplicated rows.
-        cache_dir: Folder for prepared volumes; empty means the user's cache folder.
+        cache_dir: Folder for prepared volumes, 20 GB of them at most, and for reconstructions; empty means the user's
+            cache folder.
     """
 
     mode: str = "t1"
@@ -149,7 +150,8 @@ class CallbacksConfig:
 
     Attributes:
         picture_every_n_epochs: Epochs between pictures of sample reconstructions; 0 for none.
-        checkpoint_every_seconds: Time between writes of the last checkpoint; 0 for one after each step.
+        checkpoint_every_seconds: Time between writes of the last checkpoint; 0 for one after each step. Several devices
+            ask each other every 16 steps whether it has passed.
     """
 
     picture_every_n_epochs: int = 20

@@ -17,7 +17,12 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: The name is unknown, or there is no such device.
     """
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    counts = {
+        "cpu": 1,
+        # a driver that is too old for PyTorch counts devices, but none is available
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if counts[kind])
     known = f"Choose one of {', '.join(DEVICES)}"

@@ -21,9 +21,16 @@ def test_it_equals_scipy_on_any_grid(mode, order, size, shape, steps, starts, si
     sigmas = (sigma, 0.0, sigma / 2)
     ours = sample_axes(array, steps, starts, shape, order=order, mode=mode, sigmas=sigmas)
     smooth = ndimage.gaussian_filter(array.astype(np.float64), sigmas, mode="constant")
-    theirs = ndimage.affine_transform(smooth, steps, starts, shape, order=order, mode=mode)
+    theirs = ndimage.affine_transform(smooth, np.diag(steps), starts, shape, order=order, mode=mode)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_sample_on_the_last_voxel_has_its_value(order):
+    array = np.random.default_rng(0).random((12, 12, 12)).astype(np.float32) + 1
+    ours = sample_axes(array, [0.3] * 3, [11.0] * 3, (1, 1, 1), order=order, mode="constant")
+    np.testing.assert_allclose(ours[0, 0, 0], array[11, 11, 11], rtol=1e-5)
 
 
 @pytest.mark.parametrize("order", [1, 3])

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from tiny_training import tiny
 
+import brainuad.train.callbacks
 from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.train import fit
@@ -56,25 +58,46 @@ def test_checkpoints_run_no_code(
     assert not (tmp_path / "trapped").exists()
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """At which steps the last checkpoint was written."""
+    steps: list[int] = []
+    original = AtomicCheckpointIO.save_checkpoint
+
+    def noted(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Any, **options: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            steps.append(checkpoint["global_step"])
+        original(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
+    return steps
+
+
 @pytest.mark.parametrize(("seconds", "steps"), [(0.0, [1, 2, 3, 4, 5, 6]), (3600.0, [6])])
 def test_checkpoints_by_the_clock(
     train_volumes: TrainingVolumes,
     val_volumes: TrainingVolumes,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    written: list[int],
     seconds: float,
     steps: list[int],
 ) -> None:
-    written = []
-    original = AtomicCheckpointIO.save_checkpoint
-
-    def noted(self: AtomicCheckpointIO, checkpoint: dict[str, Any], path: Any, **options: Any) -> None:
-        if Path(path).name == "last.ckpt":
-            written.append(checkpoint["global_step"])
-        original(self, checkpoint, path, **options)
-
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", noted)
     config = tiny()
     config.callbacks.checkpoint_every_seconds = seconds
     fit(config, train_volumes, val_volumes, tmp_path)
     assert written == steps
+
+
+def test_several_devices_ask_each_other_now_and_then(
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    written: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    monkeypatch.setattr(brainuad.train.callbacks, "STEPS_BETWEEN_QUESTIONS", 4)
+    config = tiny()
+    config.callbacks.checkpoint_every_seconds = 1e-9
+    fit(config, train_volumes, val_volumes, tmp_path)
+    assert written == [4, 6]

@@ -41,7 +41,7 @@ def sample_axes(
         for axis in range(3)
     )
     array = np.ascontiguousarray(array, dtype=np.float32)
-    # The axis of slices first and last are single products; growing along x last keeps what lies between small.
+    # z and y are a product a sagittal plane, x is one; where a grid becomes finer, what lies between is small.
     array = np.matmul(y, np.matmul(array, z.T))
     return (x @ array.reshape(len(array), -1)).reshape(shape[0], *array.shape[1:])
 
@@ -57,7 +57,7 @@ def _operator(
         ndimage.affine_transform,
         0,
         units,
-        [step],
+        [[step]],  # a bare [step] would take SciPy's way of zooming, which rounds positions elsewhere
         offset=start,
         output_shape=(length,),
         order=order,

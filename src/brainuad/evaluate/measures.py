@@ -38,7 +38,7 @@ from brainuad.evaluation import (
     surface_distances,
     threshold_curve,
 )
-from brainuad.evaluation._arrays import bounding_box
+from brainuad.evaluation._arrays import bounding_box, ratio
 from brainuad.scoring import drop_small
 
 Measures = dict[str, dict[str, float]]  # threshold, measure, value
@@ -218,8 +218,8 @@ def _over_all_thresholds(space: Space, anomaly: np.ndarray, protocol: Protocol) 
 def _at_threshold(
     space: Space, anomaly: np.ndarray, threshold: float, protocol: Protocol, name: str
 ) -> dict[str, float]:
-    above = np.count_nonzero((anomaly > threshold) & space.mask)
-    measures = {"above": float(above / np.count_nonzero(space.mask))}
+    above = int(np.count_nonzero((anomaly > threshold) & space.mask))
+    measures = {"above": ratio(above, int(np.count_nonzero(space.mask)))}
     predicted = space.predict(anomaly, threshold)
     measures["predicted_ml"] = float(predicted.sum()) * space.voxel_ml
     if protocol.lesion_wise:

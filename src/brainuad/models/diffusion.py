@@ -17,7 +17,7 @@ from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 BATCH = 16  # slices in one network call on a processor
-# Pixels in one on a GPU, where calls of few slices take as long: some 5 GB with the paper's network.
+# Pixels in one on CUDA, where calls of few slices take as long: some 5 GB with the paper's network.
 GPU_BATCH_PIXELS = 2**20
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
@@ -167,7 +167,7 @@ class DiffusionModel(nn.Module):
         Args:
             volume: (X, Y, Z) in [0, 1]; it need not be on the model's device.
             generator: Source of the noise; the draws do not depend on ``batch_size``.
-            batch_size: Slices in one network call; 16 by default, and as many as keep it busy on a GPU.
+            batch_size: Slices in one network call; by default 16, and on CUDA as many as keep it busy.
 
         Returns:
             (X, Y, Z) on the volume's device and scale; values are not clamped.
