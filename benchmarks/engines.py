@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,12 +25,12 @@ import onnxruntime
 import openvino
 import pandas as pd
 import torch
-from accuracy import SIMULATED, cohort
-from frontier import SCORES, over_kinds, precisions, say
+from frontier import SCORES, over_kinds, precisions, say, validation_cases
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from brainuad.bench.measure import interleaved
 from brainuad.data.cohort import leak_free, read_cases
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector, load_model
@@ -147,13 +147,8 @@ def compare_calls(detector: Detector, full: Path, eight: Path, feed: Feed, outpu
         "OpenVINO, int8": in_openvino(eight, "f32"),
     }
     results = {name: call(feed) for name, call in calls.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(TURNS):
-        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
-            start = time.process_time()
-            calls[name](feed)
-            seconds[name].append(time.process_time() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    turns = {name: functools.partial(call, feed) for name, call in calls.items()}
+    medians = interleaved(turns, TURNS, detector.device, time.process_time)
     plain, narrow = (medians[f"PyTorch, {kind}"] for kind in ("float32", "bfloat16"))
     exact = results["PyTorch, float32"]
     rows = [
@@ -179,10 +174,7 @@ def compare_precision(
     detector: Detector, eight: Path, data_dir: Path, output: Path, subjects: int | None
 ) -> None:
     """Write average precision with the network in float32 and in 8 bits."""
-    cases = [case for case in cohort(detector, data_dir, output / "cohort") if case.split == "val"]
-    chosen = sorted({case.subject for case in cases})[:subjects]
-    lesions = [case for case in cases if case.subject in chosen and case.dataset in SIMULATED]
-    healthy = [case for case in cases if case.lesion is None]
+    lesions, healthy = validation_cases(detector, data_dir, output, subjects)
     quantised = replace(detector, model=copy.deepcopy(detector.model))
     quantised.model.unet = Engine(in_onnxruntime(eight))
     rows = []
@@ -195,7 +187,7 @@ def compare_precision(
     found = {score: [over_kinds(table, name, "", score) for name in ("float32", "int8")] for score in SCORES}
     tables.write(
         output / "int8.md",
-        f"Average precision over four simulated kinds, {len(chosen)} validation subjects.",
+        f"Average precision over four simulated kinds, {table['subject'].nunique()} validation subjects.",
         ["score", "float32", "int8", "difference"],
         [
             [score, *(f"{values.mean():.4f}" for values in pair), tables.difference(*reversed(pair))]

@@ -125,10 +125,7 @@ def train(data_dir: Path, output: Path) -> None:
 def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
     """Measure average precision and seconds of every network in both precisions, and write tables and figure."""
     shipped = load_model(SHIPPED, "cpu", "float32")
-    cases = [case for case in cohort(shipped, data_dir, output / "cohort") if case.split == "val"]
-    chosen = sorted({case.subject for case in cases})[:subjects]
-    lesions = [case for case in cases if case.subject in chosen and case.dataset in SIMULATED]
-    healthy = [case for case in cases if case.lesion is None]
+    lesions, healthy = validation_cases(shipped, data_dir, output, subjects)
     # The noise levels of the shipped model for all.
     levels = {"noise_ensemble": True, "step_ensemble": shipped.model_config.step_ensemble}
     trained = {name: folder_of(name, output) for name in NETWORKS}
@@ -155,6 +152,16 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
         write_precision(
             output, pd.DataFrame(rows), [replace(shipped, precision=kind) for kind in sorted(both)], healthy
         )
+
+
+def validation_cases(
+    detector: Detector, data_dir: Path, output: Path, subjects: int | None
+) -> tuple[list[Case], list[Case]]:
+    """Return lesions simulated in the first validation subjects, and all healthy validation scans."""
+    cases = [case for case in cohort(detector, data_dir, output / "cohort") if case.split == "val"]
+    chosen = sorted({case.subject for case in cases})[:subjects]
+    lesions = [case for case in cases if case.subject in chosen and case.dataset in SIMULATED]
+    return lesions, [case for case in cases if case.lesion is None]
 
 
 def precisions(
@@ -223,8 +230,7 @@ def write(
     tables.write(
         output / "tables" / "frontier.md",
         f"{STEPS} steps of 16 slices each where no other number is said, {SHIPPED} as shipped; average precision over "
-        "four simulated kinds, "
-        f"{subjects} validation subjects, network in {kinds[0]}. Without a network: "
+        f"four simulated kinds, {subjects} validation subjects, network in {kinds[0]}. Without a network: "
         + ", ".join(f"{name} {over_kinds(rows, '', '', name).mean():.3f}" for name in PLAIN)
         + ".",
         ["network", "million weights", "GFLOP a slice", *(f"s in {kind}" for kind in kinds), *SCORES],

@@ -20,17 +20,20 @@ _MIB = 2**20
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds of each function, all taking turns, in the reverse order every other time."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(repeats):
         for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
             synchronise(device)
-            start = time.perf_counter()
+            start = clock()
             functions[name]()
             synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

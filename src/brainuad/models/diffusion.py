@@ -17,7 +17,7 @@ from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 BATCH = 16  # slices in one network call on a processor
-# Pixels in one on CUDA, where calls of few slices take as long: some 5 GB with the paper's network.
+# Pixels in one on CUDA, where calls of few slices take as long: by estimate 5 GB with the paper's network.
 GPU_BATCH_PIXELS = 2**20
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
