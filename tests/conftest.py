@@ -41,10 +41,13 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _logging_restored() -> Iterator[None]:
-    """A command sets the package's level, and sends messages to a stderr that is gone after its test."""
+    """A command sets the package's level, and sends messages to a stderr that is gone after its test.
+
+    So does one in a fixture of a whole file, which runs before this.
+    """
     root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
     package = logging.getLogger("brainuad")
-    level = package.level
+    package.setLevel(logging.NOTSET)
     yield
     root.handlers[:] = handlers
-    package.setLevel(level)
+    package.setLevel(logging.NOTSET)
