@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
@@ -214,6 +215,22 @@ def test_bfloat16_reconstructs_almost_the_same(detector: Detector, volume: np.nd
     assert reduced.fingerprint == detector.fingerprint
     assert reduced.result_key != detector.result_key
     assert reduced.with_settings(test_timesteps=250).precision == "bfloat16"
+
+
+def test_a_compiled_detector_stays_compiled(
+    detector: Detector, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: seen.append((module, how)))
+    original = replace(detector, model=copy.deepcopy(detector.model))
+    compiled = original.compile()
+    assert seen == [(original.model.unet, {"dynamic": False})]
+    assert compiled.fingerprint == detector.fingerprint
+    assert compiled.result_key != detector.result_key
+    torch.testing.assert_close(compiled.reconstruct(volume), detector.reconstruct(volume), atol=1e-4, rtol=0)
+    other = compiled.with_settings(test_timesteps=250)
+    assert other.compiled
+    assert seen[1:] == [(other.model.unet, {"dynamic": False})]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
-from brainuad.devices import resolve_device, resolve_precision
+from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_health, read_model, write_model
 from brainuad.registry import MODELS
@@ -87,6 +87,7 @@ class Detector:
         name: Name for tables and reports.
         health: What scores relative to health ("<name>_z", "intensity_atlas") compare with, or None.
         precision: What the network's products are computed in, "float32" or "bfloat16"; all else is float32.
+        compiled: Whether the network is compiled; see :meth:`compile`.
     """
 
     model: nn.Module
@@ -97,6 +98,7 @@ class Detector:
     name: str = "model"
     health: HealthyMoments | None = None
     precision: str = "float32"
+    compiled: bool = False
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Detector:
@@ -156,12 +158,13 @@ class Detector:
     @property
     def result_key(self) -> str:
         """What reconstructions depend on to the last bit, as far as a detector knows: for names of what is kept."""
-        return f"{self.fingerprint} {self.device.type} {self.precision}"
+        return f"{self.fingerprint} {self.device.type} {self.precision}{' compiled' * self.compiled}"
 
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
 
-        It has no calibration and knows no health, for these were found with the settings there were.
+        It has no calibration and knows no health, for these were found with the settings there were. Of a compiled
+        detector it is another compiled one.
 
         Raises:
             InputError: A value cannot be used, or the weights do not fit it.
@@ -175,7 +178,21 @@ class Detector:
         except RuntimeError as error:
             raise InputError(", ".join(changes), "do not fit the weights", "Train with them") from error
         model.requires_grad_(False).eval().to(self.device)
-        return replace(self, model=model, model_config=config, calibration=None, health=None)
+        changed = replace(
+            self, model=model, model_config=config, calibration=None, health=None, compiled=False
+        )
+        return changed.compile() if self.compiled else changed
+
+    def compile(self) -> Detector:
+        """Return the same detector, the network of both compiled when it is first called.
+
+        That takes half a minute for each shape of volumes, and needs a compiler: Triton and C on CUDA, C++ elsewhere.
+        It pays for many scans on a GPU, where the published network then takes half the time or less.
+        """
+        model: Any = self.model
+        model.to(memory_format=torch.channels_last)
+        compile_networks(model)
+        return replace(self, compiled=True)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
         """Return how the brain would look healthy.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brainuad.errors import InputError
 
@@ -60,3 +60,12 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def compile_networks(model: nn.Module) -> None:
+    """Have a model's networks compiled when they are first called, which takes a while for each shape of slices.
+
+    In place, so that names of weights stay. Needs a compiler: Triton and C on CUDA, C++ elsewhere.
+    """
+    for part in model.children():
+        part.compile(dynamic=False)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from brainuad.config import SSIM_SIGMAS
 from brainuad.scoring import ssim, ssim_ensemble, ssim_maps
-from brainuad.scoring.ssim import fuse_maps, gaussian_kernel
+from brainuad.scoring.ssim import _blur_by_products, _moments, fuse_maps, gaussian_kernel
 
 
 def pair(shape=(20, 18, 15), seed=0, dtype=torch.float64):
@@ -57,7 +57,7 @@ def test_ensemble_is_the_published_one(reference):
 
 
 def test_published_ensemble_follows_from_the_published_maps(reference):
-    fused = fuse_maps(torch.from_numpy(reference["ssim_maps"]))
+    fused = fuse_maps([torch.from_numpy(reference["ssim_maps"])])
     torch.testing.assert_close(fused, torch.from_numpy(reference["ssim_ensemble"]), atol=2e-6, rtol=0)
 
 
@@ -242,6 +242,20 @@ def test_properties(shape, seed, scale, single):
         torch.testing.assert_close(flipped.flip(axis + 1), maps, **tolerance)
     turned = ssim_maps(reconstruction.permute(2, 0, 1), image.permute(2, 0, 1), sigmas=(0.3, 1.1, 1.7))
     torch.testing.assert_close(turned.permute(0, 2, 3, 1), maps, **tolerance)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 9)] * 3), seed=seeds)
+def test_blurs_of_a_device_are_those_of_the_processor(shape, seed):
+    volumes = torch.stack(pair(shape, seed, torch.float64))
+    kernels = [gaussian_kernel(sigma) for sigma in (0.3, 1.1, 1.7)]
+    blurred = _blur_by_products(volumes, kernels)
+    for number, volume in enumerate(volumes):
+        for index, kernel in enumerate(kernels):
+            mean, square = _moments(volume, range(shape[0]), kernel)
+            torch.testing.assert_close(blurred[number, index], mean)
+            again = _blur_by_products(volume.square()[None], [kernel])[0, 0]
+            torch.testing.assert_close(again, square)
 
 
 @pytest.mark.gpu

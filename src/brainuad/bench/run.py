@@ -126,7 +126,7 @@ def run_bench(
         model = {
             "name": detector.name,
             "fingerprint": detector.fingerprint,
-            "precision": detector.precision,
+            "precision": detector.precision + " compiled" * detector.compiled,
         }
         bench = Bench(model, describe_machine(device), rates[device], repeats, {})
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -200,7 +200,11 @@ class Case:
         if not hasattr(model, "draw_noise") or not hasattr(model, "unet"):
             return Stage("reconstruct", lambda: self.detector.reconstruct(self.image, self.seed)[0])
         noise = self._draw()
-        given = copy.copy(model)  # the network alone: noise is a stage of its own
+        given, plain = (
+            copy.copy(model),
+            copy.deepcopy(model),
+        )  # the network alone: noise is a stage of its own
+        plain.to(memory_format=torch.contiguous_format)  # and, as a copy, not compiled
         drawn: list[Tensor] = []
 
         def next_noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -211,12 +215,12 @@ class Case:
         given.draw_noise = next_noise
         volume = torch.from_numpy(self.image).to(self.device)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.unet(self._slices()[:1], torch.zeros(1, dtype=torch.long, device=self.device))
+            plain.unet(self._slices()[:1], torch.zeros(1, dtype=torch.long, device=self.device))
         detector = replace(self.detector, model=given)
         return Stage(
             "reconstruct",
             lambda: detector.reconstruct(self.image)[0],
-            lambda: baseline.reconstruct(model, volume, noise, self._levels),
+            lambda: baseline.reconstruct(plain, volume, noise, self._levels),
             flops=counter.get_total_flops() * self.size[2] * len(self._levels),
             precision=detector.precision,
         )

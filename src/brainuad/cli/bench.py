@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Precision, known, listed
+from brainuad.cli.options import Compile, Device, Json, Precision, known, listed
 from brainuad.console import progress
 
 
@@ -40,6 +40,7 @@ def bench(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: Compile = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Write bench.json and bench.txt there."),
@@ -54,9 +55,10 @@ def bench(
 
     known("--stages", wanted or [], list(STAGES))
     names = wanted or list(STAGES)
+    detector = load_model(model, device, precision)
     with progress("Timing", max(len(sizes), 1) * len(names)) as advance:
         found = run_bench(
-            load_model(model, device, precision),
+            detector.compile() if compile else detector,
             sizes,
             names,
             repeats=repeats,

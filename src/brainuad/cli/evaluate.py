@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Device, Json, Output, Precision, Seed, known, listed, one_of
+from brainuad.cli.options import (
+    Compile,
+    DataDir,
+    Device,
+    Json,
+    Output,
+    Precision,
+    Seed,
+    known,
+    listed,
+    one_of,
+)
 from brainuad.console import exit_by_failures, logger, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_cases
 from brainuad.errors import InputError
@@ -51,6 +62,7 @@ def evaluate(
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: Compile = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -68,6 +80,8 @@ def evaluate(
     known("--scores", wanted_scores, score_names())
     ranks = context.with_resource(joined_ranks())
     detector = load_trained(model, fold or 0, device, precision)
+    if compile:
+        detector = detector.compile()
     if modality not in (None, detector.modality):
         fault = f"was trained on {detector.modality} images, not on {modality}"
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")

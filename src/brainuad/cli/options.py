@@ -37,6 +37,10 @@ Device = Annotated[str, typer.Option(help="Where to compute.", **one_of(DEVICES)
 Precision = Annotated[
     str, typer.Option(help="What the network computes in; auto: bfloat16 where native.", **one_of(PRECISIONS))
 ]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the network first: half a minute, then faster on a GPU."),
+]
 Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

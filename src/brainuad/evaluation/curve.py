@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from brainuad.evaluation._arrays import as_bool, as_scores, ratio
@@ -219,22 +220,19 @@ def _figures_on_device(map: Tensor, lesion: Any) -> tuple[float, float, float]:
     scores = map.detach().flatten()
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.to(torch.float32 if scores.dtype.itemsize == 2 else torch.float64)
-    scores, order = scores.sort(descending=True)
+    scores, order = scores.sort()
     truth = torch.as_tensor(lesion, device=map.device).flatten()[order].bool()
-    hits = truth.cumsum(0, dtype=torch.float64)
-    called = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=map.device)
-    positives = hits[-1]
-    # A threshold lies below the last of equal scores; what it gains is counted from the last one before.
-    lower = torch.cat([scores[1:], torch.nextafter(scores[-1:], scores.new_tensor([-torch.inf]))])
-    last = torch.ones_like(truth)
-    last[:-1] = scores[1:] < scores[:-1]
-    before = torch.where(last, hits, 0).cummax(0).values.roll(1)
-    before[0] = 0
-    precision = torch.where(last, (hits - before) * hits / called, 0).sum() / positives
-    dice = torch.where(last, 2 * hits / (called + positives), -1)
-    best = dice.argmax(0, keepdim=True)  # of equal ones the first: the highest threshold
+    # For the threshold just below each voxel's score: the voxels that are not called lesion, and what they miss.
+    below = torch.searchsorted(scores, scores)
+    missed = F.pad(truth.cumsum(0), (1, 0))
+    positives = missed[-1]
+    hits, called = (positives - missed[below]).double(), len(scores) - below
+    precision = torch.where(truth, hits / called, 0).sum() / positives
+    dice = 2 * hits / (called + positives)
+    best = len(scores) - 1 - dice.flip(0).argmax(0, keepdim=True)  # of equal ones the highest threshold
+    lower = torch.cat([torch.nextafter(scores[:1], scores.new_tensor([-torch.inf])), scores])
     undefined = torch.where(positives > 0, 0.0, torch.nan)
-    found = [precision, dice[best][0] + undefined, lower[best][0] + undefined, scores.isnan().sum()]
+    found = [precision, dice[best][0] + undefined, lower[below[best]][0] + undefined, scores.isnan().sum()]
     *figures, missing = torch.stack([value.double() for value in found]).tolist()
     if missing:
         raise ValueError(f"map holds {missing:.0f} NaN")

@@ -17,8 +17,9 @@ from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 BATCH = 16  # slices in one network call on a processor
-# Pixels in one on CUDA, where calls of few slices take as long: by estimate 5 GB with the paper's network.
-GPU_BATCH_PIXELS = 2**20
+# Slices and pixels in one on CUDA. From 64 slices on diffusers lays out anew what it upsamples; the pixels bound the
+# memory to some gigabytes with the paper's network.
+GPU_BATCH, GPU_BATCH_PIXELS = 63, 2**20
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
@@ -179,7 +180,7 @@ class DiffusionModel(nn.Module):
             raise ValueError(f"volume must be (X, Y, Z), got shape {tuple(volume.shape)}")
         slices = volume.permute(2, 0, 1)[:, None].to(self.signal_scale.device, torch.float32)
         if batch_size is None:
-            batch_size = max(1, GPU_BATCH_PIXELS // slices[0].numel()) if slices.is_cuda else BATCH
+            batch_size = _gpu_batch(len(slices), slices[0].numel()) if slices.is_cuda else BATCH
         reconstruction = self._reconstruct(slices, generator, batch_size)
         return reconstruction[:, 0].permute(1, 2, 0).to(volume.device)
 
@@ -203,6 +204,12 @@ class DiffusionModel(nn.Module):
 def _levels(config: ModelConfig) -> tuple[int, ...]:
     """Return the noise levels of reconstruction, counted from 1."""
     return tuple(config.step_ensemble) if config.noise_ensemble else (config.test_timesteps,)
+
+
+def _gpu_batch(slices: int, pixels: int) -> int:
+    """Return the slices of a network call on CUDA: as many as are allowed, in calls of equal size."""
+    most = max(1, min(GPU_BATCH, GPU_BATCH_PIXELS // pixels))
+    return math.ceil(slices / math.ceil(slices / most))
 
 
 def _check_images(images: Tensor) -> None:

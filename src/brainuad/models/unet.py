@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
+from brainuad.models.layers import use_own_layers
 
 ONLY_DDPM = "Only checkpoints of the release's plain DDPM can be imported"
 COMPLETE = "Give a complete checkpoint of the release's plain DDPM"
@@ -25,9 +26,8 @@ class UNet(nn.Module):
     bottleneck only. Every branch that ends in a sum, and the output, starts at zero: a new network returns
     zeros.
 
-    Slices whose sides the network's total reduction does not divide are padded inside by repeating the last
-    row
-    and column, and the result is cropped: any shape works.
+    Slices whose sides the network's total reduction does not divide are padded inside by repeating the last row and
+    column, and the result is cropped: any shape works.
 
     Args:
         config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim`` and
@@ -58,6 +58,17 @@ class UNet(nn.Module):
         )
         self.multiple = config.unshuffle * 2 ** (levels - 1)
         _zero_output_convolutions(self.net)
+        use_own_layers(self.net)
+        self.train()
+
+    def train(self, mode: bool = True) -> UNet:
+        """Set the mode. The network has no layer that trains otherwise than it works, and is never in it.
+
+        In that mode diffusers lays out anew what residual blocks add, to spare distributed training a warning.
+        """
+        super().train(mode)
+        self.net.train(False)
+        return self
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the network's output for noisy slices.

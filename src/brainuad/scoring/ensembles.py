@@ -22,7 +22,7 @@ def _softmin(similarities: Tensor) -> Tensor:
 
 # From similarities (K, X, Y, Z) to the ensemble's (X, Y, Z).
 _ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
-    "default": fuse_maps,
+    "default": lambda similarities: fuse_maps(similarities.split(1)),
     "mean": lambda similarities: similarities.mean(0),
     "max": lambda similarities: similarities.amin(0),
     "min": lambda similarities: similarities.amax(0),

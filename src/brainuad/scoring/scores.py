@@ -61,7 +61,7 @@ class _Comparison:
     def dissimilarity(self) -> Tensor:
         """One minus the SSIM ensemble, in [0, 2]."""
         if self.keep:
-            return 1 - fuse_maps(self.ssim(self.sigmas))
+            return 1 - fuse_maps(similarity[None] for similarity in self.ssim(self.sigmas))
         return 1 - ssim_ensemble(self.reconstruction, self.image, sigmas=self.sigmas)
 
 

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, TrainerConfig
 from brainuad.data.slices import TrainingVolumes
+from brainuad.devices import compile_networks
 from brainuad.errors import InputError
 from brainuad.files import write_json
 from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, Progress
@@ -185,13 +186,13 @@ def fit(
         except MisconfigurationException as error:
             fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
             raise InputError("trainer", fault, remedy) from error
-        on_cpu = trainer.strategy.root_device.type == "cpu"
-        if not (on_cpu and trainer.precision.startswith("bf16")):  # measured: faster but for this pair
+        on_cuda = trainer.strategy.root_device.type == "cuda"
+        # measured: faster on CUDA if compiled, elsewhere but in bfloat16
+        if config.trainer.compile if on_cuda else not trainer.precision.startswith("bf16"):
             module.model.to(memory_format=torch.channels_last)
             module.average.to(memory_format=torch.channels_last)
         if config.trainer.compile:
-            for part in module.model.children():  # in place: names of weights stay
-                part.compile(dynamic=False)  # an epoch's last batch may be smaller: one more compilation
+            compile_networks(module.model)  # an epoch's last batch may be smaller: one more compilation
         checkpoint = last if resumed_step else None
         try:
             # the loader only counts: a step's number decides what is in its batch
