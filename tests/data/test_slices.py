@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from brainuad.data.slices import (
     BIAS_POWERS,
     Augmentation,
     TrainingVolumes,
-    augmented_slice,
+    augmented_slices,
     draw_augmentations,
     draw_slice_indices,
     sample_slices,
@@ -47,6 +53,11 @@ def torchio_slices(image: torch.Tensor, augmentation: Augmentation) -> torch.Ten
     return tio.Compose(transforms)(tio.ScalarImage(tensor=image[None])).data[0]
 
 
+def one_slice(image: torch.Tensor, z: int, augmentation: Augmentation) -> torch.Tensor:
+    """Slice ``z`` of one augmented volume."""
+    return augmented_slices(image[None], torch.tensor([0]), torch.tensor([z]), [augmentation])[0]
+
+
 BIAS = tuple(np.random.default_rng(0).uniform(-0.5, 0.5, len(BIAS_POWERS)).tolist())
 CASES = {
     "none": Augmentation(),
@@ -67,9 +78,7 @@ def test_augmented_slice_is_the_slice_of_torchios_volume(augmentation: Augmentat
     image = volume()
     expected = torchio_slices(image, augmentation)
     for z in (0, 3, 9, SHAPE[2] - 1):
-        torch.testing.assert_close(
-            augmented_slice(image, z, augmentation), expected[:, :, z], atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(one_slice(image, z, augmentation), expected[:, :, z], atol=1e-4, rtol=0)
 
 
 @settings(max_examples=15, deadline=None)
@@ -78,7 +87,55 @@ def test_drawn_augmentations_equal_torchio(seed: int, z: int) -> None:
     (augmentation,) = draw_augmentations(1, torch.Generator().manual_seed(seed))
     image = volume(seed)
     expected = torchio_slices(image, augmentation)[:, :, z]
-    torch.testing.assert_close(augmented_slice(image, z, augmentation), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one_slice(image, z, augmentation), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_is_its_members_and_their_slices_of_torchios_volumes() -> None:
+    augmentations = [*CASES.values(), *draw_augmentations(12, torch.Generator().manual_seed(0))]
+    images = torch.stack([volume(seed) for seed in range(3)])
+    indices = torch.arange(len(augmentations)) % 3
+    slices = torch.arange(len(augmentations)) * 7 % SHAPE[2]
+    batch = augmented_slices(images, indices, slices, augmentations)
+    assert batch.shape == (len(augmentations), *SHAPE[:2])
+    for found, number, z, augmentation in zip(
+        batch, indices.tolist(), slices.tolist(), augmentations, strict=True
+    ):
+        alone = one_slice(images[number], z, augmentation)
+        torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-6)
+        expected = torchio_slices(images[number], augmentation)[:, :, z]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    # the first has no augmentation: the others leave it as it is stored
+    assert torch.equal(batch[0], images[0, :, :, 0])
+
+
+def test_volumes_are_not_changed() -> None:
+    image = volume()
+    one_slice(image, 9, CASES["all_z"])
+    assert torch.equal(image, volume())
+
+
+def test_few_calls_reach_the_device_and_nothing_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without data stands for one that is busy: reading anything back from it fails."""
+    calls: Counter[str] = Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = call(*args, **(kwargs or {}))
+            inputs = tree_leaves((args, kwargs))
+            if any(isinstance(value, torch.Tensor) and value.is_meta for value in inputs):
+                calls["view" if call.is_view else "kernel"] += 1
+            elif isinstance(result, torch.Tensor) and result.is_meta:
+                calls["upload"] += 1
+            return result
+
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no such device
+    augmentations = draw_augmentations(32, torch.Generator().manual_seed(0))
+    images = torch.empty((32, *SHAPE), device="meta")
+    with Count():
+        batch = augmented_slices(images, torch.arange(32), torch.arange(32) % SHAPE[2], augmentations)
+    assert batch.shape == (32, *SHAPE[:2])
+    assert 0 < calls["upload"] <= 8
+    assert 0 < calls["kernel"] <= 20
 
 
 def test_draws_follow_the_probabilities_and_ranges() -> None:
@@ -148,10 +205,19 @@ def test_same_seed_same_batch(volumes: TrainingVolumes) -> None:
     assert not torch.equal(first, other)
 
 
+def test_a_share_is_the_rows_of_the_whole(volumes: TrainingVolumes) -> None:
+    indices = torch.arange(3).repeat(4)
+    whole, first, second = (
+        sample_slices(volumes, indices, torch.Generator().manual_seed(7), augment=True, share=share)
+        for share in (slice(None), slice(0, 5), slice(5, 12))
+    )
+    torch.testing.assert_close(torch.cat([first, second]), whole, atol=1e-6, rtol=1e-6)
+
+
 def test_augmentation_keeps_single_precision_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = augmented_slice(volume(), 9, CASES["all_z"])
-    assert torch.equal(inside, augmented_slice(volume(), 9, CASES["all_z"]))
+        inside = one_slice(volume(), 9, CASES["all_z"])
+    assert torch.equal(inside, one_slice(volume(), 9, CASES["all_z"]))
 
 
 @pytest.mark.parametrize(

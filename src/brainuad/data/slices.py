@@ -8,7 +8,9 @@ the maps along x and y,
 
     slice = A (sum_z w[z] * pointwise(volume)[:, :, z]) B^T
 
-which equals transforming the whole volume and slicing it, at a small fraction of the work.
+which equals transforming the whole volume and slicing it, at a small fraction of the work. A batch is made at
+once: the contributing axial slices of all its volumes are gathered, each sum over z is one row of a matrix
+product over all of them, and ``A`` and ``B`` are stacked. So an accelerator gets few calls, whatever was drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brainuad.devices import upload
 
@@ -141,14 +143,7 @@ def sample_slices(
     if not augment:
         return take_slices(volumes, indices[share], slices[share])
     drawn = draw_augmentations(len(indices), generator)[share]
-    return torch.stack(
-        [
-            augmented_slice(volumes.images[number], z, augmentation)
-            for number, z, augmentation in zip(
-                indices[share].tolist(), slices[share].tolist(), drawn, strict=True
-            )
-        ]
-    )[:, None]
+    return augmented_slices(volumes.images, indices[share].cpu(), slices[share], drawn)[:, None]
 
 
 @dataclass(frozen=True)
@@ -196,106 +191,157 @@ def _augmentation(uniform: list[float]) -> Augmentation:
     )
 
 
-def augmented_slice(volume: Tensor, z: int, augmentation: Augmentation) -> Tensor:
-    """Return axial slice ``z`` of the augmented ``volume`` (X, Y, Z): (X, Y).
+def augmented_slices(
+    images: Tensor, indices: Tensor, slices: Tensor, augmentations: Sequence[Augmentation]
+) -> Tensor:
+    """Return axial slice ``slices[i]`` of volume ``indices[i]`` augmented by ``augmentations[i]``.
 
     Only the slices that reach the result through blur or ghosting along z are computed.
+
+    Args:
+        images: (N, X, Y, Z) float32, on any device.
+        indices: (B,) int64 volume numbers, on the CPU.
+        slices: (B,) int64 z indices, on the CPU.
+        augmentations: B of them.
+
+    Returns:
+        (B, X, Y) float32, on the device of ``images``.
     """
-    along_x, along_y, along_z = (_axis_operator(volume.shape[axis], axis, augmentation) for axis in range(3))
+    device, lengths = images.device, images.shape[1:]
+    along_x, along_y, along_z = (axis_operators(lengths[axis], axis, augmentations) for axis in range(3))
     if along_z is None:
-        contributing = torch.tensor([z])
-        weights = torch.ones(1)
+        weights = nn.functional.one_hot(slices, lengths[2]).float()
     else:
-        contributing = torch.nonzero(along_z[z].abs() > NEGLIGIBLE_WEIGHT)[:, 0]
-        weights = along_z[z, contributing]
-    contributing = upload(contributing, volume.device)
+        weights = along_z[torch.arange(len(slices)), slices]
+    sample, z = torch.nonzero(weights.abs() > NEGLIGIBLE_WEIGHT, as_tuple=True)
+    exponents = torch.tensor([augmentation.gamma for augmentation in augmentations])
+    bent, biased = exponents != 1, torch.tensor([bool(augmentation.bias) for augmentation in augmentations])
+    # ordered by gamma alone, gamma and bias, bias alone, neither: so each finds its planes side by side
+    group = torch.where(bent, biased.long(), 3 - biased.long())[sample]
+    order = group.argsort(stable=True)
+    sample, z = sample[order], z[order]
+    bias_start, gamma_stop, bias_stop = group.bincount(minlength=4).cumsum(0)[:3].tolist()
+    mixture = torch.zeros(len(augmentations), len(sample))
+    mixture[sample, torch.arange(len(sample))] = weights[sample, z]
+
+    volume_and_z = upload(torch.stack([indices[sample], z]), device)
+    planes = images[volume_and_z[0], :, :, volume_and_z[1]]
     # matrix products keep single precision even inside a training step's autocast
-    with torch.autocast(volume.device.type, enabled=False):
-        slices = gamma(volume[:, :, contributing], augmentation.gamma)
-        if augmentation.bias:
-            slices = slices * bias_field(volume.shape, augmentation.bias, contributing)
-        image = slices[:, :, 0] if along_z is None else slices @ upload(weights, volume.device)
+    with torch.autocast(device.type, enabled=False):
+        if gamma_stop:
+            which = slice(0, gamma_stop)
+            planes[which] = gamma(planes[which], upload(exponents[sample[which], None, None], device))
+        if bias_start < bias_stop:
+            which = slice(bias_start, bias_stop)
+            coefficients = torch.tensor([augmentations[number].bias for number in sample[which].tolist()])
+            planes[which] *= bias_fields(lengths, coefficients, z[which], device)
+        result = (upload(mixture, device) @ planes.flatten(1)).unflatten(1, lengths[:2])
         if along_x is not None:
-            image = upload(along_x, volume.device) @ image
+            result = upload(along_x, device) @ result
         if along_y is not None:
-            image = image @ upload(along_y, volume.device).T
-    return image
+            result = result @ upload(along_y, device).mT
+    return result
 
 
-def _axis_operator(length: int, axis: int, augmentation: Augmentation) -> Tensor | None:
-    """Return blur, then ghosting along ``axis`` as one (length, length) matrix, or None if neither acts."""
-    operator = None
-    if augmentation.blur_std[axis] > 0:
-        operator = blur_operator(length, augmentation.blur_std[axis])
-    if augmentation.num_ghosts and augmentation.ghost_axis == axis:
-        ghosting = ghosting_operator(length, augmentation.num_ghosts, augmentation.ghost_intensity)
-        operator = ghosting if operator is None else ghosting @ operator
-    return None if operator is None else operator.float()
+def axis_operators(length: int, axis: int, augmentations: Sequence[Augmentation]) -> Tensor | None:
+    """Return blur, then ghosting along ``axis`` as matrices: (B, length, length) float32, on the CPU.
+
+    Where neither acts on a volume, its matrix is the identity; where neither acts on any, the result is None.
+    """
+    stds = torch.tensor([augmentation.blur_std[axis] for augmentation in augmentations], dtype=torch.float64)
+    ghosts = torch.tensor([a.num_ghosts if a.ghost_axis == axis else 0 for a in augmentations])
+    intensities = torch.tensor([a.ghost_intensity for a in augmentations], dtype=torch.float64)
+    blurred, ghosted = stds > 0, ghosts > 0
+    if not (blurred | ghosted).any():
+        return None
+    operators = torch.eye(length).repeat(len(augmentations), 1, 1)
+    if blurred.any():
+        operators[blurred] = blur_operators(length, stds[blurred]).float()
+    if ghosted.any():
+        ghosting = ghosting_operators(length, ghosts[ghosted], intensities[ghosted])
+        # in double precision, which autocast leaves alone
+        operators[ghosted] = (ghosting @ operators[ghosted].double()).float()
+    return operators
 
 
-def gamma(image: Tensor, exponent: float) -> Tensor:
-    """Return ``sign(image) * |image| ** exponent`` (``torchio.Gamma``); background 0 stays 0."""
-    return image if exponent == 1 else image.sign() * image.abs() ** exponent
+def gamma(images: Tensor, exponents: Tensor) -> Tensor:
+    """Return ``|images| ** exponents`` with the sign of ``images`` (``torchio.Gamma``); background 0 stays 0."""
+    return torch.copysign(images.abs() ** exponents, images)
 
 
-def bias_field(shape: Sequence[int], coefficients: Sequence[float], slices: Tensor) -> Tensor:
-    """Return a multiplicative bias field, ``exp`` of a polynomial of third order (``torchio.BiasField``).
+def bias_fields(shape: Sequence[int], coefficients: Tensor, slices: Tensor, device: torch.device) -> Tensor:
+    """Return planes of multiplicative bias fields, ``exp`` of polynomials of third order (``torchio.BiasField``).
 
     Coordinates run from -1 to 1 over the volume. After Van Leemput et al. 1999, as in Sudre et al. 2017.
 
     Args:
-        shape: (X, Y, Z) of the volume.
-        coefficients: One for each monomial of ``BIAS_POWERS``.
-        slices: (K,) axial slices at which to evaluate it.
+        shape: (X, Y, Z) of the volumes.
+        coefficients: (R, 20), one for each monomial of ``BIAS_POWERS``, on the CPU.
+        slices: (R,) int64, the axial slice at which to evaluate each field, on the CPU.
+        device: Where the planes are wanted.
 
     Returns:
-        (X, Y, K) float32 on the device of ``slices``.
+        (R, X, Y) float32 on ``device``.
     """
-    x, y, z = (_coordinate_powers(length, slices.device) for length in shape)
-    coefficient_cube = torch.zeros((BIAS_ORDER + 1,) * 3)
-    for powers, coefficient in zip(BIAS_POWERS, coefficients, strict=True):
-        coefficient_cube[powers] = coefficient
-    in_plane = torch.einsum("abc,cz->abz", upload(coefficient_cube, slices.device), z[:, slices])
-    return torch.einsum("abz,ax,by->xyz", in_plane, x, y).exp()
+    x, y, z = (_coordinate_powers(length) for length in shape)
+    a, b, c = torch.tensor(BIAS_POWERS).T
+    in_plane = torch.zeros(len(slices), BIAS_ORDER + 1, BIAS_ORDER + 1)
+    # several monomials differ in their power of z only
+    in_plane.index_put_(
+        (torch.arange(len(slices))[:, None], a, b), coefficients * z[slices][:, c], accumulate=True
+    )
+    return (upload(x, device) @ upload(in_plane, device) @ upload(y, device).T).exp()
 
 
-def _coordinate_powers(length: int, device: torch.device) -> Tensor:
-    """Return (order + 1, length): powers 0, 1, ... of the centred coordinate in [-1, 1]."""
-    coordinate = torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2
+def _coordinate_powers(length: int) -> Tensor:
+    """Return (length, order + 1): powers 0, 1, ... of the centred coordinate in [-1, 1]."""
+    coordinate = torch.arange(length, dtype=torch.float32) - (length - 1) / 2
     coordinate = coordinate / max((length - 1) / 2, 0.5)
-    return torch.stack([coordinate**power for power in range(BIAS_ORDER + 1)])
+    return coordinate[:, None] ** torch.arange(BIAS_ORDER + 1)
 
 
-def blur_operator(length: int, std: float) -> Tensor:
-    """Return Gaussian blur along an axis as a (length, length) matrix (``torchio.Blur``, scipy's filter).
+def blur_operators(length: int, stds: Tensor) -> Tensor:
+    """Return Gaussian blurs along an axis as matrices (``torchio.Blur``, scipy's filter).
 
     The kernel is cut off at four standard deviations; the signal is mirrored at its ends (c b a | a b c).
 
     Args:
         length: Voxels along the axis.
-        std: Standard deviation in voxels, above 0.
+        stds: (K,) float64, standard deviations in voxels, above 0.
+
+    Returns:
+        (K, length, length) float64.
     """
-    radius = int(4 * std + 0.5)
-    offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / std).double() ** 2)
-    kernel = kernel / kernel.sum()
+    radii = (4 * stds + 0.5).long()
+    largest = int(radii.max())
+    offsets = torch.arange(-largest, largest + 1)
+    kernels = torch.exp(-0.5 * (offsets / stds[:, None]) ** 2) * (offsets.abs() <= radii[:, None])
+    kernels = kernels / kernels.sum(dim=1, keepdim=True)
     # period 2 * length; the second half runs backwards
     source = (torch.arange(length)[:, None] + offsets) % (2 * length)
     source = torch.where(source < length, source, 2 * length - 1 - source)
-    operator = torch.zeros(length, length, dtype=torch.float64)
-    return operator.scatter_add_(1, source, kernel.expand(length, -1))
+    operators = torch.zeros(len(stds), length, length, dtype=torch.float64)
+    shape = (len(stds), length, len(offsets))
+    return operators.scatter_add_(2, source.expand(shape), kernels[:, None].expand(shape))
 
 
-def ghosting_operator(length: int, num_ghosts: int, intensity: float) -> Tensor:
-    """Return ghosting along an axis as a (length, length) matrix (``torchio.Ghosting``, ``restore=None``).
+def ghosting_operators(length: int, num_ghosts: Tensor, intensities: Tensor) -> Tensor:
+    """Return ghosting along an axis as matrices (``torchio.Ghosting``, ``restore=None``).
 
     Every ``num_ghosts``-th plane of k-space, counted from the most negative frequency, is multiplied by
     ``1 - intensity``; the plane of frequency 0 is left alone. A product in k-space is a circular convolution
     here, and the real part of the result is convolution with the real part of the kernel.
+
+    Args:
+        length: Voxels along the axis.
+        num_ghosts: (K,) int64, above 0.
+        intensities: (K,) float64.
+
+    Returns:
+        (K, length, length) float64.
     """
-    gain = torch.ones(length, dtype=torch.float64)
-    gain[::num_ghosts] = 1 - intensity
-    gain[length // 2] = 1
-    kernel = torch.fft.ifft(torch.fft.ifftshift(gain)).real
     positions = torch.arange(length)
-    return kernel[(positions[:, None] - positions) % length]
+    weakened = positions % num_ghosts[:, None] == 0
+    weakened[:, length // 2] = False
+    kernels = torch.fft.ifft(torch.fft.ifftshift(1 - weakened * intensities[:, None], dim=1)).real
+    return kernels[:, (positions[:, None] - positions) % length]
