@@ -150,8 +150,8 @@ class CallbacksConfig:
 
     Attributes:
         picture_every_n_epochs: Epochs between pictures of sample reconstructions; 0 for none.
-        checkpoint_every_seconds: Time between writes of the last checkpoint; 0 for one after each step. Several devices
-            ask each other every 16 steps whether it has passed.
+        checkpoint_every_seconds: Time between writes of the last checkpoint, and before it of the best model if that
+            is new; 0 for one after each step. Several devices ask each other every 16 steps whether it has passed.
     """
 
     picture_every_n_epochs: int = 20

@@ -13,7 +13,7 @@ import torch
 from distributed_fit import train
 from tiny_training import load, tiny
 
-from brainuad.modelfile import write_model
+from brainuad.modelfile import read_model, write_model
 from brainuad.models import DiffusionModel
 
 SCRIPT = Path(__file__).parent / "distributed_fit.py"
@@ -84,6 +84,10 @@ def test_two_processes_train_to_the_weights_of_one(
     whole, _ = whole_and_dead
     assert (whole / "training.json").is_file()
     assert_close(weights(whole), alone)
+    best, _, _, provenance, _ = read_model(whole / "model")
+    assert provenance["step"] == 4  # the last step's is the best
+    average = weights(whole)["state_dict"]
+    assert all(torch.equal(value, average[f"average.{name}"]) for name, value in best.state_dict().items())
 
 
 def test_a_dead_process_ends_the_run_and_a_restart_completes_it(

@@ -19,12 +19,15 @@ from brainuad.train.module import Training
 
 
 def test_what_a_run_leaves(unbroken: Path) -> None:
-    best = load(unbroken / "checkpoints" / "best.ckpt")
-    assert "optimizer_states" not in best
+    rows = table(unbroken)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
+    best_row = min(rows, key=lambda row: float(row["val_loss"]))
+    assert best_row is rows[-1]  # so the last checkpoint has the weights of the best model
+    last = load(unbroken / "checkpoints" / "last.ckpt")
     model, model_config, data_config, provenance, calibration = read_model(unbroken / "model")
     averaged = {
         name.removeprefix("average."): value
-        for name, value in best["state_dict"].items()
+        for name, value in last["state_dict"].items()
         if name.startswith("average.")
     }
     exported = model.state_dict()
@@ -33,9 +36,6 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
     assert model_config == tiny().model.cfg
     assert data_config.batch_size == 2
     assert calibration is None
-    rows = table(unbroken)
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
-    best_row = min(rows, key=lambda row: float(row["val_loss"]))
     assert str(provenance["epoch"]) == best_row["epoch"]
     assert provenance["validation_loss"] == pytest.approx(float(best_row["val_loss"]), rel=1e-4)
     scans = provenance["training_scans"], provenance["validation_scans"]
@@ -46,6 +46,7 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
     ]
     assert (unbroken / "pictures" / "epoch00001.png").read_bytes().startswith(b"\x89PNG")
     assert list((unbroken / "tensorboard").glob("events.*"))
+    assert [path.name for path in (unbroken / "checkpoints").iterdir()] == ["last.ckpt"]
     assert not list(unbroken.rglob(".partial-*"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import sys
@@ -17,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from brainuad.config import ExperimentConfig
 from brainuad.errors import InputError
@@ -39,10 +40,15 @@ class Epochs(Callback):
     Epochs are counted from the step, not by Lightning, for which training is one endless epoch: only so does
     a run that resumes inside an epoch, or after one, go on at the very next step.
 
+    The best model is kept on the device, for losses may fall every second, and written just before the last
+    checkpoint. So ``model/`` always holds at least what that checkpoint calls the best, and a run that was killed
+    in between finds the better one again.
+
     Attributes:
         best_loss: Lowest validation loss so far.
         validation_loss: The latest one; NaN before the first.
         train_loss: Mean over the latest epoch, as far as this process saw it; NaN before the first.
+        unwritten: Copy of the best model and its provenance until they are written, on the first of several devices.
     """
 
     def __init__(
@@ -50,10 +56,10 @@ class Epochs(Callback):
     ) -> None:
         self.config, self.run_dir, self.interrupt, self.fold = config, run_dir, interrupt, fold
         self.last = run_dir / "checkpoints" / "last.ckpt"
-        self.best = run_dir / "checkpoints" / "best.ckpt"
         self.saved = time.monotonic()
         self.best_loss = math.inf
         self.validation_loss = self.train_loss = math.nan
+        self.unwritten: tuple[nn.Module, dict[str, Any]] | None = None
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         """End the epoch if this was its last step; save when it is time; after an interrupt, save and leave."""
@@ -72,8 +78,7 @@ class Epochs(Callback):
             interrupted, due = trainer.strategy.reduce(wishes, reduce_op="sum").bool().tolist()
         if interrupted or (due and not finished):
             check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
-            trainer.save_checkpoint(self.last)
-            self.saved = time.monotonic()
+            self.save(trainer)
         if interrupted:
             raise Interrupted
 
@@ -97,27 +102,44 @@ class Epochs(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, trainer.global_step)
         if self.validation_loss < self.best_loss:
-            self.best_loss = self.validation_loss
-            trainer.save_checkpoint(self.best, weights_only=True)
+            first, self.best_loss = self.best_loss == math.inf, self.validation_loss
             if trainer.is_global_zero:
-                model, data = self.config.model.cfg, self.config.datamodule.cfg
-                provenance = {
-                    "seed": self.config.seed,
-                    "fold": self.fold,
-                    "step": trainer.global_step,
-                    "epoch": epoch,
-                    "validation_loss": self.validation_loss,
-                    "training_scans": len(module.train_volumes),
-                    "validation_scans": len(module.val_volumes),
-                    "initial_weights": self.config.initial_weights or None,
-                }
-                write_model(self.run_dir / "model", module.average, model, data, provenance=provenance)
+                self.unwritten = copy.deepcopy(module.average), self.provenance(trainer, module, epoch)
+            if first:  # at once, so that there is a model early
+                self.write_best()
         interval = self.config.callbacks.picture_every_n_epochs
         if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
             with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
                 draw_pictures(module.sample_pictures()).savefig(temporary, dpi=80, format="png")
         if finished:
-            trainer.save_checkpoint(self.last)
+            self.save(trainer)
+
+    def provenance(self, trainer: Trainer, module: Training, epoch: int) -> dict[str, Any]:
+        """Return how the model of this step came about, for its ``config.yaml``."""
+        return {
+            "seed": self.config.seed,
+            "fold": self.fold,
+            "step": trainer.global_step,
+            "epoch": epoch,
+            "validation_loss": self.validation_loss,
+            "training_scans": len(module.train_volumes),
+            "validation_scans": len(module.val_volumes),
+            "initial_weights": self.config.initial_weights or None,
+        }
+
+    def write_best(self) -> None:
+        """Write the best model to ``model/`` unless it is there."""
+        if self.unwritten is not None:
+            best, provenance = self.unwritten
+            model, data = self.config.model.cfg, self.config.datamodule.cfg
+            write_model(self.run_dir / "model", best, model, data, provenance=provenance)
+            self.unwritten = None
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the best model, then the last checkpoint. All devices call it at one step."""
+        self.write_best()
+        trainer.save_checkpoint(self.last)
+        self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of this callback."""

@@ -151,8 +151,8 @@ def fit(
 ) -> Path:
     """Train one model and write everything about it to ``run_dir``.
 
-    Writes ``checkpoints/last.ckpt`` (to resume), ``checkpoints/best.ckpt`` (lowest validation loss),
-    ``model/`` (settings and averaged weights of the best checkpoint, renewed with it), ``metrics.csv``,
+    Writes ``checkpoints/last.ckpt`` (to resume), ``model/`` (settings and averaged weights of the lowest
+    validation loss, written at the first validation and then just before ``last.ckpt``), ``metrics.csv``,
     ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``.
 
     Args:
@@ -168,8 +168,8 @@ def fit(
 
     Raises:
         InputError: The checkpoint to resume from is damaged or belongs to other settings or data;
-            or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step.
+            or the loss or the weights became NaN or infinite. ``last.ckpt`` and ``model/`` stay as they were then.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best.
     """
     started = time.monotonic()
     module = Training(config, train, val)
