@@ -152,7 +152,7 @@ class Epochs(Callback):
 
 def check_finite(step: int, values: Sequence[Tensor]) -> None:
     """Raise InputError if losses or weights, all on one device, are NaN or infinite."""
-    if not torch.stack([value.detach().isfinite().all() for value in values]).all():
+    if not nn.utils.get_total_norm([value.detach() for value in values]).isfinite():  # in few calls for all
         fault = f"the loss or the weights were NaN or infinite at step {step}"
         remedy = "Start a new run with a lower datamodule.cfg.lr, or with trainer.precision=32"
         raise InputError("training", fault, remedy)
