@@ -210,6 +210,17 @@ def test_command(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "bench.txt").read_text().count("\n") >= 8
 
 
+def test_command_compiles_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: compiled.append(module))
+    tiny_detector().save(tmp_path / "model")
+    words = ["bench", "--model", str(tmp_path / "model"), "--size", "32x40x24", "--repeats", "1"]
+    result = CliRunner().invoke(app, [*words, "--stages", "erode", "--precision", "float32", "--compile"])
+    assert result.exit_code == 0, result.output
+    assert len(compiled) == 1
+    assert "in float32 compiled" in result.stdout
+
+
 @pytest.mark.parametrize("words", [["--size", "96x96"], ["--stages", "medain"], ["--repeats", "0"]])
 def test_wrong_usage(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["bench", *words])

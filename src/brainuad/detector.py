@@ -186,8 +186,9 @@ class Detector:
     def compile(self) -> Detector:
         """Return the same detector, the network of both compiled when it is first called.
 
-        That takes half a minute for each shape of volumes, and needs a compiler: Triton and C on CUDA, C++ elsewhere.
-        It pays for many scans on a GPU, where the published network then takes half the time or less.
+        That takes up to a minute for each shape of volumes on a GPU, minutes on a processor, and needs a compiler:
+        Triton and C on CUDA, C++ elsewhere. It pays for many scans on a GPU, where the published network then takes a
+        third of the time.
         """
         model: Any = self.model
         model.to(memory_format=torch.channels_last)

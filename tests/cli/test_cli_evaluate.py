@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from commands import DAMAGES, damage, run, truncate
 
 from brainuad.detector import Detector
@@ -129,6 +130,18 @@ def test_evaluate_with_unknown_names(
     result = run("evaluate", *(places.get(word, word) for word in words), "-o", tmp_path / "out", code=2)
     assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_compiles_if_asked(
+    model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: compiled.append(module))
+    words = ("evaluate", model, data_dir, "-o", tmp_path / "out", "--sets", "BraTS")
+    run(*words, code=2)
+    assert not compiled
+    run(*words, "--compile", code=2)
+    assert len(compiled) == 1
 
 
 def test_evaluate_on_the_fold_of_the_model(model: Path, data_dir: Path, tmp_path: Path) -> None:

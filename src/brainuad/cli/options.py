@@ -39,7 +39,7 @@ Precision = Annotated[
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the network first: half a minute, then faster on a GPU."),
+    typer.Option("--compile", help="Compile the network first: a minute, then a GPU is faster."),
 ]
 Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
