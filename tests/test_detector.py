@@ -233,6 +233,7 @@ def test_a_compiled_detector_stays_compiled(
     assert seen[1:] == [(other.model.unet, {"dynamic": False})]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["ssim_ensemble", "l1_ssim_z", "intensity_atlas"])
 def test_maps_on_a_gpu_are_those_of_the_processor(name: str) -> None:
