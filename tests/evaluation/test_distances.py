@@ -7,12 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from brainuad.evaluation import surface_distances
+from brainuad.evaluation import lesion_surface, surface_distances
 from brainuad.evaluation.distances import surface
 
 volumes = hnp.arrays(bool, st.tuples(*[st.integers(1, 6)] * 3))
 spacings = st.tuples(*[st.sampled_from([0.8, 1.0, 2.0, 3.3])] * 3)
+
+
+def distances_between(prediction, lesion, spacing):
+    return surface_distances(prediction, lesion_surface(lesion, spacing))
 
 
 def by_monai(prediction, lesion, spacing):
@@ -34,7 +39,7 @@ def by_monai(prediction, lesion, spacing):
 )
 def test_equal_to_monai(prediction, seed, share, spacing):
     lesion = np.random.default_rng(seed).random(prediction.shape) < share
-    distances = surface_distances(prediction, lesion, spacing)
+    distances = distances_between(prediction, lesion, spacing)
     if not prediction.any() or not lesion.any():
         assert math.isnan(distances.hd95)
         assert math.isnan(distances.assd)
@@ -45,7 +50,7 @@ def test_equal_to_monai(prediction, seed, share, spacing):
 
 def test_equal_to_monai_on_a_drawn_lesion(reference):
     prediction, lesion = reference["binary"].astype(bool), reference["lesion"].astype(bool)
-    distances = surface_distances(prediction, lesion, 4.0)
+    distances = distances_between(prediction, lesion, 4.0)
     expected = by_monai(prediction, lesion, (4.0, 4.0, 4.0))
     assert (distances.hd95, distances.assd) == pytest.approx(expected, abs=1e-5)
     assert distances.assd > 0
@@ -55,11 +60,11 @@ def test_equal_to_monai_on_a_drawn_lesion(reference):
 @given(prediction=volumes, seed=st.integers(0, 1000), axis=st.integers(0, 2), spacing=spacings)
 def test_symmetric_and_the_same_when_flipped(prediction, seed, axis, spacing):
     lesion = np.random.default_rng(seed).random(prediction.shape) < 0.5
-    distances = surface_distances(prediction, lesion, spacing)
+    distances = distances_between(prediction, lesion, spacing)
     for other in (
-        surface_distances(lesion, prediction, spacing),
-        surface_distances(np.flip(prediction, axis), np.flip(lesion, axis), spacing),
-        surface_distances(prediction.T, lesion.T, spacing[::-1]),
+        distances_between(lesion, prediction, spacing),
+        distances_between(np.flip(prediction, axis), np.flip(lesion, axis), spacing),
+        distances_between(prediction.T, lesion.T, spacing[::-1]),
     ):
         assert (other.hd95, other.assd) == pytest.approx((distances.hd95, distances.assd), nan_ok=True)
 
@@ -67,11 +72,11 @@ def test_symmetric_and_the_same_when_flipped(prediction, seed, axis, spacing):
 def test_of_a_set_to_itself_and_between_two_voxels():
     mask = np.zeros((4, 4, 4), dtype=bool)
     mask[1:3, 1:3, 1:4] = True
-    assert surface_distances(mask, mask, 2.0) == surface_distances(torch.from_numpy(mask), mask, (1, 1, 1))
-    assert surface_distances(mask, mask, 2.0).hd95 == 0
+    assert distances_between(mask, mask, 2.0) == distances_between(torch.from_numpy(mask), mask, (1, 1, 1))
+    assert distances_between(mask, mask, 2.0).hd95 == 0
     one, other = np.zeros((2, 4, 4, 4), dtype=bool)
     one[0, 1, 2], other[3, 1, 1] = True, True
-    distances = surface_distances(one, other, (1.0, 1.0, 4.0))
+    distances = distances_between(one, other, (1.0, 1.0, 4.0))
     assert (distances.hd95, distances.assd) == (5.0, 5.0)
 
 
@@ -84,6 +89,25 @@ def test_surface_leaves_out_the_inside():
     assert all(mask[point] for point in points)
 
 
+@settings(max_examples=40, deadline=None)
+@given(mask=st.one_of(volumes, hnp.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6)))))
+def test_surface_is_what_an_erosion_takes_away(mask):
+    expected = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    np.testing.assert_array_equal(surface(mask), expected)
+    np.testing.assert_array_equal(surface(np.asfortranarray(mask)), expected)
+
+
+def test_a_surface_serves_many_predictions():
+    rng = np.random.default_rng(0)
+    lesion = rng.random((6, 7, 8)) < 0.1
+    lesions = lesion_surface(lesion, (1.0, 2.0, 0.7))
+    for share in (0.01, 0.2, 0.9):
+        prediction = rng.random(lesion.shape) < share
+        assert surface_distances(prediction, lesions) == distances_between(
+            prediction, lesion, (1.0, 2.0, 0.7)
+        )
+
+
 def test_wrong_shapes():
     with pytest.raises(ValueError, match="prediction has shape"):
-        surface_distances(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), 1.0)
+        surface_distances(np.zeros((2, 2, 2)), lesion_surface(np.ones((2, 2, 3)), 1.0))

@@ -24,10 +24,12 @@ from brainuad.evaluate.protocol import (
 )
 from brainuad.evaluation import (
     Lesions,
+    LesionSurface,
     ScoreHistogram,
     confusion,
     find_lesions,
     hausdorff,
+    lesion_surface,
     match_lesions,
     reconstruction_errors,
     scan_froc,
@@ -92,6 +94,11 @@ class Space:
     def lesions(self) -> Lesions:
         """The drawn lesions."""
         return find_lesions(self.truth, voxel_ml=self.voxel_ml, image=self.image, brain=self.mask)
+
+    @cached_property
+    def surface(self) -> LesionSurface | None:
+        """The surface of the drawn lesions; None where there is none."""
+        return lesion_surface(self.truth, self.spacing)
 
     def predict(self, anomaly: np.ndarray, threshold: float) -> np.ndarray:
         """Return where a map on this grid is above a threshold, without small components."""
@@ -240,7 +247,7 @@ def _at_threshold(
             measures["false_positive_rate"] = counts.false_discovery_rate
             measures["hausdorff_mm"] = hausdorff(predicted, space.truth) * space.spacing[0]
     if protocol.distances and name in WITH_DISTANCES:
-        distances = surface_distances(predicted, space.truth, space.spacing)
+        distances = surface_distances(predicted, space.surface)
         measures |= {"hd95_mm": distances.hd95, "assd_mm": distances.assd}
     return measures
 

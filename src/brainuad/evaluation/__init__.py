@@ -8,7 +8,7 @@ from brainuad.evaluation.curve import (
     greedy_best_dice,
     threshold_curve,
 )
-from brainuad.evaluation.distances import SurfaceDistances, surface_distances
+from brainuad.evaluation.distances import LesionSurface, SurfaceDistances, lesion_surface, surface_distances
 from brainuad.evaluation.froc import FALSE_POSITIVES_A_SCAN, Froc, scan_froc
 from brainuad.evaluation.lesions import (
     CONTRAST_CLASSES,
@@ -62,6 +62,7 @@ __all__ = [
     "Froc",
     "LesionCounts",
     "LesionMatch",
+    "LesionSurface",
     "Lesions",
     "Ratio",
     "ScanAuroc",
@@ -82,6 +83,7 @@ __all__ = [
     "greedy_best_dice",
     "hausdorff",
     "holm",
+    "lesion_surface",
     "match_lesions",
     "paired_difference",
     "paired_permutation_test",

@@ -51,8 +51,8 @@ def ratio(numerator: float, denominator: float) -> float:
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the smallest box that holds all true voxels; an empty one if there are none."""
     box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        held = np.flatnonzero(mask.any(axis=others))
+    for _ in range(mask.ndim):
+        held = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
         box.append(slice(int(held[0]), int(held[-1]) + 1) if held.size else slice(0, 0))
+        mask = np.logical_or.reduce(mask, axis=0)  # of the axes that are left
     return tuple(box)
