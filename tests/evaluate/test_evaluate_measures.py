@@ -62,6 +62,7 @@ def test_where_all_voxels_count_the_grid_is_whole(detector: Detector, cases: lis
 
 def test_nothing_above_a_threshold_is_an_empty_prediction(spaces: tuple[np.ndarray, Space, Space]) -> None:
     anomaly, cropped, _ = spaces
-    predicted = cropped.predict(cropped.bring(anomaly), float(anomaly.max()) + 1)
-    assert predicted.shape == cropped.mask.shape
-    assert not predicted.any()
+    labels, voxels = cropped.predict(cropped.bring(anomaly) > float(anomaly.max()) + 1)
+    assert labels.shape == cropped.mask.shape
+    assert not labels.any()
+    assert not voxels.any()

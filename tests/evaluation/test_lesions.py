@@ -15,6 +15,7 @@ from brainuad.evaluation import (
     LesionCounts,
     contrast_class,
     find_lesions,
+    match_components,
     match_lesions,
     size_class,
 )
@@ -50,6 +51,13 @@ def test_counts_equal_those_of_a_loop_over_components(prediction, lesion, min_ov
         prediction, find_lesions(lesion, voxel_ml=1), min_overlap=min_overlap, min_voxels=min_voxels
     )
     assert match.counts == counts_by_loops(prediction, lesion, min_overlap, min_voxels)
+    labels, count = ndimage.label(prediction, CUBE)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    labels[np.isin(labels, np.flatnonzero(sizes < min_voxels) + 1)] = 0
+    sizes[sizes < min_voxels] = 0
+    known = match_components(labels, sizes, match.lesions, min_overlap=min_overlap)
+    assert known.counts == match.counts
+    np.testing.assert_array_equal(known.overlap, match.overlap)
     assert sum(match.by_size().values(), LesionCounts()) == match.counts
 
 
@@ -207,6 +215,8 @@ def test_wrong_arguments(lesion):
     lesions = find_lesions(lesion, voxel_ml=1)
     with pytest.raises(ValueError, match="prediction has shape"):
         match_lesions(np.zeros((2, 2, 2)), lesions)
+    with pytest.raises(ValueError, match="prediction has shape"):
+        match_components(np.zeros((2, 2, 2), int), np.zeros(0, int), lesions)
     with pytest.raises(ValueError, match=r"got 1\.5"):
         match_lesions(lesion, lesions, min_overlap=1.5)
     with pytest.raises(ValueError, match="needs the brain mask"):

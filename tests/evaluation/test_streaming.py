@@ -180,7 +180,7 @@ def test_without_lesion_voxels_or_any():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="map holds 1 NaN"):
         score_histogram([0.0, math.nan])
-    with pytest.raises(ValueError, match="lesion has shape"):
+    with pytest.raises(ValueError, match="map has shape"):
         score_histogram(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match=r"got 1\.0"):
         score_histogram([0.0]).false_positive_threshold(1.0)

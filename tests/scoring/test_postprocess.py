@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
+from brainuad.scoring import drop_small, erode_brain, large_components, median_filter, postprocess
 from brainuad.scoring.postprocess import _drop_small_on_device, _median_on_device
 
 METRICS = json.loads(
@@ -122,17 +122,24 @@ def test_double_precision_is_kept():
     assert median_filter(np.ones((3, 3, 3))).dtype == torch.float64
 
 
-def large_components(binary, min_voxels):
+def by_scikit_image(binary, min_voxels):
+    """Labels of the large components, and their sizes."""
     labels = label(binary, connectivity=3)
-    large = [region.label for region in regionprops(labels) if region.area_filled >= min_voxels]
-    return np.isin(labels, large)
+    large = [region for region in regionprops(labels) if region.area_filled >= min_voxels]
+    return labels * np.isin(labels, [region.label for region in large]), [region.area for region in large]
 
 
 @settings(max_examples=60, deadline=None)
 @given(binary=binaries, min_voxels=st.integers(1, 40))
 def test_component_filter_equals_scikit_image_and_is_idempotent(binary, min_voxels):
     kept = drop_small(binary, min_voxels)
-    np.testing.assert_array_equal(kept.numpy(), large_components(binary, min_voxels))
+    labels, sizes = by_scikit_image(binary, min_voxels)
+    np.testing.assert_array_equal(kept.numpy(), labels > 0)
+    ours, our_sizes = large_components(binary, min_voxels)
+    pairs = {*zip(ours.ravel().tolist(), labels.ravel().tolist(), strict=True)} - {(0, 0)}
+    assert len(pairs) == len(sizes)  # the same components, whatever their numbers
+    assert sorted(our_sizes[our_sizes > 0]) == sorted(sizes)
+    np.testing.assert_array_equal(np.bincount(ours[ours > 0], minlength=len(our_sizes) + 1)[1:], our_sizes)
     assert torch.equal(drop_small(kept, min_voxels), kept)
 
 

@@ -26,22 +26,23 @@ from brainuad.evaluation import (
     Lesions,
     LesionSurface,
     ScoreHistogram,
+    ThresholdCurve,
     confusion,
+    curve_histogram,
     find_lesions,
     hausdorff,
     lesion_surface,
-    match_lesions,
+    match_components,
     reconstruction_errors,
     scan_froc,
     scan_score,
-    score_histogram,
     slice_detection,
     slice_overlap,
     surface_distances,
     threshold_curve,
 )
 from brainuad.evaluation._arrays import bounding_box, ratio
-from brainuad.scoring import drop_small
+from brainuad.scoring import large_components
 
 Measures = dict[str, dict[str, float]]  # threshold, measure, value
 
@@ -100,13 +101,17 @@ class Space:
         """The surface of the drawn lesions; None where there is none."""
         return lesion_surface(self.truth, self.spacing)
 
-    def predict(self, anomaly: np.ndarray, threshold: float) -> np.ndarray:
-        """Return where a map on this grid is above a threshold, without small components."""
-        predicted = (anomaly > threshold) & self.voxels
-        if predicted.any():
-            box = bounding_box(predicted)  # elsewhere there is no component to look for
-            predicted[box] = drop_small(predicted[box], self.min_voxels).numpy()
-        return predicted
+    def predict(self, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the components of what is predicted, without small ones.
+
+        Args:
+            above: ``(X, Y, Z)`` bool, where a map on this grid is above a threshold.
+
+        Returns:
+            ``(X, Y, Z)`` integers, 0 where nothing is predicted, and the sizes; see
+            :func:`brainuad.scoring.large_components`.
+        """
+        return large_components(above & self.voxels, self.min_voxels)
 
 
 def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, cleaned: bool) -> Space:
@@ -185,14 +190,15 @@ def measure(
     found: Measures = {ANY: {}}
     if space.name == MODEL:
         found[ANY]["scan_score"] = scan_score(anomaly, space.mask)
+    voxels = space.mask if space.lesion is None else space.voxels  # of healthy scans the brain, always
+    curve = threshold_curve(anomaly[voxels], space.truth[voxels])
     if space.lesion is not None:
-        found[ANY] |= _over_all_thresholds(space, anomaly, protocol)
+        found[ANY] |= _over_all_thresholds(space, anomaly, curve, protocol)
         if not math.isnan(found[ANY]["best_threshold"]):
             named[ORACLE] = found[ANY].pop("best_threshold")
     for name, threshold in named.items():
         found[name] = {"threshold": threshold} | _at_threshold(space, anomaly, threshold, protocol, name)
-    voxels = space.mask if space.lesion is None else space.voxels  # of healthy scans the brain, always
-    return found, score_histogram(anomaly[voxels], space.truth[voxels])
+    return found, curve_histogram(curve)
 
 
 def froc_counts(space: Space, anomaly: np.ndarray, thresholds: Thresholds) -> dict[str, Any]:
@@ -201,18 +207,18 @@ def froc_counts(space: Space, anomaly: np.ndarray, thresholds: Thresholds) -> di
     return curve.to_dict()
 
 
-def _over_all_thresholds(space: Space, anomaly: np.ndarray, protocol: Protocol) -> dict[str, float]:
-    truth = space.truth[space.voxels]
-    curve = threshold_curve(anomaly[space.voxels], truth)
+def _over_all_thresholds(
+    space: Space, anomaly: np.ndarray, curve: ThresholdCurve, protocol: Protocol
+) -> dict[str, float]:
     best = curve.best_dice()
     measures = {
         "auroc": curve.auroc(),
         "average_precision": curve.average_precision(),
-        "chance": float(truth.mean()),
+        "chance": ratio(len(curve.lesion), len(curve.lesion) + len(curve.healthy)),
         "best_dice": best[0],
         "best_threshold": best[1],
     }
-    if truth.any():
+    if len(curve.lesion):
         measures["average_precision_ratio"] = measures["average_precision"] / measures["chance"]
     if space.name == MODEL:
         slices = slice_detection(anomaly, space.truth, space.mask, protocol.slice_axis)
@@ -225,15 +231,17 @@ def _over_all_thresholds(space: Space, anomaly: np.ndarray, protocol: Protocol) 
 def _at_threshold(
     space: Space, anomaly: np.ndarray, threshold: float, protocol: Protocol, name: str
 ) -> dict[str, float]:
-    above = int(np.count_nonzero((anomaly > threshold) & space.mask))
-    measures = {"above": ratio(above, int(np.count_nonzero(space.mask)))}
-    predicted = space.predict(anomaly, threshold)
-    measures["predicted_ml"] = float(predicted.sum()) * space.voxel_ml
+    above = anomaly > threshold
+    in_brain = int(np.count_nonzero(above & space.mask))
+    measures = {"above": ratio(in_brain, int(np.count_nonzero(space.mask)))}
+    components = space.predict(above)
+    measures["predicted_ml"] = float(components[1].sum()) * space.voxel_ml
     if protocol.lesion_wise:
-        measures |= _lesion_wise(space, predicted)
+        measures |= _lesion_wise(space, *components)
     if space.lesion is None:
         return measures
-    outside = int(np.count_nonzero(~space.voxels))  # where there is neither prediction nor lesion
+    predicted = components[0] > 0
+    outside = space.mask.size - int(np.count_nonzero(space.voxels))  # neither prediction nor lesion
     counts = confusion(predicted, space.truth)
     counts = replace(counts, true_negatives=counts.true_negatives - outside)
     names: tuple[str, ...] = ("true_positives", "false_positives", "true_negatives", "false_negatives")
@@ -252,8 +260,8 @@ def _at_threshold(
     return measures
 
 
-def _lesion_wise(space: Space, predicted: np.ndarray) -> dict[str, float]:
-    match = match_lesions(predicted, space.lesions)
+def _lesion_wise(space: Space, labels: np.ndarray, voxels: np.ndarray) -> dict[str, float]:
+    match = match_components(labels, voxels, space.lesions)
     counts = match.counts
     measures = {"false_positive_components": float(counts.false_positives)}
     if space.lesion is None:

@@ -19,6 +19,7 @@ from brainuad.evaluation.lesions import (
     Lesions,
     contrast_class,
     find_lesions,
+    match_components,
     match_lesions,
     size_class,
 )
@@ -44,7 +45,7 @@ from brainuad.evaluation.statistics import (
     scan_auroc,
     summarise,
 )
-from brainuad.evaluation.streaming import ScoreHistogram, empty_histogram, score_histogram
+from brainuad.evaluation.streaming import ScoreHistogram, curve_histogram, empty_histogram, score_histogram
 from brainuad.evaluation.thresholds import (
     FALSE_POSITIVE_FRACTIONS,
     false_positive_thresholds,
@@ -76,6 +77,7 @@ __all__ = [
     "by_subject",
     "confusion",
     "contrast_class",
+    "curve_histogram",
     "dice",
     "empty_histogram",
     "false_positive_thresholds",
@@ -84,6 +86,7 @@ __all__ = [
     "hausdorff",
     "holm",
     "lesion_surface",
+    "match_components",
     "match_lesions",
     "paired_difference",
     "paired_permutation_test",

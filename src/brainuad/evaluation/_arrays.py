@@ -32,12 +32,12 @@ def as_scores(values: Any, name: str) -> np.ndarray:
 
 
 def as_bool(values: Any, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return a mask as bools: true where it is not zero.
+    """Return a mask as bools, true where it is not zero; one of bools is not copied.
 
     Raises:
         ValueError: It does not have the given shape.
     """
-    array = as_array(values).astype(bool)
+    array = as_array(values).astype(bool, copy=False)
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
     return array

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,10 @@ class ThresholdCurve:
 
     def auroc(self) -> float:
         """Return the area under the ROC curve, ties counting one half; NaN without voxels of both kinds."""
-        pairs = len(self.lesion) * len(self.healthy)
-        below = np.searchsorted(self.healthy, self.lesion, side="left").sum()
-        not_above = np.searchsorted(self.healthy, self.lesion, side="right").sum()
-        return ratio((int(below) + int(not_above)) / 2, pairs)
+        _, false_positives, gained, scores = self._steps
+        below = len(self.healthy) - false_positives
+        not_above = np.searchsorted(self.healthy, scores, side="right")
+        return ratio(int((below + not_above) @ gained) / 2, len(self.lesion) * len(self.healthy))
 
     def average_precision(self) -> float:
         """Return the sum of precision times the gain in recall over all thresholds; NaN without a lesion.
@@ -51,7 +52,7 @@ class ThresholdCurve:
         """
         if len(self.lesion) == 0:
             return math.nan
-        true_positives, false_positives, gained, _ = self._steps()
+        true_positives, false_positives, gained, _ = self._steps
         return float(np.sum(gained * true_positives / (true_positives + false_positives)) / len(self.lesion))
 
     def best_dice(self) -> tuple[float, float]:
@@ -64,7 +65,7 @@ class ThresholdCurve:
         """
         if len(self.lesion) == 0:
             return math.nan, math.nan
-        true_positives, false_positives, _, scores = self._steps()
+        true_positives, false_positives, _, scores = self._steps
         dice = 2 * true_positives / (true_positives + false_positives + len(self.lesion))
         best = len(dice) - 1 - int(np.argmax(dice[::-1]))
         return float(dice[best]), self._just_below(scores[best])
@@ -103,10 +104,11 @@ class ThresholdCurve:
                 best = candidate
         return best
 
+    @cached_property
     def _steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return, for each distinct lesion score ascending, counts of voxels at or above it.
+        """For each distinct lesion score ascending, counts of voxels at or above it.
 
-        That is (true positives, false positives, lesion voxels with just this score, the scores).
+        (true positives, false positives, lesion voxels with just this score, the scores).
         """
         scores, first, gained = np.unique(self.lesion, return_index=True, return_counts=True)
         true_positives = len(self.lesion) - first

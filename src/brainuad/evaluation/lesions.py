@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cc3d
@@ -50,6 +51,16 @@ class Lesions:
     def __len__(self) -> int:
         """Return the number of lesions."""
         return len(self.voxels)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """``(v,)`` where the lesions' voxels lie in the flattened ``labels``, ascending."""
+        return np.flatnonzero(self.labels)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """``(v,)`` number of the lesion that each of ``places`` belongs to."""
+        return self.labels.ravel()[self.places]
 
     @property
     def volume_ml(self) -> np.ndarray:
@@ -219,21 +230,41 @@ def match_lesions(
     Raises:
         ValueError: The shapes differ or ``min_overlap`` is out of range.
     """
-    if not 0 <= min_overlap <= 1:
-        raise ValueError(f"min_overlap must lie between 0 and 1, got {min_overlap}")
     called = as_bool(prediction, "prediction", lesions.labels.shape)
     labels, count = components(called)
-    component, lesion = labels[called], lesions.labels[called]
-    sizes = np.bincount(component, minlength=count + 1)
-    inside = np.bincount(component[lesion > 0], minlength=count + 1)
-    kept = sizes >= max(min_voxels, 1)  # label 0 has no voxels here
-    covered = np.bincount(lesion[kept[component]], minlength=len(lesions) + 1)[1:]
+    sizes = np.bincount(labels[called], minlength=count + 1)[1:]
+    return match_components(labels, np.where(sizes >= min_voxels, sizes, 0), lesions, min_overlap=min_overlap)
+
+
+def match_components(
+    labels: np.ndarray, voxels: np.ndarray, lesions: Lesions, *, min_overlap: float = MIN_OVERLAP
+) -> LesionMatch:
+    """Return what `match_lesions` does, of a prediction whose components are known.
+
+    Args:
+        labels: ``(X, Y, Z)`` integers, 0 where nothing is predicted, else the component's number from 1.
+        voxels: ``(m,)`` size of each component in voxels; those of size 0 are left out.
+        lesions: The drawn lesions, from `find_lesions`.
+        min_overlap: As in `match_lesions`.
+
+    Raises:
+        ValueError: The shapes differ or ``min_overlap`` is out of range.
+    """
+    if not 0 <= min_overlap <= 1:
+        raise ValueError(f"min_overlap must lie between 0 and 1, got {min_overlap}")
+    if labels.shape != lesions.labels.shape:
+        raise ValueError(f"prediction has shape {labels.shape}, expected {lesions.labels.shape}")
+    kept = voxels > 0
+    component = labels.ravel()[lesions.places]  # 0 where a lesion is not predicted
+    covers = np.concatenate([[False], kept])[component]
+    covered = np.bincount(lesions.numbers[covers], minlength=len(lesions) + 1)[1:]
+    inside = np.bincount(component, minlength=len(voxels) + 1)[1:]
     return LesionMatch(
         lesions,
         covered / lesions.voxels,
         _enough(covered, lesions.voxels, min_overlap),
-        sizes[kept] * lesions.voxel_ml,
-        _enough(inside[kept], sizes[kept], min_overlap),
+        voxels[kept] * lesions.voxel_ml,
+        _enough(inside[kept], voxels[kept], min_overlap),
     )
 
 

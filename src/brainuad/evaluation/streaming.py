@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.special import digamma
 
-from brainuad.evaluation._arrays import as_bool, as_scores, ratio
+from brainuad.evaluation._arrays import as_scores, ratio
+from brainuad.evaluation.curve import ThresholdCurve, threshold_curve
 
 MANTISSA_BITS = 11
 _SHIFT = 23 - MANTISSA_BITS
@@ -192,17 +193,31 @@ def score_histogram(map: Any, lesion: Any = None) -> ScoreHistogram:
     Raises:
         ValueError: The shapes differ or the map holds NaN.
     """
-    scores = as_scores(map, "map").astype(np.float32, copy=False)
-    truth = np.zeros(scores.shape, bool) if lesion is None else as_bool(lesion, "lesion", scores.shape)
-    keys = _keys(scores.ravel())
+    scores = as_scores(map, "map")
+    return curve_histogram(
+        threshold_curve(scores, np.zeros(scores.shape, bool) if lesion is None else lesion)
+    )
+
+
+def curve_histogram(curve: ThresholdCurve) -> ScoreHistogram:
+    """Return the counts of a scan's voxels by score where they have been sorted; they are rounded to float32."""
+    bins = [_bins(scores.astype(np.float32, copy=False)) for scores in (curve.lesion, curve.healthy)]
+    keys = np.concatenate([kind for kind, _ in bins])
     if not keys.size:
         return ScoreHistogram(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
     first = int(keys.min())
-    keys -= first
-    count = np.bincount(keys)
-    lesions = np.bincount(keys[truth.ravel()], minlength=len(count))
-    used = np.flatnonzero(count)
-    return ScoreHistogram(_names(used + first), lesions[used], count[used] - lesions[used])
+    counts = np.zeros((2, int(keys.max()) - first + 1), dtype=np.int64)
+    for row, (kind, voxels) in zip(counts, bins, strict=True):
+        row[kind - first] = voxels
+    used = np.flatnonzero(counts.any(axis=0))
+    return ScoreHistogram(_names(used + first), *counts[:, used])
+
+
+def _bins(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bins, as `_keys` has them, and the numbers in them of ascending float32 scores."""
+    keys = _keys(scores)
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+    return keys[starts], np.diff(starts, append=len(keys))
 
 
 def empty_histogram() -> ScoreHistogram:
@@ -213,8 +228,9 @@ def empty_histogram() -> ScoreHistogram:
 def _keys(scores: np.ndarray) -> np.ndarray:
     """Return the bins of float32 scores as integers in the order of the scores, 0 that of zero."""
     bits = np.abs(scores).view(np.int32)
-    positive = (bits + (1 << _SHIFT) - 1) >> _SHIFT  # rounded up; 0 stays 0
-    return np.where(scores < 0, -(bits >> _SHIFT), positive).astype(np.int64)
+    up = (bits + ((1 << _SHIFT) - 1)) >> _SHIFT  # 0 stays 0
+    below = scores < 0
+    return np.where(below, -(bits >> _SHIFT), up) if below.any() else up
 
 
 def _names(keys: np.ndarray) -> np.ndarray:

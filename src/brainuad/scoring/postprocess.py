@@ -144,20 +144,40 @@ def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
     if isinstance(binary, Tensor) and binary.is_cuda and binary.ndim == 3 and min_voxels <= ENCLOSING:
         return _drop_small_on_device(binary.bool(), min_voxels)
     device = binary.device if isinstance(binary, Tensor) else "cpu"
-    foreground = as_mask(binary, "binary")
-    labels = _components(foreground)
-    inside = labels[foreground]
-    sizes = np.bincount(inside, minlength=1)
+    labels, _ = large_components(as_mask(binary, "binary"), min_voxels)
+    return torch.from_numpy(labels > 0).to(device)
+
+
+def large_components(foreground: np.ndarray, min_voxels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the components of a binary map that `drop_small` keeps.
+
+    Args:
+        foreground: ``(X, Y, Z)`` bool.
+        min_voxels: The smallest size that stays, in voxels, enclosed holes among them.
+
+    Returns:
+        ``(X, Y, Z)`` integers, 0 where there is no component, else its number from 1; and ``(n,)`` the voxels of
+        each, without holes: none of those that are dropped.
+    """
+    labels = np.ascontiguousarray(_components(np.ascontiguousarray(foreground)))
+    voxels = np.flatnonzero(foreground)
+    component = labels.reshape(-1)[voxels]
+    sizes = np.bincount(component, minlength=1)
     keep = sizes >= min_voxels
     # Enclosing a voxel takes all its 26 neighbours, so only larger components can gain from their holes.
-    candidates = np.flatnonzero((sizes >= ENCLOSING) & (sizes < min_voxels))
-    boxes = ndimage.find_objects(labels) if len(candidates) else []
+    candidates = np.flatnonzero((sizes >= ENCLOSING) & ~keep)
     for label in candidates[candidates > 0]:
-        component = labels[boxes[label - 1]] == label
-        keep[label] = ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum() >= min_voxels
-    kept = np.zeros_like(foreground)
-    kept[foreground] = keep[inside]
-    return torch.from_numpy(kept).to(device)
+        places = np.column_stack(np.unravel_index(voxels[component == label], labels.shape))
+        keep[label] = _filled_voxels(places - places.min(axis=0)) >= min_voxels
+    labels.reshape(-1)[voxels[~keep[component]]] = 0
+    return labels, np.where(keep, sizes, 0)[1:]
+
+
+def _filled_voxels(places: np.ndarray) -> int:
+    """Return the size of a component with its holes, given the indices ``(n, 3)`` of its voxels from 0."""
+    component = np.zeros(places.max(axis=0) + 1, dtype=bool)
+    component[tuple(places.T)] = True
+    return int(ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum())
 
 
 def _components(foreground: np.ndarray) -> np.ndarray:
