@@ -9,10 +9,12 @@ import torch
 import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.loading import crop_or_pad, load_case, load_cohort, place, reduce
+from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place, reduce
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -219,3 +221,9 @@ def test_faults_name_the_file(tmp_path):
         load_case(replace(CASE, image=constant), config)
     with pytest.raises(InputError, match=r"gone\.nii\.gz: no such file"):
         load_case(replace(CASE, image=tmp_path / "gone.nii.gz"), config)
+
+
+@given(mask=hnp.arrays(bool, st.tuples(*[st.integers(1, 6)] * 3)).filter(np.any))
+@settings(max_examples=40, deadline=None)
+def test_centre_is_the_centre_of_mass(mask):
+    assert _centre(mask) == pytest.approx(ndimage.center_of_mass(mask))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from brainuad.data.frame import BrainFrame, resample
-from brainuad.data.sampling import sample_axes
+from brainuad.data.sampling import _operator, sample_axes
 
 SIZES = st.tuples(*[st.integers(2, 17)] * 3)
 STEPS = st.tuples(*[st.floats(-3, 3).filter(lambda step: abs(step) > 0.1)] * 3)
@@ -44,3 +44,10 @@ def test_parallel_grids_give_what_slightly_turned_ones_do(order):
     parallel = resample(scan, matrix, frame.shape, order=order)
     np.testing.assert_allclose(parallel, resample(scan, turned, frame.shape, order=order), atol=2e-3)
     assert parallel.std() > 0.05
+
+
+def test_no_weight_is_below_the_normal_range():
+    matrix = _operator(200, 2.0, 0.5, 100, 0.7, 3, "constant")
+    weights = np.abs(matrix[matrix != 0])
+    assert weights.min() >= np.float32(1e-15)
+    np.testing.assert_allclose(matrix[20:80].sum(axis=1), 1, atol=1e-6)

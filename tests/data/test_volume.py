@@ -182,3 +182,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         volume.with_array(volume.array + 1).save(target)
     assert target.read_bytes() == before
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_are_in_order_whatever_the_file_s_axes(order):
+    """More planes than are copied at a time, and reversed ones."""
+    array = np.asarray(np.random.default_rng(0).random((5, 6, 71)).astype(np.float32), order=order)
+    for affine in (np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])):
+        volume = Volume.from_array(array, affine)
+        assert volume.array.flags.c_contiguous
+        expected = array if affine[0, 0] > 0 else array[::-1, ::-1]
+        np.testing.assert_array_equal(volume.array, expected)

@@ -27,7 +27,7 @@ from brainuad.errors import InputError
 from brainuad.files import sha256
 
 _LOADER_VERSION = (
-    2  # raise when the same settings give other numbers, so that old cache entries are not taken
+    3  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 _MAX_OFF_CENTRE_MM = 60.0
 _MAX_CACHE_BYTES = 20_000_000_000
@@ -279,19 +279,26 @@ def _used_grid(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
     frame = BrainFrame((x, y, z), config.rescaleFactor)
-    centre = image.affine @ [*ndimage.center_of_mass(mask.array > 0.5), 1]
+    brain = mask.array > 0.5
+    centre = image.affine @ [*_centre(brain), 1]
     off = float(np.linalg.norm(centre[:3] - (frame.affine @ [*((np.asarray(frame.shape) - 1) / 2), 1])[:3]))
     if off > _MAX_OFF_CENTRE_MM:
         raise ValueError(
             f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, "
             "or set datamodule.cfg.affine=ignored"
         )
-    brain = image.with_array(
-        curvature_flow(image.array, iterations=config.smoothing_iterations) * (mask.array > 0.5)
-    )
+    smooth = curvature_flow(image.array, iterations=config.smoothing_iterations)
     inside = frame.to_model(mask, order=0) > 0.5
-    scaled = scale_to_percentiles(np.maximum(frame.to_model(brain), 0), inside) * inside
+    on_grid = frame.to_model(image.with_array(smooth * brain))
+    scaled = scale_to_percentiles(np.maximum(on_grid, 0), inside) * inside
     return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
+
+
+def _centre(mask: np.ndarray) -> list[float]:
+    """Return the centre of mass of an ``(X, Y, Z)`` bool mask in voxels, from its voxels in each plane."""
+    plane = mask.sum(axis=0, dtype=np.int32)
+    counts = (np.count_nonzero(mask, axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0))
+    return [float(np.average(np.arange(len(voxels)), weights=voxels)) for voxels in counts]
 
 
 def crop_or_pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

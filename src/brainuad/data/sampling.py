@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
+
+NEGLIGIBLE = 1e-15  # of a weight, beside others of about 1 in float32
 
 
 def sample_axes(
@@ -46,6 +49,7 @@ def sample_axes(
     return (x @ array.reshape(len(array), -1)).reshape(shape[0], *array.shape[1:])
 
 
+@lru_cache(maxsize=32)  # the maps of a scan take the same three, and many scans of a cohort
 def _operator(
     size: int, step: float, start: float, length: int, sigma: float, order: int, mode: str
 ) -> np.ndarray:
@@ -53,7 +57,7 @@ def _operator(
     units = np.eye(size)
     if sigma > 0:
         units = ndimage.gaussian_filter1d(units, sigma, axis=0, mode="constant")
-    return np.apply_along_axis(
+    matrix: np.ndarray = np.apply_along_axis(
         ndimage.affine_transform,
         0,
         units,
@@ -62,4 +66,7 @@ def _operator(
         output_shape=(length,),
         order=order,
         mode=mode,
-    ).astype(np.float32)
+    )
+    # A spline's weights fade for ever, and products with numbers below float32's normal range take ten times as long.
+    matrix[np.abs(matrix) < NEGLIGIBLE] = 0
+    return matrix.astype(np.float32)
