@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
 from brainuad.errors import InputError
@@ -30,7 +31,8 @@ _MAX_VOXELS = 2**27  # 512 x 512 x 512: 0.5 GiB as float32, and about 1.2 GiB wh
 _SPACING = (0.01, 100.0)  # mm; whatever is outside was not meant in mm
 _FARTHEST = 1e5  # mm from the scanner's centre
 _LARGEST = 1e15  # its square is still far from the end of float32
-_PIECE = 2**24  # bytes
+_PIECE = 2**22  # bytes: a processor's cache holds what is being turned
+_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # axes to right, anterior, superior
 _BEST_DEFLATE = 1032  # no gzip stream expands by more (zlib's documentation)
 _SPARE = 2**24  # bytes that a compressed file may hold behind its last voxel
 _HEADERS: dict[int, tuple[type[nib.Nifti1Header], int, bytes, bytes]] = {
@@ -45,7 +47,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
     """Read a single-file NIfTI-1 or NIfTI-2 image of one volume.
 
     Returns:
-        ``(X, Y, Z)`` float32 in the file's axes, scale factors applied, and the header without extensions.
+        ``(X, Y, Z)`` float32 in the file's axes, in memory in canonical ones, scale factors applied, and the header
+        without extensions.
 
     Raises:
         InputError: The file cannot be read, is no NIfTI, is damaged, or does not hold one volume of finite numbers
@@ -230,15 +233,17 @@ def _read_values(
         raise InputError(path, f"places its values at byte {place:.4g}", "Convert it anew")
     for _ in _pieces(stream, int(place) - stream.tell(), path):
         pass
-    array = np.empty(math.prod(shape), dtype=np.float32)
+    volume = _laid_out(shape, header)
+    plane = math.prod(shape[:2]) * dtype.itemsize
     done = 0
     with np.errstate(over="ignore", invalid="ignore"):  # check_values finds what became infinite
-        for piece in _pieces(stream, announced, path):
+        for piece in _pieces(stream, announced, path, max(1, _PIECE // plane) * plane):
             values = np.frombuffer(piece, dtype=dtype)
             if slope is not None and (slope, intercept) != (1, 0):
                 values = values.astype(np.float64) * slope + intercept
-            array[done : done + len(values)] = values
-            done += len(values)
+            planes = values.reshape((*shape[:2], -1), order="F")
+            volume[..., done : done + planes.shape[2]] = planes
+            done += planes.shape[2]
     if zipped:
         # to the end, where the checksum is
         spare = 0
@@ -248,16 +253,25 @@ def _read_values(
                 raise InputError(
                     path, f"expands to more than the {announced} bytes its header announces", _COPY
                 )
-    volume = array.reshape(shape, order="F")
     check_values(volume, path)
     return volume
 
 
-def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path) -> Iterator[bytes]:
-    """Yield ``length`` bytes in pieces that hold whole numbers of any type."""
+def _laid_out(shape: tuple[int, int, int], header: nib.Nifti1Header) -> np.ndarray:
+    """Return an empty float32 array that is contiguous once its axes are turned to canonical ones."""
+    to_canonical = io_orientation(header.get_best_affine())
+    canonical_shape = [0, 0, 0]
+    for length, axis in zip(shape, to_canonical[:, 0].astype(int), strict=True):
+        canonical_shape[axis] = length
+    to_file = ornt_transform(_CANONICAL, to_canonical)
+    return np.asarray(apply_orientation(np.empty(canonical_shape, dtype=np.float32), to_file))
+
+
+def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path, size: int = _PIECE) -> Iterator[bytes]:
+    """Yield ``length`` bytes in pieces of ``size``, the last as it comes out."""
     left = length
     while left > 0:
-        wanted = min(left, _PIECE)
+        wanted = min(left, size)
         piece = b""
         while len(piece) < wanted:
             more = stream.read(wanted - len(piece))

@@ -19,7 +19,6 @@ from brainuad.data.nifti import check_affine, check_grid, check_values, read_nif
 from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
-_PLANES = 32  # copied at a time: what they read of a column of voxels is what the cache holds of it
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -67,7 +66,7 @@ class Volume:
         """Take over an array in the file's axes."""
         affine = np.asarray(affine, dtype=np.float64)
         orientation = io_orientation(affine)
-        canonical = _in_order(apply_orientation(array, orientation))
+        canonical = np.ascontiguousarray(apply_orientation(array, orientation))
         return cls(canonical, affine @ inv_ornt_aff(orientation, array.shape), header)
 
     @classmethod
@@ -144,14 +143,3 @@ class Volume:
         image = kind(array.reshape(array.shape + trailing).astype(dtype), None, header)
         with atomic_path(path) as temporary:
             nib.save(image, temporary)
-
-
-def _in_order(array: np.ndarray) -> np.ndarray:
-    """Return an ``(X, Y, Z)`` array as ``np.ascontiguousarray`` does, from reversed axes in half the time."""
-    if array.flags.c_contiguous:
-        return array
-    ordered = np.empty(array.shape, array.dtype)
-    for start in range(0, array.shape[2], _PLANES):
-        part = slice(start, start + _PLANES)
-        ordered[..., part] = array[..., part]
-    return ordered
