@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,11 +23,11 @@ from brainuad.evaluate.protocol import (
     Thresholds,
 )
 from brainuad.evaluation import (
+    Confusion,
     Lesions,
     LesionSurface,
     ScoreHistogram,
     ThresholdCurve,
-    confusion,
     curve_histogram,
     find_lesions,
     hausdorff,
@@ -82,6 +82,11 @@ class Space:
         return self.mask if self.lesion is None else self.mask | self.lesion
 
     @cached_property
+    def counted(self) -> int:
+        """Number of voxels that figures count."""
+        return int(np.count_nonzero(self.voxels))
+
+    @cached_property
     def truth(self) -> np.ndarray:
         """``(X, Y, Z)`` bool, the lesion; nowhere without annotation."""
         return np.zeros_like(self.mask) if self.lesion is None else self.lesion
@@ -112,6 +117,12 @@ class Space:
             :func:`brainuad.scoring.large_components`.
         """
         return large_components(above & self.voxels, self.min_voxels)
+
+    def confusion(self, labels: np.ndarray, sizes: np.ndarray) -> Confusion:
+        """Return the counts of voxels by what is predicted, as :meth:`predict` gives it, and what is drawn."""
+        predicted, drawn = int(sizes.sum()), len(self.lesions.places)
+        both = int(np.count_nonzero(labels.ravel()[self.lesions.places]))
+        return Confusion(both, predicted - both, self.counted - predicted - drawn + both, drawn - both)
 
 
 def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, cleaned: bool) -> Space:
@@ -240,13 +251,11 @@ def _at_threshold(
         measures |= _lesion_wise(space, *components)
     if space.lesion is None:
         return measures
-    predicted = components[0] > 0
-    outside = space.mask.size - int(np.count_nonzero(space.voxels))  # neither prediction nor lesion
-    counts = confusion(predicted, space.truth)
-    counts = replace(counts, true_negatives=counts.true_negatives - outside)
+    counts = space.confusion(*components)
     names: tuple[str, ...] = ("true_positives", "false_positives", "true_negatives", "false_negatives")
     measures |= {what: float(getattr(counts, what)) for what in ("dice", "precision", "recall", *names)}
     if space.name == MODEL:
+        predicted = components[0] > 0
         slices = slice_overlap(predicted, space.truth, protocol.slice_axis)
         measures |= {f"slice_{what}": value for what, value in slices.items()}
         if protocol.discovery_as_positive_rate:
@@ -255,7 +264,7 @@ def _at_threshold(
             measures["false_positive_rate"] = counts.false_discovery_rate
             measures["hausdorff_mm"] = hausdorff(predicted, space.truth) * space.spacing[0]
     if protocol.distances and name in WITH_DISTANCES:
-        distances = surface_distances(predicted, space.surface)
+        distances = surface_distances(components[0] > 0, space.surface)
         measures |= {"hd95_mm": distances.hd95, "assd_mm": distances.assd}
     return measures
 
