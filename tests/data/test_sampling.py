@@ -27,6 +27,17 @@ def test_it_equals_scipy_on_any_grid(mode, order, size, shape, steps, starts, si
 
 
 @pytest.mark.parametrize("order", [1, 3])
+def test_zeros_around_what_is_sampled_change_nothing(order):
+    array = np.zeros((30, 20, 25), dtype=np.float32)
+    grid = ([1.7, 2.0, -0.6], [0.3, -1.0, 20.0], (18, 12, 40))
+    assert not sample_axes(array, *grid, order=order, mode="constant").any()
+    array[7:15, 2:18, 11:12] = np.random.default_rng(0).random((8, 16, 1)) - 0.5
+    ours = sample_axes(array, *grid, order=order, mode="constant")
+    theirs = ndimage.affine_transform(array.astype(np.float64), np.diag(grid[0]), *grid[1:], order=order)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
 def test_a_sample_on_the_last_voxel_has_its_value(order):
     array = np.random.default_rng(0).random((12, 12, 12)).astype(np.float32) + 1
     ours = sample_axes(array, [0.3] * 3, [11.0] * 3, (1, 1, 1), order=order, mode="constant")

@@ -43,10 +43,21 @@ def sample_axes(
         _operator(array.shape[axis], steps[axis], starts[axis], shape[axis], sigmas[axis], order, mode)
         for axis in range(3)
     )
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    # A brain is a third of its scan, and zeros around it add nothing.
+    box = _occupied(array)
+    x, y, z = (operator[:, part] for operator, part in zip((x, y, z), box, strict=True))
+    array = np.ascontiguousarray(array[box], dtype=np.float32)
     # z and y are a product a sagittal plane, x is one; where a grid becomes finer, what lies between is small.
     array = np.matmul(y, np.matmul(array, z.T))
     return (x @ array.reshape(len(array), -1)).reshape(shape[0], *array.shape[1:])
+
+
+def _occupied(array: np.ndarray) -> tuple[slice, slice, slice]:
+    """Return the box of an ``(X, Y, Z)`` array that holds all that is not zero, a voxel at least."""
+    plane: np.ndarray = np.logical_or.reduce(array, axis=0)
+    held = (array.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))
+    x, y, z = (np.flatnonzero(line) if line.any() else np.zeros(1, int) for line in held)
+    return slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), slice(z[0], z[-1] + 1)
 
 
 @lru_cache(maxsize=32)  # the maps of a scan take the same three, and many scans of a cohort
