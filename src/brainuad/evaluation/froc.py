@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from brainuad.evaluation._arrays import as_scores
+from brainuad.evaluation._arrays import as_scores, bounding_box
 from brainuad.evaluation.lesions import (
     CONTRAST_CLASSES,
     MIN_OVERLAP,
@@ -150,6 +150,8 @@ def scan_froc(
         ValueError: The map holds NaN, has another shape than the lesions, or there are no thresholds.
     """
     scores = as_scores(map, "map")
+    if scores.shape != lesions.labels.shape:
+        raise ValueError(f"map has shape {scores.shape}, lesions {lesions.labels.shape}")
     levels = np.unique(np.asarray(thresholds, dtype=np.float64))
     if not levels.size or np.isnan(levels).any():
         raise ValueError(f"thresholds must be numbers and at least one, got {list(thresholds)}")
@@ -161,6 +163,8 @@ def scan_froc(
             contrasts[:, None] == np.arange(len(CONTRAST_CLASSES)),
         ]
     )
+    box = bounding_box(scores > scores.dtype.type(levels[0]))  # elsewhere nothing is ever predicted
+    scores, lesions = scores[box], replace(lesions, labels=lesions.labels[box])
     found = np.zeros((len(levels), len(CLASSES)), dtype=np.int64)
     false_positives = np.zeros(len(levels), dtype=np.int64)
     for i, level in enumerate(levels):
