@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from brainuad.detector import load_model
-from brainuad.devices import resolve_device, resolve_precision, upload
+from brainuad.devices import compile_networks, resolve_device, resolve_precision, upload
 from brainuad.errors import InputError
 
 
@@ -36,3 +36,19 @@ def test_what_is_uploaded_is_the_same() -> None:
     values = torch.arange(12.0).reshape(3, 4).T
     assert torch.equal(upload(values, resolve_device("auto")).cpu(), values)
     assert upload(values, "cpu") is values
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncompiled(function: object) -> object:
+        def fail(values: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("backend='inductor' raised:\nNo working C++ compiler found\n\nSet ...")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    with pytest.raises(
+        InputError, match=r"compile: No working C\+\+ compiler found\. Install a C\+\+ compiler"
+    ):
+        compile_networks(model, torch.device("cpu"))
+    assert model[0]._compiled_call_impl is None

@@ -186,13 +186,15 @@ class Detector:
     def compile(self) -> Detector:
         """Return the same detector, the network of both compiled when it is first called.
 
-        That takes up to a minute for each shape of volumes on a GPU, minutes on a processor, and needs a compiler:
-        Triton and C on CUDA, C++ elsewhere. It pays for many scans on a GPU, where the published network then takes a
-        third of the time.
+        That takes up to a minute for each shape of volumes on a GPU, minutes on a processor. It pays for many scans on
+        a GPU, where the published network then takes a third of the time.
+
+        Raises:
+            InputError: See :func:`brainuad.devices.compile_networks`.
         """
         model: Any = self.model
         model.to(memory_format=torch.channels_last)
-        compile_networks(model)
+        compile_networks(model, self.device)
         return replace(self, compiled=True)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:

@@ -62,10 +62,19 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-def compile_networks(model: nn.Module) -> None:
+def compile_networks(model: nn.Module, device: torch.device) -> None:
     """Have a model's networks compiled when they are first called, which takes a while for each shape of slices.
 
-    In place, so that names of weights stay. Needs a compiler: Triton and C on CUDA, C++ elsewhere.
+    In place, so that names of weights stay.
+
+    Raises:
+        InputError: There is no working compiler: Triton and C on CUDA, C++ elsewhere.
     """
+    try:  # with the least there is: if it failed among scans, it would be taken for their fault
+        torch.compile(lambda values: values + 1)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        reasons = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
+        remedy = "Install a C++ compiler, and Triton for CUDA, or do without compiling"
+        raise InputError("compile", reasons[0] if reasons else type(error).__name__, remedy) from error
     for part in model.children():
         part.compile(dynamic=False)

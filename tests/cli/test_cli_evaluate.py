@@ -136,6 +136,7 @@ def test_evaluate_compiles_if_asked(
     model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: function)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **how: compiled.append(module))
     words = ("evaluate", model, data_dir, "-o", tmp_path / "out", "--sets", "BraTS")
     run(*words, code=2)

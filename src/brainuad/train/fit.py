@@ -168,7 +168,8 @@ def fit(
 
     Raises:
         InputError: The checkpoint to resume from is damaged or belongs to other settings or data;
-            or the loss or the weights became NaN or infinite. ``last.ckpt`` and ``model/`` stay as they were then.
+            or the loss or the weights became NaN or infinite. ``last.ckpt`` and ``model/`` stay as they were then;
+            or nothing can be compiled here.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best.
     """
     started = time.monotonic()
@@ -192,7 +193,8 @@ def fit(
             module.model.to(memory_format=torch.channels_last)
             module.average.to(memory_format=torch.channels_last)
         if config.trainer.compile:
-            compile_networks(module.model)  # an epoch's last batch may be smaller: one more compilation
+            # an epoch's last batch may be smaller: one more compilation
+            compile_networks(module.model, trainer.strategy.root_device)
         checkpoint = last if resumed_step else None
         try:
             # the loader only counts: a step's number decides what is in its batch
