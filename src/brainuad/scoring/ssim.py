@@ -102,9 +102,13 @@ def fuse_maps(groups: Iterable[Tensor]) -> Tensor:
     total: Tensor | float = 0.0
     for similarities in groups:
         weights = torch.exp(-similarities)
-        total += weights.sum(0)
-        weighted += weights.mul_(similarities).sum(0)
+        total += _sum(weights)
+        weighted += _sum(weights.mul_(similarities))
     return torch.as_tensor(weighted / total)
+
+
+def _sum(group: Tensor) -> Tensor:
+    return group[0] if len(group) == 1 else group.sum(0)  # one is not copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +170,13 @@ class _Pair:
                 yield self._similarity(*_blur_by_products(pair, kernels[first : first + most]))
             return
         for kernel in kernels:
-            total, squared_total = _moments(self.total, planes, kernel)
-            difference, squared_difference = _moments(self.difference, planes, kernel)
-            yield self._similarity(total, difference, squared_total, squared_difference)[None]
+            yield self._on_planes(planes, kernel)[None]
+
+    def _on_planes(self, planes: range, kernel: list[float]) -> Tensor:
+        """Return the SSIM map of one width on some sagittal planes."""
+        total, squared_total = _moments(self.total, planes, kernel)
+        difference, squared_difference = _moments(self.difference, planes, kernel)
+        return self._similarity(total, difference, squared_total, squared_difference)
 
     def _similarity(
         self,
