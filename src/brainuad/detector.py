@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -184,7 +185,7 @@ class Detector:
         return changed.compile() if self.compiled else changed
 
     def compile(self) -> Detector:
-        """Return the same detector, the network of both compiled when it is first called.
+        """Return the same detector with a copy of the network, which is compiled when it is first called.
 
         That takes up to a minute for each shape of volumes on a GPU, minutes on a processor. It pays for many scans on
         a GPU, where the published network then takes a third of the time.
@@ -192,10 +193,10 @@ class Detector:
         Raises:
             InputError: See :func:`brainuad.devices.compile_networks`.
         """
-        model: Any = self.model
+        model: Any = copy.deepcopy(self.model)
         model.to(memory_format=torch.channels_last)
         compile_networks(model, self.device)
-        return replace(self, compiled=True)
+        return replace(self, model=model, compiled=True)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
         """Return how the brain would look healthy.

@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from brainuad.data.nifti import _blocks, read_nifti
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -186,3 +190,29 @@ def test_odd_but_sound_files_are_read(tmp_path):
         np.testing.assert_array_equal(volume.array, expected, err_msg=name)
         volume.save(tmp_path / "again.nii.gz")
         np.testing.assert_array_equal(Volume.load(tmp_path / "again.nii.gz").array, expected, err_msg=name)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 3000)] * 3), itemsize=st.sampled_from([1, 2, 8]))
+def test_values_are_read_in_order_and_small_blocks(shape: tuple[int, int, int], itemsize: int) -> None:
+    done = 0
+    for rows, planes in _blocks(shape, itemsize):
+        first, last = (part.indices(length) for part, length in zip((rows, planes), shape[1:], strict=True))
+        assert first[0] * shape[0] + last[0] * shape[0] * shape[1] == done
+        lengths = [stop - start for start, stop, _ in (first, last)]
+        assert lengths[1] == 1 or lengths[0] == shape[1]
+        size = shape[0] * lengths[0] * lengths[1]
+        assert size * itemsize <= max(2**22, shape[0] * itemsize)
+        done += size
+    assert done == shape[0] * shape[1] * shape[2]
+
+
+def test_large_planes_are_read_row_by_row(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(900, 700, 2))  # a plane of 5 MB
+    (tmp_path / "flat.nii").write_bytes(saved(array, scale=(2.0, 1.0)))
+    tracemalloc.start()
+    found, _ = read_nifti(tmp_path / "flat.nii")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, 2 * array + 1, rtol=1e-6)
+    assert peak < 4 * array.size + 3.5 * 2**22

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -256,6 +259,25 @@ def test_blurs_of_a_device_are_those_of_the_processor(shape, seed):
             torch.testing.assert_close(blurred[number, index], mean)
             again = _blur_by_products(volume.square()[None], [kernel])[0, 0]
             torch.testing.assert_close(again, square)
+
+
+@pytest.mark.parametrize("made", ["allow_tf32 = True", "fp32_precision = 'tf32'"])
+def test_products_are_in_full_precision_whichever_setting_was_made(made):
+    if not hasattr(torch.backends.cuda.matmul, made.split()[0]):
+        pytest.skip("this PyTorch has the older setting alone")
+    code = (
+        "import torch; from brainuad.scoring.ssim import _full_precision; matmul = torch.backends.cuda.matmul\n"
+        f"matmul.{made}\n"
+        "try:\n"
+        "    with _full_precision(torch.device('cpu')):\n"
+        "        print(matmul.fp32_precision if hasattr(matmul, 'fp32_precision') else matmul.allow_tf32)\n"
+        "        1 / 0\n"
+        "except ZeroDivisionError:\n"
+        "    print(matmul.fp32_precision if hasattr(matmul, 'fp32_precision') else matmul.allow_tf32)\n"
+    )
+    # in a process of its own, for the newer setting cannot be taken back
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert found.split() in (["ieee", "tf32"], ["False", "True"])
 
 
 @pytest.mark.gpu

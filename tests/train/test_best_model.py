@@ -14,6 +14,7 @@ from tiny_training import load, tiny
 import brainuad.train.callbacks
 from brainuad.config import ExperimentConfig
 from brainuad.data.slices import TrainingVolumes
+from brainuad.errors import InputError
 from brainuad.modelfile import read_model, write_model
 from brainuad.train import fit
 from brainuad.train.callbacks import Epochs
@@ -110,6 +111,22 @@ def test_without_averaging_later_steps_leave_the_best_weights_alone(
     fit(four_epochs(ema_decay=0.0), train_volumes, val_volumes, tmp_path)
     found = read_model(tmp_path / "model")[0].state_dict()
     assert all(torch.equal(found[name], value) for name, value in averages[3].items())
+
+
+def test_an_error_writes_it(
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    written: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def diverge(epochs: Epochs) -> None:
+        raise InputError("training", "diverged", "Start a new run")
+
+    on_step(monkeypatch, {11: diverge})
+    with pytest.raises(InputError, match="diverged"):
+        fit(four_epochs(), train_volumes, val_volumes, tmp_path)
+    assert written == [("model", 3), ("model", 9)]
 
 
 def test_the_clock_writes_it_before_the_last_checkpoint(

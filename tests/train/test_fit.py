@@ -137,6 +137,8 @@ def test_compiled_training_is_training(
         config = tiny(max_steps=2, compile=compiled)
         config.model.cfg.dim_mults = (1,)  # compiling is what takes the time
         fit(config, train_volumes, val_volumes, folder)
+        assert bool(torch._dynamo.utils.counters["stats"]) == compiled
+        torch._dynamo.utils.counters.clear()
         states.append(load(folder / "checkpoints" / "last.ckpt")["state_dict"])
     found, expected = states
     assert list(found) == list(expected)

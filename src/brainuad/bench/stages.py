@@ -200,13 +200,11 @@ class Case:
         if not hasattr(model, "draw_noise") or not hasattr(model, "unet"):
             return Stage("reconstruct", lambda: self.detector.reconstruct(self.image, self.seed)[0])
         noise = self._draw()
-        given, plain = (
-            copy.copy(model),
-            copy.deepcopy(model),
-        )  # the network alone: noise is a stage of its own
-        plain.to(memory_format=torch.contiguous_format)  # and, as a copy, not compiled
+        given, plain = copy.copy(model), copy.deepcopy(model)  # a deep copy is not compiled
+        plain.to(memory_format=torch.contiguous_format)
         drawn: list[Tensor] = []
 
+        # the network alone is timed: noise is a stage of its own
         def next_noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
             if not drawn:
                 drawn.extend(reversed(noise.unbind()))

@@ -295,7 +295,13 @@ def _used_grid(
 
 
 def _centre(mask: np.ndarray) -> list[float]:
-    """Return the centre of mass of an ``(X, Y, Z)`` bool mask in voxels, from its voxels in each plane."""
+    """Return the centre of mass of an ``(X, Y, Z)`` bool mask in voxels, from its voxels in each plane.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if not mask.any():
+        raise ValueError("the brain mask is empty")
     plane = mask.sum(axis=0, dtype=np.int32)
     counts = (np.count_nonzero(mask, axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0))
     return [float(np.average(np.arange(len(voxels)), weights=voxels)) for voxels in counts]

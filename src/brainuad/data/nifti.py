@@ -234,16 +234,14 @@ def _read_values(
     for _ in _pieces(stream, int(place) - stream.tell(), path):
         pass
     volume = _laid_out(shape, header)
-    plane = math.prod(shape[:2]) * dtype.itemsize
-    done = 0
     with np.errstate(over="ignore", invalid="ignore"):  # check_values finds what became infinite
-        for piece in _pieces(stream, announced, path, max(1, _PIECE // plane) * plane):
-            values = np.frombuffer(piece, dtype=dtype)
-            if slope is not None and (slope, intercept) != (1, 0):
-                values = values.astype(np.float64) * slope + intercept
-            planes = values.reshape((*shape[:2], -1), order="F")
-            volume[..., done : done + planes.shape[2]] = planes
-            done += planes.shape[2]
+        for rows, planes in _blocks(shape, dtype.itemsize):
+            block = volume[:, rows, planes]
+            for piece in _pieces(stream, block.size * dtype.itemsize, path, block.size * dtype.itemsize):
+                values = np.frombuffer(piece, dtype=dtype)
+                if slope is not None and (slope, intercept) != (1, 0):
+                    values = values.astype(np.float64) * slope + intercept
+                block[...] = values.reshape(block.shape, order="F")
     if zipped:
         # to the end, where the checksum is
         spare = 0
@@ -255,6 +253,16 @@ def _read_values(
                 )
     check_values(volume, path)
     return volume
+
+
+def _blocks(shape: tuple[int, int, int], itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and planes of about ``_PIECE`` bytes, in the order of a file: whole planes, or rows of a large one."""
+    row = shape[0] * itemsize
+    rows = min(shape[1], max(1, _PIECE // row))
+    planes = max(1, _PIECE // (row * shape[1]))
+    for plane in range(0, shape[2], planes):
+        for first in range(0, shape[1], rows):
+            yield slice(first, first + rows), slice(plane, plane + planes)
 
 
 def _laid_out(shape: tuple[int, int, int], header: nib.Nifti1Header) -> np.ndarray:

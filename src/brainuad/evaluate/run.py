@@ -245,6 +245,7 @@ class Run:
             "data": portable(detector.data_config),
             "device": str(detector.device),
             "precision": detector.precision,
+            "compiled": detector.compiled,
             "protocol": asdict(self.protocol),
             "scores": list(self.scores),
             "postprocess": self.scorer.postprocess,

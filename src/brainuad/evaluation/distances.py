@@ -111,9 +111,8 @@ def surface(mask: np.ndarray) -> np.ndarray:
     padded[(slice(1, -1),) * mask.ndim] = mask[box]
     inside = padded.ravel()
     core = inside.copy()
-    for (
-        step
-    ) in padded.strides:  # bytes, as many as voxels: along a flat array every neighbour is one step away
+    # strides in bytes are strides in voxels here: along the flat array every neighbour is one of them away
+    for step in padded.strides:
         core[step:] &= inside[:-step]
         core[:-step] &= inside[step:]
     rim = np.unravel_index(np.flatnonzero(inside ^ core), padded.shape)

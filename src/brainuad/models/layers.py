@@ -1,6 +1,6 @@
 """Layers that a compiler makes few passes over memory of, where PyTorch's own would cost a GPU many.
 
-Without a compiler they are PyTorch's: these are the same functions, so weights and results do not depend on it.
+Without a compiler they are PyTorch's. These are the same functions of the same weights; results differ by rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ class GroupNorm(nn.GroupNorm):
 
     Compiled, it sums every channel over the slice before it joins the channels of a group. With channels last in memory
     that reads whole lines of it; the channels of one group alone, few numbers each, would cost the bandwidth several
-    times over.
+    times over. The variance is the mean square less the squared mean, in float32: where a group's mean is 30 times its
+    deviation the result is right to 3e-4, at 300 times to 3e-2. In the shipped model it is up to 3 times.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def large_components(foreground: np.ndarray, min_voxels: int) -> tuple[np.ndarra
 
     Returns:
         ``(X, Y, Z)`` integers, 0 where there is no component, else its number from 1; and ``(n,)`` the voxels of
-        each, without holes: none of those that are dropped.
+        each, without holes, 0 of those that are dropped.
     """
     labels = np.ascontiguousarray(_components(np.ascontiguousarray(foreground)))
     voxels = np.flatnonzero(foreground)

@@ -256,13 +256,16 @@ def _operator(length: int, kernel: tuple[float, ...], dtype: torch.dtype, device
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Make matrix products in the precision of their factors: TF32 or autocast would drown the variances."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    matmul: Any = torch.backends.cuda.matmul
+    # PyTorch refuses to read the older setting of a process that has made the newer one
+    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, full)
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        setattr(matmul, name, before)
 
 
 def _blur(slab: Tensor, kernel: list[float]) -> Tensor:

@@ -167,9 +167,9 @@ def fit(
         The exported model's folder, ``run_dir / "model"``.
 
     Raises:
-        InputError: The checkpoint to resume from is damaged or belongs to other settings or data;
-            or the loss or the weights became NaN or infinite. ``last.ckpt`` and ``model/`` stay as they were then;
-            or nothing can be compiled here.
+        InputError: The checkpoint to resume from is damaged or belongs to other settings or data; nothing can be
+            compiled here; or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then, and
+            ``model/`` holds the best.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best.
     """
     started = time.monotonic()
@@ -188,7 +188,8 @@ def fit(
             fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
             raise InputError("trainer", fault, remedy) from error
         on_cuda = trainer.strategy.root_device.type == "cuda"
-        # measured: faster on CUDA if compiled, elsewhere but in bfloat16
+        # measured: faster on CUDA if compiled, elsewhere but in bfloat16; the average as the weights, with which one
+        # kernel for all brings it up to date
         if config.trainer.compile if on_cuda else not trainer.precision.startswith("bf16"):
             module.model.to(memory_format=torch.channels_last)
             module.average.to(memory_format=torch.channels_last)
@@ -201,6 +202,9 @@ def fit(
             trainer.fit(module, itertools.count(), ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
             raise KeyboardInterrupt from stop
+        except Exception:
+            epochs.write_best()  # a repetition might end here too
+            raise
     if trainer.is_global_zero:
         summary = {
             "version": __version__,
