@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 
+from brainuad.components import components
 from brainuad.evaluation._arrays import as_array, as_bool, ratio
 
 MIN_OVERLAP = 0.1
@@ -176,15 +176,6 @@ def contrast_class(contrast: Any) -> np.ndarray:
     """Return the index in ``CONTRAST_CLASSES`` of the size of each contrast, -1 where it is NaN."""
     classes = np.digitize(np.abs(contrast), CONTRAST_EDGES_SD)
     return np.where(np.isnan(contrast), -1, classes)
-
-
-def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the 26-connected components of a ``(X, Y, Z)`` bool mask as labels from 1, and their number."""
-    if mask.shape.count(1) > 1:  # cc3d reserves too few labels for a line of voxels
-        labels, count = components(np.pad(mask, 1))
-        return labels[1:-1, 1:-1, 1:-1], count
-    labels, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
-    return labels, int(count)
 
 
 def find_lesions(lesion: Any, *, voxel_ml: float, image: Any = None, brain: Any = None) -> Lesions:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import cc3d
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from brainuad.components import components
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside, mask_on
 
 WINDOW_VOXELS = 2**26  # of the windows that are sorted at a time on a GPU: 256 MB
@@ -159,7 +159,7 @@ def large_components(foreground: np.ndarray, min_voxels: int) -> tuple[np.ndarra
         ``(X, Y, Z)`` integers, 0 where there is no component, else its number from 1; and ``(n,)`` the voxels of
         each, without holes, 0 of those that are dropped.
     """
-    labels = np.ascontiguousarray(_components(np.ascontiguousarray(foreground)))
+    labels = np.ascontiguousarray(components(np.ascontiguousarray(foreground))[0])
     voxels = np.flatnonzero(foreground)
     component = labels.reshape(-1)[voxels]
     sizes = np.bincount(component, minlength=1)
@@ -178,14 +178,6 @@ def _filled_voxels(places: np.ndarray) -> int:
     component = np.zeros(places.max(axis=0) + 1, dtype=bool)
     component[tuple(places.T)] = True
     return int(ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum())
-
-
-def _components(foreground: np.ndarray) -> np.ndarray:
-    """Return the 26-connected components of (X, Y, Z) bool as labels from 1."""
-    if foreground.shape.count(1) > 1:  # cc3d reserves too few labels for a line of voxels
-        return _components(np.pad(foreground, 1))[1:-1, 1:-1, 1:-1]
-    labels: np.ndarray = cc3d.connected_components(foreground, connectivity=26)
-    return labels
 
 
 def _drop_small_on_device(foreground: Tensor, min_voxels: int) -> Tensor:
