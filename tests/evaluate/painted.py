@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +67,13 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     monkeypatch.setattr(Detector, "compare", counted)
     return calls
+
+
+def written(folder: Path) -> Counter[str]:
+    """How often each measurement is in the progress of an evaluation; lines that are cut off hold none."""
+    times: Counter[str] = Counter()
+    for path in folder.glob("progress*.jsonl"):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):
+                times[json.loads(line)["key"]] += 1
+    return times

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from painted import repaint
+from painted import repaint, written
 from paper_layout import build_tree, place_scan, split_row
 from tiny import tiny_detector
 from typer.testing import CliRunner
@@ -82,12 +80,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
-def work(folder: Path) -> Counter[str]:
-    """How often each measurement was written down."""
-    lines = [line for path in folder.glob("progress*.jsonl") for line in path.read_text().splitlines()]
-    return Counter(json.loads(line)["key"] for line in lines if line)
-
-
 @pytest.fixture(scope="module")
 def alone(words: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "out"
@@ -104,10 +96,10 @@ def test_two_processes_evaluate_to_the_files_of_one(words: list[object], alone: 
     assert result.stderr.count(f"failed: MSLUB {BROKEN}") == 1
     assert result.stdout.count("Every scan:") == 1
     assert contents(tmp_path / "out") == contents(alone)
-    done = work(tmp_path / "out")
+    done = written(tmp_path / "out")
     assert set(done.values()) == {1}, "nothing twice"
     assert len(done) == SCORED * (SCORES + 1)  # each case has facts too
-    assert set(done) == set(work(alone))
+    assert set(done) == set(written(alone))
     assert len(list((tmp_path / "out").glob("progress*.jsonl"))) == 2
 
 
@@ -118,9 +110,9 @@ def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
     result = evaluate_by_two(words, folder, dies_after=2)
     assert result.returncode == 1
     assert not (folder / "cases.csv").exists()
-    before = work(folder)
+    before = written(folder)
     assert 0 < len(before) < SCORED * (SCORES + 1)
     result = evaluate_by_two(words, folder)
     assert "Every scan:" in result.stdout, result.stderr
     assert contents(folder) == contents(alone)
-    assert set(work(folder).values()) == {1}, "what was known is not done again"
+    assert set(written(folder).values()) == {1}, "what was known is not done again"

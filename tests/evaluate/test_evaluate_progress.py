@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from painted import SCORES, count_work
+from painted import SCORES, count_work, written
 
 from brainuad.data.cohort import Case
 from brainuad.detector import Detector
@@ -131,6 +131,7 @@ def test_a_broken_run_goes_on(
     calls = count_work(monkeypatch)
     evaluate_cases(detector, cases, folder, scores=SCORES, baselines=False)
     assert calls == [("l1",)]
+    assert written(folder) == written(results), "what was known is not written again"
     assert (folder / "cases.csv").read_bytes() == (results / "cases.csv").read_bytes()
 
 
@@ -156,6 +157,7 @@ def test_another_score_is_all_the_work(
     monkeypatch.setattr(Detector, "reconstruct", lambda *args, **kwargs: reconstructed.append(args))
     table = evaluate_cases(detector, cases, folder, scores=(*SCORES, "l2"), baselines=False)
     assert calls == [("l2",)] * 6
+    assert set(written(folder).values()) == {1}, "what was known is not written again"
     assert reconstructed == [], "the cache has them"
     both = read_cases_csv(results / "cases.csv")
     pd.testing.assert_frame_equal(table[table["score"].isin(["", *SCORES])].reset_index(drop=True), both)

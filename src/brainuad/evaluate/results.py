@@ -79,9 +79,11 @@ class Results:
             self.health.know(missing)
             scored = self.scorer.score(case, missing)
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
-            facts, fresh, counts = self.measure(scored, thresholds, file)
+            found, fresh, counts = self.measure(scored, thresholds, file)
             write_histograms(self.folder / file, counts)
-            self.progress.put(facts_key, without_nan(facts))
+            if facts is None:  # else other scores were asked for before, or a run was ended between two lines
+                facts = found
+                self.progress.put(facts_key, without_nan(facts))
             for name in missing:
                 self.progress.put(keys[name], without_nan(fresh[name]))
             entries |= fresh
