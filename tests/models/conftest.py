@@ -25,7 +25,7 @@ def tiny():
     return config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomise():
     """Return a function that replaces a module's weights, zeros included, by fixed random ones."""
 

@@ -69,12 +69,6 @@ def test_a_network_computes_the_same_for_a_compiler(tiny, randomise, monkeypatch
     torch.testing.assert_close(network(x, t), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_training_mode_changes_nothing_within(tiny):
-    network = build_unet(tiny()).train()
-    assert network.training
-    assert not network.net.training
-
-
 @pytest.mark.slow(seconds=10)
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

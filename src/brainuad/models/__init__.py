@@ -2,7 +2,8 @@
 
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
-from brainuad.models.unet import build_unet, load_reference_state_dict
+from brainuad.models.release import load_reference_state_dict
+from brainuad.models.unet import build_unet
 
 __all__ = [
     "DiffusionModel",

@@ -12,14 +12,13 @@ from brainuad.config import ModelConfig
 from brainuad.devices import upload
 from brainuad.errors import InputError
 from brainuad.models.noise import gaussian_noise, simplex_noise
-from brainuad.models.unet import build_unet, load_reference_state_dict
+from brainuad.models.release import load_reference_state_dict
+from brainuad.models.unet import build_unet
 from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 BATCH = 16  # slices in one network call on a processor
-# Slices and pixels in one on CUDA. From 64 slices on diffusers lays out anew what it upsamples; the pixels bound the
-# memory to some gigabytes with the paper's network.
-GPU_BATCH, GPU_BATCH_PIXELS = 63, 2**20
+GPU_BATCH_PIXELS = 2**20  # in one on CUDA; bounds the memory to some gigabytes with the paper's network
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
@@ -208,7 +207,7 @@ def _levels(config: ModelConfig) -> tuple[int, ...]:
 
 def _gpu_batch(slices: int, pixels: int) -> int:
     """Return the slices of a network call on CUDA: as many as are allowed, in calls of equal size."""
-    most = max(1, min(GPU_BATCH, GPU_BATCH_PIXELS // pixels))
+    most = max(1, GPU_BATCH_PIXELS // pixels)
     return math.ceil(slices / math.ceil(slices / most))
 
 

@@ -1,14 +1,20 @@
-"""Layers that a compiler makes few passes over memory of, where PyTorch's own would cost a GPU many.
+"""The layers of the network.
 
-Without a compiler they are PyTorch's. These are the same functions of the same weights; results differ by rounding.
+Of group norm and upsampling a compiler makes few passes over memory, where PyTorch's own would cost a GPU many. Without
+a compiler they are PyTorch's. These are the same functions of the same weights; results differ by rounding.
 """
 
 from __future__ import annotations
 
+import math
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+LONGEST = 10_000  # period of the slowest feature of a timestep, over 2 pi
 
 
 class GroupNorm(nn.GroupNorm):
@@ -57,10 +63,91 @@ class Upsample(nn.Module):
         return wide.permute(0, 3, 1, 2)
 
 
-def use_own_layers(net: nn.Module) -> None:
-    """Put these layers in the place of a new network's own."""
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.GroupNorm):
-            net.set_submodule(name, GroupNorm(module.num_groups, module.num_channels, module.eps))
-        elif isinstance(module, ResnetBlock2D) and module.upsample is not None:
-            module.upsample = Upsample()
+class ResidualBlock(nn.Module):
+    """Two convolutions, the second scaled and shifted by the noise level, added to their input.
+
+    That of BigGAN (Brock et al. 2019) as Dhariwal & Nichol (2021) took it up. A new one returns what its shortcut does.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        time: Width of the time embedding.
+        groups: Of the group norms.
+        resize: Changes the resolution, after the first activation and in the shortcut.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, time: int, groups: int, resize: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, inputs)
+        self.resize = resize or nn.Identity()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time, 2 * outputs)
+        self.norm2 = GroupNorm(groups, outputs)
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, outputs, X', Y') for (B, inputs, X, Y) and the activated time embedding (B, time)."""
+        hidden = self.conv1(self.resize(F.silu(self.norm1(x))))
+        scale, shift = self.time_emb_proj(time)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.norm2(hidden) * (1 + scale) + shift
+        return self.conv_shortcut(self.resize(x)) + self.conv2(F.silu(hidden))
+
+
+class Attention(nn.Module):
+    """Self-attention between the pixels of a slice (Vaswani et al. 2017), added to its input; a new one adds nothing.
+
+    Args:
+        channels: In and out.
+        head_dim: Channels of a head; as many heads as fit.
+        groups: Of the group norm.
+    """
+
+    def __init__(self, channels: int, head_dim: int, groups: int) -> None:
+        super().__init__()
+        self.heads = channels // head_dim
+        inner = self.heads * head_dim
+        self.group_norm = GroupNorm(groups, channels)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(channels, inner) for _ in range(3))
+        self.to_out = nn.Sequential(zeroed(nn.Linear(inner, channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, X, Y) for (B, C, X, Y)."""
+        pixels = self.group_norm(x.flatten(2)).transpose(1, 2)
+        query, key, value = (
+            project(pixels).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.to_out(mixed).transpose(1, 2).reshape(x.shape) + x
+
+
+class TimeEmbedding(nn.Module):
+    """A perceptron that brings features of a timestep to the width of an embedding."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(inputs, outputs), nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs) for (B, inputs)."""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+def timestep_features(t: Tensor, width: int) -> Tensor:
+    """Return cosines and sines of timesteps (B,) at falling frequencies, (B, width) float32 (Ho et al. 2020)."""
+    half = width // 2
+    frequencies = torch.exp(
+        -math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
+    angles = t[:, None].float() * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+def zeroed(layer: M) -> M:
+    """Return a layer with all weights set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -1,22 +1,24 @@
-"""The denoising U-Net of the guided-diffusion family (Dhariwal & Nichol 2021); import of released weights."""
+"""The denoising U-Net of the guided-diffusion family (Dhariwal & Nichol 2021)."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
-from brainuad.models.layers import use_own_layers
-
-ONLY_DDPM = "Only checkpoints of the release's plain DDPM can be imported"
-COMPLETE = "Give a complete checkpoint of the release's plain DDPM"
+from brainuad.models.layers import (
+    Attention,
+    GroupNorm,
+    ResidualBlock,
+    TimeEmbedding,
+    Upsample,
+    timestep_features,
+    zeroed,
+)
 
 
 class UNet(nn.Module):
@@ -42,33 +44,8 @@ class UNet(nn.Module):
         _check(config)
         self.config = config
         channels = tuple(config.unet_dim * multiplier for multiplier in config.dim_mults)
-        levels = len(channels)
-        groups = math.gcd(32, *channels)  # 32, unless a narrow network cannot be divided so
-        self.net = UNet2DModel(
-            in_channels=config.unshuffle**2,
-            out_channels=config.unshuffle**2,
-            block_out_channels=channels,
-            layers_per_block=config.num_res_blocks,
-            down_block_types=("ResnetDownsampleBlock2D",) * levels,
-            up_block_types=("ResnetUpsampleBlock2D",) * levels,
-            resnet_time_scale_shift="scale_shift",
-            attention_head_dim=min(config.attention_head_dim, channels[-1]),
-            norm_num_groups=groups,
-            attn_norm_num_groups=groups,  # diffusers drops the attention's norm without it
-        )
-        self.multiple = config.unshuffle * 2 ** (levels - 1)
-        _zero_output_convolutions(self.net)
-        use_own_layers(self.net)
-        self.train()
-
-    def train(self, mode: bool = True) -> UNet:
-        """Set the mode. The network has no layer that trains otherwise than it works, and is never in it.
-
-        In that mode diffusers lays out anew what residual blocks add, to spare distributed training a warning.
-        """
-        super().train(mode)
-        self.net.train(False)
-        return self
+        self.net = Network(config.unshuffle**2, channels, config.num_res_blocks, config.attention_head_dim)
+        self.multiple = config.unshuffle * 2 ** (len(channels) - 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the network's output for noisy slices.
@@ -85,8 +62,106 @@ class UNet(nn.Module):
         if any(pad):
             x = F.pad(x, pad, mode="replicate")
         folded = F.pixel_unshuffle(x, self.config.unshuffle)
-        output = F.pixel_shuffle(self.net(folded, t, return_dict=False)[0], self.config.unshuffle)
+        output = F.pixel_shuffle(self.net(folded, t), self.config.unshuffle)
         return output[..., :height, :width]
+
+
+class Network(nn.Module):
+    """The layers of a U-Net; parameters have the names that diffusers' ``UNet2DModel`` gives them.
+
+    Args:
+        folded: Channels of a slice, in and out.
+        channels: Of the levels, from the finest; each next one has half the resolution.
+        blocks: Residual blocks of a level on the way down; on the way up it has one more.
+        head_dim: Channels of an attention head, where the coarsest level has as many.
+    """
+
+    def __init__(self, folded: int, channels: tuple[int, ...], blocks: int, head_dim: int) -> None:
+        super().__init__()
+        groups = math.gcd(32, *channels)  # 32, unless a narrow network cannot be divided so
+        self.width, last = channels[0], channels[-1]
+        time = 4 * self.width
+
+        def block(inputs: int, outputs: int, resize: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, time, groups, resize)
+
+        self.conv_in = nn.Conv2d(folded, self.width, 3, padding=1)
+        self.time_embedding = TimeEmbedding(self.width, time)
+        # The parameters of the way up stand before those of the middle, an order that resumed trainings rely on.
+        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        before, skips = self.width, [self.width]
+        for level, width in enumerate(channels):
+            plain = [block(inputs, width) for inputs in (before, *[width] * (blocks - 1))]
+            halving = [block(width, width, nn.AvgPool2d(2))] if level + 1 < len(channels) else []
+            self.down_blocks.append(Down(plain, halving))
+            skips += [width] * (blocks + len(halving))
+            before = width
+        self.mid_block = Middle(
+            block(last, last), Attention(last, min(head_dim, last), groups), block(last, last)
+        )
+        for level, width in reversed(list(enumerate(channels))):
+            joined = [block(inputs + skips.pop(), width) for inputs in (before, *[width] * blocks)]
+            doubling = [block(width, width, Upsample())] if level else []
+            self.up_blocks.append(Up(joined, doubling))
+            before = width
+        self.conv_norm_out = GroupNorm(groups, self.width)
+        self.conv_out = zeroed(nn.Conv2d(self.width, folded, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return (B, C, X, Y) for (B, C, X, Y) at timesteps (B,); all levels must divide X and Y."""
+        time = F.silu(self.time_embedding(timestep_features(t, self.width).to(x.dtype)))
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            skips += down(skips[-1], time)
+        x = self.mid_block(skips[-1], time)
+        for up in self.up_blocks:
+            x = up(x, skips, time)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Down(nn.Module):
+    """The blocks of one level on the way down; one that halves the resolution ends all levels but the coarsest."""
+
+    def __init__(self, resnets: list[ResidualBlock], downsamplers: list[ResidualBlock]) -> None:
+        super().__init__()
+        self.resnets, self.downsamplers = nn.ModuleList(resnets), nn.ModuleList(downsamplers)
+
+    def forward(self, x: Tensor, time: Tensor) -> list[Tensor]:
+        """Return what every block gives, for the way up."""
+        found = []
+        for block in (*self.resnets, *self.downsamplers):
+            x = block(x, time)
+            found.append(x)
+        return found
+
+
+class Middle(nn.Module):
+    """Two blocks of the coarsest level, and attention between them."""
+
+    def __init__(self, first: ResidualBlock, attention: Attention, second: ResidualBlock) -> None:
+        super().__init__()
+        self.attentions, self.resnets = nn.ModuleList([attention]), nn.ModuleList([first, second])
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, C, X, Y) for (B, C, X, Y)."""
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, time)), time)
+
+
+class Up(nn.Module):
+    """The blocks of one level on the way up; one that doubles the resolution ends all levels but the finest."""
+
+    def __init__(self, resnets: list[ResidualBlock], upsamplers: list[ResidualBlock]) -> None:
+        super().__init__()
+        self.resnets, self.upsamplers = nn.ModuleList(resnets), nn.ModuleList(upsamplers)
+
+    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
+        """Take from the end of ``skips`` what every block joins to its input."""
+        for block in self.resnets:
+            x = block(torch.cat([x, skips.pop()], dim=1), time)
+        for block in self.upsamplers:
+            x = block(x, time)
+        return x
 
 
 def build_unet(config: ModelConfig) -> UNet:
@@ -98,35 +173,6 @@ def build_unet(config: ModelConfig) -> UNet:
     return UNet(config)
 
 
-def load_reference_state_dict(state_dict: Mapping[str, Tensor]) -> UNet:
-    """Build the network that a checkpoint of the published release holds, with its weights.
-
-    Width, multipliers and the number of residual blocks follow from the keys and shapes. The attention's head
-    width does not; it is taken to be the published 64. Scalars and vectors outside the network (constants of
-    the noise schedule) are passed over.
-
-    Args:
-        state_dict: The checkpoint's ``state_dict``; keys may carry any prefix before ``time_embed.``.
-
-    Returns:
-        The network; its ``config`` holds the inferred settings.
-
-    Raises:
-        InputError: A key is missing, is not this network's, or has another shape; the message names it.
-    """
-    weights = _strip_prefix(state_dict)
-    unet = build_unet(_infer_config(weights))
-    parameters = unet.net.state_dict()
-    keys = {name: _release_key(name, unet.config.num_res_blocks) for name in parameters}
-    for key in sorted(weights.keys() - set(keys.values())):
-        raise InputError(key, "unknown key in the checkpoint", ONLY_DDPM)
-    for key in sorted(set(keys.values()) - weights.keys()):
-        raise InputError(key, "missing from the checkpoint", COMPLETE)
-    for name, tensor in parameters.items():
-        tensor.copy_(_fetch(weights, keys[name], name, tensor.shape, unet.config.attention_head_dim))
-    return unet
-
-
 def _check(config: ModelConfig) -> None:
     for name in ("unet_dim", "num_res_blocks", "attention_head_dim", "unshuffle"):
         value = getattr(config, name)
@@ -135,110 +181,3 @@ def _check(config: ModelConfig) -> None:
     if not config.dim_mults or min(config.dim_mults) < 1:
         fault = f"{tuple(config.dim_mults)} is not a list of positive numbers"
         raise InputError("model.cfg.dim_mults", fault, "Give one multiplier for each level")
-
-
-def _zero_output_convolutions(net: nn.Module) -> None:
-    """Start every residual branch and the output at zero, as guided-diffusion does and diffusers does not."""
-    for name, module in net.named_modules():
-        if name == "conv_out" or name.endswith((".conv2", ".to_out.0")):
-            for parameter in module.parameters():
-                nn.init.zeros_(parameter)
-
-
-def _strip_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the network's own weights under their names within the network."""
-    anchor = "time_embed.0.weight"
-    prefixes = [key.removesuffix(anchor) for key in state_dict if key.endswith(anchor)]
-    if len(prefixes) != 1:
-        found = "no" if not prefixes else f"{len(prefixes)}"
-        raise InputError(anchor, f"the checkpoint holds {found} keys of that name", ONLY_DDPM)
-    for key, value in state_dict.items():
-        if not key.startswith(prefixes[0]) and value.ndim > 1:
-            raise InputError(key, "unknown key in the checkpoint", ONLY_DDPM)
-    inside = (item for item in state_dict.items() if item[0].startswith(prefixes[0]))
-    return {key.removeprefix(prefixes[0]): value for key, value in inside}
-
-
-def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Read the network's settings off its keys and shapes."""
-
-    def need(key: str) -> Tensor:
-        if key not in weights:
-            raise InputError(key, "missing from the checkpoint", COMPLETE)
-        return weights[key]
-
-    # Every level but the last ends in an upsampling block, the second module of its output block.
-    upsampler = re.compile(r"output_blocks\.\d+\.1\.in_layers\.0\.weight")
-    upsamplers = sum(upsampler.fullmatch(key) is not None for key in weights)
-    outputs = {key.split(".")[1] for key in weights if key.startswith("output_blocks.")}
-    levels, blocks = upsamplers + 1, len(outputs) // (upsamplers + 1) - 1
-    if blocks < 1:
-        raise InputError("output_blocks", f"{len(outputs)} blocks in {levels} levels", COMPLETE)
-    width = need("input_blocks.0.0.weight").shape[0]
-    first = [1 + level * (blocks + 1) for level in range(levels)]
-    channels = [need(f"input_blocks.{i}.0.in_layers.2.weight").shape[0] for i in first]
-    return ModelConfig(unet_dim=width, dim_mults=tuple(c // width for c in channels), num_res_blocks=blocks)
-
-
-# The release's names of what diffusers calls otherwise
-RESIDUAL_BLOCK = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-SINGLE = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.attentions.0.group_norm": "middle_block.1.norm",
-    "mid_block.attentions.0.to_q": "middle_block.1.qkv",
-    "mid_block.attentions.0.to_k": "middle_block.1.qkv",
-    "mid_block.attentions.0.to_v": "middle_block.1.qkv",
-    "mid_block.attentions.0.to_out.0": "middle_block.1.proj_out",
-}
-RESIDUAL_NAME = re.compile(
-    r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(resnets|downsamplers|upsamplers)\.(\d+)\.(\w+)"
-)
-
-
-def _release_key(name: str, blocks: int) -> str:
-    """Return the release's key for diffusers' name of a parameter; ``blocks`` residual blocks a level."""
-    module, _, kind = name.rpartition(".")
-    if module in SINGLE:
-        return f"{SINGLE[module]}.{kind}"
-    match = RESIDUAL_NAME.fullmatch(module)
-    if match is None:
-        raise ValueError(f"diffusers' parameter {name!r} has no counterpart in the release")
-    part, level, role, index, layer = match.groups()
-    if part == "mid":
-        block = f"middle_block.{2 * int(index)}"  # the attention is number 1
-    else:
-        number = int(level) * (blocks + 1) + (int(index) if role == "resnets" else blocks)
-        if part == "down":
-            block = f"input_blocks.{1 + number}.0"  # number 0 is the first convolution
-        else:
-            block = f"output_blocks.{number}.{int(role == 'upsamplers')}"
-    return f"{block}.{RESIDUAL_BLOCK[layer]}.{kind}"
-
-
-def _fetch(weights: Mapping[str, Tensor], key: str, name: str, shape: torch.Size, head_dim: int) -> Tensor:
-    """Return the weights under the release's ``key`` in the shape of diffusers' ``name``."""
-    value = weights[key]
-    if key.startswith("middle_block.1.") and value.ndim == 3 and value.shape[2] == 1:
-        value = value[:, :, 0]  # a convolution of width 1 there, a linear layer here
-    joint = ".qkv." in key
-    expected = (shape[0] * 3, *shape[1:]) if joint else tuple(shape)
-    if value.shape != expected:
-        raise InputError(key, f"shape {tuple(value.shape)}, expected {expected}", ONLY_DDPM)
-    if not joint:
-        return value
-    # Rows hold, head after head, that head's queries, keys and values.
-    width = min(head_dim, shape[0])
-    heads = value.reshape(shape[0] // width, 3, width, *shape[1:])
-    which = ("to_q", "to_k", "to_v").index(name.split(".")[-2])
-    return heads[:, which].reshape(shape)
