@@ -2,8 +2,14 @@ import pytest
 import torch
 
 from brainuad.detector import load_model
-from brainuad.devices import compile_networks, resolve_device, resolve_precision, upload
-from brainuad.errors import InputError
+from brainuad.devices import (
+    compile_networks,
+    device_told_from_scan,
+    resolve_device,
+    resolve_precision,
+    upload,
+)
+from brainuad.errors import DeviceError, InputError
 
 
 def test_devices() -> None:
@@ -52,3 +58,28 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         compile_networks(model, torch.device("cpu"))
     assert model[0]._compiled_call_impl is None
+
+
+def test_a_broken_device_is_told_from_what_a_scan_asks_of_a_working_one() -> None:
+    asked = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+    with pytest.raises(RuntimeError) as raised, device_told_from_scan(torch.device("cpu")):
+        raise asked
+    assert raised.value is asked
+    # the meta device has no numbers, so it cannot add any
+    with pytest.raises(DeviceError) as broken, device_told_from_scan(torch.device("meta")):
+        raise asked
+    fault = "meta: stopped working (CUDA error: an illegal memory access was encountered). Run again"
+    assert str(broken.value).startswith(fault)
+    with pytest.raises(ValueError, match="shape"), device_told_from_scan(torch.device("meta")):
+        raise ValueError("shape")  # a scan's
+
+
+def test_a_device_without_memory_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    asked = torch.OutOfMemoryError("tried to allocate 3 GiB")
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(torch.OutOfMemoryError) as raised, device_told_from_scan(torch.device("cpu")):
+        raise asked
+    assert raised.value is asked

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from brainuad.errors import InputError
+from brainuad.errors import DeviceError, InputError
 
 logger = logging.getLogger("brainuad")
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        except InputError as error:
+        except (InputError, DeviceError) as error:
             if debug:
                 raise
             say(f"error: {error}")

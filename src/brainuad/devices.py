@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
-from brainuad.errors import InputError
+from brainuad.errors import DeviceError, InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -60,6 +63,25 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def device_told_from_scan(device: torch.device) -> Iterator[None]:
+    """Tell a device that has broken from a scan that asks too much of it, both of which PyTorch reports alike.
+
+    Raises:
+        DeviceError: A ``RuntimeError`` was raised, and the device cannot add two numbers any more.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        try:
+            torch.zeros(1, device=device).add(1).cpu()
+        except torch.OutOfMemoryError:
+            raise error from None
+        except RuntimeError:
+            raise DeviceError(str(device), error) from error
+        raise
 
 
 def compile_networks(model: nn.Module, device: torch.device) -> None:

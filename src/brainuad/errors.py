@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exceptions that users are meant to read."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ class InputError(Exception):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Pickle by constructor arguments, so that worker processes can raise it."""
         return type(self), (self.subject, self.fault, self.remedy)
+
+
+class DeviceError(Exception):
+    """A GPU stopped working in this process: whatever comes next would fail, so no scan is to blame.
+
+    The command line prints it as it does an :class:`InputError`.
+
+    Args:
+        device: Its name.
+        cause: What it said.
+    """
+
+    def __init__(self, device: str, cause: BaseException) -> None:
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        super().__init__(f"{device}: stopped working ({first}). Run again: what is finished is kept")

@@ -14,6 +14,7 @@ from painted import SCORES, count_work, written
 
 from brainuad.data.cohort import Case
 from brainuad.detector import Detector
+from brainuad.errors import DeviceError
 from brainuad.evaluate import case_seed, evaluate_cases, failures, read_cases_csv, wide
 
 
@@ -103,6 +104,29 @@ def test_a_bug_is_no_failed_case(
     monkeypatch.setattr(Detector, "reconstruct", fail)
     with pytest.raises(TypeError, match="a bug"):
         evaluate_cases(detector, cases, tmp_path, seed=6)
+
+
+def test_a_broken_device_ends_the_run_and_blames_no_scan(
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = (case for case in cases if case.split == "test")
+    original = Detector.reconstruct
+
+    def break_after_one(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+        if seed != case_seed(8, first):
+            raise DeviceError("cuda", RuntimeError("CUDA error: unspecified launch failure"))
+        return original(self, image, seed, draws=draws)
+
+    tests = [case for case in cases if case.split == "test"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "reconstruct", break_after_one)
+        with pytest.raises(DeviceError, match="cuda: stopped working"):
+            evaluate_cases(detector, tests, tmp_path, scores=SCORES, baselines=False, seed=8)
+    assert not (tmp_path / "cases.csv").exists()
+    calls = count_work(monkeypatch)
+    table = evaluate_cases(detector, tests, tmp_path, scores=SCORES, baselines=False, seed=8)
+    assert len(calls) == len(tests) - 1
+    assert failures(table).empty
 
 
 def test_a_rerun_computes_nothing_and_gives_the_same(

@@ -19,7 +19,7 @@ import brainuad.scan.run as run
 from brainuad.data.inputs import find_scans
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
-from brainuad.errors import InputError
+from brainuad.errors import DeviceError, InputError
 from brainuad.scan.assess import score_scan
 from brainuad.scan.run import COLUMNS, Settings, score_scans
 
@@ -153,6 +153,20 @@ def test_one_bad_scan_stops_no_other(scans, scored, detector, tmp_path):
     assert "truncated or damaged" in rows[1]["message"]
     assert [row["status"] for row in table(tmp_path / "out")] == ["done", "failed", "done"]
     assert not (tmp_path / "out/b.json").exists()
+
+
+def test_a_broken_device_ends_the_run_and_blames_no_scan(scans, scored, detector, tmp_path, monkeypatch):
+    score = run.score_scan
+
+    def break_after_one(*args: Any, **kwargs: Any) -> Any:
+        if scored:
+            raise DeviceError("cuda", RuntimeError("CUDA error: unspecified launch failure"))
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(run, "score_scan", break_after_one)
+    with pytest.raises(DeviceError, match="cuda: stopped working"):
+        score_scans(scans, detector, tmp_path / "out", Settings())
+    assert [(row["name"], row["status"]) for row in table(tmp_path / "out")] == [("a", "done")]
 
 
 def test_a_scan_that_fails_now_leaves_no_result_of_before(scans, scored, detector, tmp_path):
