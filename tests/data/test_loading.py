@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place, reduce
+from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place, place_volumes, reduce
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -81,6 +81,19 @@ def test_the_grid_affine_leads_back_to_the_file():
     in_file = np.linalg.inv(stored.affine) @ affine @ np.c_[index, np.ones(len(index))].T
     nearest = np.floor(in_file[:3] + 0.5).astype(int)
     assert (np.asarray(stored.dataobj)[tuple(nearest)] > 0).all()
+
+
+@given(have=st.tuples(*[st.integers(4, 15)] * 3), want=st.tuples(*[st.sampled_from([4, 6, 10])] * 3))
+@settings(max_examples=30, deadline=None)
+def test_the_grid_lies_where_torchio_puts_it(have, want):
+    array = np.random.default_rng(0).random(have).astype(np.float32)
+    theirs = tio.ScalarImage(tensor=torch.tensor(array)[None])
+    for step in (tio.CropOrPad(want), tio.Resample(2)):
+        theirs = step(theirs)
+    volume = Volume.from_array(array, np.eye(4))
+    config = DataConfig(imageDim=want, rescaleFactor=2.0, smoothing_iterations=0)
+    *_, affine = place_volumes(volume, volume.with_array(np.ones(have, dtype=np.float32)), None, config)
+    np.testing.assert_allclose(affine, theirs.affine, atol=1e-9)
 
 
 def test_scans_in_atlas_space_are_placed_by_their_affine(tmp_path):

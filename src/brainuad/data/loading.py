@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from brainuad.errors import InputError
 from brainuad.files import sha256
 
 _LOADER_VERSION = (
-    3  # raise when the same settings give other numbers, so that old cache entries are not taken
+    4  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 _MAX_OFF_CENTRE_MM = 60.0
 _MAX_CACHE_BYTES = 20_000_000_000
@@ -262,8 +263,8 @@ def _ignored_grid(
     scaled = scale_to_percentiles(crop_or_pad(smooth, shape), inside)
     factor = config.rescaleFactor
     affine = np.diag([factor] * 3 + [1.0])
-    first = -np.ceil((np.asarray(shape) - smooth.shape) / 2)  # file index of the padded grid's first voxel
-    affine[:3, 3] = first + 0.5 * (factor - 1)
+    first = [_first_voxel(have, want) for have, want in zip(smooth.shape, shape, strict=True)]
+    affine[:3, 3] = np.add(first, 0.5 * (factor - 1))
     return (
         reduce(scaled, factor, order=3),
         reduce(inside, factor, order=0) > 0.5,
@@ -310,14 +311,20 @@ def _centre(mask: np.ndarray) -> list[float]:
 def crop_or_pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Crop or zero-pad an ``(X, Y, Z)`` array around its centre; of an odd difference the larger half goes first."""
     for axis, (have, want) in enumerate(zip(array.shape, shape, strict=True)):
-        before = -(-abs(want - have) // 2)
+        first = _first_voxel(have, want)
         if want > have:
             widths = [(0, 0)] * array.ndim
-            widths[axis] = (before, want - have - before)
+            widths[axis] = (-first, want - have + first)
             array = np.pad(array, widths)
         elif want < have:
-            array = array.take(range(before, before + want), axis=axis)
+            array = array.take(range(first, first + want), axis=axis)
     return array
+
+
+def _first_voxel(have: int, want: int) -> int:
+    """Return which voxel along an axis becomes the first; below 0 it is one of the zeros before the array."""
+    half = math.ceil(abs(have - want) / 2)
+    return half if have > want else -half
 
 
 def reduce(array: np.ndarray, factor: float, *, order: int) -> np.ndarray:
