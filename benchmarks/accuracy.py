@@ -31,7 +31,8 @@ from PIL import Image
 from torch import Tensor
 
 from brainuad.cli.sweep import parse_sigmas
-from brainuad.data.cohort import Case, leak_free, manifest_cases, read_cases
+from brainuad.data.cohort import Case, manifest_cases, read_cases
+from brainuad.data.leaks import leak_free
 from brainuad.data.loading import PreparedCase, content_key
 from brainuad.detector import Detector
 from brainuad.errors import InputError

@@ -31,7 +31,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from brainuad.bench.measure import interleaved
-from brainuad.data.cohort import leak_free, read_cases
+from brainuad.data.cohort import read_cases
+from brainuad.data.leaks import leak_free
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector, load_model
 from brainuad.evaluate import Scorer

@@ -33,8 +33,9 @@ import nibabel as nib
 import numpy as np
 
 from brainuad.bench.measure import describe_machine
-from brainuad.data.cohort import MANIFEST_COLUMNS, Case, leak_free, read_cases
+from brainuad.data.cohort import MANIFEST_COLUMNS, Case, read_cases
 from brainuad.data.frame import BrainFrame
+from brainuad.data.leaks import leak_free
 from brainuad.data.volume import Volume
 from brainuad.detector import load_model
 from brainuad.devices import resolve_device

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.config import DataConfig
-from brainuad.data.cohort import find_leaks, manifest_cases
+from brainuad.data.cohort import manifest_cases
+from brainuad.data.leaks import find_leaks
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.simulate import KINDS, Simulation

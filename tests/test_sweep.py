@@ -117,10 +117,10 @@ def test_intensities_are_compared_with_healthy_validation_scans(
     detector: Detector, cases: list[Case], results: Path, tmp_path: Path
 ) -> None:
     assert "intensity_atlas" not in set(pd.read_csv(results / "sweep.csv", dtype={"name": str})["name"])
-    # The subject's own healthy scan among them is no help: it is left out.
+    # The subject's own scan among them is no help, whatever its name: it is left out.
     healthy = [
         replace(cases[place], subject=subject, split="val", lesion=None, label=0, dataset="painted")
-        for place, subject in enumerate(("h0", "h1", "s1"))
+        for place, subject in ((0, "h0"), (2, "h1"), (1, "other name of s1"))
     ]
     images = [load_case(case, detector.data_config) for case in healthy]
     table, _ = run_sweep(detector, [*cases, *healthy], tmp_path, sigmas=[0.5])
@@ -135,6 +135,35 @@ def test_intensities_are_compared_with_healthy_validation_scans(
     expected = average_precision(anomaly[prepared.mask], prepared.lesion[prepared.mask])
     assert value(table, cases[1], BASE, "score", "intensity_atlas") == pytest.approx(expected)
     assert value(table, cases[1], BASE, "score", "random") < 0.2
+
+
+def test_weights_are_learnt_from_other_people_than_the_measured(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    validation = [replace(case, split="val") for case in cases[:2]]
+    table, failed = run_sweep(
+        detector, validation, tmp_path / "val", sigmas=[0.5], ensembles=["learnt"], split="val"
+    )
+    assert not failed
+    for measured, teacher in (validation, validation[::-1]):
+        pair = [replace(measured, split="test"), teacher]
+        alone, _ = run_sweep(detector, pair, tmp_path / measured.subject, sigmas=[0.5], ensembles=["learnt"])
+        assert value(table, measured, BASE, "ensemble", "learnt") == value(
+            alone, measured, BASE, "ensemble", "learnt"
+        )
+    _, failed = run_sweep(
+        detector, validation[:1], tmp_path / "one", sigmas=[0.5], ensembles=["learnt"], split="val"
+    )
+    assert "needs validation scans with drawn lesions of other people; there is none" in failed[0]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_sets_are_chosen_in_every_split(
+    detector: Detector, cases: list[Case], tmp_path: Path, split: str
+) -> None:
+    both = [replace(case, split=split, dataset=name) for case, name in zip(cases, "ABB", strict=True)]
+    table, _ = run_sweep(detector, both, tmp_path, sigmas=[0.5], split=split, sets=["A"])
+    assert set(table["set"]) == {"A"}
 
 
 def test_page_and_figure_show_the_means(results: Path) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health
-from brainuad.data.cohort import Case, find_layout, leak_free, read_cases
+from brainuad.data.cohort import Case, find_layout, read_cases
 from brainuad.data.inputs import Scan, find_scans, open_scan
+from brainuad.data.leaks import leak_free
 from brainuad.data.loading import content_key, load_case
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector, known_models, load_model

@@ -21,7 +21,8 @@ from rich.progress import Progress
 
 from brainuad.config import DataConfig, ExperimentConfig
 from brainuad.console import show_messages
-from brainuad.data.cohort import Case, find_leaks, leak_free, read_cases
+from brainuad.data.cohort import Case, read_cases
+from brainuad.data.leaks import find_leaks, leak_free
 from brainuad.data.loading import PreparedCase, load_cohort
 from brainuad.data.slices import TrainingVolumes, stack_volumes
 from brainuad.errors import InputError

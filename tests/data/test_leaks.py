@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paper_layout import split_row
 
-from brainuad.data.cohort import (
-    SPLITS,
-    Case,
-    find_leaks,
-    leak_free,
-    manifest_cases,
-    paper_cases,
-)
+from brainuad.data.cohort import SPLITS, Case, manifest_cases, paper_cases
+from brainuad.data.leaks import find_leaks, leak_free, people, scans_of_others
 from brainuad.data.tables import write_split
 
 PaperTree = Callable[..., Path]
@@ -134,3 +128,11 @@ def test_leak_free_leaves_no_leak_and_loses_no_subject(cases: list[Case]) -> Non
     assert positions == sorted(positions)
     assert {(case.dataset, case.subject) for case in kept} == {(case.dataset, case.subject) for case in cases}
     assert {case for case in kept if case.split == "test"} == {case for case in cases if case.split == "test"}
+
+
+def test_a_person_is_known_by_names_and_images(tmp_path: Path) -> None:
+    rows = ["P1,a.nii,val,A", "P2,b.nii,val,A", "P3,./a.nii,val,B", "P3,c.nii,val,B", "P4,d.nii,val,A"]
+    cases = manifest(tmp_path, rows)
+    assert people(cases) == [0, 1, 0, 0, 4]
+    assert scans_of_others(cases) == 2
+    assert scans_of_others(cases[:1]) == scans_of_others([]) == 0

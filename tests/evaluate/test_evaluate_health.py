@@ -100,3 +100,49 @@ def test_without_healthy_scans_those_that_the_model_carries_are_compared_with(
     assert "the 4 healthy scans that the model was calibrated on" in note
     with pytest.raises(InputError, match="l2_z: needs 3 healthy validation scans"):
         evaluate_cases(carrying, patients, tmp_path / "other", scores=("l2_z",))
+
+
+def test_whose_the_healthy_scans_are_matters(
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two scans turn out to be of one person: neither is compared with the other any more, also in a rerun."""
+    chosen = healthy_cases(cases, tmp_path)
+    corrected = [replace(case, subject="healthy0") if case.subject == "healthy1" else case for case in chosen]
+    known, fresh = tmp_path / "known", tmp_path / "fresh"
+    evaluate_cases(detector, chosen, known, scores=("l1_z",), baselines=False)
+    before = (known / "cases.csv").read_bytes()
+    for folder in (known, fresh):
+        evaluate_cases(detector, corrected, folder, scores=("l1_z",), baselines=False)
+    assert (known / "cases.csv").read_bytes() == (fresh / "cases.csv").read_bytes() != before
+
+
+def test_a_scan_under_two_names_is_not_compared_with_itself(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    chosen = healthy_cases(cases, tmp_path)[:4]
+    twice = [*chosen, replace(chosen[0], subject="other name")]
+    once, again = Scorer(detector), Scorer(detector)
+    once.learn_health(chosen, ["intensity_atlas"])
+    again.learn_health(twice, ["intensity_atlas"])
+    expected, found = (s.score(chosen[0], ["intensity_atlas"]).maps["intensity_atlas"] for s in (once, again))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_three_healthy_scans_of_two_people_are_too_few(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    chosen = healthy_cases(cases, tmp_path)[1:]
+    same = [
+        replace(case, subject="one") if case.subject in ("healthy1", "healthy2") else case for case in chosen
+    ]
+    table = wide(evaluate_cases(detector, same, tmp_path / "out", scores=("l1",)))
+    assert "intensity_atlas" not in set(table["score"])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (
+        "2 healthy validation scans of others to compare each with, for one there are 1"
+        in summary["notes"][0]
+    )
+    assert summary["cases"]["failed"] == []
+    assert summary["thresholds"][0]["found_on"] == ["IXI one", "IXI one", "IXI healthy3"]
+    with pytest.raises(InputError, match="l1_z: needs 2 healthy validation scans of others"):
+        evaluate_cases(detector, same, tmp_path / "out", scores=("l1_z",))

@@ -22,7 +22,8 @@ from brainuad.cli.options import (
     one_of,
 )
 from brainuad.console import exit_by_failures, logger, progress
-from brainuad.data.cohort import PATHOLOGY_SETS, leak_free, paper_folds, read_cases
+from brainuad.data.cohort import PATHOLOGY_SETS, paper_folds, read_cases
+from brainuad.data.leaks import leak_free
 from brainuad.errors import InputError
 
 

@@ -47,7 +47,8 @@ def sweep(
     precision: Precision = "auto",
 ) -> None:
     """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
-    from brainuad.data.cohort import leak_free, read_cases
+    from brainuad.data.cohort import read_cases
+    from brainuad.data.leaks import leak_free, scans_of_others
     from brainuad.runs import load_trained
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.sweep import Ablations, run_sweep
@@ -70,14 +71,11 @@ def sweep(
     )
     wanted = listed(sets)
     known("--sets", wanted or [], list(dict.fromkeys(case.dataset for case in cases)))
-    if (
-        "learnt" in names
-        and not ensembles
-        and not any(c.split == "val" and c.lesion is not None for c in cases)
-    ):
+    teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
+    if not ensembles and not (scans_of_others(teachers) if split == "val" else teachers):
         names.remove("learnt")  # there is nothing to learn from, and nobody asked for it
-    chosen = [case for case in cases if wanted is None or case.dataset in wanted or case.split == "val"]
-    total = sum(case.split == split and case.lesion is not None for case in chosen)
+    measured = [case for case in cases if case.split == split and case.lesion is not None]
+    total = sum(wanted is None or case.dataset in wanted for case in measured)
     with progress("Sweeping", total) as advance:
 
         def report(case: Any, message: str) -> None:
@@ -85,12 +83,13 @@ def sweep(
 
         table, failed = run_sweep(
             detector,
-            chosen,
+            cases,
             output,
             sigmas=widths,
             ensembles=names,
             ablations=ablations,
             split=split,
+            sets=wanted,
             report=report,
         )
     if len(table):

@@ -14,11 +14,11 @@ from brainuad.data.cohort import (
     HEALTHY_SET,
     Case,
     find_layout,
-    find_leaks,
     manifest_cases,
     paper_folds,
     read_paper_layout,
 )
+from brainuad.data.leaks import find_leaks
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 

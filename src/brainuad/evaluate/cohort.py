@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from brainuad.data.cohort import Case, find_leaks
+from brainuad.data.cohort import Case
+from brainuad.data.leaks import find_leaks, scans_of_others
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
-from brainuad.evaluate.health import MIN_HEALTHY
 from brainuad.evaluate.loader import Loader
 from brainuad.evaluate.protocol import BASELINES, OURS, Protocol
 from brainuad.evaluate.ranks import Ranks
 from brainuad.evaluate.run import Run
-from brainuad.evaluate.scorer import ScoredCase, Scorer
+from brainuad.evaluate.scorer import MIN_OTHERS, ScoredCase, Scorer
 from brainuad.evaluate.tables import Rows, spelled_out, write_tables
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 
@@ -82,7 +82,7 @@ def evaluate_cases(
         scores,
         baselines,
         detector.health,
-        lambda: ranks.total(_loadable(ranks.share(healthy), scorer.load)),
+        lambda: ranks.gathered(_loadable(ranks.share(healthy), scorer.load)),
     )
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
     run.evaluate(chosen)
@@ -111,29 +111,40 @@ def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
 
 
 def _scores(
-    scores: Sequence[str], baselines: bool, health: HealthyMoments | None, count_healthy: Callable[[], int]
+    scores: Sequence[str],
+    baselines: bool,
+    health: HealthyMoments | None,
+    loadable: Callable[[], Sequence[Case]],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the scores to compute, baselines first, and what to say of those relative to health."""
+    """Return the scores to compute, baselines first, and what to say of those relative to health.
+
+    ``loadable`` gives the healthy validation scans that can be loaded.
+    """
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *scores]))
     relative = [name for name in names if base_of(name) is not None]  # raises on unknown names
-    healthy = count_healthy() if relative else MIN_HEALTHY
-    if healthy >= MIN_HEALTHY:
+    if not relative:
+        return tuple(names), []
+    scans = loadable()
+    others = scans_of_others(scans)
+    if others >= MIN_OTHERS:
         return tuple(names), []
     if health is not None and all(base_of(name) in health.moments for name in relative):
         note = f"compared with the {health.scans} healthy scans that the model was calibrated on"
         return tuple(names), [f"{', '.join(relative)}: {note}"]
-    why = f"needs {MIN_HEALTHY} healthy validation scans to compare with, there are {healthy}"
+    why = f"needs {MIN_OTHERS + 1} healthy validation scans to compare with, there are {len(scans)}"
+    if len(scans) > MIN_OTHERS:
+        why = f"needs {MIN_OTHERS} healthy validation scans of others to compare each with, for one there are {others}"
     for name in relative:
         if name in scores:
             raise InputError(name, why, "Add healthy scans with split val, or choose other scores")
     return tuple(name for name in names if name not in relative), [f"{INTENSITY_ATLAS} {why}"]
 
 
-def _loadable(cases: Sequence[Case], load: Loader) -> int:
-    """Return how many of the cases can be loaded."""
-    found = 0
+def _loadable(cases: Sequence[Case], load: Loader) -> list[Case]:
+    """Return the cases that can be loaded."""
+    found = []
     for case in load.in_turn(cases):
         with suppress(InputError):
             load(case)
-            found += 1
+            found.append(case)
     return found

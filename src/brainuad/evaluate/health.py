@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from brainuad.data.cohort import Case
+from brainuad.data.leaks import people, scans_of_others
 from brainuad.errors import InputError
 from brainuad.evaluate.progress import key_of
 from brainuad.evaluate.ranks import Ranks
-from brainuad.evaluate.scorer import CASE_ERRORS, Scorer
+from brainuad.evaluate.scorer import CASE_ERRORS, MIN_OTHERS, Scorer, own_scans
 from brainuad.scoring.atlas import HealthyStatistics, base_of
 
 FILE = "health.safetensors"
-MIN_HEALTHY = 3  # scans to compare with
 
 
 class Health:
@@ -35,7 +35,16 @@ class Health:
         self.scorer, self.cases, self.file = scorer, list(cases), output / FILE
         self.relative = [name for name in scores if base_of(name) is not None]
         carried = scorer.detector.health.fingerprint if scorer.detector.health else ""
-        self.key = key_of(key, [scorer.load.content(case) for case in self.cases], carried)
+        scans = [(case.dataset, case.subject, scorer.load.content(case)) for case in self.cases]
+        self.key = key_of(key, scans, people(self.cases), carried)
+        self._of_case: dict[Case, str] = {}
+
+    def key_for(self, case: Case) -> str:
+        """Return a key that changes with whatever could change what a case is compared with."""
+        if case not in self._of_case:
+            own = [self.cases.index(scan) for scan in own_scans(case, self.cases)]
+            self._of_case[case] = key_of(self.key, own)
+        return self._of_case[case]
 
     def know(self, names: Sequence[str]) -> None:
         """Have the statistics ready if any of ``names`` needs them.
@@ -47,13 +56,14 @@ class Health:
         if scorer.statistics is not None or not set(self.relative) & set(names):
             return
         carried = scorer.detector.health is not None  # then the model's own will do
-        if (carried and len(self.cases) < MIN_HEALTHY) or self.take_up():
+        if (carried and scans_of_others(self.cases) < MIN_OTHERS) or self.take_up():
             return
         scorer.learn_health(self.cases, self.relative)
         if scorer.statistics is None:
             if carried:
                 return
-            fault = f"of {len(self.cases)} healthy validation scans fewer than {MIN_HEALTHY} could be used"
+            enough = f"to compare each with {MIN_OTHERS} of other people"
+            fault = f"of {len(self.cases)} healthy validation scans too few could be used {enough}"
             raise InputError(", ".join(self.relative), fault, "Look at these scans, or choose other scores")
         scans = [self.cases.index(case) for case in scorer.healthy]
         scorer.statistics.save(self.file, json.dumps({"key": self.key, "scans": scans}))

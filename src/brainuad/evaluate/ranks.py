@@ -42,13 +42,13 @@ class Ranks:
         if self.count > 1:
             dist.barrier()
 
-    def total(self, number: int) -> int:
-        """Return the sum over processes."""
+    def gathered(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all processes."""
         if self.count == 1:
-            return number
-        numbers = torch.tensor(number)
-        dist.all_reduce(numbers)
-        return int(numbers)
+            return list(items)
+        lists: list[list[T]] = [[] for _ in range(self.count)]
+        dist.all_gather_object(lists, list(items))
+        return [item for found in lists for item in found]
 
     def agreed(self, value: T) -> T:
         """Return the first one's value."""

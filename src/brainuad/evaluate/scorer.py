@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from brainuad.data.cohort import Case
+from brainuad.data.leaks import people, scans_of_others
 from brainuad.data.loading import PreparedCase
 from brainuad.detector import Detector
 from brainuad.errors import InputError
@@ -19,6 +20,7 @@ from brainuad.evaluate.loader import Loader
 from brainuad.scoring import postprocess as clean
 from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
 
+MIN_OTHERS = 2  # scans of other people, for a mean and a deviation
 # what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
 CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
 
@@ -91,8 +93,7 @@ class Scorer:
             if not relative
             else [
                 compared if other == case else self._compare(other, relative)
-                for other in self.healthy
-                if _same_person(other, case)
+                for other in own_scans(case, self.healthy)
             ]
         )
         mask = compared.prepared.mask
@@ -114,8 +115,8 @@ class Scorer:
     ) -> None:
         """Learn from healthy scans what ``names``, scores relative to health, compare with.
 
-        A scan that cannot be used is left out; fewer than three leave the statistics None, for each is compared
-        with the others.
+        A scan that cannot be used is left out. Each is compared with those of other people: where one would have fewer
+        than two, the statistics stay None.
         """
         bases = list(dict.fromkeys(base for name in names if (base := base_of(name)) is not None))
         statistics: HealthyStatistics | None = None
@@ -129,7 +130,7 @@ class Scorer:
             statistics.add(compared.maps, compared.prepared.mask)
             used.append(case)
             report(case)
-        if len(used) >= 3:
+        if scans_of_others(used) >= MIN_OTHERS:
             self.statistics, self.healthy = statistics, used
 
     def _compare(self, case: Case, names: Iterable[str]) -> _Compared:
@@ -143,5 +144,7 @@ class Scorer:
         return _Compared(prepared, stack.mean(0), mask, maps)
 
 
-def _same_person(one: Case, other: Case) -> bool:
-    return one.subject == other.subject and (one.named_across or one.dataset == other.dataset)
+def own_scans(case: Case, healthy: Sequence[Case]) -> list[Case]:
+    """Return the healthy scans of a case's own person, itself among them where it is one."""
+    whose, *of_healthy = people([case, *healthy])
+    return [other for other, person in zip(healthy, of_healthy, strict=True) if person == whose]

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
+from brainuad.data.leaks import people
 from brainuad.data.loading import PreparedCase, content_key, load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluate import Reconstructor, Scorer, case_seed
 from brainuad.evaluate.progress import Progress, key_of
-from brainuad.evaluate.scorer import CASE_ERRORS
+from brainuad.evaluate.scorer import CASE_ERRORS, own_scans
 from brainuad.evaluation import threshold_curve
 from brainuad.files import write_json, write_text
 from brainuad.scoring import postprocess, score_maps, ssim_maps
@@ -86,7 +87,7 @@ class Sweep:
         ablations: What else.
         output: Folder of the results; a rerun continues there.
         healthy: Validation scans, whose intensities are one of the baselines; of fewer than three it is left out.
-        weights: Of "learnt", once they are.
+        teachers: Annotated validation scans, which teach the weights of "learnt".
     """
 
     detector: Detector
@@ -95,10 +96,11 @@ class Sweep:
     ablations: Ablations
     output: Path
     healthy: list[Case] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    teachers: list[Case] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.intensities: Scorer | None = None
+        self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
         self.progress = Progress(self.output / "progress.jsonl")
         self.widths = tuple(self.detector.model_config.sigma_ens)
         self.key = key_of(
@@ -108,7 +110,8 @@ class Sweep:
             self.ensembles,
             asdict(self.ablations),
             self.widths,
-            [_content(case, self.detector) for case in self.healthy],
+            [(case.dataset, case.subject, _content(case, self.detector)) for case in self.healthy],
+            people(self.healthy),
         )
 
     def sources(self) -> Iterator[_Source]:
@@ -127,33 +130,45 @@ class Sweep:
             detector = self.detector.with_settings(shared_noise=shared)
             yield _Source("shared noise" if shared else "independent noise", Reconstructor(detector))
 
-    def learn(self, cases: Sequence[Case]) -> list[str]:
-        """Learn the weights of "learnt" on annotated validation cases; return whose.
+    def learn(self, measured: Case | None = None) -> dict[str, Any]:
+        """Learn the weights of "learnt" from the teachers, without scans of the person who is measured.
+
+        Returns:
+            "weights", one a width of the model, and "cases", from whom.
 
         Raises:
             InputError: There is none, or none can be used.
         """
-        key = key_of(self.key, "weights", [_content(case, self.detector) for case in cases])
-        stored = self.progress.get(key)
+        own = [] if measured is None else own_scans(measured, self.teachers)
+        teachers = [case for case in self.teachers if case not in own]
+        named = [(case.dataset, case.subject, _content(case, self.detector)) for case in teachers]
+        key = key_of(self.key, "weights", named)
+        stored: dict[str, Any] | None = self.progress.get(key)
         if stored is None:
-            samples = []
-            used = []
-            why = "there is none"
-            source = next(self.sources())
-            for case in cases:
-                try:
-                    samples.append(self.sample(load_case(case, self.detector.data_config), source))
-                    used.append(f"{case.dataset} {case.subject}")
-                except CASE_ERRORS as error:  # the weights come from the others
-                    why = f"none can be used: {' '.join(str(error).split())}"
-            if not samples:
-                fault = f"needs validation scans with drawn lesions; {why}"
+            taught = [(case, self.samples_of(case)) for case in teachers]
+            used = [(case, found) for case, found in taught if not isinstance(found, str)]
+            if not used:
+                why = next((f"none can be used: {found}" for _, found in taught), "there is none")
+                others = " of other people" * bool(own)
+                fault = f"needs validation scans with drawn lesions{others}; {why}"
                 raise InputError(f"ensemble {LEARNT!r}", fault, "Leave it out")
-            values, lesion = (np.concatenate(parts) for parts in zip(*samples, strict=True))
-            stored = {"weights": learn_weights(values, lesion), "cases": used}
+            values, lesion = (
+                np.concatenate(parts) for parts in zip(*(found for _, found in used), strict=True)
+            )
+            names = [f"{case.dataset} {case.subject}" for case, _ in used]
+            stored = {"weights": learn_weights(values, lesion), "cases": names}
             self.progress.put(key, stored)
-        self.weights = stored["weights"]
-        return list(stored["cases"])
+        return stored
+
+    def samples_of(self, case: Case) -> tuple[np.ndarray, np.ndarray] | str:
+        """Return what a case teaches, or why it cannot; the weights come from the others then."""
+        if case not in self._samples:
+            try:
+                prepared = load_case(case, self.detector.data_config)
+                self._samples[case] = self.sample(prepared, next(self.sources()))
+            except CASE_ERRORS as error:
+                self._samples[case] = " ".join(str(error).split())
+        return self._samples[case]
 
     def sample(self, prepared: PreparedCase, source: _Source) -> tuple[np.ndarray, np.ndarray]:
         """Return anomalies ``(N, K)`` of as many lesion as healthy voxels, and which are lesion."""
@@ -174,18 +189,20 @@ class Sweep:
         prepared: PreparedCase | None = None
         rows: list[Row] = []
         content = _content(case, self.detector)
+        weights = self.learn(case)["weights"] if LEARNT in self.ensembles else []
+        own = [self.healthy.index(scan) for scan in own_scans(case, self.healthy)]
         for source in self.sources():
             place = [case.dataset, case.subject, case.split, content, source.name]
-            key = key_of(self.key, *place, self.weights)
+            key = key_of(self.key, *place, weights, own)
             found = self.progress.get(key)
             if found is None:
                 prepared = prepared or load_case(case, self.detector.data_config)
-                found = list(self.measure(prepared, source))
+                found = list(self.measure(prepared, source, weights))
                 self.progress.put(key, found)
             rows += found
         return rows
 
-    def measure(self, prepared: PreparedCase, source: _Source) -> Iterator[Row]:
+    def measure(self, prepared: PreparedCase, source: _Source, weights: Sequence[float]) -> Iterator[Row]:
         """Yield a row a map: what was varied, what the map is, and how good it is."""
         reconstruction = source.mean(prepared)
         image = torch.from_numpy(prepared.image).to(reconstruction.device)
@@ -196,14 +213,16 @@ class Sweep:
         }
         if source.name == BASE and (atlas := self.intensity_atlas(prepared.case)) is not None:
             maps[SCORE, INTENSITY_ATLAS] = atlas
-        maps |= self.ssim_scores(ssim_maps(reconstruction, image, sigmas=self.all_widths()))
+        maps |= self.ssim_scores(ssim_maps(reconstruction, image, sigmas=self.all_widths()), weights)
         yield from (_row(prepared, source.name, what, map, cleaned=True) for what, map in maps.items())
         if source.name != BASE:
             return
         if self.ablations.postprocessing:
             yield from (_row(prepared, RAW, what, map, cleaned=False) for what, map in maps.items())
         if self.ablations.windows:
-            flat = self.ssim_scores(slicewise_ssim_maps(reconstruction, image, sigmas=self.all_widths()))
+            flat = self.ssim_scores(
+                slicewise_ssim_maps(reconstruction, image, sigmas=self.all_widths()), weights
+            )
             yield from (_row(prepared, SLICES, what, map, cleaned=True) for what, map in flat.items())
 
     def intensity_atlas(self, case: Case) -> Tensor | None:
@@ -224,12 +243,12 @@ class Sweep:
         """Return the swept widths and the ensemble's, each once."""
         return tuple(dict.fromkeys((*self.sigmas, *self.widths)))
 
-    def ssim_scores(self, similarities: Tensor) -> dict[tuple[str, str], Tensor]:
+    def ssim_scores(self, similarities: Tensor, weights: Sequence[float]) -> dict[tuple[str, str], Tensor]:
         """Return the anomaly maps of single widths and of ensembles from SSIM maps at ``all_widths``."""
         index = {sigma: i for i, sigma in enumerate(self.all_widths())}
         scores = {(WIDTH, f"{sigma:g}"): 1 - similarities[index[sigma]] for sigma in self.sigmas}
         chosen = similarities[[index[sigma] for sigma in self.widths]]
-        return scores | {(ENSEMBLE, name): ensemble(chosen, name, self.weights) for name in self.ensembles}
+        return scores | {(ENSEMBLE, name): ensemble(chosen, name, weights) for name in self.ensembles}
 
 
 def _row(prepared: PreparedCase, variant: str, what: tuple[str, str], map: Tensor, *, cleaned: bool) -> Row:
@@ -264,6 +283,7 @@ def run_sweep(
     ensembles: Sequence[str] = ("default",),
     ablations: Ablations = Ablations(),
     split: str = "test",
+    sets: Sequence[str] | None = None,
     report: Callable[[Case, str], None] = lambda case, message: None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Sweep over widths and write ``sweep.csv``, ``summary.csv``, ``summary.md``, ``sweep.png`` and ``sweep.json``.
@@ -271,12 +291,13 @@ def run_sweep(
     Args:
         detector: The model, on its device.
         cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt", healthy
-            ones what intensities are usual where.
+            ones what intensities are usual where. Scans of the person who is measured teach nothing.
         output: Folder of the results; a rerun continues there.
         sigmas: Widths in voxels.
         ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
         ablations: What else to vary.
         split: "test" or "val".
+        sets: Data sets to sweep, all by default. Validation cases of others still teach.
         report: Called after each case with it and why it failed, "" where it did not.
 
     Returns:
@@ -287,15 +308,15 @@ def run_sweep(
     """
     from brainuad.sweep.page import draw, page
 
-    chosen = [case for case in cases if case.split == split and case.lesion is not None]
+    annotated = [case for case in cases if case.split == split and case.lesion is not None]
+    chosen = [case for case in annotated if sets is None or case.dataset in sets]
     if not chosen:
         raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
     output = Path(output)
     healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
-    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy)
-    learnt_on = []
-    if LEARNT in ensembles:
-        learnt_on = sweep.learn([case for case in cases if case.split == "val" and case.lesion is not None])
+    teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
+    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy, teachers)
+    learnt = sweep.learn() if LEARNT in ensembles else {"weights": [], "cases": []}
     rows: list[Row] = []
     failed: list[str] = []
     for case in chosen:
@@ -327,8 +348,9 @@ def run_sweep(
         "ablations": asdict(ablations),
         "split": split,
         "learnt": {
-            "weights": dict(zip(map(str, sweep.widths), sweep.weights, strict=False)),
-            "on": learnt_on,
+            "weights": dict(zip(map(str, sweep.widths), learnt["weights"], strict=False)),
+            "on": learnt["cases"],
+            "without": "scans of the person who is measured",
         },
         "failed": failed,
     }
