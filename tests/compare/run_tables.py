@@ -28,7 +28,9 @@ def rows(seed=0, gain=0.0, scores=("ssim_ensemble",), cases=CASES, split="test")
 
 def write_run(folder, table):
     folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(table, columns=list(COLUMNS)).to_csv(folder / "cases.csv", index=False)
+    table = pd.DataFrame(table, columns=list(COLUMNS))
+    table["subject"] = table["subject"].fillna(table["case"])  # a case each
+    table.to_csv(folder / "cases.csv", index=False)
     return folder
 
 

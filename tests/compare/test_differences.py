@@ -19,7 +19,7 @@ def test_differences_are_paired_by_case(folders):
     row = by_set(found)["MSLUB", "two"]
     ours, theirs = values(folders[1], "MSLUB"), values(folders[0], "MSLUB")
     expected = paired_difference(ours, theirs)
-    assert row.cases == 12
+    assert row.subjects == 12
     assert row.baseline == "one"
     assert (row.mean, row.baseline_mean) == pytest.approx((ours.mean(), theirs.mean()))
     assert (row.difference, row.low, row.high) == pytest.approx((expected.mean, expected.low, expected.high))
@@ -55,11 +55,11 @@ def test_sets_say_whether_they_are_simulated(dataset, simulated):
 def test_real_and_simulated_sets_are_never_pooled(folders):
     found = by_set(compare_runs(read_runs(folders[:2])))
     assert [name for name, _ in found] == [*CASES, "all real", "all simulated"]
-    assert found["all real", "two"].cases == 12 + 9
+    assert found["all real", "two"].subjects == 12 + 9
     real = [values(folder, "MSLUB").tolist() + values(folder, "Lesions").tolist() for folder in folders]
     assert found["all real", "two"].difference == pytest.approx(np.subtract(real[1], real[0]).mean())
     # The simulated sets share their subjects, of whom each counts once.
-    assert found["all simulated", "two"].cases == 10
+    assert found["all simulated", "two"].subjects == 10
     both = [
         (values(folder, "simulated stroke") + values(folder, "simulated ms")) / 2 for folder in folders[:2]
     ]
@@ -111,7 +111,7 @@ def test_different_cases_are_named_and_the_common_ones_compared(folders, tmp_pat
     some = write_run(tmp_path / "some", table[~lost & (table["set"] != "Lesions")])
     found = compare_runs(read_runs([folders[0], some]))
     row = by_set(found)["MSLUB", "some"]
-    assert row.cases == 10
+    assert row.subjects == 10
     assert {case for case, _ in row.differences}.isdisjoint({"M002", "M007"})
     assert "some lacks 2 cases (M002, M007) of MSLUB; compared on the others" in found.warnings
     assert "some has no cases of Lesions, one has 9" in found.warnings
@@ -133,7 +133,7 @@ def test_failed_and_undefined_cases_are_counted(folders, tmp_path):
     folder = write_run(tmp_path / "failing", [*kept.to_dict("records"), failed])
     found = compare_runs(read_runs([folders[0], folder]))
     row = by_set(found)["MSLUB", "failing"]
-    assert row.cases == 10
+    assert row.subjects == 10
     # One failed, which is said; the other was measured, and its average precision is undefined.
     assert row.undefined == 2
     assert found.warnings == ("failing failed on 1 case (M003) of MSLUB; compared on the others",)
@@ -143,8 +143,28 @@ def test_seeds_of_a_case_count_as_one_case(folders, tmp_path):
     tables = [list(rows(seed=seed)) for seed in (7, 8)]
     folder = write_run(tmp_path / "seeds", tables[0] + tables[1])
     row = by_set(compare_runs(read_runs([folders[0], folder])))["MSLUB", "seeds"]
-    assert row.cases == 12
+    assert row.subjects == 12
     assert row.mean == pytest.approx(values(folder, "MSLUB").mean())
+
+
+def test_several_scans_of_a_subject_count_as_one(folders, tmp_path):
+    """Five visits of each that say the same are no more evidence than one."""
+    visits = [
+        write_run(
+            tmp_path / f"visits {folder.name}",
+            [
+                {**row, "subject": row["case"], "case": f"{row['case']} visit{visit}.nii.gz"}
+                for row in pd.read_csv(folder / "cases.csv", keep_default_na=False).to_dict("records")
+                for visit in range(5)
+            ],
+        )
+        for folder in folders[:2]
+    ]
+    once = by_set(compare_runs(read_runs(folders[:2])))["MSLUB", "two"]
+    often = by_set(compare_runs(read_runs(visits)))["MSLUB", "visits two"]
+    for name in ("subjects", "difference", "low", "high", "p"):
+        assert getattr(often, name) == pytest.approx(getattr(once, name)), name
+    assert dict(often.differences) == pytest.approx(dict(once.differences))
 
 
 def test_split_and_space(folders, tmp_path):
@@ -160,7 +180,7 @@ def test_split_and_space(folders, tmp_path):
         for name, seed in (("a", 0), ("b", 1))
     ]
     (row,) = compare_runs(read_runs(validated), split="val").rows
-    assert (row.cases, row.contestant) == (3, "b/v")
+    assert (row.subjects, row.contestant) == (3, "b/v")
 
 
 def test_one_threshold_needs_no_name(tmp_path):

@@ -71,7 +71,7 @@ def test_command_writes_table_text_and_page(folders, tmp_path):
 
     page = Page((out / "compare.html").read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 2
-    dots = sum(row.cases for row in expected.rows)
+    dots = sum(row.subjects for row in expected.rows)
     assert page.tags.count("circle") == dots + len(expected.rows)
     assert "script" not in page.tags
     # Nothing is fetched, and everything drawn lies within the drawing.
@@ -135,4 +135,4 @@ def test_writing_needs_no_folder(folders, tmp_path):
     runs = read_runs(folders[:2])
     page = write_comparisons(tmp_path / "x" / "y", runs, compare_runs(runs), split="test", space="model")
     assert page.is_file()
-    assert pd.read_csv(io.StringIO((page.parent / "compare.csv").read_text()))["cases"].tolist()[0] == 12
+    assert pd.read_csv(io.StringIO((page.parent / "compare.csv").read_text()))["subjects"].tolist()[0] == 12

@@ -29,8 +29,8 @@ def test_runs_that_cannot_be_compared(folders, tmp_path):
         (None, "cannot be read"),
         ("", "is no table"),
         ("a,b\n1,2\n", "lacks the columns set, case"),
-        (",".join(COLUMNS) + "\nMSLUB,1,test,l1,model,,dice,much,\n", "holds 'much' as a value in line 2"),
-        (",".join(COLUMNS) + "\nMSLUB,1,test,l1,model,,dice,inf,\n", "holds 'inf'"),
+        (",".join(COLUMNS) + "\nMSLUB,1,1,test,l1,model,,dice,much,\n", "holds 'much' as a value in line 2"),
+        (",".join(COLUMNS) + "\nMSLUB,1,1,test,l1,model,,dice,inf,\n", "holds 'inf'"),
         (b"\xff\xfe\x00", "is no table"),
     ],
 )

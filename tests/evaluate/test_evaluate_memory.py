@@ -28,7 +28,7 @@ def rows_of(case: str, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
             for threshold in THRESHOLDS:
                 for metric in METRICS:
                     yield {
-                        "set": "S", "case": case, "split": "test", "score": score, "space": space,
+                        "set": "S", "case": case, "subject": case, "split": "test", "score": score, "space": space,
                         "threshold": threshold, "metric": metric, "value": rng.random(), "message": "",
                     }  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_a_table_of_categories_is_the_plain_table() -> None:
     rng = np.random.default_rng(1)
     rows = [row for case in ("b", "a", "007", "NA") for row in rows_of(case, rng)]
     rows += [{**row, "set": "A", "split": "val"} for row in rows_of("b", rng)]
-    rows.append({**rows[0], "case": "c", "metric": "failed", "message": "c.nii.gz: gone"})
+    rows.append({**rows[0], "case": "c", "subject": "c", "metric": "failed", "message": "c.nii.gz: gone"})
     plain = pd.DataFrame(rows, columns=list(COLUMNS))
     plain = plain.sort_values(["set", "split", "case"], ignore_index=True, kind="stable")
     gathered = Rows()

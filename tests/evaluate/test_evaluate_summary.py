@@ -16,7 +16,8 @@ from painted import SCORES, map_of
 from brainuad.data.cohort import Case
 from brainuad.detector import Detector
 from brainuad.evaluate import OURS, evaluate_cases, headline, wide
-from brainuad.evaluate.tables import COLUMNS
+from brainuad.evaluate.summary import means, scan_detection
+from brainuad.evaluate.tables import COLUMNS, Subject
 from brainuad.evaluation import average_precision
 
 
@@ -117,6 +118,7 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
         {
             "set": "A",
             "case": str(number),
+            "subject": str(number),
             "split": split,
             "score": "l1",
             "space": "model",
@@ -130,6 +132,58 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
     text = headline(pd.DataFrame(rows, columns=list(COLUMNS)))
     assert "0.3000" in text
     assert "0.9000" not in text
+
+
+def cohort_of(
+    subjects: dict[str, tuple[bool, list[float | None]]], metric: str
+) -> tuple[pd.DataFrame, dict[tuple[str, str, str], Subject]]:
+    """The table of a cohort: whether each subject has a lesion, and the values of its scans, None for a failed one."""
+    rows, known = [], {}
+    for name, (ill, values) in subjects.items():
+        for number, value in enumerate(values):
+            case = f"{name} {number}"
+            known["S", "test", case] = Subject(name, annotated=ill, healthy=not ill, age=None, extra=())
+            row = {"set": "S", "case": case, "subject": name, "split": "test", "score": "", "space": ""}
+            row |= {"threshold": "", "metric": "failed", "value": 1.0, "message": "gone"}
+            if value is not None:
+                row |= {"score": "l1", "space": "model", "metric": metric, "value": value, "message": ""}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS)), known
+
+
+@pytest.mark.parametrize(
+    ("subjects", "failed", "expected"),
+    [
+        ({"a": (True, [0.8]), "b": (True, [None])}, 1, 0.4),
+        # healthy scans have no average precision that could have been 0
+        ({"a": (True, [0.8]), "b": (True, [0.6]), "c": (False, [None]), "d": (False, [None])}, 2, 0.7),
+        # the subject is what counts, not the scan
+        ({"a": (True, [0.8, 0.8]), "b": (True, [None, None])}, 2, 0.4),
+        ({"a": (True, [0.8, None]), "b": (True, [0.6])}, 1, 0.5),
+    ],
+)
+def test_failed_scans_count_as_0_where_that_could_be(
+    subjects: dict[str, tuple[bool, list[float | None]]], failed: int, expected: float
+) -> None:
+    summary = means(*cohort_of(subjects, "average_precision"))
+    row = summary[summary["metric"] == "average_precision"].iloc[0]
+    assert row["n_failed"] == failed
+    assert row["mean_failed_as_0"] == pytest.approx(expected)
+
+
+def test_several_scans_of_a_subject_are_one_in_scan_detection() -> None:
+    rng = np.random.default_rng(4)
+    values = {
+        f"{kind}{i}": (kind == "p", rng.normal(0.6 * (kind == "p"), 1)) for kind in "ph" for i in range(8)
+    }
+    once, often = (
+        scan_detection(wide(table), known)
+        for table, known in (
+            cohort_of({name: (ill, [value] * scans) for name, (ill, value) in values.items()}, "scan_score")
+            for scans in (1, 5)
+        )
+    )
+    assert once["S"]["l1"] == pytest.approx(often["S"]["l1"])
 
 
 def test_strata_tests_between_scores_and_figures(

@@ -20,30 +20,32 @@ NAMED = 5  # cases listed in a warning
 class Comparison:
     """One metric of two contestants, each a score of a run, on the same cases of one data set.
 
+    Cases are paired; of a subject's several cases the means count, for subjects are the unit of intervals and tests.
+
     Attributes:
         set: Data set, or "all real" or "all simulated".
         metric: Name, with its threshold after a colon where it needs one.
         contestant: Whose values they are.
         baseline: What they are compared with.
-        cases: Pairs; cases with one name count once.
+        subjects: Pairs; subjects with one name count once.
         mean: Mean of the contestant.
         baseline_mean: Mean of the baseline.
         difference: Mean of contestant - baseline.
-        low: Lower end of its 95 % BCa bootstrap interval over cases; NaN for a single one.
+        low: Lower end of its 95 % BCa bootstrap interval over subjects; NaN for a single one.
         high: Upper end.
         larger: Pairs in which the contestant's value is the larger.
         smaller: Pairs in which it is the smaller.
         p: Two-sided p-value of the paired permutation test.
         p_holm: The same, adjusted by Holm's method for all comparisons shown together.
         undefined: Cases left out because the metric is undefined for one of the two.
-        differences: ``(case, difference)`` of every pair.
+        differences: ``(subject, difference)`` of every pair.
     """
 
     set: str
     metric: str
     contestant: str
     baseline: str
-    cases: int
+    subjects: int
     mean: float
     baseline_mean: float
     difference: float
@@ -82,12 +84,14 @@ class _Contestant:
         thresholds: Of every metric that was measured, "" for one that needs none.
         by_set: Data set, then metric with its threshold, to the cases and values of its rows.
         failed: Data set to the cases that failed.
+        subjects: Data set and case to whose the case is.
     """
 
     label: str
     thresholds: dict[str, set[str]]
     by_set: dict[str, dict[str, tuple[list[str], list[float]]]]
     failed: dict[str, set[str]]
+    subjects: dict[tuple[str, str], str]
 
     def members(self, dataset: str) -> set[str]:
         """Return the cases of a data set that were evaluated, failed ones too."""
@@ -114,7 +118,9 @@ def _contestant(label: str, run: Run, score: str, split: str, space: str) -> _Co
             cases, values = by_set.setdefault(dataset, {}).setdefault(name, ([], []))
             cases.append(case)
             values.append(value)
-    return _Contestant(label, thresholds, by_set, failed)
+    whose = table[["set", "case", "subject"]].drop_duplicates()
+    subjects = {(row.set, row.case): row.subject for row in whose.itertuples()}
+    return _Contestant(label, thresholds, by_set, failed, subjects)
 
 
 def compare_runs(
@@ -228,7 +234,7 @@ def _compare(
         of_one = len((ours.keys() ^ theirs.keys()) & common)
         if not shared:
             continue
-        pairs = [(case, ours[case], theirs[case]) for case in shared]
+        pairs = [(baseline.subjects[dataset, case], ours[case], theirs[case]) for case in shared]
         rows.append(_comparison(dataset, metric, contestant, baseline, pairs, of_one))
         kind = "all simulated" if is_simulated(dataset) else "all real"
         pooled[kind] += pairs
@@ -274,12 +280,12 @@ def _comparison(
     pairs: Sequence[tuple[str, float, float]],
     undefined: int,
 ) -> Comparison:
-    cases = [case for case, _, _ in pairs]
-    ours = by_subject(cases, [value for _, value, _ in pairs])
-    theirs = by_subject(cases, [value for _, _, value in pairs])
+    subjects = [subject for subject, _, _ in pairs]
+    ours = by_subject(subjects, [value for _, value, _ in pairs])
+    theirs = by_subject(subjects, [value for _, _, value in pairs])
     a, b = list(ours.values()), list(theirs.values())
     difference = paired_difference(a, b)
-    differences = tuple((case, ours[case] - theirs[case]) for case in ours)
+    differences = tuple((subject, ours[subject] - theirs[subject]) for subject in ours)
     return Comparison(
         dataset,
         metric,

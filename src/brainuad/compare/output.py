@@ -17,7 +17,7 @@ from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
 from brainuad.files import write_text
 
-HEADINGS = ("set", "metric", "contestant", "baseline", "cases", "mean", "baseline mean", "difference",
+HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 PLOT, ROW, LETTER = 480, 30, 6.6  # width of the plot, height of a row, width of a letter
@@ -28,9 +28,10 @@ def method(comparisons: Comparisons) -> str:
     """Return in words how the figures come about."""
     count = len(comparisons.rows)
     return (
-        "Differences are contestant minus baseline within each case, averaged over cases. Intervals: 95 %, "
-        f"BCa bootstrap over cases ({RESAMPLES:,} draws). p: two-sided paired permutation test, exact up to "
-        f"{EXACT_UP_TO} cases, {RESAMPLES:,} exchanges beyond. p (Holm): adjusted for the {count} "
+        "Differences are contestant minus baseline within each case, averaged over a subject's cases and over "
+        "subjects. Intervals: 95 %, "
+        f"BCa bootstrap over subjects ({RESAMPLES:,} draws). p: two-sided paired permutation test, exact up to "
+        f"{EXACT_UP_TO} subjects, {RESAMPLES:,} exchanges beyond. p (Holm): adjusted for the {count} "
         f"comparison{'s' * (count != 1)} shown. Real and simulated sets are never pooled."
     )
 
@@ -40,7 +41,7 @@ def cells(row: Comparison) -> tuple[str, ...]:
     interval = "-" if math.isnan(row.low) else f"{row.low:+.3g} to {row.high:+.3g}"
     figures = (f"{row.mean:.3g}", f"{row.baseline_mean:.3g}", f"{row.difference:+.3g}", interval)
     counts = f"{row.larger} / {row.smaller}"
-    names = (row.set, row.metric, row.contestant, row.baseline, str(row.cases))
+    names = (row.set, row.metric, row.contestant, row.baseline, str(row.subjects))
     return (*names, *figures, counts, f"{row.p:.2g}", f"{row.p_holm:.2g}")
 
 

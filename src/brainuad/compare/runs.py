@@ -12,7 +12,7 @@ import pandas as pd
 from brainuad.errors import InputError
 
 FILE = "cases.csv"
-COLUMNS = ("set", "case", "split", "score", "space", "threshold", "metric", "value", "message")
+COLUMNS = ("set", "case", "subject", "split", "score", "space", "threshold", "metric", "value", "message")
 FAILED = "failed"
 
 
@@ -78,7 +78,9 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(path, f"is no table ({' '.join(str(error).split())})", remedy) from error
     missing = [column for column in COLUMNS if column not in table]
     if missing:
-        raise InputError(path, f"lacks the columns {', '.join(missing)}", remedy)
+        raise InputError(
+            path, f"lacks the columns {', '.join(missing)}", f"{remedy}; one of an older version is run again"
+        )
     values = pd.to_numeric(table["value"], errors="coerce").astype(float)
     for line in (values.isna() | values.abs().eq(math.inf)).to_numpy().nonzero()[0]:
         raise InputError(path, f"holds {table['value'][line]!r} as a value in line {line + 2}", remedy)

@@ -88,23 +88,29 @@ def means(table: pd.DataFrame, subjects: Subjects) -> pd.DataFrame:
     """Return mean, sd, n and 95 % interval over subjects of every measure.
 
     ``n_failed`` counts the cases of the group that could not be scored; ``mean_failed_as_0`` is the mean if each of
-    them had been worth 0, for measures of which that is the least.
+    them with a drawn lesion had been worth 0, for measures of lesions of which that is the least.
     """
-    failed = table[table["metric"] == FAILED].groupby(["set", "split"], observed=True).size().to_dict()
+    failed: dict[tuple[str, str], list[Subject]] = defaultdict(list)
+    for row in table[table["metric"] == FAILED].itertuples():
+        failed[row.set, row.split].append(subjects[row.set, row.split, row.case])
     kept = table[~table["metric"].isin(COUNTS | {FAILED}) & ~table["metric"].str.endswith("]")]
-    values = {}
+    values, as_zero = {}, {}
     for keys, group in kept.groupby(KEYS, sort=False, observed=True):
         people = [subjects[keys[0], keys[1], case].name for case in group["case"]]
-        values[keys] = np.array(list(by_subject(people, group["value"].tolist()).values()))
+        of_cases = group["value"].tolist()
+        values[keys] = np.array(list(by_subject(people, of_cases).values()))
+        if keys[-1] in FAILED_AS_0:
+            lost = [subject.name for subject in failed.get(keys[:2], ()) if subject.annotated]
+            counted = by_subject([*people, *lost], [*of_cases, *[0.0] * len(lost)])
+            as_zero[keys] = math.fsum(counted.values()) / len(counted)
     # Measures of as many subjects one after the other, for they share the bootstrap's draws.
     found = {keys: summarise(values[keys]) for keys in sorted(values, key=lambda keys: len(values[keys]))}
     rows = []
     for keys in values:
-        dataset, split, *_, metric = keys
-        figures, lost = found[keys], failed.get((dataset, split), 0)
-        row = {**dict(zip(KEYS, keys, strict=True)), **vars(figures), "n_failed": lost}
-        if metric in FAILED_AS_0:
-            row["mean_failed_as_0"] = figures.mean * figures.n / (figures.n + lost)
+        row = {**dict(zip(KEYS, keys, strict=True)), **vars(found[keys])}
+        row["n_failed"] = len(failed.get(keys[:2], ()))
+        if keys in as_zero:
+            row["mean_failed_as_0"] = as_zero[keys]
         rows.append(row)
     return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
 
@@ -237,18 +243,30 @@ def _scans(table: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 
 def scan_detection(test: pd.DataFrame, subjects: Subjects) -> Row:
-    """Return how well the mean score of a scan tells each set's annotated scans from all healthy test scans."""
+    """Return how well the mean score of a scan tells each set's annotated scans from all healthy test scans.
+
+    Of several scans of one subject the mean counts.
+    """
     if "scan_score" not in test:
         return {}
     keys = zip(test["set"], test["split"], test["case"], strict=True)
-    whose = [subjects[key] for key in keys]
+    whose = np.array([subjects[key] for key in keys], dtype=object)
     ill = np.array([subject.annotated for subject in whose], dtype=bool)
     well = np.array([subject.healthy for subject in whose], dtype=bool)
     found: Row = {}
-    for (dataset, score), group in test[ill].groupby(["set", "score"], sort=False):
-        others = test[well & (test["score"] == score).to_numpy()]["scan_score"]
-        if len(others):
-            result = scan_auroc(group["scan_score"], others)
+
+    def one_a_subject(chosen: np.ndarray) -> list[float]:
+        names = [
+            (dataset, subject.name)
+            for dataset, subject in zip(test["set"][chosen], whose[chosen], strict=True)
+        ]
+        return list(by_subject(names, test["scan_score"][chosen].tolist()).values())
+
+    for (dataset, score), _ in test[ill].groupby(["set", "score"], sort=False):
+        of_score = (test["score"] == score).to_numpy()
+        others = one_a_subject(well & of_score)
+        if others:
+            result = scan_auroc(one_a_subject(ill & of_score & (test["set"] == dataset).to_numpy()), others)
             found.setdefault(dataset, {})[score] = vars(result)
     return found
 

@@ -19,7 +19,7 @@ from brainuad.evaluate.protocol import ANY, MODEL
 from brainuad.evaluation import Froc, ScoreHistogram
 from brainuad.files import atomic_path, write_json, write_text
 
-COLUMNS = ("set", "case", "split", "score", "space", "threshold", "metric", "value", "message")
+COLUMNS = ("set", "case", "subject", "split", "score", "space", "threshold", "metric", "value", "message")
 FAILED = "failed"
 Row = dict[str, Any]
 
@@ -98,7 +98,7 @@ def case_rows(
                     for metric, value in values.items():
                         yield score, space, threshold, metric, value
 
-    place = {"set": case.dataset, "case": name, "split": case.split}
+    place = {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
     return [
         {
             **place,
@@ -116,7 +116,7 @@ def case_rows(
 
 def failed_row(case: Case, name: str, message: str) -> Row:
     """Return the row of a case that could not be scored."""
-    place = {"set": case.dataset, "case": name, "split": case.split}
+    place = {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
     empty = dict.fromkeys(("score", "space", "threshold"), "")
     return place | empty | {"metric": FAILED, "value": 1.0, "message": message}
 
@@ -126,8 +126,10 @@ class Rows:
 
     def __init__(self) -> None:
         self._texts: dict[str, dict[str, int]] = {name: {} for name in COLUMNS if name != "value"}
-        # of cases and their messages there may be more than 16 bits count
-        self._codes = {name: array("I" if name in ("case", "message") else "H") for name in self._texts}
+        # of cases, subjects and messages there may be more than 16 bits count
+        self._codes = {
+            name: array("I" if name in ("case", "subject", "message") else "H") for name in self._texts
+        }
         self._values = array("d")
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -158,7 +160,8 @@ def spelled_out(table: pd.DataFrame) -> pd.DataFrame:
 
 def read_cases_csv(path: str | Path) -> pd.DataFrame:
     """Return the table that was written to ``cases.csv``; empty names stay empty."""
-    return pd.read_csv(path, keep_default_na=False, dtype={"case": str}).astype({"value": float})
+    table = pd.read_csv(path, keep_default_na=False, dtype={"case": str, "subject": str})
+    return table.astype({"value": float})
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
