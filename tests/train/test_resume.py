@@ -139,9 +139,17 @@ def test_other_settings_or_data_are_refused(
     other.datamodule.cfg.lr, other.seed = 2e-3, 1
     with pytest.raises(InputError, match=r"datamodule\.cfg\.lr=0\.001 there, 0\.002 here.*seed=3141 there"):
         fit(other, train_volumes, val_volumes, tmp_path)
-    darker = TrainingVolumes(train_volumes.images * 0.5, train_volumes.masks)
-    with pytest.raises(InputError, match="other volumes"):
-        fit(tiny(resume=True), darker, val_volumes, tmp_path)
+    pairs = (train_volumes, val_volumes)
+    darker = [TrainingVolumes(volumes.images * 0.5, volumes.masks) for volumes in pairs]
+    smaller = [TrainingVolumes(volumes.images, volumes.masks & (volumes.images > 0.5)) for volumes in pairs]
+    for train, val in (
+        (darker[0], val_volumes),
+        (train_volumes, darker[1]),  # the best loss would be of other scans
+        (smaller[0], val_volumes),  # other slices would be drawn
+        (train_volumes, smaller[1]),
+    ):
+        with pytest.raises(InputError, match="other volumes"):
+            fit(tiny(resume=True), train, val, tmp_path)
 
 
 def test_second_interrupt_acts_as_usual() -> None:

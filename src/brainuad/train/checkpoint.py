@@ -20,7 +20,7 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
     Args:
         path: The checkpoint.
         config: The settings to continue with.
-        data_hash: Hash of the training volumes to continue with.
+        data_hash: Hash of the training and validation volumes to continue with.
 
     Raises:
         InputError: The file cannot be read, or belongs to other settings or other data.
@@ -28,7 +28,7 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         step, saved_by = int(saved["global_step"]), saved["brainuad"]
-        settings, saved_hash = saved_by["settings"], saved_by["training data"]
+        settings, saved_hash = saved_by["settings"], saved_by["data"]
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
     differing = differing_settings(settings, flat_settings(config))

@@ -109,6 +109,15 @@ def validation_slices(volumes: TrainingVolumes) -> tuple[Tensor, Tensor]:
     return torch.arange(len(volumes)).repeat_interleave(VALIDATION_SLICES), torch.cat(slices)
 
 
+def hash_of(*volumes: TrainingVolumes) -> str:
+    """Return a hash of all voxels and masks; masks tell which slices are drawn."""
+    found = hashlib.sha256()
+    for array in (array for each in volumes for array in (each.images, each.masks)):
+        found.update(repr(tuple(array.shape)).encode())
+        found.update(array.cpu().contiguous().numpy().data)
+    return found.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One device's share of the batch of a step.
@@ -143,7 +152,7 @@ class Training(LightningModule):
         self.train_volumes, self.val_volumes = train, val
         self.batches_per_epoch = count_batches(len(train), config)
         self.fixed_slices = validation_slices(val)
-        self.data_hash = hashlib.sha256(train.images.cpu().numpy().data).hexdigest()
+        self.data_hash = hash_of(train, val)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model: Any = MODELS[config.model.cfg.name](config.model.cfg)
@@ -289,5 +298,5 @@ class Training(LightningModule):
         checkpoint["brainuad"] = {
             "version": __version__,
             "settings": flat_settings(self.config),
-            "training data": self.data_hash,
+            "data": self.data_hash,
         }
