@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from painted import SCORES, map_of
+from painted import SCORES, count_work, map_of
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -24,7 +24,13 @@ from brainuad.errors import InputError
 from brainuad.evaluate import REFERENCE, case_seed, evaluate_cases, read_cases_csv, wide
 from brainuad.evaluate.protocol import HEALTHY
 from brainuad.evaluate.tables import COLUMNS
-from brainuad.evaluation import average_precision, best_dice, dice, pooled_best_threshold
+from brainuad.evaluation import (
+    average_precision,
+    best_dice,
+    dice,
+    pooled_best_threshold,
+    pooled_greedy_threshold,
+)
 from brainuad.scoring import drop_small
 
 
@@ -166,7 +172,11 @@ def test_a_set_alone_keeps_the_thresholds_of_healthy_scans(
 
 
 def test_reference_protocol(
-    detector: Detector, cases: list[Case], table: pd.DataFrame, tmp_path: Path
+    detector: Detector,
+    cases: list[Case],
+    table: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reference = wide(
         evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False, protocol=REFERENCE)
@@ -184,7 +194,21 @@ def test_reference_protocol(
     assert (test["auroc"].to_numpy() > ours["auroc"].to_numpy() - 0.2).all()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["model"]["settings"]["shared_noise"] is True
-    assert summary["thresholds"][1]["kind"].startswith("greedy")
+    greedy = summary["thresholds"][1]
+    assert greedy["kind"].startswith("greedy")
+    shared = detector.with_settings(shared_noise=True)
+    validation = [case for case in cases if case.dataset == "MSLUB" and case.split == "val"]
+    for name in SCORES:
+        maps, lesions = [], []
+        for case in validation:
+            anomaly, prepared = map_of(shared, case, name)
+            maps.append(anomaly)
+            lesions.append(prepared.lesion)
+        expected = pooled_greedy_threshold(maps, lesions)
+        assert greedy["thresholds"][name]["validation"] == pytest.approx(expected, rel=1e-6)
+    calls = count_work(monkeypatch)
+    evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False, protocol=REFERENCE)
+    assert calls == [], "also the search is not done again"
 
 
 def test_without_post_processing(detector: Detector, cases: list[Case], tmp_path: Path) -> None:

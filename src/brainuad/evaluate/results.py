@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,19 @@ from typing import Any
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.evaluate.health import Health
-from brainuad.evaluate.measures import Measures, case_facts, froc_counts, measure, model_space, native_space
+from brainuad.evaluate.measures import (
+    Measures,
+    Space,
+    case_facts,
+    froc_counts,
+    measure,
+    model_space,
+    native_space,
+)
 from brainuad.evaluate.progress import Progress, key_of, read_histograms, without_nan, write_histograms
 from brainuad.evaluate.protocol import MODEL, Protocol, Thresholds
 from brainuad.evaluate.scorer import ScoredCase, Scorer
-from brainuad.evaluation import ScoreHistogram
+from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.scoring.atlas import base_of
 
 Row = dict[str, Any]
@@ -101,12 +110,38 @@ class Results:
         keys = [self.case_key(case), *(self.case_key(case, name, thresholds[name]) for name in self.scores)]
         return not all(key in self.progress for key in keys)
 
+    def greedy_threshold(self, cases: Sequence[Case], name: str) -> float:
+        """Return the threshold of the release's search on the pooled maps of cases, which are made again.
+
+        The search compares Dice at thresholds between which few voxels may lie, and binned counts would lead it astray.
+
+        Raises:
+            CASE_ERRORS: One cannot be scored.
+        """
+        key = key_of("greedy threshold", [self.case_key(case, name) for case in cases])
+        known = self.progress.get(key)
+        if known is None:
+            self.health.know([name])
+            maps, lesions = [], []
+            for case in self.scorer.load.in_turn(cases):
+                scored = self.scorer.score(case, [name])
+                space = self.model_space(scored)
+                maps.append(scored.maps[name][space.voxels])
+                lesions.append(space.truth[space.voxels])
+            known = without_nan([pooled_greedy_threshold(maps, lesions)])
+            self.progress.put(key, known)
+        return math.nan if known[0] is None else float(known[0])
+
+    def model_space(self, scored: ScoredCase) -> Space:
+        """Return the model's grid of a scored case."""
+        spacing = self.scorer.detector.data_config.rescaleFactor
+        return model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+
     def measure(
         self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
     ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
         """Return a scored case's facts, its entries by score, and its counts by "space score"."""
-        spacing = self.scorer.detector.data_config.rescaleFactor
-        model = model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+        model = self.model_space(scored)
         spaces = [model]
         if self.protocol.native:
             native = self.scorer.load.native(scored.prepared)

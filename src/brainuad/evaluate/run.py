@@ -33,7 +33,6 @@ from brainuad.evaluate.tables import Pools, Rows, Subject, case_rows, failed_row
 from brainuad.evaluation import (
     FALSE_POSITIVE_FRACTIONS,
     ScoreHistogram,
-    ThresholdCurve,
     empty_histogram,
 )
 from brainuad.modelfile import portable
@@ -158,7 +157,7 @@ class Run:
             used.append(case)
             for name in self.scores:
                 pooled[name] += found.histograms[f"{MODEL} {name}"]
-        best = {name: self.best_threshold(pooled[name]) for name in self.scores} if used else {}
+        best = {name: self.best_threshold(name, used, pooled[name]) for name in self.scores} if used else {}
         best = {name: threshold for name, threshold in best.items() if not math.isnan(threshold)}
         if any(case.lesion is not None for case in cases):
             how = "greedy search" if self.protocol.greedy_threshold else "best"
@@ -171,11 +170,10 @@ class Run:
             for name in self.scores
         }
 
-    def best_threshold(self, pooled: ScoreHistogram) -> float:
+    def best_threshold(self, name: str, used: Sequence[Case], pooled: ScoreHistogram) -> float:
         """Return the threshold of the best pooled Dice; NaN if no case has a lesion on the grid."""
         if self.protocol.greedy_threshold:
-            lesion, healthy = (np.repeat(pooled.scores, n) for n in (pooled.lesion, pooled.healthy))
-            return ThresholdCurve(lesion, healthy).greedy_best_dice()[1]
+            return self.results.greedy_threshold(used, name)
         threshold = pooled.best_dice()[1]
         return -1.0 if threshold == -math.inf else threshold  # below every map
 
