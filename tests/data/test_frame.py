@@ -12,6 +12,7 @@ from brainuad.data.frame import (
     register_to_atlas,
     register_within_session,
     resample,
+    resample_map,
     shared_structure,
     to_sitk,
 )
@@ -57,6 +58,30 @@ def test_a_shifted_lattice_copies_exactly():
     result = resample(array, matrix, (9, 8, 7), order=3)
     np.testing.assert_array_equal(result[:7, 1:, :4], array[2:, :7, 3:])
     assert not result[7:].any()
+
+
+def test_a_map_reaches_the_far_edge_of_its_outermost_voxels():
+    array = np.random.default_rng(0).random((6, 5, 4)).astype(np.float32) + 1
+    matrix = np.diag([0.5, 0.5, 0.5, 1.0])  # every voxel is cut in two along each axis, with one more around
+    matrix[:3, 3] = -0.75
+    fine = resample_map(array, matrix, (14, 12, 10))
+    assert (fine[1:-1, 1:-1, 1:-1] > 0).all()
+    assert not any(fine.take((0, -1), axis).any() for axis in range(3))
+    np.testing.assert_allclose(fine[1, 1, 1], array[0, 0, 0])
+    np.testing.assert_allclose(
+        fine[2:-2, 2:-2, 2:-2], resample(array, matrix, (14, 12, 10), order=1)[2:-2, 2:-2, 2:-2]
+    )
+    turned = matrix.copy()
+    turned[:3, :3] = 0.5 * Rotation.from_euler("z", 1, degrees=True).as_matrix()
+    np.testing.assert_allclose(resample_map(array, turned, (14, 12, 10)), fine, atol=0.5, rtol=0)
+
+
+def test_a_map_that_ends_in_zeros_is_resampled_as_any_other():
+    array = np.pad(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32), 1)
+    matrix = np.diag([0.7, 0.5, 1.3, 1.0])
+    np.testing.assert_array_equal(
+        resample_map(array, matrix, (9, 9, 9)), resample(array, matrix, (9, 9, 9), order=1)
+    )
 
 
 def test_resampling_agrees_with_simpleitk():

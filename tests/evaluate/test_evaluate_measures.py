@@ -9,7 +9,7 @@ import pytest
 from painted import map_of
 
 from brainuad.data.cohort import Case
-from brainuad.data.frame import resample
+from brainuad.data.frame import resample_map
 from brainuad.data.loading import load_native
 from brainuad.detector import Detector
 from brainuad.evaluate.measures import Space, measure, model_space, native_space
@@ -28,7 +28,7 @@ def spaces(detector: Detector, cases: list[Case]) -> tuple[np.ndarray, Space, Sp
     matrix = np.linalg.inv(prepared.affine) @ native.image.affine
 
     def bring(values: np.ndarray) -> np.ndarray:
-        return resample(values, matrix, native.mask.shape, order=1) * native.mask
+        return resample_map(values, matrix, native.mask.shape) * native.mask
 
     cropped = native_space(prepared, native, model)
     whole = Space(

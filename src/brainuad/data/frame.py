@@ -68,7 +68,7 @@ class BrainFrame:
         return resample(volume.array, matrix, self.shape, order=order)
 
     def to_native(
-        self, array: np.ndarray, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 1
+        self, array: np.ndarray, volume: Volume, atlas_to_scan: np.ndarray | None = None
     ) -> np.ndarray:
         """Resample a map on the grid back onto a scan's voxels: the reverse of :meth:`to_model`.
 
@@ -76,7 +76,7 @@ class BrainFrame:
             The shape of ``volume.array``, float32; zero outside the grid.
         """
         matrix = np.linalg.inv(_or_identity(atlas_to_scan) @ self.affine) @ volume.affine
-        return resample(array, matrix, volume.array.shape, order=order)
+        return resample_map(array, matrix, volume.array.shape)
 
 
 def _or_identity(matrix: np.ndarray | None) -> np.ndarray:
@@ -105,6 +105,29 @@ def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, o
     return ndimage.affine_transform(
         array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0
     )
+
+
+def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sample a map ``(X, Y, Z)`` at ``matrix @ index`` for every index of a grid of ``shape``, linearly.
+
+    Its outermost voxels reach as far as voxels do, half their size beyond their centres, where a scan that is cut off
+    there has voxels of its own; beyond are zeros.
+    """
+    faces = (array[[0, -1]], array[:, [0, -1]], array[:, :, [0, -1]])
+    if not any(face.any() for face in faces):
+        return resample(array, matrix, shape, order=1)
+    wider = np.eye(4)
+    wider[:3, 3] = 1
+    there = resample(np.pad(array, 1, mode="edge"), wider @ matrix, shape, order=1)
+    inside = ndimage.affine_transform(
+        np.ones(array.shape, dtype=np.uint8),
+        matrix[:3, :3],
+        matrix[:3, 3],
+        output_shape=shape,
+        order=0,
+        mode="grid-constant",
+    )
+    return there * inside
 
 
 def to_sitk(volume: Volume) -> sitk.Image:

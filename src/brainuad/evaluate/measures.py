@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from brainuad.data.frame import resample
+from brainuad.data.frame import resample_map
 from brainuad.data.loading import NativeCase, PreparedCase
 from brainuad.evaluate.protocol import (
     ANY,
@@ -157,7 +157,7 @@ def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Sp
     smallest = max(1, round(model.min_voxels * model.voxel_ml / (x * y * z / 1000)))
 
     def bring(anomaly: np.ndarray) -> np.ndarray:
-        there = resample(anomaly, matrix, brain.shape, order=1)
+        there = resample_map(anomaly, matrix, brain.shape)
         return np.where(brain, there, np.float32(0))
 
     return Space(

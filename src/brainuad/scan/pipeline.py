@@ -11,7 +11,7 @@ import numpy as np
 
 from brainuad.data.atlas import PlacedScan, place_scan
 from brainuad.data.extract import Brain, find_brain
-from brainuad.data.frame import resample
+from brainuad.data.frame import resample, resample_map
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.scoring import postprocess
@@ -42,7 +42,7 @@ class ScanMaps:
     def to_native(self, array: Any) -> Volume:
         """Bring ``(X, Y, Z)`` values on the model's grid back to the scan's grid, 0 outside its brain."""
         matrix = np.linalg.inv(self.placed.to_scan) @ self.scan.affine
-        native = resample(np.asarray(array, dtype=np.float32), matrix, self.scan.array.shape, order=1)
+        native = resample_map(np.asarray(array, dtype=np.float32), matrix, self.scan.array.shape)
         return self.scan.with_array(native * self.brain.mask)
 
     def to_model(self, volume: Volume) -> np.ndarray:
