@@ -170,3 +170,66 @@ def test_what_cannot_be_done_is_said_in_one_line(healthy, tmp_path):
         assert simulate(healthy, "-o", tmp_path / "none", *arguments).exit_code == 2
     plain = re.sub(r"\s+", " ", simulate(healthy, "-o", tmp_path / "none", "--kind", "strok").output)
     assert "stroke" in plain
+
+
+def test_nothing_that_was_given_is_written_over(healthy, tmp_path):
+    for path in healthy.parent.iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    result = simulate(tmp_path / "manifest.csv", "-o", tmp_path, "--kind", "ms")
+    assert result.exit_code == 1
+    assert "manifest.csv: would be written over. Choose another output folder" in result.stderr
+    (tmp_path / "manifest.csv").rename(tmp_path / "list.csv")
+    result = simulate(tmp_path / "list.csv", "-o", tmp_path / "sub" / "..", "--kind", "ms")
+    assert result.exit_code == 1
+    assert "IXI001_t1.nii.gz: lies in the output folder" in result.stderr
+    (tmp_path / "list.csv").rename(tmp_path / "manifest.csv")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("S", "S", "would have the files of"),
+        ("S", "s", "would have the files of"),
+        ("S", "S_ms", "S_ms_t1.nii.gz"),
+        ("S", "../out", "subject '../out' cannot be a file name"),
+    ],
+)
+def test_every_scan_has_files_of_its_own(healthy, tmp_path, first, second, message):
+    text = healthy.read_text().replace("IXI067,", f"{first},").replace("IXI001,", f"{second},")
+    (healthy.parent / "named.csv").write_text(text)
+    result = simulate(healthy.parent / "named.csv", "-o", tmp_path / "deep" / "sim", "--kind", "ms")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_a_subject_that_fails_leaves_no_files(healthy, tmp_path):
+    image = Volume.load(DEMO / "IXI067_t1.nii.gz")
+    away = image.affine.copy()
+    away[:3, 3] += 300  # as a raw scan lies in its scanner
+    for name, source in (
+        ("t1", DEMO / "IXI067_t1.nii.gz"),
+        ("mask", DEMO / "IXI067_mask.nii.gz"),
+        ("labels", LABELS),
+    ):
+        volume = Volume.load(source)
+        dtype = np.uint8 if name != "t1" else np.float32
+        Volume.from_array(volume.array, away).save(tmp_path / f"IXI067_{name}.nii.gz", dtype)
+    rows = healthy.read_text().splitlines()
+    (tmp_path / "away.csv").write_text(
+        "\n".join(row for row in rows if "IXI0" not in row or "IXI067" in row) + "\n"
+    )
+    result = simulate(tmp_path / "away.csv", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "from the atlas brain" in result.output
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_lesion_can_be_no_healthy_scan(healthy, tmp_path):
+    text = healthy.read_text().replace("_mask.nii.gz,,0,", "_mask.nii.gz,IXI001_mask.nii.gz,0,")
+    (healthy.parent / "ill.csv").write_text(text)
+    result = simulate(healthy.parent / "ill.csv", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "no healthy scan was found" in result.stderr

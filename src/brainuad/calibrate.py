@@ -150,7 +150,7 @@ def _healthy_scans(
         return find_scans(healthy, modality=detector.modality, output=output)
     fold = detector.provenance.get("fold") or 0
     cases = leak_free(read_cases(healthy[0], detector.modality, fold, training=False))
-    chosen = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
+    chosen = [case for case in cases if case.split == "val" and case.healthy]
     if not chosen:
         raise InputError(
             healthy[0], "lists no healthy scan for validation", "Set split to val and label to 0"

@@ -218,7 +218,7 @@ def first_subjects(cases: Sequence[Case]) -> list[Case]:
 def healthy(cases: Sequence[Case], split: str) -> list[Case]:
     """Return the healthy cases of a split, of the data sets that are trained on."""
     datasets = {case.dataset for case in cases if case.split == "train"}
-    return [case for case in cases if case.split == split and case.label == 0 and case.dataset in datasets]
+    return [case for case in cases if case.split == split and case.healthy and case.dataset in datasets]
 
 
 def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int) -> Path | None:

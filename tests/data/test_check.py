@@ -181,6 +181,7 @@ def test_masks_in_other_axes(case: Case) -> None:
 
 def test_labels_and_lesion_masks_go_together(case: Case) -> None:
     assert "no lesion mask" in only(check_case(replace(case, lesion=None))).fault
+    assert "has label 0, healthy, and a lesion mask" in only(check_case(replace(case, label=0))).fault
     assert "training scan with label 1" in only(check_case(replace(case, split="train"))).fault
 
 

@@ -257,3 +257,17 @@ def test_manifests_that_make_no_sense(tmp_path: Path, old: str, new: str, messag
 def test_read_cases_takes_a_folder(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
     assert read_cases(str(data_dir), "t1", 0) == paper_cases(data_dir, modality="t1", fold=0)
+
+
+def test_a_lesion_mask_speaks_where_the_label_is_silent(tmp_path: Path) -> None:
+    lines = [
+        "subject,image,mask,seg,label,split",
+        "A,a.nii,m.nii,l.nii,,train",
+        "B,b.nii,m.nii,,,train",
+        "C,c.nii,m.nii,l.nii,0,train",
+        "D,d.nii,m.nii,,1,train",
+    ]
+    (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
+    cases = manifest_cases(tmp_path / "scans.csv")
+    assert [case.label for case in cases] == [1, 0, 0, 1]
+    assert [case.healthy for case in cases] == [False, True, False, False]

@@ -12,6 +12,7 @@ from brainuad.cli.app import app
 from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed, one_of
 from brainuad.console import exit_by_failures, print_rows, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
+from brainuad.errors import InputError
 
 KINDS = ("stroke", "ms", "wmh", "tumour")  # as brainuad.simulate has them, which is slow to import
 
@@ -76,6 +77,8 @@ def simulate(
 
     settings = Simulation(tuple(dict.fromkeys(kinds)), modality, seed, contrast, size)
     cases = [case for case in read_cases(healthy, "t1", fold, training=False) if case.split in splits]
+    if healthy.resolve() == (output / "manifest.csv").resolve():
+        raise InputError(healthy, "would be written over", "Choose another output folder")
     with (
         nullcontext(outlines) if outlines else shipped_outlines() as folder,
         progress("Simulating", len(cases)) as advance,

@@ -122,6 +122,9 @@ def check_case(case: Case) -> list[Problem]:
     if case.label and case.split != "train" and case.lesion is None:
         remedy = "Name its lesion mask, or expect no Dice for it"
         problems.append(_warning(case.image, f"has label {case.label} but no lesion mask", remedy))
+    if not case.label and case.lesion is not None:
+        remedy = "Give it label 1, or leave out the lesion mask; it is not taken for healthy"
+        problems.append(_warning(case.image, "has label 0, healthy, and a lesion mask", remedy))
     return problems
 
 

@@ -51,6 +51,11 @@ class Case:
     named_across: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def healthy(self) -> bool:
+        """Whether there is neither a label nor a lesion mask that says otherwise."""
+        return self.label == 0 and self.lesion is None
+
 
 @dataclass(frozen=True)
 class Note:
@@ -220,8 +225,8 @@ def subject_of(path: str, name: str, dataset: str) -> str:
 def manifest_cases(path: str | Path) -> list[Case]:
     """Read a plain CSV: columns subject, image, mask, seg, label, split, perhaps dataset and age, and any others.
 
-    Relative paths are relative to the CSV's folder. ``seg`` may be empty; ``dataset`` defaults to the name of
-    the CSV.
+    Relative paths are relative to the CSV's folder. ``seg`` may be empty; an empty ``label`` is 1 where there is a
+    ``seg``, else 0; ``dataset`` defaults to the name of the CSV.
 
     Raises:
         InputError: The file is missing, empty or lacks a column, or a row makes no sense.
@@ -243,7 +248,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
                 image=path.parent / row["image"],
                 mask=path.parent / row["mask"],
                 lesion=path.parent / row["seg"] if row["seg"] else None,
-                label=parse_label(row["label"], place),
+                label=parse_label(row["label"] or str(int(bool(row["seg"]))), place),
                 age=parse_age(row.get("age", "")),
                 named_across=True,
                 extra=tuple((name, text) for name, text in row.items() if name not in known and text),

@@ -20,7 +20,7 @@ from scipy import ndimage
 from brainuad.cache import Cache
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.frame import BrainFrame
+from brainuad.data.frame import ATLAS_CENTRE, BrainFrame
 from brainuad.data.intensity import curvature_flow, scale_to_percentiles
 from brainuad.data.sampling import sample_axes
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
@@ -30,7 +30,7 @@ from brainuad.files import sha256
 _LOADER_VERSION = (
     4  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
-_MAX_OFF_CENTRE_MM = 60.0
+MAX_OFF_CENTRE_MM = 60.0  # scans in atlas space lie nearer than this
 _MAX_CACHE_BYTES = 20_000_000_000
 T = TypeVar("T")
 R = TypeVar("R")
@@ -281,9 +281,8 @@ def _used_grid(
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
     frame = BrainFrame((x, y, z), config.rescaleFactor)
     brain = mask.array > 0.5
-    centre = image.affine @ [*_centre(brain), 1]
-    off = float(np.linalg.norm(centre[:3] - (frame.affine @ [*((np.asarray(frame.shape) - 1) / 2), 1])[:3]))
-    if off > _MAX_OFF_CENTRE_MM:
+    off = off_centre(mask)
+    if off > MAX_OFF_CENTRE_MM:
         raise ValueError(
             f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, "
             "or set datamodule.cfg.affine=ignored"
@@ -293,6 +292,16 @@ def _used_grid(
     on_grid = frame.to_model(image.with_array(smooth * brain))
     scaled = scale_to_percentiles(np.maximum(on_grid, 0), inside) * inside
     return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
+
+
+def off_centre(mask: Volume) -> float:
+    """Return how far a brain's centre of mass lies from the atlas brain's centre, in mm.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    centre = mask.affine @ [*_centre(mask.array > 0.5), 1]
+    return float(np.linalg.norm(centre[:3] - ATLAS_CENTRE))
 
 
 def _centre(mask: np.ndarray) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def parse_label(text: str, place: str) -> int:
         return int(float(text or 0))
     except (ValueError, OverflowError):
         raise InputError(place, f"label {text!r} is no number", "0 is healthy, 1 is not") from None
+
+
+def check_file_name(name: str, what: str, place: str) -> None:
+    """Check that a name from a table can name files in a folder.
+
+    Raises:
+        InputError: It cannot, or it would lead out of the folder.
+    """
+    if not re.fullmatch(r"\w[\w. +-]*", name):
+        raise InputError(place, f"{what} {name!r} cannot be a file name", "Use letters and digits")
 
 
 def parse_age(text: str) -> float | None:

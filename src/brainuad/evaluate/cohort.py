@@ -76,7 +76,7 @@ def evaluate_cases(
     if protocol.shared_noise:
         detector = detector.with_settings(shared_noise=True)
     chosen = _choose(cases, sets)
-    healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
+    healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess)
     names, notes = _scores(
         scores,

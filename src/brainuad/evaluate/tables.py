@@ -46,7 +46,7 @@ class Subject:
     def of(cls, case: Case) -> Subject:
         """Return a case's."""
         annotated = case.lesion is not None
-        return cls(case.subject, annotated, not annotated and case.label == 0, case.age, case.extra)
+        return cls(case.subject, annotated, case.healthy, case.age, case.extra)
 
 
 @dataclass

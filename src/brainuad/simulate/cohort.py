@@ -16,9 +16,10 @@ import pandas as pd
 
 from brainuad._version import __version__
 from brainuad.data.cohort import MANIFEST_COLUMNS, Case
+from brainuad.data.tables import check_file_name
 from brainuad.errors import InputError
 from brainuad.files import write_json, write_text
-from brainuad.simulate.subject import Row, Simulation, simulate_subject
+from brainuad.simulate.subject import Row, Simulation, simulate_subject, stems
 
 COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
 
@@ -57,11 +58,13 @@ def simulate_cohort(
         One row a subject: subject, split, status ("simulated", "skipped" or "failed"), scans, seconds, message.
 
     Raises:
-        InputError: There is no healthy scan, or there are no outlines.
+        InputError: There is no healthy scan, or there are no outlines; ``output`` holds the healthy scans; or two
+            scans would have the same files.
     """
-    cases = sorted((case for case in cases if case.label == 0), key=lambda case: case.subject)
+    cases = sorted((case for case in cases if case.healthy), key=lambda case: case.subject)
     if not cases:
         raise InputError(output, "no healthy scan was found to put lesions into", "Give scans of label 0")
+    _check_files(cases, Path(output), settings)
     patients = [case.subject for case in cases if case.split != "train"]
     offered = _deal(Path(outlines), patients, settings)
     folder = Path(output)
@@ -88,6 +91,21 @@ def simulate_cohort(
     about = {"brainuad": __version__, "simulated": True, "settings": asdict(settings)}
     write_json(folder / "simulation.json", {**about, "subjects": parameters})
     return pd.DataFrame([summary for summary, _ in results])
+
+
+def _check_files(cases: Sequence[Case], output: Path, settings: Simulation) -> None:
+    """Refuse to write over what is read, outside of the folder, or over what another scan has written."""
+    written: dict[str, Case] = {}
+    for case in cases:
+        check_file_name(case.subject, "subject", str(case.image))
+        if output.resolve() in (case.image.resolve().parent, case.mask.resolve().parent):
+            fault = f"lies in the output folder {output}, where it would be written over"
+            raise InputError(case.image, fault, "Choose another folder")
+        for stem in stems(case.subject, settings.kinds):
+            other = written.setdefault(stem.casefold(), case)
+            if other is not case:
+                fault = f"would have the files of {other.image}, {stem}_{settings.modality}.nii.gz"
+                raise InputError(case.image, fault, "Give every scan a subject name of its own")
 
 
 def _deal(outlines: Path, subjects: Sequence[str], settings: Simulation) -> dict[str, list[Path]]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.extract import on_same_grid
+from brainuad.data.loading import MAX_OFF_CENTRE_MM, off_centre
 from brainuad.data.simulate import (
     Lesion,
     Levels,
@@ -98,8 +99,10 @@ def simulate_subject(
         record = _simulated_before(folder, sidecar, recipe)
         if record is None:
             healthy = load_healthy(case, labels)
-            rows, parameters = _write_scans(healthy, folder, settings, outlines)
-            record = {"recipe": recipe, "rows": rows, "parameters": parameters}
+            scans, parameters = _draw_scans(healthy, settings, outlines)
+            for scan in scans:
+                scan.save(folder)
+            record = {"recipe": recipe, "rows": [scan.row for scan in scans], "parameters": parameters}
             write_json(sidecar, record)
         else:
             summary["status"] = "skipped"
@@ -148,6 +151,9 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     for path, other in ((case.mask, mask), (labels, parcellation)):
         if not on_same_grid(other, image):
             raise InputError(path, "lies on another grid than its image", f"Resample it onto {case.image}")
+    if (off := off_centre(mask)) > MAX_OFF_CENTRE_MM:
+        fault = f"lies {off:.0f} mm from the atlas brain, and lesions are placed in atlas space"
+        raise InputError(case.image, fault, "Run `brainuad prepare` first")
     try:
         tissues = Tissues.from_labels(parcellation.array, mask.array > 0.5, image.spacing)
     except ValueError as error:
@@ -155,10 +161,25 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     return Healthy(case, image, mask, tissues, levels_of(image.array, tissues))
 
 
-def _write_scans(
-    healthy: Healthy, folder: Path, settings: Simulation, outlines: Sequence[Path]
-) -> tuple[list[Row], Row]:
-    """Write the healthy scan and one with each kind of lesion; return their manifest rows and parameters."""
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan that is drawn and not yet written: its row in the manifest, and its volumes by file name."""
+
+    row: Row
+    volumes: dict[str, Volume]
+
+    def save(self, folder: Path) -> None:
+        for name, volume in self.volumes.items():
+            volume.save(folder / name, np.uint8)
+
+
+def stems(subject: str, kinds: Sequence[str]) -> list[str]:
+    """Return how the names of a subject's files begin: of the healthy scan, and of one with each kind of lesion."""
+    return [subject, *(f"{subject}_{kind}" for kind in kinds)]
+
+
+def _draw_scans(healthy: Healthy, settings: Simulation, outlines: Sequence[Path]) -> tuple[list[_Scan], Row]:
+    """Return the healthy scan and one with each kind of lesion, and their parameters."""
     case, modality = healthy.case, settings.modality
     drawn: Row = {}
     if modality == "t2":
@@ -166,20 +187,20 @@ def _write_scans(
     image = healthy.image
     scale = 255 / float(np.percentile(image.array[healthy.brain], 99.8))
     mask = f"{case.subject}_mask.nii.gz"
-    healthy.mask.save(folder / mask, np.uint8)
-
     datasets = (
         ("simulated {}", f"{case.dataset} healthy")
         if modality == "t1"
         else ("simulated {} in simulated T2", "simulated healthy T2")
     )
 
-    def row(kind: str, array: np.ndarray, truth: np.ndarray | None) -> Row:
+    def scan(kind: str, array: np.ndarray, truth: np.ndarray | None, measured: Row) -> _Scan:
         stem = case.subject if kind == HEALTHY else f"{case.subject}_{kind}"
-        image.with_array(array * scale).save(folder / f"{stem}_{modality}.nii.gz", np.uint8)
-        if truth is not None:
-            image.with_array(truth).save(folder / f"{stem}_seg.nii.gz", np.uint8)
-        return {
+        volumes = {f"{stem}_{modality}.nii.gz": image.with_array(array * scale)}
+        if truth is None:
+            volumes[mask] = healthy.mask
+        else:
+            volumes[f"{stem}_seg.nii.gz"] = image.with_array(truth)
+        row = {
             "subject": case.subject,
             "image": f"{stem}_{modality}.nii.gz",
             "mask": mask,
@@ -189,12 +210,12 @@ def _write_scans(
             "dataset": datasets[kind == HEALTHY].format(kind),
             "age": "" if case.age is None else case.age,
             "kind": kind,
-            "contrast": "",
-            "volume_ml": 0.0,
-            "lesions": 0,
+            **measured,
         }
+        return _Scan(row, volumes)
 
-    rows: list[Row] = [row(HEALTHY, image.array, None)]
+    nothing: Row = {"contrast": "", "volume_ml": 0.0, "lesions": 0}
+    scans = [scan(HEALTHY, image.array, None, nothing)]
     parameters: Row = {HEALTHY: {"levels": asdict(healthy.levels), "file_units": scale, **drawn}}
     for kind in settings.kinds if case.split != "train" else ():
         rng = _generator(settings, case, kind)
@@ -205,9 +226,9 @@ def _write_scans(
             fault = f"no voxel is half covered by a simulated lesion of kind {kind}"
             raise InputError(case.image, fault, "Raise --size, or use a finer grid")
         measured = measure(image.array, sick, truth > 0, healthy)
-        rows.append({**row(kind, sick, truth), **measured})
+        scans.append(scan(kind, sick, truth, measured))
         parameters[kind] = lesion.parameters
-    return rows, parameters
+    return scans, parameters
 
 
 def _generator(settings: Simulation, case: Case, what: str) -> np.random.Generator:

@@ -313,7 +313,7 @@ def run_sweep(
     if not chosen:
         raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
     output = Path(output)
-    healthy = [case for case in cases if case.split == "val" and case.lesion is None and case.label == 0]
+    healthy = [case for case in cases if case.split == "val" and case.healthy]
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy, teachers)
     learnt = sweep.learn() if LEARNT in ensembles else {"weights": [], "cases": []}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from brainuad.data.cohort import SPLITS
 from brainuad.data.raw.scan import RawScan
-from brainuad.data.tables import parse_age, parse_label, read_table
+from brainuad.data.tables import check_file_name, parse_age, parse_label, read_table
 from brainuad.errors import InputError
 
 
@@ -28,8 +27,7 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
         dataset = row.get("dataset") or ("MANIFEST" if label else "ixi")
         dataset = "ixi" if dataset.lower() == "ixi" else dataset
         for column, name in (("subject", row["subject"]), ("dataset", dataset)):
-            if not re.fullmatch(r"\w[\w. +-]*", name):
-                raise InputError(place, f"{column} {name!r} cannot be a file name", "Use letters and digits")
+            check_file_name(name, column, place)
         if not row["image"]:
             raise InputError(place, "column image is empty", "Fill it in, or remove the row")
         if label and dataset == "ixi":
