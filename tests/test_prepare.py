@@ -280,7 +280,7 @@ def test_hd_bet_finds_the_brain_of_a_t2_whose_t1_is_damaged(tmp_path, monkeypatc
         ("no mask", "holds one value only"),
         ("truncated", "truncated or damaged"),
         ("gone", "no such file"),
-        ("specks", "could not be registered"),
+        ("specks", "the brain mask holds 0 mL"),
     ],
 )
 def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, fault):

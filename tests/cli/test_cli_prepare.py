@@ -55,3 +55,30 @@ def test_prepare_goes_on_after_damaged_scans(tmp_path: Path) -> None:
     assert shown.startswith(f"0 prepared, 1 skipped, {len(DAMAGES)} failed\n")
     (tmp_path / "sound_image.nii.gz").unlink()
     run(*words, code=1)
+
+
+def test_prepare_writes_over_no_table_of_the_user(tmp_path: Path) -> None:
+    own = raw_manifest(tmp_path, ["sound"]).rename(tmp_path / "manifest.csv")
+    before = own.read_bytes()
+    words = ("--dataset", "manifest", "--spacing", 2)
+    result = run("prepare", own, "-o", tmp_path / "new" / "..", *words, code=1)
+    assert "manifest.csv: would be written over" in result.stderr
+    other = tmp_path / "scans.csv"
+    other.write_bytes(before)
+    result = run("prepare", other, "-o", tmp_path, *words, code=1)
+    assert "is not of preparation: its columns are subject, image, mask, dataset, split" in result.stderr
+    assert own.read_bytes() == before
+    assert not (tmp_path / "Data").exists()
+
+
+@pytest.mark.slow
+def test_a_brain_mask_is_of_one_modality(tmp_path: Path) -> None:
+    manifest = raw_manifest(tmp_path, ["sound"])
+    words = ("prepare", manifest, "-o", tmp_path / "out", "--dataset", "manifest", "--spacing", 2)
+    run(*words)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
+    result = run(*words, "--modality", "t2", code=1)
+    assert "sound_t1.nii.gz: is there, and " in result.stderr
+    assert "folders of their own" in result.stderr
+    after = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
+    assert after == before

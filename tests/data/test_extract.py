@@ -89,6 +89,17 @@ def test_the_brain_is_found_in_a_head(head, parcellation):
     assert brain.warnings == []
 
 
+def test_a_given_mask_holds_a_brain(head, parcellation):
+    everything = Volume.from_array((head.array > 0).astype(np.float32), head.affine)
+    with pytest.raises(ValueError, match=r"shows no brain: the brain mask holds \d{4} mL"):
+        find_brain(head, everything)
+    corner = parcellation.array.copy()
+    corner[:, :, : corner.shape[2] // 2 + 6] = 0
+    corner[: corner.shape[0] // 2], corner[:, : corner.shape[1] // 2] = 0, 0
+    with pytest.raises(ValueError, match=r"shows no brain: the brain mask holds \d{1,3} mL"):
+        find_brain(head, Volume.from_array(corner, parcellation.affine))
+
+
 def test_a_cut_head_is_told(head, parcellation):
     top = int(np.flatnonzero(parcellation.array.any((0, 1)))[-1])
     cut, mask = (Volume.from_array(v.array[:, :, : top - 8], v.affine) for v in (head, parcellation))

@@ -48,3 +48,18 @@ def test_a_file_is_the_mask_and_doubt_is_an_error(tmp_path):
         mask_for(Path("p1_t1.nii"), tmp_path, words=("mask",))
     with pytest.raises(InputError, match="no such file or folder"):
         mask_for(Path("p1_t1.nii"), tmp_path / "none", words=())
+
+
+def test_a_scan_is_never_its_own_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw").mkdir()
+    for name in ("p1_t1.nii.gz", "p1_mask.nii.gz"):
+        (tmp_path / "raw" / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("raw", "raw/../raw", "linked", tmp_path / "raw"):
+        for scan in (Path("raw/p1_t1.nii.gz"), tmp_path / "raw" / "p1_t1.nii.gz"):
+            found = mask_for(scan, Path(folder), words=("mask",))
+            assert found is not None
+            assert found.name == "p1_mask.nii.gz"
+    (tmp_path / "raw" / "p1_mask.nii.gz").unlink()
+    assert mask_for(tmp_path / "raw" / "p1_t1.nii.gz", Path("raw"), words=("mask",)) is None

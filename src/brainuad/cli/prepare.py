@@ -12,6 +12,7 @@ from brainuad.cli.app import app
 from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
 from brainuad.console import exit_by_failures, print_rows, progress
 from brainuad.data.raw import DATASETS, RawScan, raw_scans
+from brainuad.errors import InputError
 
 EXTRACTORS = ("deepbet", "hd-bet")  # as brainuad.prepare has them, which is slow to import
 
@@ -55,7 +56,10 @@ def prepare(
         print_rows([_scan_row(scan) for scan in scans], as_json)
         return
     from brainuad.prepare import Preparation, prepare_cohort
+    from brainuad.prepare.tables import TABLES
 
+    if raw.resolve() in [(output / name).resolve() for name in TABLES]:
+        raise InputError(raw, "would be written over", "Choose another output folder")
     rows: list[dict[str, Any]] = []
     with progress("Preparing", len(scans)) as advance:
 

@@ -70,8 +70,9 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
         raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
     closed = close_sulci(mask, image.spacing)
     ml = float(closed.sum() * np.prod(image.spacing) / 1000)
-    if source == "deepbet" and not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
-        raise ValueError(f"shows no brain: brain extraction (deepbet) found {ml:.0f} mL")
+    if source != "extracted" and not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
+        found_by = "brain extraction (deepbet) found" if source == "deepbet" else "the brain mask holds"
+        raise ValueError(f"shows no brain: {found_by} {ml:.0f} mL")
     return Brain(closed, source, ml, _doubts(closed, ml))
 
 

@@ -12,8 +12,10 @@ import pandas as pd
 import SimpleITK as sitk
 
 from brainuad.data.raw import RawScan
+from brainuad.errors import InputError
+from brainuad.prepare.layout import place
 from brainuad.prepare.scan import Preparation, Row, prepare_scan
-from brainuad.prepare.tables import write_tables
+from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
 
 
 def prepare_cohort(
@@ -45,8 +47,15 @@ def prepare_cohort(
         One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment
         (correlation with the atlas), brain_ml, brain (how it was found), left_out (images that were not asked for and
         could not be prepared, and why), message.
+
+    Raises:
+        InputError: A table in ``data_dir`` is somebody else's; or a scan of another modality is there, whose brain mask
+            would be written over.
     """
+    check_tables(Path(data_dir))
     root = Path(data_dir) / "Data"
+    for scan in scans:
+        _check_modality(scan, root)
     rows: list[Row] = []
     # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
     with ProcessPoolExecutor(
@@ -63,6 +72,14 @@ def prepare_cohort(
         finally:  # an interrupted run leaves its tables too
             write_tables(Path(data_dir), scans, rows)
     return pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
+
+
+def _check_modality(scan: RawScan, root: Path) -> None:
+    for modality in MANIFESTS:
+        there = root / place(scan, modality)
+        if modality not in scan.images and there.exists():
+            fault = f"is there, and {scan.images[scan.modality]} would write over the brain mask that fits it"
+            raise InputError(there, fault, "Prepare modalities together, or into folders of their own")
 
 
 def _one_thread(jobs: int) -> None:

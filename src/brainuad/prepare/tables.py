@@ -11,6 +11,7 @@ from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
 from brainuad.data.raw import RawScan
 from brainuad.data.raw.splits import FOLDS
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
+from brainuad.errors import InputError
 from brainuad.files import write_text
 from brainuad.prepare.layout import place
 
@@ -18,6 +19,29 @@ Row = dict[str, Any]
 PREPARE_COLUMNS = (
     "subject", "dataset", "split", "status", "seconds", "alignment", "brain_ml", "brain", "message"
 )  # fmt: skip
+
+
+MANIFESTS = {"t1": "manifest.csv", "t2": "manifest_t2.csv"}
+TABLES = {
+    "prepare.csv": PREPARE_COLUMNS,
+    **dict.fromkeys(MANIFESTS.values(), (*MANIFEST_COLUMNS, "dataset", "age")),
+}
+
+
+def check_tables(data_dir: Path) -> None:
+    """Refuse to bring tables up to date that are not those of preparation, and would lose what they say.
+
+    Raises:
+        InputError: One is somebody else's, or cannot be read.
+    """
+    for name, columns in TABLES.items():
+        path = data_dir / name
+        if not path.exists():
+            continue
+        row, _ = read_table(path, required=())[0]
+        if set(row) != set(columns):
+            fault = f"would be written over, and is not of preparation: its columns are {', '.join(row)}"
+            raise InputError(path, fault, "Choose another output folder, or move it")
 
 
 def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
@@ -46,7 +70,7 @@ def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
             name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
             path = data_dir / "Data" / "splits" / name
             _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
-    for modality, name in (("t1", "manifest.csv"), ("t2", "manifest_t2.csv")):
+    for modality, name in MANIFESTS.items():
         # All that was seen goes, not only scans of this modality: their brain masks may have been written anew.
         old = [_manifest_row(scan, modality) for scan in seen]
         new = [
@@ -56,7 +80,7 @@ def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
         ]
         _write_rows(
             data_dir / name,
-            (*MANIFEST_COLUMNS, "dataset", "age"),
+            TABLES[name],
             _merge(data_dir / name, ("dataset", "subject"), old, new),
         )
 

@@ -81,7 +81,7 @@ def check_same_grid(mask: Volume, scan: Volume, name: str | Path) -> None:
 def unusable(name: str | Path, error: Exception) -> InputError:
     """Return the user's message for what the steps of scoring could not do with a scan."""
     fault = " ".join(str(error).split())  # ITK's and torch's messages span lines
-    return InputError(name, fault, "Look at the scan; give a brain mask")
+    return InputError(name, fault, "Look at the scan; give a brain mask, or another one")
 
 
 def _name_of(source: Any, otherwise: str = "image") -> str:

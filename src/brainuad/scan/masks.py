@@ -34,7 +34,8 @@ def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None
         raise InputError(source, "no such file or folder", "Check the path")
     stem = _NIFTI.sub("", scan.name)
     subject = _IMAGE.sub("", stem)
-    files = [path for path in sorted(source.rglob("*")) if _NIFTI.search(path.name) and path != scan]
+    own = scan.resolve()  # never its own mask, however the paths are written
+    files = [path for path in sorted(source.rglob("*")) if _NIFTI.search(path.name) and path.resolve() != own]
     same = [path for path in files if _NIFTI.sub("", path.name) == stem]
     found = same or [path for path in files if _belongs(_NIFTI.sub("", path.name), subject)]
     named = [path for path in found if any(word in path.name.lower() for word in words)]
