@@ -196,3 +196,19 @@ def test_a_scan_is_contiguous_and_not_copied_to_be_so(codes, tmp_path):
     assert volume.array.flags.c_contiguous
     to_canonical = nib.io_orientation(nib.load(tmp_path / "scan.nii").affine)
     assert nib.apply_orientation(in_file_axes, to_canonical).flags.c_contiguous
+
+
+def test_a_header_that_says_nowhere_how_it_lies_is_told(tmp_path):
+    image = nib.load(FILES / "mslub19_t1_4mm.nii.gz")
+    for sform, qform in ((0, 0), (1, 0), (0, 1)):
+        header = image.header.copy()
+        written = nib.Nifti1Image(np.asarray(image.dataobj), None, header)
+        written.header["sform_code"], written.header["qform_code"] = sform, qform
+        nib.save(written, tmp_path / "scan.nii")
+        volume = Volume.load(tmp_path / "scan.nii")
+        if sform or qform:
+            volume.check_placed("scan.nii")
+        else:
+            with pytest.raises(InputError, match=r"scan\.nii: says nowhere how it lies .* set its sform"):
+                volume.check_placed("scan.nii")
+    Volume.from_array(volume.array, volume.affine).check_placed("array")

@@ -202,6 +202,27 @@ def test_an_interrupt_of_threads_finishes_what_is_in_work_only(scans, scored, de
         assert json.loads(sidecar.read_text())["status"] == "done"
 
 
+def test_a_name_that_is_taken_is_refused(scans, scored, detector, tmp_path):
+    """As in a loop over subjects whose scans have one name, into one folder."""
+    out = tmp_path / "out"
+    score_scans(scans[:1], detector, out, Settings())
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    other, same = tmp_path / "other" / "a.nii.gz", tmp_path / "same" / "a.nii.gz"
+    for path, source in ((other, scans[1].source), (same, scans[0].source)):
+        path.parent.mkdir()
+        path.write_bytes(source.read_bytes())
+    (clash,) = find_scans([other], modality="t1", output=out)
+    with pytest.raises(InputError, match=r"other/a\.nii\.gz: has the name a, under which .*a\.json tells of"):
+        score_scans([scans[2], clash], detector, out, Settings())
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (moved,) = find_scans([same], modality="t1", output=out)
+    (row,) = score_scans([moved], detector, out, Settings())
+    assert row["status"] == "done"
+    assert scored == [0], "the same scan elsewhere is done already"
+    score_scans([clash], detector, out, Settings(), overwrite=True)
+    assert scored == [0, 1]
+
+
 def test_rows_of_other_runs_stay(scans, scored, detector, tmp_path):
     score_scans(scans[:2], detector, tmp_path / "out", Settings())
     score_scans(scans[2:], detector, tmp_path / "out", Settings())

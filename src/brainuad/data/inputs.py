@@ -136,14 +136,16 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load` and
+        InputError: Its ``fault``; it says nowhere how it lies; or as for :meth:`brainuad.data.volume.Volume.load` and
             :func:`brainuad.data.dicom.read_series`.
     """
     if scan.fault:
         raise scan.fault
     if scan.kind == "dicom":
         return read_series(scan.source, scan.series)
-    return Volume.load(scan.source)
+    volume = Volume.load(scan.source)
+    volume.check_placed(scan.source)
+    return volume
 
 
 def _check_apart(given: Path, output: Path) -> None:

@@ -16,6 +16,7 @@ from nibabel.orientations import (
 )
 
 from brainuad.data.nifti import check_affine, check_grid, check_values, read_nifti
+from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
@@ -82,6 +83,18 @@ class Volume:
         image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
         image.header.set_xyzt_units("mm")
         return cls.from_image(image, name="array")
+
+    def check_placed(self, name: str | Path) -> None:
+        """Check that the header says how the volume lies; where it does not, an orientation was made up for it.
+
+        Raises:
+            InputError: ``sform_code`` and ``qform_code`` are both 0; ``name`` is used in the message.
+        """
+        if int(self.header["sform_code"]) <= 0 and int(self.header["qform_code"]) <= 0:
+            fault = (
+                "says nowhere how it lies (sform_code and qform_code are 0), so left and right cannot be told"
+            )
+            raise InputError(name, fault, "Convert it again, or set its sform if you know how it lies")
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -172,6 +172,8 @@ def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepare
 
 def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
     images = {modality: read_volume(path) for modality, path in scan.images.items()}
+    for modality, image in images.items():
+        image.check_placed(scan.images[modality])
     leading = "t1" if "t1" in images else next(iter(images))
     first, path = images[leading], scan.images[leading]
     given = _same_grid(scan.mask, first) if scan.mask else None

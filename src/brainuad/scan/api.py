@@ -49,6 +49,7 @@ def score(
     detector.check_score(score)
     name = _name_of(image)
     scan = _as_volume(image, affine, name)
+    scan.check_placed(name)
     given = None
     if brain_mask is not None:
         given = _as_volume(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 import time
 from collections import Counter
@@ -87,12 +88,16 @@ def score_scans(
         One row a scan, in the order of ``scans``.
 
     Raises:
-        InputError: The folder cannot be written to, one mask was given for several scans, the model does not know the
-            score, or its calibration does not reach ``fpr``.
+        InputError: The folder cannot be written to, or holds results of another scan under the name of one of these;
+            one mask was given for several scans; the model does not know the score, or its calibration does not reach
+            ``fpr``.
     """
     for mask in (settings.brain_mask, settings.lesion_mask):
         if mask is not None and mask.is_file() and len(scans) > 1:
             raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
+    if not overwrite:
+        for scan in scans:
+            _check_name_free(scan, output)
     detector.check_score(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
@@ -249,6 +254,25 @@ def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
         return known if known["recipe"] == recipe and complete else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or as good as absent
         return None
+
+
+def _check_name_free(scan: Scan, output: Path) -> None:
+    """Refuse to replace the results of another scan: one of another place and other contents."""
+    sidecar = output / output_paths(scan)["sidecar"]
+    try:
+        known = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
+        source, contents = known["source"], known["sha256"]
+    except (OSError, ValueError, LookupError, TypeError):  # absent, or as good as absent
+        return
+    if (
+        source == str(scan.source)
+        or scan.fault
+        or not os.access(scan.source, os.R_OK)
+        or _hash(scan) == contents
+    ):
+        return
+    fault = f"has the name {scan.name}, under which {sidecar} tells of {source}"
+    raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
 
 
 def _row(record: dict[str, Any]) -> Row:
