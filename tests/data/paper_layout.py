@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import zlib
 from pathlib import Path
 
 from brainuad.data.tables import write_split
@@ -23,7 +23,7 @@ def split_row(name: str, folder: str, *, lesion: bool) -> dict[str, object]:
 
 
 def place_scan(root: Path, row: dict[str, object], modalities: tuple[str, ...]) -> None:
-    """Copy the small scan to where a row says it is."""
+    """Copy the small scan to where a row says it is, as a file of its own contents: the time in it is another."""
     image = str(row["img_path"])
     targets = {str(row["mask_path"]): "mask"} | ({str(row["seg_path"]): "seg"} if row["seg_path"] else {})
     for modality in modalities:
@@ -31,7 +31,9 @@ def place_scan(root: Path, row: dict[str, object], modalities: tuple[str, ...]) 
     for target, kind in targets.items():
         path = root / target.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(FILES / f"mslub19_{kind}_4mm.nii.gz", path)
+        contents = bytearray((FILES / f"mslub19_{kind}_4mm.nii.gz").read_bytes())
+        contents[4:8] = zlib.crc32(target.encode()).to_bytes(4, "little")  # when gzip packed it
+        path.write_bytes(contents)
 
 
 def build_tree(data_dir: Path, *, level: str = "Data", modalities: tuple[str, ...] = ("t1",)) -> Path:

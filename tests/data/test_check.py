@@ -255,3 +255,19 @@ def test_processes_find_the_same(paper_tree: PaperTree) -> None:
     alone = check_files(cases)
     assert len(alone) == 2
     assert check_files(cases, num_workers=2) == alone
+
+
+def test_copies_of_a_scan_are_one_scan(case: Case, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.nii.gz"
+    shutil.copyfile(case.image, copy)
+    lines = ["subject,image,mask,seg,label,split"]
+    for subject, image, split in (
+        ("A", case.image, "train"),
+        ("B", copy, "test"),
+        ("C", "missing.nii", "test"),
+    ):
+        lines.append(f"{subject},{image},{case.mask},,0,{split}")
+    (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
+    leak, missing = (p for p in check_data_dir(tmp_path / "scans.csv", "t1") if p.severity == "error")
+    assert "A/B is in train and test" in leak.fault
+    assert "no such file" in missing.fault

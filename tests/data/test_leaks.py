@@ -136,3 +136,13 @@ def test_a_person_is_known_by_names_and_images(tmp_path: Path) -> None:
     assert people(cases) == [0, 1, 0, 0, 4]
     assert scans_of_others(cases) == 2
     assert scans_of_others(cases[:1]) == scans_of_others([]) == 0
+
+
+def test_links_are_the_scan_that_they_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "link.nii").symlink_to("a.nii")
+    (tmp_path / "folder").symlink_to(".")
+    for other in ("link.nii", "folder/a.nii"):
+        cases = manifest(tmp_path, ["A,a.nii,train,S", f"B,{other},test,S"])
+        assert list(map(str, find_leaks(cases))) == ["S A/B is in train and test"]
+        assert [case.subject for case in leak_free(cases)] == ["B"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from brainuad.data.cohort import (
 from brainuad.data.leaks import find_leaks
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
+from brainuad.files import sha256
 
 Progress = Callable[[int, int], None]
 
@@ -141,9 +143,11 @@ def _read_fold(
 
 
 def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[Problem]:
-    """Report subjects in two splits as errors, and images listed twice in one as warnings."""
+    """Report subjects in two splits as errors, and images listed twice in one as warnings; copies are one image."""
+    first: dict[str, Path] = {}
+    alike = [replace(case, image=first.setdefault(_contents(case.image), case.image)) for case in cases]
     problems = []
-    for leak in find_leaks(cases):
+    for leak in find_leaks(alike):
         fault = f"{leak}{fold if leak.dataset == HEALTHY_SET else ''}"
         if leak.duplicated:
             problems.append(_warning(place, fault, "Counted once unless datamodule.cfg.leak_free=false"))
@@ -154,6 +158,15 @@ def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[P
             )
             problems.append(_error(place, fault, remedy))
     return problems
+
+
+@cache
+def _contents(path: Path) -> str:
+    """Return what tells a file from those of other contents; the path of one that cannot be read."""
+    try:
+        return sha256(path)
+    except InputError:
+        return str(path)
 
 
 def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem]]:

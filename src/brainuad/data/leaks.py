@@ -69,7 +69,7 @@ def find_leaks(cases: Iterable[Case]) -> list[Leak]:
 def people(cases: Sequence[Case]) -> list[int]:
     """Return for every case whose it is: the place of the person's first case.
 
-    Cases are of one person that share a name or an image, also by way of others.
+    Cases are of one person that share a name or an image, also by way of others and of links.
     """
     parent: dict[Hashable, Hashable] = {}
 
@@ -80,7 +80,7 @@ def people(cases: Sequence[Case]) -> list[int]:
 
     names = [("" if case.named_across else case.dataset, case.subject) for case in cases]
     for name, case in zip(names, cases, strict=True):
-        parent[root(Path(os.path.abspath(case.image)))] = root(name)
+        parent[root(Path(os.path.realpath(case.image)))] = root(name)
     first: dict[Hashable, int] = {}
     return [first.setdefault(root(name), place) for place, name in enumerate(names)]
 
