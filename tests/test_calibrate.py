@@ -229,15 +229,17 @@ def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     one = run(
         "calibrate", room / "model", scans / "ixi067_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1
     )
-    assert "only 1 of 1 healthy scan(s) could be used" in one.stderr
+    assert "ixi067_t1.nii.gz: is one healthy scan. Give at least two" in one.stderr
     assert (
         "is no folder"
         in run("calibrate", room / "model", scans, "--brain-mask", tmp_path / "x", code=1).stderr
     )
     no_mask = run(
-        "calibrate", room / "model", scans, "--brain-mask", tmp_path, "-o", tmp_path / "out", code=1
+        "calibrate", room / "model", scans, "--brain-mask", tmp_path, "-o", tmp_path / "new", code=1
     )
     assert "holds no brain mask for ixi067_t1.nii.gz" in no_mask.stderr
+    assert "only 0 of 2 healthy scan(s) could be used" in no_mask.stderr
+    assert not list((tmp_path / "new").rglob("*.*")), "nothing that passes for a model"
     other = tiny_detector()
     next(other.model.parameters()).data.add_(1)
     other.save(tmp_path / "other")

@@ -98,8 +98,8 @@ def calibrate(
         if masks is not None and not masks.is_dir():
             raise InputError(masks, "is no folder", "Give a folder of masks named after their scans")
         scans = _healthy_scans(healthy, detector, folder)
-        if folder != source:
-            _copy_model(source, folder, detector)
+        _check_other_model(folder, detector)
+    _check_enough(len(scans), len(scans), healthy)
     work = _Work(detector, detector.result_key, tuple(SCORES), folder / SUMMARIES, masks, seed)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
@@ -111,9 +111,7 @@ def calibrate(
         report(row, len(scans))
     ordered = [rows[index] for index in range(len(scans))]
     left_out = [row["name"] for row in ordered if row["status"] == "failed"]
-    if len(found) < 2:
-        fault = f"only {len(found)} of {len(scans)} healthy scan(s) could be used"
-        raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
+    _check_enough(len(found), len(scans), healthy)
     subjects = [_subject(scans[index]) for index in sorted(found)]
     health, used = set_against_health([found[index] for index in sorted(found)], subjects)
     calibration = calibration_of(
@@ -125,6 +123,9 @@ def calibrate(
     )
     # A killed run leaves no calibration rather than one beside other moments.
     (folder / CALIBRATION).unlink(missing_ok=True)
+    with _model_folder(model) as source:
+        if folder != source:
+            _copy_model(source, folder)
     if health is None:
         (folder / HEALTH).unlink(missing_ok=True)
     else:
@@ -167,9 +168,20 @@ def _is_cohort(path: Path) -> bool:
         return False
 
 
-def _copy_model(source: Path, folder: Path, detector: Detector) -> None:
+def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> None:
+    if usable < 2:
+        fault = (
+            f"only {usable} of {given} healthy scan(s) could be used" if given > 1 else "is one healthy scan"
+        )
+        raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
+
+
+def _check_other_model(folder: Path, detector: Detector) -> None:
     if (folder / WEIGHTS).exists() and Detector.load(folder).fingerprint != detector.fingerprint:
         raise InputError(folder, "holds another model", "Choose another folder")
+
+
+def _copy_model(source: Path, folder: Path) -> None:
     for name in (WEIGHTS, CONFIG):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)

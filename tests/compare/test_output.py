@@ -23,6 +23,26 @@ def test_single_case_has_no_interval(tmp_path):
     assert "NaN" not in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
+def test_runs_that_agree_are_said_to(tmp_path):
+    folders = [write_run(tmp_path / name, rows(seed=0)) for name in ("a", "b")]
+    result = run_command(*folders, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    for row in json.loads(result.stdout)["comparisons"]:
+        assert (row["difference"], row["larger"], row["smaller"], row["p"]) == (0, 0, 0, 1)
+    assert (tmp_path / "out" / "compare.html").is_file()
+
+
+def test_without_lesions_the_usual_metric_is_missed_in_words(tmp_path):
+    table = [{**row, "metric": "scan_score"} for row in rows(seed=0) if row["metric"] == "average_precision"]
+    folders = [write_run(tmp_path / name, table) for name in ("a", "b")]
+    result = run_command(*folders, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert (
+        "average_precision: was not measured in split 'test', model space. There are: scan_score"
+        in result.stderr
+    )
+
+
 class Page(HTMLParser):
     """Collects tags, attributes and text of a page; complains about tags that nobody closes."""
 

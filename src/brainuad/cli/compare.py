@@ -46,7 +46,11 @@ def compare(
 
     evaluated = read_runs(runs)
     wanted = listed(metrics) or list(METRICS)
-    known("--metric", wanted, list(dict.fromkeys(name for run in evaluated for name in run.metrics())))
+    known(
+        "--metric",
+        listed(metrics) or [],
+        list(dict.fromkeys(name for run in evaluated for name in run.metrics())),
+    )
     known(
         "--score", listed(scores) or [], list(dict.fromkeys(name for run in evaluated for name in run.scores))
     )

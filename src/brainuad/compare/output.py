@@ -168,7 +168,9 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return round numbers from at most ``low`` to at least ``high``, about five."""
-    reach = high - low or 1.0
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    reach = high - low
     power = 10.0 ** math.floor(math.log10(reach / 4))
     step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
     indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
