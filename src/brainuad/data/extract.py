@@ -16,6 +16,11 @@ from brainuad.data.volume import Volume
 
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
+_FOUND_BY = {
+    "given": "the brain mask holds",
+    "extracted": "what is not background holds",
+    "deepbet": "brain extraction (deepbet) found",
+}
 _SMALLEST_BRAIN = 250.0  # mL: below a newborn's
 _USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
 _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
@@ -70,9 +75,8 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
         raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
     closed = close_sulci(mask, image.spacing)
     ml = float(closed.sum() * np.prod(image.spacing) / 1000)
-    if source != "extracted" and not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
-        found_by = "brain extraction (deepbet) found" if source == "deepbet" else "the brain mask holds"
-        raise ValueError(f"shows no brain: {found_by} {ml:.0f} mL")
+    if not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
+        raise ValueError(f"shows no brain: {_FOUND_BY[source]} {ml:.0f} mL")
     return Brain(closed, source, ml, _doubts(closed, ml))
 
 

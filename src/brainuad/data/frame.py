@@ -97,14 +97,19 @@ def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, o
         step = np.linalg.norm(linear, axis=1)  # source voxels per target voxel, along each source axis
         sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355
         sigma *= (sigma > 0.05).any()
-        steps = np.diag(linear)
-        if (np.abs(linear - np.diag(steps)) @ shape < 1e-4).all():  # voxels, at the far end of the grid
+        if _is_parallel(linear, shape):
+            steps = np.diag(linear)
             return sample_axes(array, steps, offset, shape, order=order, mode="constant", sigmas=sigma)
         array = ndimage.gaussian_filter(array, sigma, mode="constant")
     # 'constant' would blend cubic samples with zeros only beyond the last voxel, which is what a brain needs.
     return ndimage.affine_transform(
         array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0
     )
+
+
+def _is_parallel(linear: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether two grids have the same axes: to 1e-4 voxels, at the far end of the grid."""
+    return bool((np.abs(linear - np.diag(np.diag(linear))) @ shape < 1e-4).all())
 
 
 def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -119,13 +124,14 @@ def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) 
     wider = np.eye(4)
     wider[:3, 3] = 1
     there = resample(np.pad(array, 1, mode="edge"), wider @ matrix, shape, order=1)
+    linear, offset = matrix[:3, :3], matrix[:3, 3]
+    if _is_parallel(linear, shape):
+        for axis, (step, start, length) in enumerate(zip(np.diag(linear), offset, array.shape, strict=True)):
+            place = step * np.arange(shape[axis]) + start
+            there[(slice(None),) * axis + ((place < -0.5) | (place > length - 0.5),)] = 0
+        return there
     inside = ndimage.affine_transform(
-        np.ones(array.shape, dtype=np.uint8),
-        matrix[:3, :3],
-        matrix[:3, 3],
-        output_shape=shape,
-        order=0,
-        mode="grid-constant",
+        np.ones(array.shape, np.uint8), linear, offset, output_shape=shape, order=0, mode="grid-constant"
     )
     return there * inside
 
