@@ -65,9 +65,17 @@ def test_prepare_writes_over_no_table_of_the_user(tmp_path: Path) -> None:
     assert "manifest.csv: would be written over" in result.stderr
     other = tmp_path / "scans.csv"
     other.write_bytes(before)
-    result = run("prepare", other, "-o", tmp_path, *words, code=1)
-    assert "is not of preparation: its columns are subject, image, mask, dataset, split" in result.stderr
-    assert own.read_bytes() == before
+    for header, fault in (
+        ("subject,image,mask,site,dataset,split", "lose its columns site"),
+        ("subject,image,mask,seg,label,split", "it lacks the columns dataset"),
+    ):
+        own.write_text(header + "\nA,a.nii,m.nii,,0,test\n")
+        before = own.read_bytes()
+        result = run("prepare", other, "-o", tmp_path, *words, code=1)
+        assert f"manifest.csv: would be written anew, and {fault}" in result.stderr.replace(
+            "is not of preparation: ", ""
+        )
+        assert own.read_bytes() == before
     assert not (tmp_path / "Data").exists()
 
 

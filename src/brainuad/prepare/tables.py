@@ -39,8 +39,13 @@ def check_tables(data_dir: Path) -> None:
         if not path.exists():
             continue
         row, _ = read_table(path, required=())[0]
-        if set(row) != set(columns):
-            fault = f"would be written over, and is not of preparation: its columns are {', '.join(row)}"
+        if lost := [name for name in row if name not in columns]:
+            fault = f"would be written anew, and lose its columns {', '.join(lost)}"
+            raise InputError(path, fault, "Choose another output folder, or move it")
+        if missing := [name for name in ("subject", "dataset") if name not in row]:
+            fault = (
+                f"would be written anew, and is not of preparation: it lacks the columns {', '.join(missing)}"
+            )
             raise InputError(path, fault, "Choose another output folder, or move it")
 
 
