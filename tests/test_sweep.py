@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.cli.sweep import parse_sigmas
+from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.loading import load_case
+from brainuad.data.loading import content_key, load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluate import case_seed
@@ -155,6 +156,22 @@ def test_weights_are_learnt_from_other_people_than_the_measured(
         detector, validation[:1], tmp_path / "one", sigmas=[0.5], ensembles=["learnt"], split="val"
     )
     assert "needs validation scans with drawn lesions of other people; there is none" in failed[0]
+
+
+def test_files_are_hashed_once(
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Case] = []
+    original = content_key
+
+    def counted(case: Case, config: DataConfig) -> str:
+        hashed.append(case)
+        return original(case, config)
+
+    monkeypatch.setattr("brainuad.sweep.run.content_key", counted)
+    validation = [replace(case, split="val") for case in cases]
+    run_sweep(detector, validation, tmp_path, sigmas=[0.5], ensembles=["learnt"], split="val")
+    assert sorted(case.subject for case in hashed) == ["s0", "s1", "s2"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -81,12 +81,30 @@ def test_prepare_writes_over_no_table_of_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_brain_mask_is_of_one_modality(tmp_path: Path) -> None:
-    manifest = raw_manifest(tmp_path, ["sound"])
-    words = ("prepare", manifest, "-o", tmp_path / "out", "--dataset", "manifest", "--spacing", 2)
-    run(*words)
-    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
-    result = run(*words, "--modality", "t2", code=1)
+    """A T2 alone would write over the mask of the T1 that is there; other subjects go on."""
+    words = ("-o", tmp_path / "out", "--dataset", "manifest", "--spacing", 2)
+    run("prepare", raw_manifest(tmp_path, ["sound"]), *words)
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out" / "Data/Test").rglob("*.gz"))}
+    (tmp_path / "t2").mkdir()
+    both = raw_manifest(tmp_path / "t2", ["sound", "further"])
+    result = run("prepare", both, *words, "--modality", "t2", "--json", code=3)
+    status = {row["subject"]: row["status"] for row in json.loads(result.stdout)}
+    assert status == {"sound": "failed", "further": "prepared"}
     assert "sound_t1.nii.gz: is there, and " in result.stderr
-    assert "folders of their own" in result.stderr
-    after = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()}
-    assert after == before
+    assert "together, or into folders of their own" in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert "sound_t1" in (tmp_path / "out" / "manifest.csv").read_text(), "what was prepared stays listed"
+    assert "further_t2" in (tmp_path / "out" / "manifest_t2.csv").read_text()
+
+
+def test_prepare_writes_over_no_scan(tmp_path: Path) -> None:
+    scans = tmp_path / "Data" / "Test" / "clinic"
+    for kind in ("t1", "mask"):
+        (scans / kind).mkdir(parents=True)
+        shutil.copyfile(FILES / f"ixi013_{kind}_4mm.nii.gz", scans / kind / f"A_{kind}.nii.gz")
+    before = {path: path.read_bytes() for path in scans.rglob("*.gz")}
+    row = "A,Data/Test/clinic/t1/A_t1.nii.gz,Data/Test/clinic/mask/A_mask.nii.gz,clinic,test"
+    (tmp_path / "scans.csv").write_text(f"subject,image,mask,dataset,split\n{row}\n")
+    words = ("prepare", tmp_path / "scans.csv", "-o", tmp_path, "--dataset", "manifest", "--spacing", 2)
+    assert "A_t1.nii.gz: would be written over" in run(*words, code=1).stderr
+    assert {path: path.read_bytes() for path in before} == before

@@ -269,5 +269,9 @@ def test_copies_of_a_scan_are_one_scan(case: Case, tmp_path: Path) -> None:
         lines.append(f"{subject},{image},{case.mask},,0,{split}")
     (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
     leak, missing = (p for p in check_data_dir(tmp_path / "scans.csv", "t1") if p.severity == "error")
-    assert "A/B is in train and test" in leak.fault
+    assert "A/B is in train and test, by copies of an image" in leak.fault
+    assert "nothing but this check sees copies" in leak.remedy
     assert "no such file" in missing.fault
+    copy.write_bytes(copy.read_bytes()[:-1] + b"x")  # as large, and another
+    problems = check_data_dir(tmp_path / "scans.csv", "t1")
+    assert not any("is in train and test" in problem.fault for problem in problems)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paper_layout import split_row
 
 from brainuad.data.cohort import SPLITS, Case, manifest_cases, paper_cases
-from brainuad.data.leaks import find_leaks, leak_free, people, scans_of_others
+from brainuad.data.leaks import People, find_leaks, leak_free, people, scans_of_others
 from brainuad.data.tables import write_split
 
 PaperTree = Callable[..., Path]
@@ -146,3 +146,19 @@ def test_links_are_the_scan_that_they_lead_to(tmp_path: Path) -> None:
         cases = manifest(tmp_path, ["A,a.nii,train,S", f"B,{other},test,S"])
         assert list(map(str, find_leaks(cases))) == ["S A/B is in train and test"]
         assert [case.subject for case in leak_free(cases)] == ["B"]
+        twice = manifest(tmp_path, ["A,a.nii,train,S", f"A,{other},train,S"])
+        assert [str(leak) for leak in find_leaks(twice)] == ["S A is listed 2 times in train"]
+        assert len(leak_free(twice)) == 1
+
+
+@given(
+    st.lists(
+        st.builds(
+            a_row, st.sampled_from("abcd"), st.sampled_from(["A", "B"]), st.just("val"), st.integers(0, 5)
+        )
+    ),
+    st.builds(a_row, st.sampled_from("abcde"), st.just("C"), st.just("test"), st.integers(0, 7)),
+)
+def test_a_persons_scans_are_those_that_are_of_one_person_with_it(cases: list[Case], case: Case) -> None:
+    whose, *others = people([case, *cases])
+    assert People(cases).own(case) == tuple(i for i, person in enumerate(others) if person == whose)

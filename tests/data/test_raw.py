@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from brainuad.data.raw import raw_scans
-from brainuad.data.raw.splits import healthy_folds, patient_split
 from brainuad.errors import InputError
 
 FILES = Path(__file__).parent.parent / "files"
@@ -53,21 +52,6 @@ def test_manifest(tmp_path):
     assert (first.dataset, first.lesion, first.age) == ("ixi", None, 30)
     assert (second.dataset, second.mask, second.lesion) == ("MANIFEST", None, tmp_path / "s.nii.gz")
     assert (first.label, second.label) == (0, 1)
-
-
-def test_a_manifest_without_splits_is_split_by_its_names(tmp_path):
-    path = tmp_path / "scans.csv"
-    rows = [f"S{number},{number}.nii,{number % 2}" for number in range(40)]
-    path.write_text("\n".join(["subject,image,label", *rows]) + "\n")
-    for scan in raw_scans(path, "manifest", "t1"):
-        if scan.label:
-            assert (scan.split, scan.folds) == (patient_split("MANIFEST", scan.subject), ())
-        else:
-            assert scan.folds == healthy_folds("ixi", scan.subject)
-            assert scan.split == scan.folds[0]
-    # whoever splits some of them means the others to have none
-    path.write_text("\n".join(["subject,image,label,split", "A,a.nii,1,test", "B,b.nii,1,"]) + "\n")
-    assert [scan.split for scan in raw_scans(path, "manifest", "t1")] == ["test", ""]
 
 
 @pytest.mark.parametrize(

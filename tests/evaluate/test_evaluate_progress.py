@@ -129,6 +129,21 @@ def test_a_broken_device_ends_the_run_and_blames_no_scan(
     assert failures(table).empty
 
 
+def test_a_device_that_breaks_after_the_network_ends_the_run_too(
+    detector: Detector, cases: list[Case], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reconstructions come from the cache, so nothing but scores is computed."""
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(Detector, "compare", fail)
+    broken = torch.zeros(1, device="meta")  # which cannot be read, as from a device that is gone
+    monkeypatch.setattr(torch, "zeros", lambda *args, **options: broken)
+    with pytest.raises(DeviceError, match=r"cpu: stopped working \(CUDA error: unspecified"):
+        evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False)
+
+
 def test_a_rerun_computes_nothing_and_gives_the_same(
     detector: Detector, cases: list[Case], results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -143,13 +143,17 @@ def _read_fold(
 
 
 def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[Problem]:
-    """Report subjects in two splits as errors, and images listed twice in one as warnings; copies are one image."""
-    first: dict[str, Path] = {}
-    alike = [replace(case, image=first.setdefault(_contents(case.image), case.image)) for case in cases]
+    """Report subjects in two splits as errors, and images listed twice in one as warnings; then copies of images."""
+    known = find_leaks(cases)
+    copies = [leak for leak in find_leaks(_by_contents(cases)) if leak not in known]
     problems = []
-    for leak in find_leaks(alike):
+    for leak in (*known, *copies):
         fault = f"{leak}{fold if leak.dataset == HEALTHY_SET else ''}"
-        if leak.duplicated:
+        if leak in copies:
+            fault += ", by copies of an image"
+            remedy = "Keep one of them: nothing but this check sees copies"
+            problems.append((_warning if leak.duplicated else _error)(place, fault, remedy))
+        elif leak.duplicated:
             problems.append(_warning(place, fault, "Counted once unless datamodule.cfg.leak_free=false"))
         else:
             remedy = (
@@ -160,13 +164,19 @@ def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[P
     return problems
 
 
-@cache
-def _contents(path: Path) -> str:
-    """Return what tells a file from those of other contents; the path of one that cannot be read."""
-    try:
-        return sha256(path)
-    except InputError:
-        return str(path)
+def _by_contents(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases with one path for all images of the same contents; only files of one size are compared."""
+    paths = {case.image: case.image for case in cases}
+    sizes: dict[int, list[Path]] = {}
+    for path in paths:
+        with suppress(OSError):
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    for alike in sizes.values():
+        first: dict[str, Path] = {}
+        for path in alike if len(alike) > 1 else ():
+            with suppress(InputError):
+                paths[path] = first.setdefault(sha256(path), path)
+    return [replace(case, image=paths[case.image]) for case in cases]
 
 
 def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem]]:

@@ -47,7 +47,7 @@ def find_leaks(cases: Iterable[Case]) -> list[Leak]:
     rows: dict[tuple[str, str, str, Path], int] = {}
     for case, person in zip(cases, people(cases), strict=True):
         scans.setdefault(person, []).append(case)
-        row = (case.dataset, case.subject, case.split, case.image)
+        row = (case.dataset, case.subject, case.split, _image(case))
         rows[row] = rows.get(row, 0) + 1
     shared = []
     for members in scans.values():
@@ -78,11 +78,32 @@ def people(cases: Sequence[Case]) -> list[int]:
             key = parent[key]
         return key
 
-    names = [("" if case.named_across else case.dataset, case.subject) for case in cases]
+    names = [_name(case) for case in cases]
     for name, case in zip(names, cases, strict=True):
-        parent[root(Path(os.path.realpath(case.image)))] = root(name)
+        parent[root(_image(case))] = root(name)
     first: dict[Hashable, int] = {}
     return [first.setdefault(root(name), place) for place, name in enumerate(names)]
+
+
+class People:
+    """Whose some scans are, to be asked for the scans of one person.
+
+    Args:
+        cases: The scans.
+    """
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases = list(cases)
+        self._scans: dict[int, list[int]] = {}
+        self._known: dict[Hashable, int] = {}
+        for place, (case, person) in enumerate(zip(self.cases, people(self.cases), strict=True)):
+            self._scans.setdefault(person, []).append(place)
+            self._known[_name(case)] = self._known[_image(case)] = person
+
+    def own(self, case: Case) -> tuple[int, ...]:
+        """Return the places among the scans of those that are of a case's person."""
+        persons = {self._known[key] for key in (_name(case), _image(case)) if key in self._known}
+        return tuple(sorted(place for person in persons for place in self._scans[person]))
 
 
 def scans_of_others(cases: Sequence[Case]) -> int:
@@ -104,5 +125,13 @@ def leak_free(cases: Sequence[Case]) -> list[Case]:
     kept: dict[tuple[str, str, Path], Case] = {}
     for case, person in zip(cases, whose, strict=True):
         if owner[person] == case.split:
-            kept.setdefault((case.dataset, case.subject, case.image), case)
+            kept.setdefault((case.dataset, case.subject, _image(case)), case)
     return list(kept.values())
+
+
+def _name(case: Case) -> Hashable:
+    return "" if case.named_across else case.dataset, case.subject
+
+
+def _image(case: Case) -> Path:
+    return Path(os.path.realpath(case.image))

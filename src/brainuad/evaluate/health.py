@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from brainuad.data.cohort import Case
-from brainuad.data.leaks import people, scans_of_others
+from brainuad.data.leaks import People, people, scans_of_others
 from brainuad.errors import InputError
 from brainuad.evaluate.progress import key_of
 from brainuad.evaluate.ranks import Ranks
-from brainuad.evaluate.scorer import CASE_ERRORS, MIN_OTHERS, Scorer, own_scans
+from brainuad.evaluate.scorer import CASE_ERRORS, MIN_OTHERS, Scorer
 from brainuad.scoring.atlas import HealthyStatistics, base_of
 
 FILE = "health.safetensors"
@@ -37,14 +37,11 @@ class Health:
         carried = scorer.detector.health.fingerprint if scorer.detector.health else ""
         scans = [(case.dataset, case.subject, scorer.load.content(case)) for case in self.cases]
         self.key = key_of(key, scans, people(self.cases), carried)
-        self._of_case: dict[Case, str] = {}
+        self._people = People(self.cases)
 
     def key_for(self, case: Case) -> str:
         """Return a key that changes with whatever could change what a case is compared with."""
-        if case not in self._of_case:
-            own = [self.cases.index(scan) for scan in own_scans(case, self.cases)]
-            self._of_case[case] = key_of(self.key, own)
-        return self._of_case[case]
+        return key_of(self.key, self._people.own(case))
 
     def know(self, names: Sequence[str]) -> None:
         """Have the statistics ready if any of ``names`` needs them.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from brainuad.data.cohort import Case
-from brainuad.data.leaks import people, scans_of_others
+from brainuad.data.leaks import People, scans_of_others
 from brainuad.data.loading import PreparedCase
 from brainuad.detector import Detector
+from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.evaluate.cache import Reconstructor
 from brainuad.evaluate.loader import Loader
@@ -75,6 +76,7 @@ class Scorer:
     def __post_init__(self) -> None:
         self.load = Loader(self.detector.data_config)
         self.reconstruct = self.reconstructor or Reconstructor(self.detector)
+        self._people = People(self.healthy)
 
     def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
         """Return a case's final maps.
@@ -84,7 +86,12 @@ class Scorer:
         Raises:
             InputError: A file cannot be used.
             ValueError: The reconstruction is not finite, or too few healthy scans are left to compare with.
+            DeviceError: The device does not work any more.
         """
+        with device_told_from_scan(self.detector.device):
+            return self._score(case, names)
+
+    def _score(self, case: Case, names: Iterable[str]) -> ScoredCase:
         bases = {name: base_of(name) for name in names}
         compared = self._compare(case, [base or name for name, base in bases.items()])
         relative = [base for base in bases.values() if base is not None]
@@ -93,7 +100,7 @@ class Scorer:
             if not relative
             else [
                 compared if other == case else self._compare(other, relative)
-                for other in own_scans(case, self.healthy)
+                for other in self.own_scans(case)
             ]
         )
         mask = compared.prepared.mask
@@ -123,7 +130,8 @@ class Scorer:
         used = []
         for case in self.load.in_turn(cases):
             try:
-                compared = self._compare(case, bases)
+                with device_told_from_scan(self.detector.device):
+                    compared = self._compare(case, bases)
             except CASE_ERRORS:
                 continue  # it will fail again, and be reported, when it is scored
             statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
@@ -132,6 +140,12 @@ class Scorer:
             report(case)
         if scans_of_others(used) >= MIN_OTHERS:
             self.statistics, self.healthy = statistics, used
+
+    def own_scans(self, case: Case) -> list[Case]:
+        """Return the healthy scans of a case's own person, itself among them where it is one."""
+        if self._people.cases != self.healthy:
+            self._people = People(self.healthy)
+        return [self.healthy[place] for place in self._people.own(case)]
 
     def _compare(self, case: Case, names: Iterable[str]) -> _Compared:
         prepared = self.load(case)
@@ -142,9 +156,3 @@ class Scorer:
         maps = self.detector.compare(image, stack, mask, wanted)
         maps[IMAGE] = image
         return _Compared(prepared, stack.mean(0), mask, maps)
-
-
-def own_scans(case: Case, healthy: Sequence[Case]) -> list[Case]:
-    """Return the healthy scans of a case's own person, itself among them where it is one."""
-    whose, *of_healthy = people([case, *healthy])
-    return [other for other, person in zip(healthy, of_healthy, strict=True) if person == whose]

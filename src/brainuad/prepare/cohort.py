@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from brainuad.data.raw import RawScan
 from brainuad.errors import InputError
 from brainuad.prepare.layout import place
-from brainuad.prepare.scan import Preparation, Row, prepare_scan
+from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
 
 
@@ -49,13 +49,16 @@ def prepare_cohort(
         could not be prepared, and why), message.
 
     Raises:
-        InputError: A table in ``data_dir`` is somebody else's; or a scan of another modality is there, whose brain mask
-            would be written over.
+        InputError: A table in ``data_dir`` is somebody else's, or a scan lies where its own results would go.
     """
     check_tables(Path(data_dir))
     root = Path(data_dir) / "Data"
-    for scan in scans:
-        _check_modality(scan, root)
+    _check_apart(scans, root)
+    clashes = {scan.subject: fault for scan in scans if (fault := _clash(scan, root))}
+    refused = [failed_row(scan, clashes[scan.subject]) for scan in scans if scan.subject in clashes]
+    for row in refused:
+        report(row)
+    scans = [scan for scan in scans if scan.subject not in clashes]
     rows: list[Row] = []
     # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
     with ProcessPoolExecutor(
@@ -71,15 +74,25 @@ def prepare_cohort(
             raise
         finally:  # an interrupted run leaves its tables too
             write_tables(Path(data_dir), scans, rows)
-    return pd.DataFrame(rows).sort_values(["dataset", "subject"], ignore_index=True)
+    return pd.DataFrame(refused + rows).sort_values(["dataset", "subject"], ignore_index=True)
 
 
-def _check_modality(scan: RawScan, root: Path) -> None:
+def _check_apart(scans: list[RawScan], root: Path) -> None:
+    for scan in scans:
+        results = {(root / place(scan, kind)).resolve() for kind in ("t1", "t2", "mask", "labels", "seg")}
+        for path in (*scan.images.values(), scan.mask, scan.lesion):
+            if path is not None and path.resolve() in results:
+                raise InputError(path, "would be written over", "Choose another output folder")
+
+
+def _clash(scan: RawScan, root: Path) -> str:
+    """Return why a scan cannot be prepared beside what is there; its results there stay, and stay listed."""
     for modality in MANIFESTS:
         there = root / place(scan, modality)
         if modality not in scan.images and there.exists():
             fault = f"is there, and {scan.images[scan.modality]} would write over the brain mask that fits it"
-            raise InputError(there, fault, "Prepare modalities together, or into folders of their own")
+            return f"{there}: {fault}. Prepare a subject's modalities together, or into folders of their own"
+    return ""
 
 
 def _one_thread(jobs: int) -> None:

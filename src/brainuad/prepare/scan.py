@@ -69,12 +69,7 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     """
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
-    row: Row = {
-        "subject": scan.subject,
-        "dataset": scan.dataset,
-        "split": scan.split,
-        "status": "prepared",
-    }
+    row: Row = _named(scan) | {"status": "prepared"}
     left_out: dict[str, str] = {}
     try:
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": _inputs(scan)}
@@ -102,11 +97,19 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
         }
         write_json(sidecar, record)
     except InputError as error:
-        seconds = round(time.perf_counter() - started, 2)
-        return {**row, "status": "failed", "seconds": seconds, "message": str(error)}
+        return failed_row(scan, str(error), time.perf_counter() - started)
     seconds = round(time.perf_counter() - started, 2)
     note = _message(scan, prepared.measured, notes)
     return {**row, "seconds": seconds, **prepared.measured, "left_out": left_out, "message": note}
+
+
+def failed_row(scan: RawScan, message: str, seconds: float = 0.0) -> Row:
+    """Return the row of a subject that could not be prepared."""
+    return _named(scan) | {"status": "failed", "seconds": round(seconds, 2), "message": message}
+
+
+def _named(scan: RawScan) -> Row:
+    return {"subject": scan.subject, "dataset": scan.dataset, "split": scan.split}
 
 
 def _inputs(scan: RawScan) -> list[list[str | None]]:
@@ -238,10 +241,13 @@ def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | Non
     if modality != "t1":
         remedy += f", or the T1 scan of the session, or --extractor {PROGRAM}"
     with _blame(scan.images[modality], remedy):
-        if given is None and extractor == PROGRAM and extracted_brain(image) is None:
-            found = image.with_array(hdbet_mask(image))
-            return replace(find_brain(image, found, modality=modality), source=PROGRAM)
-        return find_brain(image, given, modality=modality)
+        if not (given is None and extractor == PROGRAM and extracted_brain(image) is None):
+            return find_brain(image, given, modality=modality)
+    with _blame(
+        scan.images[modality], f"Look at the image and at what {PROGRAM} finds in it, or give a brain mask"
+    ):
+        found = image.with_array(hdbet_mask(image))
+        return replace(find_brain(image, found, modality=modality), source=PROGRAM)
 
 
 def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.ndarray) -> tuple[Volume, float]:

@@ -72,7 +72,7 @@ def score_scan(
     header = scan.header
     record = {
         "scan": {
-            "source": "", "kind": "nifti", "sha256": "",
+            "source": "", "kind": "nifti", "sha256": "", "series": "",
             "shape": [int(size) for size in header.get_data_shape()[:3]],
             "spacing_mm": [round(float(size), 4) for size in header.get_zooms()[:3]],
             "orientation": scan.file_orientation,

@@ -34,10 +34,10 @@ def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None
         raise InputError(source, "no such file or folder", "Check the path")
     stem = _NIFTI.sub("", scan.name)
     subject = _IMAGE.sub("", stem)
-    own = scan.resolve()  # never its own mask, however the paths are written
-    files = [path for path in sorted(source.rglob("*")) if _NIFTI.search(path.name) and path.resolve() != own]
-    same = [path for path in files if _NIFTI.sub("", path.name) == stem]
+    files = [path for path in sorted(source.rglob("*")) if _NIFTI.search(path.name)]
+    same = [path for path in files if _NIFTI.sub("", path.name) == stem and not _is_same(path, scan)]
     found = same or [path for path in files if _belongs(_NIFTI.sub("", path.name), subject)]
+    found = [path for path in found if not _is_same(path, scan)]
     named = [path for path in found if any(word in path.name.lower() for word in words)]
     found = named or found
     if len(found) > 1:
@@ -46,6 +46,11 @@ def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None
             source, f"holds several masks for {scan.name} ({names})", "Keep one, or give the file"
         )
     return found[0] if found else None
+
+
+def _is_same(path: Path, scan: Path) -> bool:
+    """Whether a file is the scan itself, however the paths are written."""
+    return path.resolve() == scan.resolve()
 
 
 def _belongs(stem: str, subject: str) -> bool:

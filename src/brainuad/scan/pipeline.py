@@ -14,6 +14,7 @@ from brainuad.data.extract import Brain, find_brain
 from brainuad.data.frame import resample, resample_map
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
+from brainuad.devices import device_told_from_scan
 from brainuad.scoring import postprocess
 
 
@@ -72,6 +73,7 @@ def map_scan(
     Raises:
         ValueError: The scan or its mask cannot be used.
         InputError: A score needs healthy scans to compare with that the model does not carry.
+        DeviceError: The device does not work any more.
     """
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
@@ -85,10 +87,11 @@ def map_scan(
     lap("brain")
     placed = place_scan(scan, brain.mask, detector.data_config, seed=seed)
     lap("place")
-    reconstructions = detector.reconstruct(placed.image, seed)
-    lap("reconstruct")
-    maps = detector.compare(placed.image, reconstructions, placed.mask, scores)
-    cleaned = {name: postprocess(anomaly, placed.mask).cpu().numpy() for name, anomaly in maps.items()}
-    raw = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
+    with device_told_from_scan(detector.device):
+        reconstructions = detector.reconstruct(placed.image, seed)
+        lap("reconstruct")
+        maps = detector.compare(placed.image, reconstructions, placed.mask, scores)
+        cleaned = {name: postprocess(anomaly, placed.mask).cpu().numpy() for name, anomaly in maps.items()}
+        raw = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
     lap("score")
     return ScanMaps(scan, brain, placed, reconstructions.numpy(), raw, cleaned, seconds)

@@ -152,8 +152,10 @@ class _Work:
         except SCAN_ERRORS as error:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
-            with suppress(OSError):  # no result of before must pass for this run's
-                (self.output / output_paths(scan)["sidecar"]).unlink(missing_ok=True)
+            sidecar = self.output / output_paths(scan)["sidecar"]
+            if _told_of(sidecar) in (None, _identity(scan)):
+                with suppress(OSError):  # no result of before must pass for this run's
+                    sidecar.unlink(missing_ok=True)
             seconds = round(time.perf_counter() - started, 1)
             row: Row = dict.fromkeys(COLUMNS, "")
             row |= {"name": scan.name, "status": "failed", "seconds": seconds, "message": str(error)}
@@ -192,7 +194,7 @@ class _Work:
         about = {
             "name": scan.name,
             "scan": result.record["scan"]
-            | {"source": str(scan.source), "kind": scan.kind, "sha256": hashes[0]},
+            | {"source": str(scan.source), "kind": scan.kind, "sha256": hashes[0], "series": _series(scan)},
             "lesion_mask": str(lesion_path.absolute()) if lesion_path else None,
             "recipe": recipe,
         }
@@ -259,20 +261,35 @@ def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
 def _check_name_free(scan: Scan, output: Path) -> None:
     """Refuse to replace the results of another scan: one of another place and other contents."""
     sidecar = output / output_paths(scan)["sidecar"]
+    told = _told_of(sidecar)
+    if told is None or told == _identity(scan):
+        return
+    if not scan.fault and os.access(scan.source, os.R_OK):
+        try:
+            if _hash(scan) == json.loads(sidecar.read_text(encoding="utf-8"))["scan"]["sha256"]:
+                return  # moved
+        except (InputError, OSError, ValueError, LookupError):
+            return  # what cannot be read is told when its turn comes, and replaces nothing
+    fault = f"has the name {scan.name}, under which {sidecar} tells of {told[0]}"
+    raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
+
+
+def _identity(scan: Scan) -> tuple[str, str]:
+    return str(scan.source), _series(scan)
+
+
+def _series(scan: Scan) -> str:
+    """Return a hash of a DICOM series' UID, which itself may tell of a patient."""
+    return _sha256(scan.series.encode()).hexdigest()[:16] if scan.series else ""
+
+
+def _told_of(sidecar: Path) -> tuple[str, str] | None:
+    """Return which scan a sidecar tells of; None where it is absent, or as good as absent."""
     try:
         known = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
-        source, contents = known["source"], known["sha256"]
-    except (OSError, ValueError, LookupError, TypeError):  # absent, or as good as absent
-        return
-    if (
-        source == str(scan.source)
-        or scan.fault
-        or not os.access(scan.source, os.R_OK)
-        or _hash(scan) == contents
-    ):
-        return
-    fault = f"has the name {scan.name}, under which {sidecar} tells of {source}"
-    raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
+        return str(known["source"]), str(known["series"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _row(record: dict[str, Any]) -> Row:

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
-from brainuad.data.leaks import people
+from brainuad.data.leaks import People, people
 from brainuad.data.loading import PreparedCase, content_key, load_case
 from brainuad.detector import Detector
+from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.evaluate import Reconstructor, Scorer, case_seed
 from brainuad.evaluate.progress import Progress, key_of
-from brainuad.evaluate.scorer import CASE_ERRORS, own_scans
+from brainuad.evaluate.scorer import CASE_ERRORS
 from brainuad.evaluation import threshold_curve
 from brainuad.files import write_json, write_text
 from brainuad.scoring import postprocess, score_maps, ssim_maps
@@ -101,6 +102,9 @@ class Sweep:
     def __post_init__(self) -> None:
         self.intensities: Scorer | None = None
         self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
+        self._contents: dict[Case, str] = {}
+        self._learnt: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._teaching, self._well = People(self.teachers), People(self.healthy)
         self.progress = Progress(self.output / "progress.jsonl")
         self.widths = tuple(self.detector.model_config.sigma_ens)
         self.key = key_of(
@@ -110,9 +114,18 @@ class Sweep:
             self.ensembles,
             asdict(self.ablations),
             self.widths,
-            [(case.dataset, case.subject, _content(case, self.detector)) for case in self.healthy],
+            [(case.dataset, case.subject, self.content(case)) for case in self.healthy],
             people(self.healthy),
         )
+
+    def content(self, case: Case) -> str:
+        """Return a key that changes with a case's files and their place on the grid."""
+        if case not in self._contents:
+            try:
+                self._contents[case] = content_key(case, self.detector.data_config)
+            except InputError as error:
+                self._contents[case] = str(error)
+        return self._contents[case]
 
     def sources(self) -> Iterator[_Source]:
         """Yield the ways to reconstruct, the detector's own first."""
@@ -139,9 +152,11 @@ class Sweep:
         Raises:
             InputError: There is none, or none can be used.
         """
-        own = [] if measured is None else own_scans(measured, self.teachers)
-        teachers = [case for case in self.teachers if case not in own]
-        named = [(case.dataset, case.subject, _content(case, self.detector)) for case in teachers]
+        own = () if measured is None else self._teaching.own(measured)
+        if own in self._learnt:
+            return self._learnt[own]
+        teachers = [case for place, case in enumerate(self.teachers) if place not in own]
+        named = [(case.dataset, case.subject, self.content(case)) for case in teachers]
         key = key_of(self.key, "weights", named)
         stored: dict[str, Any] | None = self.progress.get(key)
         if stored is None:
@@ -158,6 +173,7 @@ class Sweep:
             names = [f"{case.dataset} {case.subject}" for case, _ in used]
             stored = {"weights": learn_weights(values, lesion), "cases": names}
             self.progress.put(key, stored)
+        self._learnt[own] = stored
         return stored
 
     def samples_of(self, case: Case) -> tuple[np.ndarray, np.ndarray] | str:
@@ -165,7 +181,8 @@ class Sweep:
         if case not in self._samples:
             try:
                 prepared = load_case(case, self.detector.data_config)
-                self._samples[case] = self.sample(prepared, next(self.sources()))
+                with device_told_from_scan(self.detector.device):
+                    self._samples[case] = self.sample(prepared, next(self.sources()))
             except CASE_ERRORS as error:
                 self._samples[case] = " ".join(str(error).split())
         return self._samples[case]
@@ -188,16 +205,17 @@ class Sweep:
         """Return a case's rows, from an earlier run where they are known."""
         prepared: PreparedCase | None = None
         rows: list[Row] = []
-        content = _content(case, self.detector)
+        content = self.content(case)
         weights = self.learn(case)["weights"] if LEARNT in self.ensembles else []
-        own = [self.healthy.index(scan) for scan in own_scans(case, self.healthy)]
+        own = self._well.own(case)
         for source in self.sources():
             place = [case.dataset, case.subject, case.split, content, source.name]
             key = key_of(self.key, *place, weights, own)
             found = self.progress.get(key)
             if found is None:
                 prepared = prepared or load_case(case, self.detector.data_config)
-                found = list(self.measure(prepared, source, weights))
+                with device_told_from_scan(self.detector.device):
+                    found = list(self.measure(prepared, source, weights))
                 self.progress.put(key, found)
             rows += found
         return rows
@@ -265,13 +283,6 @@ def _row(prepared: PreparedCase, variant: str, what: tuple[str, str], map: Tenso
         "best_dice": curve.best_dice()[0],
         "chance": float(prepared.lesion[voxels].mean()),
     }
-
-
-def _content(case: Case, detector: Detector) -> str:
-    try:
-        return content_key(case, detector.data_config)
-    except InputError as error:
-        return str(error)
 
 
 def run_sweep(

@@ -28,13 +28,16 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         step, saved_by = int(saved["global_step"]), saved["brainuad"]
-        settings, saved_hash = saved_by["settings"], saved_by["data"]
+        settings, saved_hash = saved_by["settings"], saved_by.get("data")
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
     differing = differing_settings(settings, flat_settings(config))
     if differing:
         fault = f"was trained with other settings ({'; '.join(differing)})"
         raise InputError(path, fault, "Repeat its settings to resume, or start a new run")
+    if saved_hash is None:
+        fault = "is of an older version, which did not note its validation volumes"
+        raise InputError(path, fault, "Start a new run")
     if data_hash != saved_hash:
         raise InputError(
             path, "was trained on other volumes", "Resume with the same data, or start a new run"

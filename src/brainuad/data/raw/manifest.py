@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from brainuad.data.cohort import SPLITS
 from brainuad.data.raw.scan import RawScan
-from brainuad.data.raw.splits import healthy_folds, patient_split
 from brainuad.data.tables import check_file_name, parse_age, parse_label, read_table
 from brainuad.errors import InputError
 
@@ -16,9 +14,9 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
     """A CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
 
     ``mask`` may be empty where the brain is to be found, ``seg`` where there is no lesion mask. Paths are relative to
-    the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". Where no row has a split, the
-    names decide (see :func:`patient_split` and :func:`healthy_folds`). A subject has one brain mask, which fits one
-    modality: T1 and T2 manifests go into folders of their own.
+    the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". Who has no split gets none: a
+    name does not tell which scans are of one person. A subject has one brain mask, which fits one modality: T1 and T2
+    manifests go into folders of their own.
     """
 
     def path(row: dict[str, str], column: str) -> Path | None:
@@ -45,11 +43,4 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
                 split=split, age=parse_age(row.get("age", "")), label=label, modality=modality,
             )
         )  # fmt: skip
-    return scans if any(scan.split for scan in scans) else [_split_by_name(scan) for scan in scans]
-
-
-def _split_by_name(scan: RawScan) -> RawScan:
-    if scan.dataset == "ixi":
-        folds = healthy_folds(scan.dataset, scan.subject)
-        return replace(scan, split=folds[0], folds=folds)
-    return replace(scan, split=patient_split(scan.dataset, scan.subject))
+    return scans
