@@ -20,6 +20,7 @@ from dicom_series import write_series
 from typer.testing import CliRunner
 
 from brainuad.cli import app
+from brainuad.data.atlas import place_scan
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network is most of the time: it runs at one noise level instead of three, and once for the same image."""
+    """The network runs at one noise level instead of three; it and registration run once for the same image."""
     load, reconstruct = Detector.load.__func__, Detector.reconstruct
     known: dict[tuple[bytes, int, int], torch.Tensor] = {}
 
@@ -71,6 +72,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             known[key] = reconstruct(self, image, seed, draws=draws)
         return known[key]
 
+    placed: dict[tuple[bytes, bytes, bytes, int], Any] = {}
+
+    def place_once(scan: Volume, brain: np.ndarray, *args: Any, seed: int) -> Any:
+        key = (scan.array.tobytes(), scan.affine.tobytes(), brain.tobytes(), seed)
+        if key not in placed:
+            placed[key] = place_scan(scan, brain, *args, seed=seed)
+        return placed[key]
+
+    monkeypatch.setattr("brainuad.scan.pipeline.place_scan", place_once)
     monkeypatch.setattr(Detector, "load", classmethod(load_with_one_level))
     monkeypatch.setattr(Detector, "reconstruct", reconstruct_once)
 
