@@ -86,7 +86,13 @@ def _check_apart(scans: list[RawScan], root: Path) -> None:
 
 
 def _clash(scan: RawScan, root: Path) -> str:
-    """Return why a scan cannot be prepared beside what is there; its results there stay, and stay listed."""
+    """Return why a scan cannot be prepared beside what is there; its results there stay, and stay listed.
+
+    The brain mask fits the T1 where there is one. It may be made again, but not from an image that has none there yet.
+    """
+    leading = "t1" if "t1" in scan.images else scan.modality
+    if (root / place(scan, leading)).exists():
+        return ""
     for modality in MANIFESTS:
         there = root / place(scan, modality)
         if modality not in scan.images and there.exists():
