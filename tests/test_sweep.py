@@ -168,7 +168,7 @@ def test_files_are_hashed_once(
         hashed.append(case)
         return original(case, config)
 
-    monkeypatch.setattr("brainuad.sweep.run.content_key", counted)
+    monkeypatch.setattr("brainuad.evaluate.loader.content_key", counted)
     validation = [replace(case, split="val") for case in cases]
     run_sweep(detector, validation, tmp_path, sigmas=[0.5], ensembles=["learnt"], split="val")
     assert sorted(case.subject for case in hashed) == ["s0", "s1", "s2"]

@@ -24,6 +24,7 @@ from brainuad.data.leaks import leak_free
 from brainuad.data.loading import content_key, load_case
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector, known_models, load_model
+from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
@@ -227,7 +228,8 @@ class _Work:
         known = _read_summary(entry)
         if known is not None:
             return known, True
-        made = make()
+        with device_told_from_scan(self.detector.device):
+            made = make()
         with atomic_path(entry) as temporary, temporary.open("wb") as handle:
             np.savez_compressed(handle, allow_pickle=False, **made.to_arrays())
         return made, False

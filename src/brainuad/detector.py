@@ -17,12 +17,7 @@ from torch import Tensor, nn
 
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
-from brainuad.devices import (
-    compile_networks,
-    device_told_from_scan,
-    resolve_device,
-    resolve_precision,
-)
+from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_health, read_model, write_model
 from brainuad.registry import MODELS
@@ -216,16 +211,15 @@ class Detector:
 
         Raises:
             ValueError: ``image`` is not (X, Y, Z), or ``draws`` is not positive.
-            DeviceError: The device does not work any more.
         """
         volume = torch.as_tensor(image, dtype=torch.float32)
         if volume.ndim != 3 or draws < 1:
             raise ValueError(f"expected (X, Y, Z) and draws > 0, got {tuple(volume.shape)} and {draws}")
         generator = torch.Generator().manual_seed(seed)
         reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with torch.inference_mode(), reduced, device_told_from_scan(self.device):
+        with torch.inference_mode(), reduced:
             stack = [self._reconstruct_once(volume, generator) for _ in range(draws)]
-            return torch.stack(stack).float().cpu()
+        return torch.stack(stack).float().cpu()
 
     def _reconstruct_once(self, volume: Tensor, generator: torch.Generator) -> Tensor:
         model: Any = self.model

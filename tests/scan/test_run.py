@@ -16,7 +16,7 @@ import pytest
 from tiny import CALIBRATION, IMAGE, MASK, tiny_detector
 
 import brainuad.scan.run as run
-from brainuad.data.inputs import Scan, find_scans
+from brainuad.data.inputs import find_scans
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
@@ -225,20 +225,6 @@ def test_a_name_that_is_taken_is_refused(scans, scored, detector, tmp_path):
     assert scored == [0], "the same scan elsewhere is done already"
     score_scans([clash], detector, out, Settings(), overwrite=True)
     assert scored == [0, 1]
-
-
-def test_two_series_of_one_folder_are_two_scans(tmp_path, monkeypatch):
-    one = Scan("study", tmp_path, "dicom", series="1.2.3")
-    told = {"source": str(tmp_path), "series": run._series(one), "sha256": "of one"}
-    assert "1.2.3" not in json.dumps(told)
-    (tmp_path / "study.json").write_text(json.dumps({"scan": told}))
-    run._check_name_free(one, tmp_path)
-    other = replace(one, series="1.2.4")
-    monkeypatch.setattr(run, "_hash", lambda scan: "of another")
-    with pytest.raises(InputError, match="has the name study, under which"):
-        run._check_name_free(other, tmp_path)
-    monkeypatch.setattr(run, "_hash", lambda scan: "of one")
-    run._check_name_free(other, tmp_path)
 
 
 def test_rows_of_other_runs_stay(scans, scored, detector, tmp_path):

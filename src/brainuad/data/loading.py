@@ -281,7 +281,7 @@ def _used_grid(
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
     frame = BrainFrame((x, y, z), config.rescaleFactor)
     brain = mask.array > 0.5
-    off = off_centre(mask)
+    off = off_centre(brain, mask.affine)
     if off > MAX_OFF_CENTRE_MM:
         raise ValueError(
             f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, "
@@ -294,13 +294,13 @@ def _used_grid(
     return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
 
 
-def off_centre(mask: Volume) -> float:
-    """Return how far a brain's centre of mass lies from the atlas brain's centre, in mm.
+def off_centre(brain: np.ndarray, affine: np.ndarray) -> float:
+    """Return how far the centre of mass of an ``(X, Y, Z)`` bool brain lies from the atlas brain's centre, in mm.
 
     Raises:
         ValueError: The mask is empty.
     """
-    centre = mask.affine @ [*_centre(mask.array > 0.5), 1]
+    centre = affine @ [*_centre(brain), 1]
     return float(np.linalg.norm(centre[:3] - ATLAS_CENTRE))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainuad.evaluate.protocol import ANY, BASELINES, KNOWS, MODEL, VALIDATION, healthy_name
+from brainuad.evaluate.protocol import ANY, BASELINES, KNOWS, MODEL
+from brainuad.evaluate.strata import Subjects, strata
 from brainuad.evaluate.tables import FAILED, Pools, Subject, wide
 from brainuad.evaluation import (
     CONTRAST_CLASSES,
@@ -23,7 +24,6 @@ from brainuad.evaluation import (
     paired_difference,
     paired_permutation_test,
     scan_auroc,
-    size_class,
     summarise,
 )
 
@@ -34,21 +34,10 @@ COUNTS = {"true_positives", "false_positives", "true_negatives", "false_negative
 FAILED_AS_0 = ("average_precision", "dice", "best_dice", "recall", "lesion_sensitivity", "lesion_f1")
 CLASSES = {"by_size": SIZE_CLASSES, "by_contrast": CONTRAST_CLASSES}
 COUNTED = ("lesions", "lesions_found", "components", "components_confirmed")
-STRATA_MEASURES = (
-    "average_precision",
-    "chance",
-    "best_dice",
-    f"dice@{VALIDATION}",
-    f"dice@{healthy_name(0.01)}",
-)
-AGE_EDGES = (40, 60)
-AGE_CLASSES = ("< 40 years", "40-60 years", "> 60 years")
-MOST_LEVELS = 8  # a column with more values than this, or than half its scans, is no stratum
 SCAN_WARNING = (
     "Healthy and lesion scans may differ in scanner, site or age: "
     "scan-wise AUROC may measure that rather than lesions"
 )
-Subjects = Mapping[tuple[str, str, str], Subject]
 
 
 def summarise_all(
@@ -303,34 +292,6 @@ def comparisons(test: pd.DataFrame, scores: Sequence[str], subjects: Subjects) -
             row["p_holm"] = adjusted
         found[str(dataset)] = {"best": best, "measure": "average_precision", "against": tested}
     return found
-
-
-def strata(test: pd.DataFrame, subjects: Subjects, lesion_ml: Mapping[tuple[str, str], float]) -> list[Row]:
-    """Return means of the main measures by site, age, lesion volume and whatever the manifest tells of few values."""
-    rows: list[Row] = []
-    measures = [name for name in STRATA_MEASURES if name in test]
-    for dataset, group in test.groupby("set", sort=False):
-        levels: dict[str, dict[str, str]] = defaultdict(dict)
-        for case in dict.fromkeys(group["case"]):
-            subject = subjects[str(dataset), "test", case]
-            of_case = dict(subject.extra)
-            if subject.age is not None:
-                of_case["age"] = AGE_CLASSES[int(np.digitize(subject.age, AGE_EDGES))]
-            if (str(dataset), case) in lesion_ml:
-                of_case["lesion volume"] = SIZE_CLASSES[int(size_class(lesion_ml[str(dataset), case]))]
-            for column, level in of_case.items():
-                levels[column][case] = level
-        for column, of_cases in levels.items():
-            if not 2 <= len(set(of_cases.values())) <= min(MOST_LEVELS, len(of_cases) / 2):
-                continue
-            for (score, level), part in group.groupby(["score", group["case"].map(of_cases)], sort=False):
-                people = [subjects[str(dataset), "test", case].name for case in part["case"]]
-                for measure in measures:
-                    figures = summarise(by_subject(people, part[measure].tolist()).values())
-                    if figures.n:
-                        place = {"set": dataset, "stratum": column, "level": level, "score": score}
-                        rows.append({**place, "measure": measure, **vars(figures)})
-    return rows
 
 
 def curves(pools: Pools, points: int = 200) -> Row:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from brainuad.files import sha256, write_json, write_text
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
+from brainuad.scan.identity import check_name_free, hash_of, may_replace, series_hash
 from brainuad.scan.masks import mask_for
 from brainuad.scan.result import ScoreResult, write_result
 
@@ -97,7 +97,7 @@ def score_scans(
             raise InputError(mask, f"is one mask for {len(scans)} scans", "Give a folder of masks")
     if not overwrite:
         for scan in scans:
-            _check_name_free(scan, output)
+            check_name_free(scan, output)
     detector.check_score(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
@@ -153,7 +153,7 @@ class _Work:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
             sidecar = self.output / output_paths(scan)["sidecar"]
-            if _told_of(sidecar) in (None, _identity(scan)):
+            if may_replace(scan, sidecar):
                 with suppress(OSError):  # no result of before must pass for this run's
                     sidecar.unlink(missing_ok=True)
             seconds = round(time.perf_counter() - started, 1)
@@ -173,7 +173,7 @@ class _Work:
             remedy = "Name masks after their scans, or leave out the masks"
             raise InputError(settings.brain_mask, f"holds no brain mask for {scan.source.name}", remedy)
         lesion_path = self.mask(scan, settings.lesion_mask, ("lesion", "seg"))
-        hashes = [_hash(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
+        hashes = [hash_of(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
         recipe = self.recipe(hashes)
         if not self.overwrite and (known := _finished(sidecar, recipe)) is not None:
             return known, True
@@ -194,7 +194,12 @@ class _Work:
         about = {
             "name": scan.name,
             "scan": result.record["scan"]
-            | {"source": str(scan.source), "kind": scan.kind, "sha256": hashes[0], "series": _series(scan)},
+            | {
+                "source": str(scan.source),
+                "kind": scan.kind,
+                "sha256": hashes[0],
+                "series": series_hash(scan),
+            },
             "lesion_mask": str(lesion_path.absolute()) if lesion_path else None,
             "recipe": recipe,
         }
@@ -238,16 +243,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
 
 
-def _hash(scan: Scan) -> str:
-    """Return a hash of a scan's file, or of the files of its DICOM series in whatever order."""
-    if scan.kind != "dicom":
-        return sha256(scan.source)
-    from brainuad.data.dicom.volume import find_series
-
-    parts = find_series(scan.source, scan.series).slices
-    return _sha256("".join(sorted(sha256(part.path) for part in parts)).encode()).hexdigest()
-
-
 def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
     """Return what a scan's sidecar holds if the scan was scored by this recipe and its files are there."""
     try:
@@ -255,40 +250,6 @@ def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
         complete = all((sidecar.parent / name).is_file() for name in known["outputs"].values())
         return known if known["recipe"] == recipe and complete else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or as good as absent
-        return None
-
-
-def _check_name_free(scan: Scan, output: Path) -> None:
-    """Refuse to replace the results of another scan: one of another place and other contents."""
-    sidecar = output / output_paths(scan)["sidecar"]
-    told = _told_of(sidecar)
-    if told is None or told == _identity(scan):
-        return
-    if not scan.fault and os.access(scan.source, os.R_OK):
-        try:
-            if _hash(scan) == json.loads(sidecar.read_text(encoding="utf-8"))["scan"]["sha256"]:
-                return  # moved
-        except (InputError, OSError, ValueError, LookupError):
-            return  # what cannot be read is told when its turn comes, and replaces nothing
-    fault = f"has the name {scan.name}, under which {sidecar} tells of {told[0]}"
-    raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
-
-
-def _identity(scan: Scan) -> tuple[str, str]:
-    return str(scan.source), _series(scan)
-
-
-def _series(scan: Scan) -> str:
-    """Return a hash of a DICOM series' UID, which itself may tell of a patient."""
-    return _sha256(scan.series.encode()).hexdigest()[:16] if scan.series else ""
-
-
-def _told_of(sidecar: Path) -> tuple[str, str] | None:
-    """Return which scan a sidecar tells of; None where it is absent, or as good as absent."""
-    try:
-        known = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
-        return str(known["source"]), str(known["series"])
-    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

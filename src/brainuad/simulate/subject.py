@@ -151,7 +151,7 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     for path, other in ((case.mask, mask), (labels, parcellation)):
         if not on_same_grid(other, image):
             raise InputError(path, "lies on another grid than its image", f"Resample it onto {case.image}")
-    if (off := off_centre(mask)) > MAX_OFF_CENTRE_MM:
+    if (off := off_centre(mask.array > 0.5, mask.affine)) > MAX_OFF_CENTRE_MM:
         fault = f"lies {off:.0f} mm from the atlas brain, and lesions are placed in atlas space"
         raise InputError(case.image, fault, "Run `brainuad prepare` first")
     try:

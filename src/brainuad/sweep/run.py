@@ -6,28 +6,27 @@ width, ensemble and kind of post-processing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, people
-from brainuad.data.loading import PreparedCase, content_key, load_case
+from brainuad.data.loading import PreparedCase
 from brainuad.detector import Detector
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.evaluate import Reconstructor, Scorer, case_seed
+from brainuad.evaluate.loader import Loader
 from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluate.scorer import CASE_ERRORS
 from brainuad.evaluation import threshold_curve
-from brainuad.files import write_json, write_text
 from brainuad.scoring import postprocess, score_maps, ssim_maps
 from brainuad.scoring.atlas import INTENSITY_ATLAS
 from brainuad.scoring.ensembles import LEARNT, ensemble, learn_weights, slicewise_ssim_maps
@@ -102,7 +101,7 @@ class Sweep:
     def __post_init__(self) -> None:
         self.intensities: Scorer | None = None
         self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
-        self._contents: dict[Case, str] = {}
+        self.load = Loader(self.detector.data_config)
         self._learnt: dict[tuple[int, ...], dict[str, Any]] = {}
         self._teaching, self._well = People(self.teachers), People(self.healthy)
         self.progress = Progress(self.output / "progress.jsonl")
@@ -114,18 +113,9 @@ class Sweep:
             self.ensembles,
             asdict(self.ablations),
             self.widths,
-            [(case.dataset, case.subject, self.content(case)) for case in self.healthy],
+            [(case.dataset, case.subject, self.load.content(case)) for case in self.healthy],
             people(self.healthy),
         )
-
-    def content(self, case: Case) -> str:
-        """Return a key that changes with a case's files and their place on the grid."""
-        if case not in self._contents:
-            try:
-                self._contents[case] = content_key(case, self.detector.data_config)
-            except InputError as error:
-                self._contents[case] = str(error)
-        return self._contents[case]
 
     def sources(self) -> Iterator[_Source]:
         """Yield the ways to reconstruct, the detector's own first."""
@@ -156,7 +146,7 @@ class Sweep:
         if own in self._learnt:
             return self._learnt[own]
         teachers = [case for place, case in enumerate(self.teachers) if place not in own]
-        named = [(case.dataset, case.subject, self.content(case)) for case in teachers]
+        named = [(case.dataset, case.subject, self.load.content(case)) for case in teachers]
         key = key_of(self.key, "weights", named)
         stored: dict[str, Any] | None = self.progress.get(key)
         if stored is None:
@@ -180,7 +170,7 @@ class Sweep:
         """Return what a case teaches, or why it cannot; the weights come from the others then."""
         if case not in self._samples:
             try:
-                prepared = load_case(case, self.detector.data_config)
+                prepared = self.load(case)
                 with device_told_from_scan(self.detector.device):
                     self._samples[case] = self.sample(prepared, next(self.sources()))
             except CASE_ERRORS as error:
@@ -205,7 +195,7 @@ class Sweep:
         """Return a case's rows, from an earlier run where they are known."""
         prepared: PreparedCase | None = None
         rows: list[Row] = []
-        content = self.content(case)
+        content = self.load.content(case)
         weights = self.learn(case)["weights"] if LEARNT in self.ensembles else []
         own = self._well.own(case)
         for source in self.sources():
@@ -213,7 +203,7 @@ class Sweep:
             key = key_of(self.key, *place, weights, own)
             found = self.progress.get(key)
             if found is None:
-                prepared = prepared or load_case(case, self.detector.data_config)
+                prepared = prepared or self.load(case)
                 with device_told_from_scan(self.detector.device):
                     found = list(self.measure(prepared, source, weights))
                 self.progress.put(key, found)
@@ -283,87 +273,3 @@ def _row(prepared: PreparedCase, variant: str, what: tuple[str, str], map: Tenso
         "best_dice": curve.best_dice()[0],
         "chance": float(prepared.lesion[voxels].mean()),
     }
-
-
-def run_sweep(
-    detector: Detector,
-    cases: Sequence[Case],
-    output: str | Path,
-    *,
-    sigmas: Sequence[float],
-    ensembles: Sequence[str] = ("default",),
-    ablations: Ablations = Ablations(),
-    split: str = "test",
-    sets: Sequence[str] | None = None,
-    report: Callable[[Case, str], None] = lambda case, message: None,
-) -> tuple[pd.DataFrame, list[str]]:
-    """Sweep over widths and write ``sweep.csv``, ``summary.csv``, ``summary.md``, ``sweep.png`` and ``sweep.json``.
-
-    Args:
-        detector: The model, on its device.
-        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt", healthy
-            ones what intensities are usual where. Scans of the person who is measured teach nothing.
-        output: Folder of the results; a rerun continues there.
-        sigmas: Widths in voxels.
-        ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
-        ablations: What else to vary.
-        split: "test" or "val".
-        sets: Data sets to sweep, all by default. Validation cases of others still teach.
-        report: Called after each case with it and why it failed, "" where it did not.
-
-    Returns:
-        One row a case and map, and a message for each case that failed.
-
-    Raises:
-        InputError: There is no annotated case, nothing to learn from, or the folder cannot be written to.
-    """
-    from brainuad.sweep.page import draw, page
-
-    annotated = [case for case in cases if case.split == split and case.lesion is not None]
-    chosen = [case for case in annotated if sets is None or case.dataset in sets]
-    if not chosen:
-        raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
-    output = Path(output)
-    healthy = [case for case in cases if case.split == "val" and case.healthy]
-    teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
-    sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy, teachers)
-    learnt = sweep.learn() if LEARNT in ensembles else {"weights": [], "cases": []}
-    rows: list[Row] = []
-    failed: list[str] = []
-    for case in chosen:
-        message = ""
-        try:
-            place = {"set": case.dataset, "case": case.subject, "split": split}
-            rows += [place | row for row in sweep.case_rows(case)]
-        except CASE_ERRORS as error:
-            message = (
-                str(error)
-                if isinstance(error, InputError)
-                else f"{case.image}: {' '.join(str(error).split())}"
-            )
-            failed.append(message)
-        report(case, message)
-    table = pd.DataFrame(rows)
-    if rows:
-        summary, text = page(table, sweep.widths, failed)
-        write_text(output / "sweep.csv", table.to_csv(index=False))
-        write_text(output / "summary.csv", summary.to_csv(index=False))
-        write_text(output / "summary.md", text)
-        draw(summary, output / "sweep.png")
-    about = {
-        "version": __version__,
-        "model": {"name": detector.name, "fingerprint": detector.fingerprint},
-        "settings": asdict(detector.model_config),
-        "sigmas": list(sigmas),
-        "ensembles": list(ensembles),
-        "ablations": asdict(ablations),
-        "split": split,
-        "learnt": {
-            "weights": dict(zip(map(str, sweep.widths), learnt["weights"], strict=False)),
-            "on": learnt["cases"],
-            "without": "scans of the person who is measured",
-        },
-        "failed": failed,
-    }
-    write_json(output / "sweep.json", about)
-    return table, failed
