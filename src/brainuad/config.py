@@ -7,12 +7,16 @@ the setting, so that its commands and overrides work unchanged; that is why some
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from brainuad.errors import InputError
+
+_TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}):(\d{2})")
 SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
 
 
@@ -37,6 +41,10 @@ class ModelConfig:
         shared_noise: Repeat one noise field over the whole batch and every slice, as the release does.
         loss: "l1" or "l2", on the predicted clean image.
         sigma_ens: Gaussian widths of the SSIM ensemble, in voxels.
+        neighbours: Axial slices on each side that a restoration model sees.
+        inverted: Share of its training slabs in which dark tissue may become bright.
+        families: Of its synthetic anomalies; all by default.
+        severities: At which it restores a scan; the mean is taken.
     """
 
     name: str = "ddpm"
@@ -55,6 +63,10 @@ class ModelConfig:
     shared_noise: bool = False
     loss: str = "l1"
     sigma_ens: tuple[float, ...] = SSIM_SIGMAS
+    neighbours: int = 2
+    inverted: float = 0.0
+    families: tuple[str, ...] = ()
+    severities: tuple[float, ...] = (0.3, 0.7)
 
 
 @dataclass
@@ -69,7 +81,7 @@ class DataConfig:
             affine on the fixed atlas grid.
         smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
         aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
-        batch_size: Slices a step.
+        batch_size: Slices a step, each of another volume. If there are fewer volumes, an epoch is one step.
         num_workers: Processes that prepare volumes.
         sample_set: Use only the first few subjects of every split, to try things out.
         lr: Learning rate.
@@ -114,6 +126,10 @@ class TrainerConfig:
     Attributes:
         max_epochs: Epochs; one random slice of every training volume an epoch.
         max_steps: Optimiser steps after which training ends early (-1: no limit).
+        max_time: Time after which training ends, HH:MM:SS or DD:HH:MM:SS, in place of ``max_epochs`` and ``max_steps``;
+            empty for no limit. Compiling and the last validation count. The learning rate falls to zero, the moving
+            average reaches back and the noise levels narrow by the share of it that is used. A resumed run gets so
+            much on top.
         accelerator: "auto", "cpu", "gpu" or "mps".
         devices: Devices a node.
         num_nodes: Nodes.
@@ -131,6 +147,7 @@ class TrainerConfig:
 
     max_epochs: int = 1600
     max_steps: int = -1
+    max_time: str = ""
     accelerator: str = "auto"
     devices: Any = 1
     num_nodes: int = 1
@@ -226,6 +243,7 @@ FREE_ON_RESUME = (
     "logger.",
     "trainer.max_epochs",
     "trainer.max_steps",
+    "trainer.max_time",
     "trainer.check_val_every_n_epoch",
     "trainer.accelerator",
     "trainer.devices",
@@ -263,3 +281,17 @@ def differing_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> lis
         for key in sorted(saved.keys() | here.keys())
         if saved.get(key) != here.get(key) and not key.startswith(FREE_ON_RESUME)
     ]
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds of "HH:MM:SS" or "DD:HH:MM:SS".
+
+    Raises:
+        InputError: It is written in another way, or is no time at all.
+    """
+    match = _TIME.fullmatch(text.strip())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+    total = 86400.0 * days + 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise InputError("trainer.max_time", f"{text!r} is no time", "Write HH:MM:SS, such as 00:08:30")
+    return total

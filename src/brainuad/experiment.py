@@ -137,9 +137,10 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
     settings = {fold: with_saved_settings(config, model, typed) for fold, model in models.items()}
     cohorts = {fold: fold_cases(config, fold) for fold in folds}
     failed = 0
+    longer = trains_longer(config, [folder / f"fold{fold}" for fold in folds])
     for fold, cases in cohorts.items():
         fold_folder = folder / f"fold{fold}"
-        model = models.get(fold) or train_fold(config, cases, fold_folder, fold)
+        model = models.get(fold) or train_fold(config, cases, fold_folder, fold, longer=longer)
         if model is None:
             return 0
         failed += evaluate_fold(settings.get(fold, config), model, cases, fold_folder)
@@ -221,8 +222,26 @@ def healthy(cases: Sequence[Case], split: str) -> list[Case]:
     return [case for case in cases if case.split == split and case.healthy and case.dataset in datasets]
 
 
-def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int) -> Path | None:
+def trains_longer(config: ExperimentConfig, folders: Sequence[Path]) -> bool:
+    """Whether to go on with trainings that are complete: those by the clock, when there is no other left to resume."""
+    if not (config.resume and config.trainer.max_time) or config.onlyEval:
+        return False
+    from brainuad.train import is_complete
+
+    return all(is_complete(config, folder) for folder in folders)
+
+
+def train_fold(
+    config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int, *, longer: bool = False
+) -> Path | None:
     """Train one model, unless it is complete already, and return its folder.
+
+    Args:
+        config: The experiment.
+        cases: Of the fold.
+        folder: Where it goes.
+        fold: Its number.
+        longer: Go on even if it is complete.
 
     Returns:
         The exported model's folder; None in a helper process of training on several devices.
@@ -232,7 +251,7 @@ def train_fold(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fo
     """
     from brainuad.train import fit, is_complete, is_main_process
 
-    if config.resume and is_complete(config, folder):
+    if config.resume and is_complete(config, folder) and not longer:
         logger.info("%s is trained", folder)
         return folder / "model"
     if folder.exists() and not config.resume and is_main_process():

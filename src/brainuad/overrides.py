@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import brainuad.models  # noqa: F401  (registers them)
-from brainuad.config import ExperimentConfig
+from brainuad.config import ExperimentConfig, parse_time
 from brainuad.data.cohort import PATHOLOGY_SETS
 from brainuad.errors import InputError
 from brainuad.registry import MODELS
@@ -191,6 +191,8 @@ def check_settings(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(known)}")
+    if trainer.max_time:
+        parse_time(trainer.max_time)
     for name, number, least in (
         ("datamodule.cfg.batch_size", data.batch_size, 1),
         ("datamodule.cfg.smoothing_iterations", data.smoothing_iterations, 0),

@@ -31,6 +31,12 @@ class Spy(nn.Module):
         return x if self.answer is None else self.answer.expand_as(x)
 
 
+def loss_of(model, images, generator, **draws):
+    """The loss of a training step, with given numbers in place of drawn ones."""
+    drawn = draws or model.draw(len(images), tuple(images.shape[2:]), generator)
+    return model.loss(images, torch.ones_like(images, dtype=torch.bool), drawn)
+
+
 @pytest.fixture
 def model(tiny, randomise):
     """Return a maker of small models whose weights are not those of a new network."""
@@ -99,14 +105,14 @@ def test_the_model_is_registered():
 def test_loss_compares_with_the_clean_slice_on_the_inner_scale(spied, loss, expected):
     model = spied(answer=torch.tensor(0.1), loss=loss)
     images = torch.full((2, 1, 8, 8), 0.25)  # -0.5 on the inner scale
-    assert model.loss(images, generator()).item() == pytest.approx(expected, rel=1e-5)
+    assert loss_of(model, images, generator()).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_loss_uses_given_timesteps_and_noise(spied):
     model = spied()
     images, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     t = torch.tensor([10, 700])
-    model.loss(images, None, timesteps=t, noise=noise)
+    loss_of(model, images, None, timesteps=t, noise=noise)
     seen, seen_t = model.unet.calls[0]
     assert torch.equal(seen_t, t)
     torch.testing.assert_close(seen, model.q_sample(2 * images - 1, t, noise))
@@ -114,18 +120,42 @@ def test_loss_uses_given_timesteps_and_noise(spied):
 
 def test_timesteps_are_uniform_over_their_range(spied):
     model = spied(train_timesteps=(200, 210), noisetype="gaussian")
-    model.loss(torch.rand(2000, 1, 1, 1), generator())
+    loss_of(model, torch.rand(2000, 1, 1, 1), generator())
     counts = torch.bincount(model.unet.calls[0][1], minlength=210)
     assert counts[:200].sum() == 0
     assert counts[200:].sum() == 2000
     assert counts[200:].min() > 140  # 200 expected, standard deviation 13
 
 
+def test_simplex_noise_is_drawn_as_tables_and_laid_out_with_the_slices(spied):
+    model, images = spied(), torch.rand(3, 1, 8, 12)
+    drawn = model.draw(3, (8, 12), generator(2))
+    assert drawn["noise"].shape == (3, 256)
+    loss_of(model, images, None, **drawn)
+    source = generator(2)
+    t = torch.randint(0, 1000, (3,), generator=source)
+    noise = simplex_noise((3, 1, 8, 12), generator=source)
+    assert torch.equal(drawn["timesteps"], t)
+    torch.testing.assert_close(model.unet.calls[0][0], model.q_sample(2 * images - 1, t, noise))
+
+
+def test_shared_noise_is_one_field(spied):
+    drawn = spied(shared_noise=True).draw(4, (8, 8), generator())
+    assert all(torch.equal(table, drawn["noise"][0]) for table in drawn["noise"])
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 100, 900), (0.5, 250, 750), (1.0, 400, 600)])
+def test_training_by_the_clock_narrows_to_the_levels_of_reconstruction(spied, share, low, high):
+    model = spied(train_timesteps=(100, 900), test_timesteps=500, noisetype="gaussian")
+    drawn = model.draw(20000, (1, 1), generator(), share=share)["timesteps"]
+    assert (drawn.min(), drawn.max()) == (low, high - 1)
+
+
 def test_loss_is_a_function_of_the_seed(model):
     made, images = model(), torch.rand(3, 1, 16, 16)
-    first = made.loss(images, generator(3))
-    assert torch.equal(first, made.loss(images, generator(3)))
-    assert not torch.equal(first, made.loss(images, generator(4)))
+    first = loss_of(made, images, generator(3))
+    assert torch.equal(first, loss_of(made, images, generator(3)))
+    assert not torch.equal(first, loss_of(made, images, generator(4)))
 
 
 def test_training_lowers_the_loss(tiny):
@@ -137,7 +167,7 @@ def test_training_lowers_the_loss(tiny):
     losses = []
     for step in range(40):
         optimiser.zero_grad()
-        loss = made.loss(images, generator(step))
+        loss = loss_of(made, images, generator(step))
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -275,9 +305,10 @@ def test_unusable_settings_are_named(tiny, changes, name):
 
 def test_wrong_shapes_are_named(spied):
     model = spied()
-    for call in (model.loss, model.reconstruct):
+    images = torch.rand(8, 8, 3)
+    for call in (lambda: model.loss(images, images > 0, {}), lambda: model.reconstruct(images, generator())):
         with pytest.raises(ValueError, match=r"got shape \(8, 8, 3\)"):
-            call(torch.rand(8, 8, 3), generator())
+            call()
     with pytest.raises(ValueError, match=r"got shape \(1, 8, 8, 3\)"):
         model.reconstruct_volume(torch.rand(1, 8, 8, 3), generator())
 

@@ -54,10 +54,10 @@ def test_training_batch_depends_on_seed_and_step_only(
     first, second = (attached(tiny(), train_volumes, val_volumes) for _ in range(2))
     second.training_batch(0)
     torch.rand(1)
-    assert torch.equal(first.training_batch(5).images, second.training_batch(5).images)
-    assert not torch.equal(first.training_batch(3).images, second.training_batch(0).images)
+    assert torch.equal(first.training_batch(5)[0], second.training_batch(5)[0])
+    assert not torch.equal(first.training_batch(3)[0], second.training_batch(0)[0])
     other = attached(tiny(seed=1), train_volumes, val_volumes)
-    assert not torch.equal(first.training_batch(0).images, other.training_batch(0).images)
+    assert not torch.equal(first.training_batch(0)[0], other.training_batch(0)[0])
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -76,8 +76,8 @@ def test_devices_share_the_batch_of_a_step(
             module._trainer = SimpleNamespace(world_size=devices, global_rank=rank, global_step=step)
             shares.append(module.training_batch(step))
             losses.append(module.training_step(0, 0))
-        counted = [share.images for share in shares if share.weight]
-        assert torch.equal(torch.cat(counted), alone.images)
+        counted = [images for images, _, _, weight in shares if weight]
+        torch.testing.assert_close(torch.cat(counted), alone[0])  # sums of other lengths may round otherwise
         torch.testing.assert_close(torch.stack(losses).mean(), loss)
 
 
@@ -87,7 +87,12 @@ def test_every_epoch_is_a_permutation(volumes: int, batch_size: int, epoch: int,
     batches = -(-volumes // batch_size)
     steps = range(epoch * batches, (epoch + 1) * batches)
     drawn = torch.cat([batch_indices(volumes, batch_size, batches, seed, step) for step in steps])
-    assert sorted(drawn.tolist()) == list(range(volumes))
+    if batch_size <= volumes:
+        assert sorted(drawn.tolist()) == list(range(volumes))
+    else:  # one step, that takes every volume equally often, but for the last permutation
+        counts = torch.bincount(drawn, minlength=volumes)
+        assert counts.sum() == batch_size
+        assert counts.max() - counts.min() <= 1
 
 
 def test_generators_are_pure_and_independent() -> None:

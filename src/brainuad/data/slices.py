@@ -1,43 +1,22 @@
-"""Training volumes as one tensor on any device, slices drawn from them, and intensity augmentation.
-
-The augmentation is TorchIO's: gamma, bias field, blur and ghosting with that library's default ranges, in
-that order, on the *volume*. Only one axial slice of the result is needed, and it can be had without the rest:
-gamma and bias field act voxel by voxel, and blur and ghosting are linear maps along one axis at a time. So
-with the row ``w`` of the maps along z that belongs to the wanted slice, and the products ``A`` and ``B`` of
-the maps along x and y,
-
-    slice = A (sum_z w[z] * pointwise(volume)[:, :, z]) B^T
-
-which equals transforming the whole volume and slicing it, at a small fraction of the work. A batch is made at
-once: the contributing axial slices of all its volumes are gathered, each sum over z is one row of a matrix
-product over all of them, and ``A`` and ``B`` are stacked. So an accelerator gets few calls, whatever was drawn.
-"""
+"""Training volumes as one tensor on any device, and the slices drawn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from brainuad.devices import upload
-
-GAMMA_PROBABILITY, BIAS_PROBABILITY, BLUR_PROBABILITY, GHOSTING_PROBABILITY = 0.5, 0.25, 0.25, 0.5
-LOG_GAMMA_LIMIT = 0.3
-BIAS_ORDER, BIAS_LIMIT = 3, 0.5
-BLUR_STD_LIMIT = 2.0
-GHOST_RANGE, GHOST_INTENSITY_RANGE = (4, 10), (0.5, 1.0)
-# (a, b, c) of every monomial x^a y^b z^c of the bias field, in TorchIO's order of coefficients
-BIAS_POWERS = tuple(
-    (a, b, c)
-    for a in range(BIAS_ORDER + 1)
-    for b in range(BIAS_ORDER + 1 - a)
-    for c in range(BIAS_ORDER + 1 - a - b)
+from brainuad.data.augmentation import (
+    augmented_slices,
+    dense_augmented_slices,
+    draw_uniform,
+    parameters_of,
 )
-NEGLIGIBLE_WEIGHT = 1e-7
+from brainuad.devices import upload
 
 
 @dataclass(frozen=True)
@@ -112,236 +91,68 @@ def draw_slice_indices(volumes: TrainingVolumes, indices: Tensor, generator: tor
     return (brain.cumsum(dim=1) > rank[:, None]).int().argmax(dim=1)
 
 
-def take_slices(volumes: TrainingVolumes, indices: Tensor, slices: Tensor) -> Tensor:
-    """Return axial slice ``slices[i]`` of volume ``indices[i]``: (B, 1, X, Y), on the volumes' device."""
-    indices, slices = (upload(numbers, volumes.images.device) for numbers in (indices, slices))
-    return volumes.images[indices, :, :, slices][:, None]
+def take_slabs(volumes: Tensor, indices: Tensor, slices: Tensor, neighbours: int = 0) -> Tensor:
+    """Return axial slices ``slices[i]`` of volumes ``indices[i]`` with their neighbours.
+
+    Args:
+        volumes: (N, X, Y, Z), images or masks.
+        indices: (B,) int64 volume numbers, on the volumes' device.
+        slices: (B,) int64 z indices, there too.
+        neighbours: Slices on each side; beyond the grid the outermost one is repeated.
+
+    Returns:
+        (B, 2 * neighbours + 1, X, Y).
+    """
+    beside = torch.arange(-neighbours, neighbours + 1, device=volumes.device)
+    slabs = (slices[:, None] + beside).clamp(0, volumes.shape[3] - 1)
+    return volumes[indices[:, None], :, :, slabs]
 
 
-def sample_slices(
-    volumes: TrainingVolumes,
-    indices: Tensor,
-    generator: torch.Generator,
-    *,
-    augment: bool,
-    share: slice = slice(None),
-) -> Tensor:
-    """Draw one axial slice of every indexed volume: a training batch.
+def draw_batch(
+    volumes: TrainingVolumes, indices: Tensor, generator: torch.Generator, *, augment: bool
+) -> dict[str, Tensor]:
+    """Draw one axial slice of every indexed volume and how it is augmented.
 
     Args:
         volumes: What to draw from.
-        indices: (B,) int64 volume numbers.
-        generator: Source of every draw; the batch is a function of its state (see ``draw_slice_indices``).
-        augment: Transform the volumes by TorchIO's random gamma (probability 0.5), bias field (0.25), blur
-            (0.25) and ghosting (0.5) before slicing. The result is not clamped, as there.
-        share: Rows of the batch to return: devices that divide a batch see what one device would see.
-
-    Returns:
-        (B, 1, X, Y) float32, in about [0, 1], on the volumes' device; fewer rows with a ``share``.
-    """
-    slices = draw_slice_indices(volumes, indices, generator)
-    if not augment:
-        return take_slices(volumes, indices[share], slices[share])
-    drawn = draw_augmentations(len(indices), generator)[share]
-    return augmented_slices(volumes.images, indices[share].cpu(), slices[share], drawn)[:, None]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Parameters of one augmented volume; the defaults change nothing.
-
-    Attributes:
-        gamma: Exponent of the intensities.
-        bias: Coefficients of the bias field's monomials ``BIAS_POWERS``, or none.
-        blur_std: Standard deviation of the Gaussian along x, y, z in voxels.
-        num_ghosts: Every ``num_ghosts``-th plane of k-space is weakened; 0 for none.
-        ghost_axis: Axis of those planes: 0, 1 or 2.
-        ghost_intensity: Fraction by which they are weakened.
-    """
-
-    gamma: float = 1.0
-    bias: tuple[float, ...] = ()
-    blur_std: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    num_ghosts: int = 0
-    ghost_axis: int = 0
-    ghost_intensity: float = 0.0
-
-
-def draw_augmentations(count: int, generator: torch.Generator) -> list[Augmentation]:
-    """Draw the parameters of ``count`` augmented volumes with TorchIO's default ranges."""
-    uniform = torch.rand(
-        count, 11 + len(BIAS_POWERS), generator=generator, device=generator.device, dtype=torch.float64
-    )
-    return [_augmentation(row) for row in uniform.tolist()]
-
-
-def _augmentation(uniform: list[float]) -> Augmentation:
-    """Map uniform numbers in [0, 1) to parameters: four gates, seven scalars, then the bias field's."""
-    gates, (exponent, *stds, ghosts, axis, intensity), bias = uniform[:4], uniform[4:11], uniform[11:]
-    low, high = GHOST_INTENSITY_RANGE
-    fewest, most = GHOST_RANGE
-    x_std, y_std, z_std = (BLUR_STD_LIMIT * std * (gates[2] < BLUR_PROBABILITY) for std in stds)
-    return Augmentation(
-        gamma=float(np.exp(LOG_GAMMA_LIMIT * (2 * exponent - 1))) if gates[0] < GAMMA_PROBABILITY else 1.0,
-        bias=tuple(BIAS_LIMIT * (2 * u - 1) for u in bias) if gates[1] < BIAS_PROBABILITY else (),
-        blur_std=(x_std, y_std, z_std),
-        num_ghosts=fewest + int(ghosts * (most + 1 - fewest)) if gates[3] < GHOSTING_PROBABILITY else 0,
-        ghost_axis=int(3 * axis),
-        ghost_intensity=low + (high - low) * intensity,
-    )
-
-
-def augmented_slices(
-    images: Tensor, indices: Tensor, slices: Tensor, augmentations: Sequence[Augmentation]
-) -> Tensor:
-    """Return axial slice ``slices[i]`` of volume ``indices[i]`` augmented by ``augmentations[i]``.
-
-    Only the slices that reach the result through blur or ghosting along z are computed.
-
-    Args:
-        images: (N, X, Y, Z) float32, on any device.
         indices: (B,) int64 volume numbers, on the CPU.
-        slices: (B,) int64 z indices, on the CPU.
-        augmentations: B of them.
+        generator: Source of every draw (see ``draw_slice_indices``).
+        augment: Whether to draw an augmentation.
 
     Returns:
-        (B, X, Y) float32, on the device of ``images``.
+        "indices" and "slices", (B,) int64, and with ``augment`` "augmentation", (B, 31) float64 (see
+        ``brainuad.data.augmentation.parameters_of``), on the CPU.
     """
-    device, lengths = images.device, images.shape[1:]
-    along_x, along_y, along_z = (axis_operators(lengths[axis], axis, augmentations) for axis in range(3))
-    if along_z is None:
-        weights = nn.functional.one_hot(slices, lengths[2]).float()
+    drawn = {"indices": indices, "slices": draw_slice_indices(volumes, indices, generator)}
+    return drawn | ({"augmentation": draw_uniform(len(indices), generator)} if augment else {})
+
+
+def take_batch(
+    volumes: TrainingVolumes, drawn: Mapping[str, Tensor], neighbours: int = 0, *, dense: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the slabs of a drawn batch and their brain masks, (B, S, X, Y) each, on the volumes' device.
+
+    Augmented ones (TorchIO's random gamma, bias field, blur and ghosting, applied to the whole volume before slicing)
+    are not clamped, as there.
+
+    Args:
+        volumes: What to take from.
+        drawn: See ``draw_batch``; with ``dense`` on the volumes' device, else on the CPU.
+        neighbours: Slices of a slab on each side of the drawn one.
+        dense: Augment in operations of fixed shape. The result is the same up to rounding.
+
+    Raises:
+        ValueError: Slabs of several slices are to be augmented.
+    """
+    indices, slices = (upload(drawn[name], volumes.images.device) for name in ("indices", "slices"))
+    masks = take_slabs(volumes.masks, indices, slices, neighbours)
+    if "augmentation" not in drawn:
+        return take_slabs(volumes.images, indices, slices, neighbours), masks
+    if neighbours:
+        raise ValueError("slabs of several slices cannot be augmented")
+    uniform = drawn["augmentation"]
+    if dense:
+        images = dense_augmented_slices(volumes.images, indices, slices, uniform)
     else:
-        weights = along_z[torch.arange(len(slices)), slices]
-    sample, z = torch.nonzero(weights.abs() > NEGLIGIBLE_WEIGHT, as_tuple=True)
-    exponents = torch.tensor([augmentation.gamma for augmentation in augmentations])
-    bent, biased = exponents != 1, torch.tensor([bool(augmentation.bias) for augmentation in augmentations])
-    # ordered by gamma alone, gamma and bias, bias alone, neither: so each finds its planes side by side
-    group = torch.where(bent, biased.long(), 3 - biased.long())[sample]
-    order = group.argsort(stable=True)
-    sample, z = sample[order], z[order]
-    bias_start, gamma_stop, bias_stop = group.bincount(minlength=4).cumsum(0)[:3].tolist()
-    mixture = torch.zeros(len(augmentations), len(sample))
-    mixture[sample, torch.arange(len(sample))] = weights[sample, z]
-
-    volume_and_z = upload(torch.stack([indices[sample], z]), device)
-    planes = images[volume_and_z[0], :, :, volume_and_z[1]]
-    # matrix products keep single precision even inside a training step's autocast
-    with torch.autocast(device.type, enabled=False):
-        if gamma_stop:
-            which = slice(0, gamma_stop)
-            planes[which] = gamma(planes[which], upload(exponents[sample[which], None, None], device))
-        if bias_start < bias_stop:
-            which = slice(bias_start, bias_stop)
-            coefficients = torch.tensor([augmentations[number].bias for number in sample[which].tolist()])
-            planes[which] *= bias_fields(lengths, coefficients, z[which], device)
-        result = (upload(mixture, device) @ planes.flatten(1)).unflatten(1, lengths[:2])
-        if along_x is not None:
-            result = upload(along_x, device) @ result
-        if along_y is not None:
-            result = result @ upload(along_y, device).mT
-    return result
-
-
-def axis_operators(length: int, axis: int, augmentations: Sequence[Augmentation]) -> Tensor | None:
-    """Return blur, then ghosting along ``axis`` as matrices: (B, length, length) float32, on the CPU.
-
-    Where neither acts on a volume, its matrix is the identity; where neither acts on any, the result is None.
-    """
-    stds = torch.tensor([augmentation.blur_std[axis] for augmentation in augmentations], dtype=torch.float64)
-    ghosts = torch.tensor([a.num_ghosts if a.ghost_axis == axis else 0 for a in augmentations])
-    intensities = torch.tensor([a.ghost_intensity for a in augmentations], dtype=torch.float64)
-    blurred, ghosted = stds > 0, ghosts > 0
-    if not (blurred | ghosted).any():
-        return None
-    operators = torch.eye(length).repeat(len(augmentations), 1, 1)
-    if blurred.any():
-        operators[blurred] = blur_operators(length, stds[blurred]).float()
-    if ghosted.any():
-        ghosting = ghosting_operators(length, ghosts[ghosted], intensities[ghosted])
-        # in double precision, which autocast leaves alone
-        operators[ghosted] = (ghosting @ operators[ghosted].double()).float()
-    return operators
-
-
-def gamma(images: Tensor, exponents: Tensor) -> Tensor:
-    """Return ``|images| ** exponents`` with the sign of ``images`` (``torchio.Gamma``); background 0 stays 0."""
-    return torch.copysign(images.abs() ** exponents, images)
-
-
-def bias_fields(shape: Sequence[int], coefficients: Tensor, slices: Tensor, device: torch.device) -> Tensor:
-    """Return planes of multiplicative bias fields, ``exp`` of polynomials of third order (``torchio.BiasField``).
-
-    Coordinates run from -1 to 1 over the volume. After Van Leemput et al. 1999, as in Sudre et al. 2017.
-
-    Args:
-        shape: (X, Y, Z) of the volumes.
-        coefficients: (R, 20), one for each monomial of ``BIAS_POWERS``, on the CPU.
-        slices: (R,) int64, the axial slice at which to evaluate each field, on the CPU.
-        device: Where the planes are wanted.
-
-    Returns:
-        (R, X, Y) float32 on ``device``.
-    """
-    x, y, z = (_coordinate_powers(length) for length in shape)
-    a, b, c = torch.tensor(BIAS_POWERS).T
-    in_plane = torch.zeros(len(slices), BIAS_ORDER + 1, BIAS_ORDER + 1)
-    # several monomials differ in their power of z only
-    in_plane.index_put_(
-        (torch.arange(len(slices))[:, None], a, b), coefficients * z[slices][:, c], accumulate=True
-    )
-    return (upload(x, device) @ upload(in_plane, device) @ upload(y, device).T).exp()
-
-
-def _coordinate_powers(length: int) -> Tensor:
-    """Return (length, order + 1): powers 0, 1, ... of the centred coordinate in [-1, 1]."""
-    coordinate = torch.arange(length, dtype=torch.float32) - (length - 1) / 2
-    coordinate = coordinate / max((length - 1) / 2, 0.5)
-    return coordinate[:, None] ** torch.arange(BIAS_ORDER + 1)
-
-
-def blur_operators(length: int, stds: Tensor) -> Tensor:
-    """Return Gaussian blurs along an axis as matrices (``torchio.Blur``, scipy's filter).
-
-    The kernel is cut off at four standard deviations; the signal is mirrored at its ends (c b a | a b c).
-
-    Args:
-        length: Voxels along the axis.
-        stds: (K,) float64, standard deviations in voxels, above 0.
-
-    Returns:
-        (K, length, length) float64.
-    """
-    radii = (4 * stds + 0.5).long()
-    largest = int(radii.max())
-    offsets = torch.arange(-largest, largest + 1)
-    kernels = torch.exp(-0.5 * (offsets / stds[:, None]) ** 2) * (offsets.abs() <= radii[:, None])
-    kernels = kernels / kernels.sum(dim=1, keepdim=True)
-    # period 2 * length; the second half runs backwards
-    source = (torch.arange(length)[:, None] + offsets) % (2 * length)
-    source = torch.where(source < length, source, 2 * length - 1 - source)
-    operators = torch.zeros(len(stds), length, length, dtype=torch.float64)
-    shape = (len(stds), length, len(offsets))
-    return operators.scatter_add_(2, source.expand(shape), kernels[:, None].expand(shape))
-
-
-def ghosting_operators(length: int, num_ghosts: Tensor, intensities: Tensor) -> Tensor:
-    """Return ghosting along an axis as matrices (``torchio.Ghosting``, ``restore=None``).
-
-    Every ``num_ghosts``-th plane of k-space, counted from the most negative frequency, is multiplied by
-    ``1 - intensity``; the plane of frequency 0 is left alone. A product in k-space is a circular convolution
-    here, and the real part of the result is convolution with the real part of the kernel.
-
-    Args:
-        length: Voxels along the axis.
-        num_ghosts: (K,) int64, above 0.
-        intensities: (K,) float64.
-
-    Returns:
-        (K, length, length) float64.
-    """
-    positions = torch.arange(length)
-    weakened = positions % num_ghosts[:, None] == 0
-    weakened[:, length // 2] = False
-    kernels = torch.fft.ifft(torch.fft.ifftshift(1 - weakened * intensities[:, None], dim=1)).real
-    return kernels[:, (positions[:, None] - positions) % length]
+        images = augmented_slices(volumes.images, drawn["indices"], drawn["slices"], parameters_of(uniform))
+    return images[:, None], masks

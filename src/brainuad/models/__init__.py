@@ -1,12 +1,16 @@
 """Models of healthy brains: the network, its diffusion process, the noise it removes. Tensors in and out."""
 
+from brainuad.models.conditioned import ConditionedDiffusionModel
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
 from brainuad.models.release import load_reference_state_dict
+from brainuad.models.restoration import RestorationModel
 from brainuad.models.unet import build_unet
 
 __all__ = [
+    "ConditionedDiffusionModel",
     "DiffusionModel",
+    "RestorationModel",
     "build_unet",
     "gaussian_noise",
     "load_reference_state_dict",

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
-from brainuad.devices import upload
 from brainuad.errors import InputError
-from brainuad.models.noise import gaussian_noise, simplex_noise
+from brainuad.models.base import Draws, Model
+from brainuad.models.noise import (
+    LACK_SPARSE_SUM,
+    draw_permutations,
+    gaussian_noise,
+    simplex_fields,
+    simplex_noise,
+)
 from brainuad.models.release import load_reference_state_dict
 from brainuad.models.unet import build_unet
 from brainuad.registry import MODELS
@@ -19,6 +25,9 @@ from brainuad.registry import MODELS
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 BATCH = 16  # slices in one network call on a processor
 GPU_BATCH_PIXELS = 2**20  # in one on CUDA; bounds the memory to some gigabytes with the paper's network
+NARROWING = (
+    100  # noise levels that training by the clock keeps at its end on each side of those of reconstruction
+)
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
@@ -33,7 +42,7 @@ def cosine_betas(timesteps: int) -> Tensor:
 
 
 @MODELS.register("ddpm")
-class DiffusionModel(nn.Module):
+class DiffusionModel(Model):
     """A diffusion model of healthy axial slices.
 
     Slices are in [0, 1] at every public call, and in [-1, 1] within. All randomness comes from the generator
@@ -82,42 +91,58 @@ class DiffusionModel(nn.Module):
         """
         return self.signal_scale[t, None, None, None] * x + self.noise_scale[t, None, None, None] * noise
 
-    def loss(
-        self,
-        images: Tensor,
-        generator: torch.Generator | None,
-        *,
-        timesteps: Tensor | None = None,
-        noise: Tensor | None = None,
-        share: slice = slice(None),
-        batch_size: int | None = None,
-    ) -> Tensor:
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
+    ) -> Draws:
+        """Draw timesteps, uniform over a range, and noise: of simplex noise its permutation tables.
+
+        The range is ``config.train_timesteps`` at first. As ``share`` grows to 1 it narrows to the noise levels of
+        reconstruction and 100 on either side.
+        """
+        low, high = self.config.train_timesteps
+        levels = _levels(self.config)
+        narrow_low, narrow_high = max(low, min(levels) - NARROWING), min(high, max(levels) + NARROWING)
+        if narrow_low < narrow_high:  # else reconstruction lies outside of what is trained
+            low, high = (
+                round(wide + share * (narrow - wide))
+                for wide, narrow in ((low, narrow_low), (high, narrow_high))
+            )
+        timesteps = torch.randint(low, high, (count,), generator=generator, device=generator.device)
+        fields = 1 if self.config.shared_noise else count
+        if self.config.noisetype == "simplex":
+            noise = draw_permutations(fields, generator)
+        else:
+            noise = gaussian_noise((fields, 1, *size), generator=generator)
+        return {"timesteps": timesteps, "noise": noise.expand(count, *noise.shape[1:])}
+
+    def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean error of the predicted clean slices, in units of the [-1, 1] scale.
 
         Args:
             images: (B, 1, X, Y) in [0, 1].
-            generator: Source of timesteps, then of noise, where they are not given.
-            timesteps: (B,) int64, 0-based; by default uniform over ``config.train_timesteps``.
-            noise: (B, 1, X, Y); by default drawn as ``config.noisetype`` says.
-            share: Which rows of a batch of ``batch_size`` slices ``images`` are. Everything is drawn for the whole
-                batch, so that devices that divide it draw as one device would.
-            batch_size: Rows of the whole batch, B by default.
+            masks: Not used.
+            draws: "timesteps", (B,) int64, 0-based; "noise", (B, 1, X, Y), or permutation tables, (B, 256), of simplex
+                noise.
 
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).
         """
         _check_images(images)
-        total = len(images) if batch_size is None else batch_size
-        if timesteps is None:
-            source = generator.device if generator is not None else torch.device("cpu")
-            low, high = self.config.train_timesteps
-            timesteps = torch.randint(low, high, (total,), generator=generator, device=source)[share]
-        if noise is None:
-            noise = self.draw_noise(images[:1].expand(total, -1, -1, -1), generator)[share]
-        timesteps, noise = upload(timesteps, images.device), upload(noise, images.device)
+        timesteps, noise = draws["timesteps"], draws["noise"]
+        if noise.ndim == 2:
+            noise = _simplex_on(images, noise)
         clean = 2 * images - 1
-        predicted = self.unet(self.q_sample(clean, timesteps, noise), timesteps)
+        predicted = self.denoise(self.q_sample(clean, timesteps, noise), timesteps, self.condition(clean))
         return LOSSES[self.config.loss](predicted.float(), clean)
+
+    def condition(self, clean: Tensor) -> Tensor | None:
+        """Return what the network is told of clean slices (B, 1, X, Y) in [-1, 1] besides noisy ones: nothing."""
+        return None
+
+    def denoise(self, noisy: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the clean slices that the network predicts, (B, 1, X, Y) in [-1, 1]."""
+        predicted: Tensor = self.unet(noisy, t) if condition is None else self.unet(noisy, t, condition)
+        return predicted
 
     def draw_noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a noise field for every slice of (B, 1, X, Y); with ``config.shared_noise`` one for all."""
@@ -188,16 +213,25 @@ class DiffusionModel(nn.Module):
         config = self.config
         levels = _levels(config)
         clean = 2 * images - 1
+        told = self.condition(clean)
+        conditions = [None] * len(clean.split(batch_size)) if told is None else told.split(batch_size)
         total = torch.zeros_like(clean)
         for level in levels:
             for _ in range(config.noise_draws):
                 noise = self.draw_noise(images, generator)  # for all slices, so that batches do not change it
                 t = torch.full((len(images),), level - 1, device=images.device)
                 noisy = self.q_sample(clean, t, noise)
-                batches = zip(noisy.split(batch_size), t.split(batch_size), strict=True)
-                total += torch.cat([self.unet(*batch) for batch in batches])
+                batches = zip(noisy.split(batch_size), t.split(batch_size), conditions, strict=True)
+                total += torch.cat([self.denoise(*batch) for batch in batches])
         mean = total / (len(levels) * config.noise_draws)
         return (mean + 1) / 2
+
+
+def _simplex_on(images: Tensor, permutations: Tensor) -> Tensor:
+    """Return the simplex noise of permutation tables (B, 256) as (B, 1, X, Y), on the device of ``images``."""
+    if images.device.type in LACK_SPARSE_SUM:
+        permutations = permutations.cpu()
+    return simplex_fields(permutations, (images.shape[2], images.shape[3]))[:, None].to(images.device)
 
 
 def _levels(config: ModelConfig) -> tuple[int, ...]:

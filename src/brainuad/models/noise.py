@@ -92,7 +92,7 @@ def simplex_noise(
         raise ValueError(f"shape must be (B, 1, X, Y) or (B, X, Y), got {shape}")
     source = generator.device if generator is not None else torch.device("cpu")
     target = torch.device(device) if device is not None else source
-    order = torch.rand((shape[0], 256), generator=generator, device=source).argsort(dim=1, stable=True)
+    order = draw_permutations(shape[0], generator)
     fields = simplex_fields(
         order if target.type in LACK_SPARSE_SUM else upload(order, target),
         (shape[-2], shape[-1]),
@@ -101,6 +101,12 @@ def simplex_noise(
         frequency=frequency,
     )
     return fields.reshape(shape).to(target, dtype)
+
+
+def draw_permutations(count: int, generator: torch.Generator | None) -> Tensor:
+    """Draw permutation tables, (count, 256) int64: the orders of 256 uniform numbers each."""
+    source = generator.device if generator is not None else torch.device("cpu")
+    return torch.rand((count, 256), generator=generator, device=source).argsort(dim=1, stable=True)
 
 
 def simplex_fields(

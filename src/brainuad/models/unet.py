@@ -34,35 +34,47 @@ class UNet(nn.Module):
     Args:
         config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim`` and
             ``unshuffle`` are used.
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        condition: Numbers of a description of each slice that the network is given beside the noise level; 0 for none.
 
     Raises:
         InputError: One of these is not positive, or ``dim_mults`` is empty.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, inputs: int = 1, outputs: int = 1, condition: int = 0) -> None:
         super().__init__()
         _check(config)
         self.config = config
         channels = tuple(config.unet_dim * multiplier for multiplier in config.dim_mults)
-        self.net = Network(config.unshuffle**2, channels, config.num_res_blocks, config.attention_head_dim)
+        folded = config.unshuffle**2
+        self.net = Network(
+            inputs * folded,
+            outputs * folded,
+            channels,
+            config.num_res_blocks,
+            config.attention_head_dim,
+            condition,
+        )
         self.multiple = config.unshuffle * 2 ** (len(channels) - 1)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the network's output for noisy slices.
 
         Args:
-            x: (B, 1, X, Y), clean slices of range [-1, 1] plus noise.
+            x: (B, inputs, X, Y); for diffusion clean slices of range [-1, 1] plus noise.
             t: (B,) int64, 0-based timesteps.
+            condition: (B, condition), where the network takes one.
 
         Returns:
-            (B, 1, X, Y).
+            (B, outputs, X, Y).
         """
         height, width = x.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(pad):
             x = F.pad(x, pad, mode="replicate")
         folded = F.pixel_unshuffle(x, self.config.unshuffle)
-        output = F.pixel_shuffle(self.net(folded, t), self.config.unshuffle)
+        output = F.pixel_shuffle(self.net(folded, t, condition), self.config.unshuffle)
         return output[..., :height, :width]
 
 
@@ -70,28 +82,38 @@ class Network(nn.Module):
     """The layers of a U-Net; parameters have the names that diffusers' ``UNet2DModel`` gives them.
 
     Args:
-        folded: Channels of a slice, in and out.
+        inputs: Channels that come in.
+        outputs: Channels that go out.
         channels: Of the levels, from the finest; each next one has half the resolution.
         blocks: Residual blocks of a level on the way down; on the way up it has one more.
         head_dim: Channels of an attention head, where the coarsest level has as many.
+        condition: Numbers that every block is given beside the noise level.
     """
 
-    def __init__(self, folded: int, channels: tuple[int, ...], blocks: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        channels: tuple[int, ...],
+        blocks: int,
+        head_dim: int,
+        condition: int = 0,
+    ) -> None:
         super().__init__()
         groups = math.gcd(32, *channels)  # 32, unless a narrow network cannot be divided so
         self.width, last = channels[0], channels[-1]
         time = 4 * self.width
 
-        def block(inputs: int, outputs: int, resize: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, time, groups, resize)
+        def block(before: int, after: int, resize: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(before, after, time + condition, groups, resize)
 
-        self.conv_in = nn.Conv2d(folded, self.width, 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs, self.width, 3, padding=1)
         self.time_embedding = TimeEmbedding(self.width, time)
         # The parameters of the way up stand before those of the middle, an order that resumed trainings rely on.
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         before, skips = self.width, [self.width]
         for level, width in enumerate(channels):
-            plain = [block(inputs, width) for inputs in (before, *[width] * (blocks - 1))]
+            plain = [block(wide, width) for wide in (before, *[width] * (blocks - 1))]
             halving = [block(width, width, nn.AvgPool2d(2))] if level + 1 < len(channels) else []
             self.down_blocks.append(Down(plain, halving))
             skips += [width] * (blocks + len(halving))
@@ -100,16 +122,17 @@ class Network(nn.Module):
             block(last, last), Attention(last, min(head_dim, last), groups), block(last, last)
         )
         for level, width in reversed(list(enumerate(channels))):
-            joined = [block(inputs + skips.pop(), width) for inputs in (before, *[width] * blocks)]
+            joined = [block(wide + skips.pop(), width) for wide in (before, *[width] * blocks)]
             doubling = [block(width, width, Upsample())] if level else []
             self.up_blocks.append(Up(joined, doubling))
             before = width
         self.conv_norm_out = GroupNorm(groups, self.width)
-        self.conv_out = zeroed(nn.Conv2d(self.width, folded, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(self.width, outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return (B, C, X, Y) for (B, C, X, Y) at timesteps (B,); all levels must divide X and Y."""
-        time = F.silu(self.time_embedding(timestep_features(t, self.width).to(x.dtype)))
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return (B, outputs, X, Y) for (B, inputs, X, Y) at timesteps (B,); all levels must divide X and Y."""
+        time = self.time_embedding(timestep_features(t, self.width).to(x.dtype))
+        time = F.silu(time if condition is None else torch.cat([time, condition.to(time.dtype)], dim=1))
         x = self.conv_in(x)
         skips = [x]
         for down in self.down_blocks:

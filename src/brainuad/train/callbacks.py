@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,53 @@ from brainuad.config import ExperimentConfig
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.modelfile import write_model
+from brainuad.train.budget import Budget
 from brainuad.train.module import Training
 
-SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES = 30.0, 1.0
-STEPS_BETWEEN_QUESTIONS = 16  # to all processes whether to save or to stop: each waits for the device
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES, SECONDS_BETWEEN_QUESTIONS = 30.0, 1.0, 1.0
+STEPS_BETWEEN_QUESTIONS = (
+    16  # to all processes how far they are and whether to stop: each waits for the device
+)
 
 
 class Interrupted(Exception):
     """Training was asked to stop, and has written its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step.
+
+    Attributes:
+        interrupt: Leave; training was asked to stop.
+        save: Write the last checkpoint, and the best model before it.
+        validation: End the epoch, even within it, and validate.
+        picture: Draw sample reconstructions.
+        end: Training is finished.
+    """
+
+    interrupt: bool
+    save: bool
+    validation: bool
+    picture: bool
+    end: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EndedEpoch:
+    """An epoch whose loss nobody has asked the device for yet.
+
+    Attributes:
+        number: Epochs so far, this one included.
+        step: Steps so far.
+        loss: Mean training loss, a scalar on the device.
+        validation_loss: Where it was validated.
+    """
+
+    number: int
+    step: int
+    loss: Tensor
+    validation_loss: float | None
 
 
 class Epochs(Callback):
@@ -39,6 +79,9 @@ class Epochs(Callback):
 
     Epochs are counted from the step, not by Lightning, for which training is one endless epoch: only so does
     a run that resumes inside an epoch, or after one, go on at the very next step.
+
+    The device is asked for losses once a second at most, and where something is due: with few volumes an epoch may
+    last a few milliseconds, and each question makes the device wait for the next step.
 
     The best model is kept on the device, for losses may fall every second, and written just before the last
     checkpoint. So ``model/`` always holds at least what that checkpoint calls the best, and a run that was killed
@@ -49,70 +92,146 @@ class Epochs(Callback):
         validation_loss: The latest one; NaN before the first.
         train_loss: Mean over the latest epoch, as far as this process saw it; NaN before the first.
         unwritten: Copy of the best model and its provenance until they are written, on the first of several devices.
+        budget: The time there is, where training goes by the clock.
+        finished: Whether training is.
     """
 
     def __init__(
-        self, config: ExperimentConfig, run_dir: Path, interrupt: threading.Event, fold: int = 0
+        self,
+        config: ExperimentConfig,
+        run_dir: Path,
+        interrupt: threading.Event,
+        fold: int = 0,
+        budget: Budget | None = None,
     ) -> None:
         self.config, self.run_dir, self.interrupt, self.fold = config, run_dir, interrupt, fold
+        self.budget = budget
         self.last = run_dir / "checkpoints" / "last.ckpt"
-        self.saved = time.monotonic()
+        self.saved = self.asked = time.monotonic()
         self.best_loss = math.inf
         self.validation_loss = self.train_loss = math.nan
         self.unwritten: tuple[nn.Module, dict[str, Any]] | None = None
+        self.ended: list[EndedEpoch] = []
+        self.validated_step = 0
+        self.finished = False
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Tell the module the share of the budget that is used. Several devices go by the first one's clock."""
+        assert isinstance(module, Training)
+        if self.budget is None:
+            return
+        if trainer.world_size == 1:
+            module.share = self.budget.share
+        elif trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+            module.share = trainer.strategy.broadcast(self.budget.share)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """End the epoch if this was its last step; save when it is time; after an interrupt, save and leave."""
+        """Do what is due after a step."""
         assert isinstance(module, Training)
-        epoch, position = divmod(trainer.global_step, module.batches_per_epoch)
-        finished = trainer.global_step >= trainer.max_steps
-        if position == 0 or finished:
-            self.end_epoch(trainer, module, epoch, finished)
-        interrupted = self.interrupt.is_set()
-        interval = self.config.callbacks.checkpoint_every_seconds
-        due = time.monotonic() - self.saved >= interval
-        if trainer.world_size > 1:  # a signal may have reached one process only; all do the same at one step
-            if interval and trainer.global_step % STEPS_BETWEEN_QUESTIONS and not finished:
-                return
-            wishes = torch.tensor([interrupted, due], dtype=torch.float32, device=module.device)
-            interrupted, due = trainer.strategy.reduce(wishes, reduce_op="sum").bool().tolist()
-        if interrupted or (due and not finished):
-            check_finite(trainer.global_step, [*module.epoch_losses, *module.model.parameters()])
+        step = trainer.global_step
+        epoch, position = divmod(step, module.batches_per_epoch)
+        due = self.due(trainer, module)
+        if position == 0 or due.validation:
+            self.end_epoch(trainer, module, epoch, validates=due.validation)
+        if due.save or trainer.world_size > 1 or time.monotonic() - self.asked >= SECONDS_BETWEEN_QUESTIONS:
+            self.read(trainer)
+        if due.picture and trainer.is_global_zero:
+            with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
+                draw_pictures(module.sample_pictures()).savefig(temporary, dpi=80, format="png")
+        if due.save:
+            check_finite(step, [*module.epoch_losses, *module.model.parameters()])
             self.save(trainer)
-        if interrupted:
+        self.finished = due.end
+        if due.end:
+            trainer.should_stop = True  # by the clock there is no last step that Lightning knows of
+        elif due.interrupt:
             raise Interrupted
 
-    def end_epoch(self, trainer: Trainer, module: Training, epoch: int, finished: bool) -> None:
-        """Do what is due after ``epoch`` epochs. When training is finished, everything is due.
+    def due(self, trainer: Trainer, module: Training) -> Due:
+        """Return what is due after a step; on several devices they agree on it."""
+        step, budget, settings = trainer.global_step, self.budget, self.config
+        epoch, position = divmod(step, module.batches_per_epoch)
+        interval = settings.callbacks.checkpoint_every_seconds
+        wishes = [
+            self.interrupt.is_set(),
+            time.monotonic() - self.saved >= interval,
+            budget is not None and budget.left == 0,
+            budget is not None and budget.validation_due(),
+        ]
+        if trainer.world_size > 1:  # a signal may have reached one process only
+            if interval and step % STEPS_BETWEEN_QUESTIONS:
+                wishes = [False] * len(wishes)
+            else:
+                asked = torch.tensor(wishes, dtype=torch.float32, device=module.device)
+                wishes = trainer.strategy.reduce(asked, reduce_op="sum").bool().tolist()
+        interrupt, save, over, validation = wishes
+        pictures = settings.callbacks.picture_every_n_epochs
+        picture = pictures > 0 and position == 0 and epoch % pictures == 0
+        if budget is None:
+            over = step >= trainer.max_steps
+            validation = position == 0 and epoch % settings.trainer.check_val_every_n_epoch == 0
+        else:  # of epochs there may be hundreds a second; and what was learnt until an interrupt is worth a model
+            picture = False
+            validation = validation or interrupt
+        return Due(
+            interrupt=interrupt,
+            save=save or interrupt or over,
+            validation=validation or over,
+            picture=picture or (over and pictures > 0),
+            end=over,
+        )
+
+    def end_epoch(self, trainer: Trainer, module: Training, epoch: int, *, validates: bool) -> None:
+        """Note the loss of an epoch, or of what there is of it, and validate where that is due.
 
         Raises:
-            InputError: The loss or the weights are not finite; nothing has been written then.
+            InputError: A loss or the weights are not finite where they are looked at; nothing has been written then.
         """
-        loss = trainer.strategy.reduce(torch.stack(module.epoch_losses).mean(), reduce_op="mean")
-        check_finite(trainer.global_step, [loss, *module.model.parameters()])
-        self.train_loss = loss.item()
+        step = trainer.global_step
+        loss = torch.stack(module.epoch_losses).mean() if module.epoch_losses else torch.tensor(math.nan)
+        if trainer.world_size > 1:
+            loss = trainer.strategy.reduce(loss, reduce_op="mean")
         module.epoch_losses.clear()
-        metrics = {"epoch": float(epoch), "train/loss": self.train_loss}
-        if finished or epoch % self.config.trainer.check_val_every_n_epoch == 0:
-            # the first device's, for all have to agree on whether it is the best so far
-            self.validation_loss = trainer.strategy.broadcast(module.validation_loss(epoch))
-            metrics["val/loss"] = self.validation_loss
-            check_finite(trainer.global_step, [torch.tensor(self.validation_loss)])
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, trainer.global_step)
+        self.ended.append(EndedEpoch(epoch, step, loss, None))
+        if not validates or step == self.validated_step:
+            return
+        self.read(trainer, keep_last=True)
+        check_finite(step, [self.ended[-1].loss, *module.model.parameters()])
+        started = time.monotonic()
+        # the first device's, for all have to agree on whether it is the best so far
+        self.validation_loss = trainer.strategy.broadcast(module.validation_loss(epoch))
+        if self.budget is not None:
+            self.budget.has_validated(time.monotonic() - started)
+        self.validated_step = step
+        check_finite(step, [torch.tensor(self.validation_loss)])
+        self.ended[-1] = replace(self.ended[-1], validation_loss=self.validation_loss)
+        self.read(trainer)
         if self.validation_loss < self.best_loss:
             first, self.best_loss = self.best_loss == math.inf, self.validation_loss
             if trainer.is_global_zero:
                 self.unwritten = copy.deepcopy(module.average), self.provenance(trainer, module, epoch)
             if first:  # at once, so that there is a model early
                 self.write_best()
-        interval = self.config.callbacks.picture_every_n_epochs
-        if trainer.is_global_zero and interval and (finished or epoch % interval == 0):
-            with atomic_path(self.run_dir / "pictures" / f"epoch{epoch:05d}.png") as temporary:
-                draw_pictures(module.sample_pictures()).savefig(temporary, dpi=80, format="png")
-        if finished:
-            self.save(trainer)
+
+    def read(self, trainer: Trainer, *, keep_last: bool = False) -> None:
+        """Ask the device for the losses of the epochs that ended, and log them; with ``keep_last`` all but the last.
+
+        Raises:
+            InputError: One is not finite.
+        """
+        ended, self.ended = (self.ended[:-1], self.ended[-1:]) if keep_last else (self.ended, [])
+        self.asked = time.monotonic()
+        if not ended:
+            return
+        for epoch, loss in zip(ended, torch.stack([each.loss for each in ended]).tolist(), strict=True):
+            check_finite(epoch.step, [torch.tensor(loss)])
+            self.train_loss = loss
+            metrics = {"epoch": float(epoch.number), "train/loss": loss}
+            if epoch.validation_loss is not None:
+                metrics["val/loss"] = epoch.validation_loss
+            if trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.log_metrics(metrics, epoch.step)
 
     def provenance(self, trainer: Trainer, module: Training, epoch: int) -> dict[str, Any]:
         """Return how the model of this step came about, for its ``config.yaml``."""
@@ -122,6 +241,7 @@ class Epochs(Callback):
             "step": trainer.global_step,
             "epoch": epoch,
             "validation_loss": self.validation_loss,
+            "seconds": round(self.budget.used, 1) if self.budget else None,
             "training_scans": len(module.train_volumes),
             "validation_scans": len(module.val_volumes),
             "initial_weights": self.config.initial_weights or None,
@@ -143,11 +263,13 @@ class Epochs(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of this callback."""
-        return {"best_loss": self.best_loss}
+        return {"best_loss": self.best_loss, "used": self.budget.used if self.budget else 0.0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self.best_loss = state_dict["best_loss"]
+        if self.budget is not None:
+            self.budget.used_before = state_dict["used"]
 
 
 def check_finite(step: int, values: Sequence[Tensor]) -> None:
@@ -177,15 +299,19 @@ class Progress(Callback):
             )
             text = rich.progress.TextColumn("{task.description}")
             self.bar = rich.progress.Progress(*parts, text, console=Console(stderr=True))
-            self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            budget = self.epochs.budget
+            done, total = trainer.global_step, trainer.max_steps
+            if budget is not None:
+                done, total = round(budget.used), round(budget.used_before + budget.seconds)
+            self.bar.add_task("", total=total, completed=done)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         """Renew the bar or print a line, when it is time."""
         assert isinstance(module, Training)
-        now, step, total = time.monotonic(), trainer.global_step, trainer.max_steps
+        now, step, budget = time.monotonic(), trainer.global_step, self.epochs.budget
         interval = SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_UPDATES
-        if not trainer.is_global_zero or (now - self.last_time < interval and step < total):
+        if not trainer.is_global_zero or (now - self.last_time < interval and not self.epochs.finished):
             return
         speed = (step - self.last_step) / (now - self.last_time)
         self.last_step, self.last_time = step, now
@@ -196,11 +322,12 @@ class Progress(Callback):
             f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s"
         )
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=step, description=text)
-        else:
-            minutes = (total - step) / speed / 60
-            line = f"step {step}/{total}  {text}  {minutes:.1f} min left"
-            print(line, file=sys.stderr, flush=True)
+            done = step if budget is None else round(budget.used)
+            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
+            return
+        total = "" if budget else f"/{trainer.max_steps}"
+        minutes = (budget.left if budget else (trainer.max_steps - step) / speed) / 60
+        print(f"step {step}{total}  {text}  {minutes:.1f} min left", file=sys.stderr, flush=True)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Leave the terminal as it was."""

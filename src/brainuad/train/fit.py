@@ -24,14 +24,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from brainuad._version import __version__
-from brainuad.config import ExperimentConfig, TrainerConfig
+from brainuad.config import ExperimentConfig, TrainerConfig, parse_time
 from brainuad.data.slices import TrainingVolumes
 from brainuad.devices import compile_networks
 from brainuad.errors import InputError
 from brainuad.files import write_json
+from brainuad.train.budget import Budget
 from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, Progress
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
+
+LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings that say how long training takes
 
 
 def resolve_precision(settings: TrainerConfig) -> Any:
@@ -43,7 +46,9 @@ def resolve_precision(settings: TrainerConfig) -> Any:
 
 
 def total_steps(settings: TrainerConfig, batches_per_epoch: int) -> int:
-    """Return the steps of the whole training."""
+    """Return the steps of the whole training; -1 where it goes by the clock."""
+    if settings.max_time:
+        return -1  # the clock ends it
     steps = settings.max_epochs * batches_per_epoch
     return steps if settings.max_steps == -1 else min(steps, settings.max_steps)
 
@@ -54,7 +59,7 @@ def is_complete(config: ExperimentConfig, run_dir: Path) -> bool:
     if not summary.is_file():
         return False
     done = json.loads(summary.read_text(encoding="utf-8"))
-    return all(done[name] == getattr(config.trainer, name) for name in ("max_epochs", "max_steps"))
+    return all(done.get(name, "") == getattr(config.trainer, name) for name in LENGTHS)
 
 
 def is_main_process() -> bool:
@@ -174,6 +179,8 @@ def fit(
     """
     started = time.monotonic()
     module = Training(config, train, val)
+    if config.trainer.max_time:
+        module.budget = Budget(parse_time(config.trainer.max_time), started=started)
     run_dir.mkdir(parents=True, exist_ok=True)
     last = run_dir / "checkpoints" / "last.ckpt"
     resumed_step = 0
@@ -182,7 +189,7 @@ def fit(
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
         try:
-            epochs = Epochs(config, run_dir, interrupt, fold)
+            epochs = Epochs(config, run_dir, interrupt, fold, module.budget)
             trainer = build_trainer(config, run_dir, epochs, steps, resumed_step)
         except MisconfigurationException as error:
             fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
@@ -213,8 +220,7 @@ def fit(
             "device": str(trainer.strategy.root_device),
             "precision": str(trainer.precision),
             "steps": trainer.global_step,
-            "max_epochs": config.trainer.max_epochs,
-            "max_steps": config.trainer.max_steps,
+            **{name: getattr(config.trainer, name) for name in LENGTHS},
             "seconds": round(time.monotonic() - started, 1),
         }
         write_json(run_dir / "training.json", summary)

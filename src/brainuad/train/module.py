@@ -11,7 +11,6 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +21,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, flat_settings
-from brainuad.data.slices import TrainingVolumes, sample_slices, take_slices
+from brainuad.data.slices import TrainingVolumes, draw_batch, take_batch
 from brainuad.detector import load_model
+from brainuad.devices import upload
 from brainuad.errors import InputError
+from brainuad.models.base import Draws
 from brainuad.registry import MODELS
+from brainuad.train.budget import Budget, annealed
+from brainuad.train.step import WholeStep
 
 VALIDATION_SLICES = 4  # of every validation volume
 PICTURE_VOLUMES = 4
@@ -67,9 +70,16 @@ def learning_rate_share(step: int, steps: int, warmup_steps: int, decay_steps: i
 
 
 def batch_indices(volumes: int, batch_size: int, batches_per_epoch: int, seed: int, step: int) -> Tensor:
-    """Return the volumes of a step: (B,) int64, B <= ``batch_size``. Every epoch is a new permutation."""
+    """Return the volumes of a step: (B,) int64, B <= ``batch_size``.
+
+    Every epoch is a new permutation. A batch that is larger than the cohort is an epoch by itself, and takes as many
+    permutations as it needs.
+    """
     epoch, position = divmod(step, batches_per_epoch)
-    order = torch.randperm(volumes, generator=seeded_generator(seed, "order", epoch))
+    generator = seeded_generator(seed, "order", epoch)
+    repeats = math.ceil(batch_size / volumes)
+    order = torch.cat([torch.randperm(volumes, generator=generator) for _ in range(repeats)])
+    order = order[: max(volumes, batch_size)]
     return order[position * batch_size : (position + 1) * batch_size]
 
 
@@ -118,21 +128,9 @@ def hash_of(*volumes: TrainingVolumes) -> str:
     return found.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One device's share of the batch of a step.
-
-    Attributes:
-        images: (B, 1, X, Y) in about [0, 1].
-        rows: Which rows of the whole batch they are.
-        size: Rows of the whole batch.
-        weight: Factor of their mean loss, see ``device_share``.
-    """
-
-    images: Tensor
-    rows: slice
-    size: int
-    weight: float
+def on_device(draws: Draws, device: torch.device) -> Draws:
+    """Return random numbers on a device."""
+    return {name: upload(numbers, device) for name, numbers in draws.items()}
 
 
 class Training(LightningModule):
@@ -144,6 +142,9 @@ class Training(LightningModule):
         average: Exponential moving average of ``model``, or ``model`` itself where that is turned off. It is
             validated, pictured and exported.
         epoch_losses: Training losses of this epoch so far, on the device.
+        budget: The time there is, where training goes by the clock.
+        share: How much of it is used, as far as this step goes by; 0 without a budget.
+        whole_step: Takes the steps, where one can be recorded as a graph: on a single CUDA device.
     """
 
     def __init__(self, config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes) -> None:
@@ -162,47 +163,109 @@ class Training(LightningModule):
         if config.trainer.ema_decay > 0:
             self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.epoch_losses: list[Tensor] = []
+        self.budget: Budget | None = None
+        self.share = 0.0
+        self.whole_step: WholeStep | None = None
 
     def on_fit_start(self) -> None:
         """Bring the volumes to the model's device, once."""
         self.train_volumes = self.train_volumes.to(self.device)
         self.val_volumes = self.val_volumes.to(self.device)
 
+    def on_train_start(self) -> None:
+        """Prepare to take whole steps, where that can be."""
+        if self._records:
+            self.take_whole_steps(torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32)
+
+    def take_whole_steps(self, precision: torch.dtype = torch.float32) -> None:
+        """From now on take every step by ``WholeStep``."""
+        self.whole_step = WholeStep(
+            self.model,
+            self.average,
+            self.trainer.optimizers[0],
+            self.train_volumes,
+            precision=precision,
+            largest_norm=self.config.trainer.gradient_clip_val,
+        )
+
+    @property
+    def _records(self) -> bool:
+        """Whether steps can be recorded: on one CUDA device, and no loss is scaled as in float16."""
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        return on_cuda and self.trainer.world_size == 1 and self.trainer.precision != "16-mixed"
+
     def _generator(self, stream: str, index: int) -> torch.Generator:
         return seeded_generator(self.config.seed, stream, index)
 
-    def _validation_images(self, selection: slice) -> Tensor:
-        """Return selected ones of the fixed validation slices: (B, 1, X, Y)."""
-        numbers, slices = (chosen[selection].to(self.device) for chosen in self.fixed_slices)
-        return take_slices(self.val_volumes, numbers, slices)
+    def _validation_batch(self, selection: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Return selected ones of the fixed validation slabs and their masks: (B, S, X, Y) each."""
+        indices, slices = (chosen[selection] for chosen in self.fixed_slices)
+        return take_batch(self.val_volumes, {"indices": indices, "slices": slices}, self.model.neighbours)
 
-    def training_batch(self, step: int) -> Batch:
+    def draw(self, step: int) -> dict[str, Tensor]:
+        """Return all random numbers of a step, for the whole batch."""
+        data, seed, volumes = self.config.datamodule.cfg, self.config.seed, self.train_volumes
+        indices = batch_indices(len(volumes), data.batch_size, self.batches_per_epoch, seed, step)
+        drawn = draw_batch(volumes, indices, self._generator("slices", step), augment=data.aug_intensity)
+        width, height = volumes.images.shape[1:3]
+        noise = self._generator("noise", step)
+        return drawn | self.model.draw(len(indices), (width, height), noise, share=self.share)
+
+    def training_batch(self, step: int) -> tuple[Tensor, Tensor, Draws, float]:
         """Return this device's share of the batch of a step.
 
         Every device draws for the whole batch and takes its rows, so that any number of devices trains on what one
-        would.
-        """
-        data, seed = self.config.datamodule.cfg, self.config.seed
-        numbers = batch_indices(len(self.train_volumes), data.batch_size, self.batches_per_epoch, seed, step)
-        rows, weight = device_share(len(numbers), self.trainer.world_size, self.global_rank)
-        drawn = self._generator("slices", step)
-        images = sample_slices(self.train_volumes, numbers, drawn, augment=data.aug_intensity, share=rows)
-        return Batch(images, rows, len(numbers), weight)
+        would, up to rounding.
 
-    def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        """Return the loss of one step. ``batch`` only counts; the step's number decides what is in it."""
+        Returns:
+            Slabs and masks, (B, S, X, Y) each; random numbers of the loss; and the weight of their mean loss.
+        """
+        drawn = self.draw(step)
+        rows, weight = device_share(len(drawn["indices"]), self.trainer.world_size, self.global_rank)
+        mine = {name: numbers[rows] for name, numbers in drawn.items()}
+        images, masks = take_batch(self.train_volumes, mine, self.model.neighbours)
+        return images, masks, on_device(mine, images.device), weight
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor | None:
+        """Return the loss of one step, or None after a whole step, of which nothing is left to do.
+
+        ``batch`` only counts; the step's number decides what is in it.
+        """
         step = self.global_step
-        mine = self.training_batch(step)
-        noise = self._generator("noise", step)
-        loss: Tensor = (
-            self.model.loss(mine.images, noise, share=mine.rows, batch_size=mine.size) * mine.weight
-        )
+        if self.whole_step is not None:
+            loss = self.whole_step(self.draw(step), self._rate(step), self._decay(step))
+            self.epoch_losses.append(loss)
+            return None
+        images, masks, draws, weight = self.training_batch(step)
+        loss = self.model.loss(images, masks, draws) * weight
         self.epoch_losses.append(loss.detach())
         return loss
 
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        settings, full = self.config.trainer, self.config.datamodule.cfg.lr
+        if self.budget is None:
+            steps = self.trainer.max_steps
+            return full * learning_rate_share(step, steps, settings.warmup_steps, settings.decay_steps)
+        return full * learning_rate_share(step, 0, settings.warmup_steps, 0) * annealed(self.share)
+
+    def _decay(self, step: int) -> float:
+        """Return the decay of the moving average at a step.
+
+        It begins as (1 + step) / (10 + step), so that the average forgets the random start: it reaches back over a
+        ninth of all steps so far. By the clock it does so to the end, however many steps there will be.
+        """
+        young = (1 + step) / (10 + step)
+        return young if self.budget is not None else min(self.config.trainer.ema_decay, young)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over the model's weights, one kernel for all on CUDA."""
-        return torch.optim.Adam(self.model.parameters(), lr=self.config.datamodule.cfg.lr, fused=self._fused)
+        weights, rate = self.model.parameters(), self.config.datamodule.cfg.lr
+        if self._records:  # a graph reads the rate where it is
+            return torch.optim.Adam(
+                weights, torch.tensor(rate, device=self.device), fused=True, capturable=True
+            )
+        return torch.optim.Adam(weights, lr=rate, fused=self._fused)
 
     @property
     def _fused(self) -> bool | None:
@@ -228,19 +291,18 @@ class Training(LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step with the learning rate of this step, and let the average follow.
-
-        The average's decay is min(ema_decay, (1 + step) / (10 + step)), so that it forgets the random start.
-        """
-        step, settings = self.global_step, self.config.trainer
-        share = learning_rate_share(step, self.trainer.max_steps, settings.warmup_steps, settings.decay_steps)
+        """Step with the learning rate of this step, and let the average follow. A whole step does so by itself."""
+        if self.whole_step is not None:
+            assert optimizer_closure is not None
+            optimizer_closure()
+            return
+        step = self.global_step
         for group in optimizer.param_groups:
-            group["lr"] = self.config.datamodule.cfg.lr * share
+            group["lr"] = self._rate(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not self.model:
-            decay = min(settings.ema_decay, (1 + step) / (10 + step))
             averages, weights = list(self.average.parameters()), list(self.model.parameters())
-            get_ema_multi_avg_fn(decay)(averages, weights, step)
+            get_ema_multi_avg_fn(self._decay(step))(averages, weights, step)
 
     @torch.no_grad()
     def validation_loss(self, epoch: int) -> float:
@@ -252,15 +314,18 @@ class Training(LightningModule):
         if self.config.reference:
             everyone = torch.arange(len(self.val_volumes))
             drawn = self._generator("validation slices", epoch)
-            images = sample_slices(self.val_volumes, everyone, drawn, augment=False)
+            fresh = draw_batch(self.val_volumes, everyone, drawn, augment=False)
+            images, masks = take_batch(self.val_volumes, fresh, self.model.neighbours)
         else:
-            images = self._validation_images(slice(None))
+            images, masks = self._validation_batch()
         generator = self._generator("validation noise", epoch if self.config.reference else 0)
-        total = 0.0
+        size, losses = self.config.datamodule.cfg.batch_size, []
         with self.trainer.precision_plugin.forward_context():
-            for batch in images.split(self.config.datamodule.cfg.batch_size):
-                total += self.average.loss(batch, generator).item() * len(batch)
-        return total / len(images)
+            for batch, brain in zip(images.split(size), masks.split(size), strict=True):
+                draws = self.average.draw(len(batch), tuple(batch.shape[2:]), generator)
+                loss = self.average.loss(batch, brain, on_device(draws, batch.device))
+                losses.append(loss.float() * len(batch))
+        return torch.stack(losses).sum().item() / len(images)
 
     @torch.no_grad()
     def sample_pictures(self) -> dict[str, Tensor]:
@@ -270,13 +335,14 @@ class Training(LightningModule):
             Pictures by title, (B, X, Y) each, on the CPU.
         """
         middle = slice(VALIDATION_SLICES // 2, PICTURE_VOLUMES * VALIDATION_SLICES, VALIDATION_SLICES)
-        images = self._validation_images(middle)
-        pictures = {"scan": images}
+        images, _ = self._validation_batch(middle)
+        scans = images[:, self.model.neighbours, None]
+        pictures = {"scan": scans}
         with self.trainer.precision_plugin.forward_context():
             if hasattr(self.average, "noised"):
                 pictures["noised"] = self.average.noised(images, self._generator("picture", 0))
             pictures["reconstruction"] = self.average.reconstruct(images, self._generator("picture", 0))
-        pictures["|difference|"] = (images - pictures["reconstruction"]).abs()
+        pictures["|difference|"] = (scans - pictures["reconstruction"]).abs()
         return {title: picture[:, 0].float().cpu() for title, picture in pictures.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,7 +354,9 @@ class Training(LightningModule):
         weights = list(self.model.parameters())
         for optimiser in checkpoint["optimizer_states"]:
             for group in optimiser["param_groups"]:
-                group["fused"] = self._fused
+                group["fused"], group["capturable"] = self._fused, self._records
+                rate = float(group["lr"])
+                group["lr"] = torch.tensor(rate, device=self.device) if self._records else rate
             for number, moments in optimiser["state"].items():
                 for name in ("exp_avg", "exp_avg_sq"):
                     moments[name] = torch.empty_like(weights[number], device="cpu").copy_(moments[name])

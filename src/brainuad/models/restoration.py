@@ -1,0 +1,168 @@
+"""Restoration of synthetic anomalies: a network learns to mark what was painted into a healthy slab, and to undo it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from brainuad.config import ModelConfig
+from brainuad.models.anomalies import (
+    CONTRAST_NUMBERS,
+    FAMILIES,
+    NUMBERS,
+    SLOTS,
+    noise_bank,
+    paint,
+    random_contrast,
+)
+from brainuad.models.base import Draws, Model
+from brainuad.models.unet import UNet
+from brainuad.registry import MODELS
+
+SEVERITY_STEPS = 1000  # from no change to one as large as the range of intensities
+POSE_NUMBERS = 6
+LARGEST_ANGLE, LARGEST_SCALE, LARGEST_SHIFT = 0.14, 0.08, 3.0  # radians, share, pixels
+RESTORATION_WEIGHT = 2.0  # of the error of the restored slice beside that of the marks
+SMOOTH_OVERLAP = 20.0  # pixels that keep the overlap of small anomalies from jumping
+
+
+class Pair(NamedTuple):
+    """What the network is shown and what it should find.
+
+    Attributes:
+        painted: (B, S, X, Y) slabs with anomalies, of random contrast.
+        clean: (B, X, Y) the middle slices without, of the same contrast.
+        brain: (B, X, Y) bool.
+        lesion: (B, X, Y) bool, where the middle slices were visibly changed.
+        severity: (B,) largest change in the middle slice, in [0, 1]; of slabs without anomaly a random number.
+    """
+
+    painted: Tensor
+    clean: Tensor
+    brain: Tensor
+    lesion: Tensor
+    severity: Tensor
+
+
+@MODELS.register("restoration")
+class RestorationModel(Model):
+    """Sees five axial slices; returns the middle one as it would look healthy, and where it does not.
+
+    It is trained on healthy scans alone. Half of what it learns is that of DISYRE (Naval Marimont et al. 2024): a
+    severity, as diffusion has a noise level, and the healthy slice behind an anomaly. The other half is a map of the
+    anomaly itself.
+
+    Args:
+        config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim``, ``unshuffle``,
+            ``neighbours``, ``inverted``, ``families`` and ``severities`` are used.
+
+    Attributes:
+        config: The settings.
+        unet: The network.
+        bank: Fixed noise that anomalies are made of.
+    """
+
+    bank: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.neighbours = config.neighbours
+        self.families = tuple(config.families) or tuple(FAMILIES)
+        self.unet = UNet(config, inputs=2 * self.neighbours + 1, outputs=2)
+        self.register_buffer("bank", noise_bank(), persistent=False)
+
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
+    ) -> Draws:
+        """Draw what anomalies, contrast and pose are made from: uniform numbers in [0, 1)."""
+        numbers = {"anomalies": SLOTS * NUMBERS, "contrast": CONTRAST_NUMBERS, "pose": POSE_NUMBERS}
+        return {name: torch.rand(count, length, generator=generator) for name, length in numbers.items()}
+
+    def training_pair(self, images: Tensor, masks: Tensor, draws: Draws) -> Pair:
+        """Make what the network is shown, and what it should find, from healthy slabs (B, S, X, Y)."""
+        images, masks = posed(images, masks, draws["pose"])
+        numbers = draws["anomalies"].unflatten(1, (SLOTS, NUMBERS))
+        painted, lesion = paint(images, masks, numbers, self.bank, self.families)
+        painted, clean = random_contrast(
+            [painted, images], masks, draws["contrast"], self.bank, self.config.inverted
+        )
+        middle = self.neighbours
+        change = (painted[:, middle] - clean[:, middle]).abs().amax((1, 2))
+        severity = torch.where(lesion.any(2).any(1), change, draws["pose"][:, -1]).clamp(0, 1)
+        return Pair(painted, clean[:, middle], masks[:, middle], lesion, severity)
+
+    def predict(self, slabs: Tensor, severity: Tensor) -> tuple[Tensor, Tensor]:
+        """Return restored middle slices and the logits of their anomalies, (B, X, Y) each.
+
+        Args:
+            slabs: (B, S, X, Y) in about [0, 1].
+            severity: (B,) in [0, 1].
+        """
+        output = self.unet(slabs, (severity * (SEVERITY_STEPS - 1)).long()).float()
+        return slabs[:, self.neighbours] + output[:, 0], output[:, 1]
+
+    def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
+        """Return cross-entropy and Dice loss of the marks, and the absolute error of the restored slice."""
+        pair = self.training_pair(images, masks, draws)
+        restored, logits = self.predict(pair.painted, pair.severity)
+        brain, lesion = pair.brain.float(), pair.lesion.float()
+        pixels = brain.sum().clamp(min=1)
+        entropy = (
+            F.binary_cross_entropy_with_logits(logits, lesion, reduction="none") * brain
+        ).sum() / pixels
+        marks = torch.sigmoid(logits) * brain
+        both = (marks * lesion).sum((1, 2))
+        overlap = (2 * both + SMOOTH_OVERLAP) / (marks.sum((1, 2)) + lesion.sum((1, 2)) + SMOOTH_OVERLAP)
+        error = ((restored - pair.clean).abs() * brain).sum() / pixels
+        return entropy + 0.5 * (1 - overlap).mean() + RESTORATION_WEIGHT * error
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return restored middle slices, and the probability of an anomaly at each pixel, (B, 1, X, Y) each.
+
+        They are means over the severities of the settings, each of the slab and of its mirror image.
+        """
+        severities = self.config.severities
+        restored, marks = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])
+        for severity in severities:
+            level = torch.full((len(images),), float(severity), device=images.device)
+            for mirrored in (False, True):
+                slabs = images.flip(2) if mirrored else images
+                slices, logits = self.predict(slabs, level)
+                found = torch.stack([slices, torch.sigmoid(logits)])
+                found = found.flip(2) if mirrored else found
+                restored += found[0, :, None] / (2 * len(severities))
+                marks += found[1, :, None] / (2 * len(severities))
+        return restored, marks
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the middle slices as they would look healthy: (B, 1, X, Y) for slabs (B, S, X, Y)."""
+        return self.both(images)[0]
+
+
+def posed(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror half of the slabs, and turn, scale and move each a little in its plane.
+
+    Args:
+        images: (B, S, X, Y).
+        masks: (B, S, X, Y) bool.
+        uniform: (B, 4 or more) numbers in [0, 1).
+
+    Returns:
+        Images, 0 outside the masks, and masks.
+    """
+    width, height = images.shape[2:]
+    signed = 2 * uniform - 1
+    angle, scale = LARGEST_ANGLE * signed[:, 1], 1 + LARGEST_SCALE * signed[:, 2]
+    mirror = torch.where(signed[:, 0] < 0, -1.0, 1.0)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    along, across = (LARGEST_SHIFT * 2 * signed[:, n] / length for n, length in ((3, width), (4, height)))
+    # affine_grid's first coordinate runs along the last axis
+    rows = [cos, sin * width / height * mirror, across, -sin * height / width, cos * mirror, along]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    inside = F.grid_sample(masks.to(images.dtype), grid, align_corners=False) > 0.5
+    return F.grid_sample(images, grid, align_corners=False) * inside, inside
