@@ -95,9 +95,7 @@ def pack(
     ] = "15MB",  # type: ignore[assignment]
     bits: Annotated[
         str,
-        typer.Option(
-            metavar="16|8", help="Of a weight; 8 halves the files and rounds a hundred times coarser."
-        ),
+        typer.Option(metavar="16|8", help="Of a weight; 8 halves the files, and rounds coarsely."),
     ] = "16",
 ) -> None:
     """Write a model as a few small files, checksummed; `brainuad models unpack` makes it whole again.
