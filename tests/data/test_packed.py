@@ -57,8 +57,8 @@ def test_rounding_is_half_a_step_and_keeps_zero(image: np.ndarray) -> None:
     levels, step, zero = to_levels(image)
     restored = (levels.astype(np.float64) - float(zero)) * float(step)
     reach = max(image.max(), 0) - min(image.min(), 0)
-    assert np.abs(restored - image).max() <= 0.5 * float(step) * (1 + 1e-5) + 1e-12
-    assert reach == 0 or step <= reach / 253 * (1 + 1e-6)
+    assert np.abs(restored - image).max() <= 0.5 * float(step) * (1 + 1e-4)
+    assert reach == 0 or step <= reach / 253.9 * (1 + 1e-6)
     assert (restored[image == 0] == 0).all()
 
 
@@ -68,7 +68,7 @@ def test_a_real_scan_with_overshoot() -> None:
     assert image.max() > 1
     cohort = packed()
     restored, kept = cohort.pair(0)
-    assert np.abs(restored - image).max() <= 0.5 * cohort.steps[0] * (1 + 1e-5)
+    assert np.abs(restored - image).max() <= 0.5 * cohort.steps[0] * (1 + 1e-4)
     assert cohort.steps[0] <= (image.max() - image.min()) / 253
     np.testing.assert_array_equal(kept, mask)
 

@@ -117,12 +117,20 @@ def to_levels(image: np.ndarray) -> tuple[np.ndarray, np.float32, np.uint8]:
         ``(levels - zero) * step`` is off by half a step at most.
     """
     low, high = min(float(image.min()), 0.0), max(float(image.max()), 0.0)
-    reach = high - low
-    zero = min(int(np.ceil(-255 * low / reach)), 255) if reach > 0 else 0
-    # what is below 0 fits in the levels below it, what is above in those above
-    step = max(-low / zero if zero else 0.0, high / (255 - zero) if zero < 255 else 0.0) or 1.0
-    rounded = np.rint(image.astype(np.float64) / step) + zero
-    return np.clip(rounded, 0, 255).astype(np.uint8), np.float32(step), np.uint8(zero)
+    share = 255 * -low / (high - low) if high > low else 0.0
+    # what is below 0 has to fit in the levels below it, what is above in those above
+    sides = {zero: ((-low, zero), (high, 255 - zero)) for zero in (int(share), min(int(share) + 1, 255))}
+    worth, zero = min(
+        (max(_ratio(size, levels) for size, levels in both), zero) for zero, both in sides.items()
+    )
+    step = np.float32(worth) or np.float32(1)
+    rounded = np.rint(image / np.float64(step)) + zero
+    return np.clip(rounded, 0, 255).astype(np.uint8), step, np.uint8(zero)
+
+
+def _ratio(size: float, levels: int) -> float:
+    """Return what each of some levels is worth that cover a size."""
+    return size / levels if levels else np.inf if size else 0.0
 
 
 def pack_scans(
