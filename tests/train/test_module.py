@@ -77,7 +77,8 @@ def test_devices_share_the_batch_of_a_step(
             shares.append(module.training_batch(step))
             losses.append(module.training_step(0, 0))
         counted = [share.images for share in shares if share.weight]
-        assert torch.equal(torch.cat(counted), alone.images)
+        # not to the bit: a matrix product may round otherwise for another number of rows
+        torch.testing.assert_close(torch.cat(counted), alone.images, rtol=0, atol=1e-6)
         torch.testing.assert_close(torch.stack(losses).mean(), loss)
 
 

@@ -134,7 +134,8 @@ def sample_slices(
         generator: Source of every draw; the batch is a function of its state (see ``draw_slice_indices``).
         augment: Transform the volumes by TorchIO's random gamma (probability 0.5), bias field (0.25), blur
             (0.25) and ghosting (0.5) before slicing. The result is not clamped, as there.
-        share: Rows of the batch to return: devices that divide a batch see what one device would see.
+        share: Rows of the batch to return: devices that divide a batch see what one device would see, up to
+            rounding.
 
     Returns:
         (B, 1, X, Y) float32, in about [0, 1], on the volumes' device; fewer rows with a ``share``.

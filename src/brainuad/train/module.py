@@ -180,7 +180,7 @@ class Training(LightningModule):
         """Return this device's share of the batch of a step.
 
         Every device draws for the whole batch and takes its rows, so that any number of devices trains on what one
-        would.
+        would, up to the rounding of the augmentation's matrix products, which depends on the number of rows.
         """
         data, seed = self.config.datamodule.cfg, self.config.seed
         numbers = batch_indices(len(self.train_volumes), data.batch_size, self.batches_per_epoch, seed, step)
