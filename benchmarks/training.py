@@ -27,7 +27,7 @@ from brainuad.devices import resolve_device
 from brainuad.errors import InputError
 from brainuad.experiment import fold_cases, train_fold
 from brainuad.modelfile import read_model
-from brainuad.models import build_unet
+from brainuad.registry import MODELS
 
 PATHS = {
     "float32": ["trainer.precision=32-true"],
@@ -130,9 +130,11 @@ def flops_of_slice(config: ExperimentConfig) -> float:
     """Return the operations of training on a slice: those forwards, and twice as many backwards."""
     data = config.datamodule.cfg
     x, y = (round(length / data.rescaleFactor) for length in data.imageDim[:2])
-    network = build_unet(config.model.cfg)
+    model = MODELS[config.model.cfg.name](config.model.cfg)
+    images = torch.zeros(1, 2 * model.neighbours + 1, x, y)
+    drawn = model.draw(1, (x, y), torch.Generator())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 1, x, y), torch.zeros(1, dtype=torch.long))
+        model.loss(images, images == 0, drawn)
     return 3.0 * counter.get_total_flops()
 
 

@@ -354,9 +354,9 @@ class Training(LightningModule):
         weights = list(self.model.parameters())
         for optimiser in checkpoint["optimizer_states"]:
             for group in optimiser["param_groups"]:
-                group["fused"], group["capturable"] = self._fused, self._records
-                rate = float(group["lr"])
-                group["lr"] = torch.tensor(rate, device=self.device) if self._records else rate
+                rate = torch.tensor(float(group["lr"]), device=self.device)
+                group["fused"], group["lr"] = self._fused, rate if self._records else rate.item()
+                group["capturable"] = self._records and rate.is_cuda
             for number, moments in optimiser["state"].items():
                 for name in ("exp_avg", "exp_avg_sq"):
                     moments[name] = torch.empty_like(weights[number], device="cpu").copy_(moments[name])
