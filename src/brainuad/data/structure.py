@@ -17,13 +17,13 @@ _DEEP = 6.0  # mm: any body of a brain's size has the atlas's outline once it is
 
 
 def likeness(brain: Volume, mask: np.ndarray) -> float:
-    """Return how many times better the atlas explains a registered brain than it does mirrored.
+    """Return how many times better the atlas explains a registered brain than it does where it is laid wrongly.
 
     It explains the share of variance that a parabola of its intensity fits, in every cube of 28 mm: a parabola,
     because the brightest tissue of a FLAIR is neither the brightest nor the darkest of the T1 atlas; cubes, because
     bias fields and large lesions are a matter of other cubes. Only what is 6 mm and more below the surface counts.
-    Smooth patterns of any kind correlate by chance: so well are they explained by the atlas front to back, upside
-    down, or both, of which the best is taken.
+    Smooth patterns of any kind correlate by chance: so well are they explained by the atlas mirrored front to back,
+    upside down, or both, or turned by 90 degrees, of which the best is taken.
 
     Args:
         brain: On a grid in atlas space.
@@ -52,7 +52,7 @@ def _atlases() -> list[tuple[np.ndarray, np.ndarray]]:
     atlas = _blocks(_GRID.to_model(atlas_brain(), order=1))
     atlas /= atlas[atlas > 0].mean()
     margin = [((max(atlas.shape) - length) // 2,) * 2 for length in atlas.shape]  # of even lengths
-    room = tuple(slice(before, before + length) for (before, _), length in zip(margin, atlas.shape, strict=True))
+    room = tuple(slice(before, before + n) for (before, _), n in zip(margin, atlas.shape, strict=True))
     cube = np.pad(atlas, margin)
     laid = [atlas, atlas[:, ::-1], atlas[:, :, ::-1], atlas[:, ::-1, ::-1]]
     laid += [np.rot90(cube, turn, axes)[room] for axes in ((0, 1), (0, 2), (1, 2)) for turn in (1, 3)]
@@ -65,12 +65,14 @@ def _blocks(array: np.ndarray) -> np.ndarray:
 
 
 def _deep(mask: np.ndarray) -> np.ndarray:
-    return np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1), sampling=_BLOCK) >= _DEEP)[1:-1, 1:-1, 1:-1]
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=_BLOCK)
+    return np.asarray(distance[1:-1, 1:-1, 1:-1] >= _DEEP)
 
 
 def _explained(ours: np.ndarray, atlas: np.ndarray, inside: np.ndarray) -> float:
     """Return the mean share of local variance of one image that a parabola of another explains, 0 to 1."""
-    weight = inside.astype(np.float64)  # in float32, differences of squares would be noise where a tissue is even
+    # in float32, differences of squares would be noise where a tissue is even
+    weight = inside.astype(np.float64)
     count = np.maximum(_summed(weight), 1e-6)
 
     def mean(values: np.ndarray) -> np.ndarray:
