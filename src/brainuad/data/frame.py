@@ -300,33 +300,3 @@ def alignment(brain_on_grid: np.ndarray, frame: BrainFrame) -> float:
     atlas = frame.to_model(atlas_brain(), order=1)
     inside = atlas > 0
     return float(np.corrcoef(atlas[inside], brain_on_grid[inside])[0, 1])
-
-
-def shared_structure(brain: Volume, mask: np.ndarray) -> float:
-    """Return how much of a registered brain's variance the atlas explains, whatever the contrast (0 .. 1).
-
-    Correlation ratio (Roche et al. 1998) of the two, smoothed, at 6 mm and more from the surface: for any body of a
-    brain's size has the atlas's outline once it is registered.
-
-    Args:
-        brain: On a grid in atlas space.
-        mask: ``(X, Y, Z)`` bool, its brain.
-
-    Returns:
-        NaN where nothing is that deep inside, or the inside is constant.
-    """
-    atlas = resample(
-        atlas_brain().array, np.linalg.inv(atlas_brain().affine) @ brain.affine, mask.shape, order=1
-    )
-    spacing = brain.spacing
-    inside = ndimage.distance_transform_edt(np.pad(mask & (atlas > 0), 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    ours, theirs = (
-        ndimage.gaussian_filter(array, [2 / step for step in spacing])[inside >= 6]
-        for array in (brain.array, atlas)
-    )
-    if not ours.size or not np.ptp(ours) > 0:
-        return float("nan")
-    level = np.searchsorted(np.quantile(theirs, np.linspace(0, 1, 33)[1:-1]), theirs)
-    voxels, total = np.bincount(level), np.bincount(level, ours.astype(np.float64))
-    between = (total**2 / np.maximum(voxels, 1)).sum() / ours.size - ours.mean(dtype=np.float64) ** 2
-    return float(between / ours.var(dtype=np.float64))
