@@ -166,7 +166,7 @@ def fit(
 
     Args:
         config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
-            there is one, and ends with the weights of an unbroken run (on a CPU, to the bit).
+            there is one, and ends with the weights of an unbroken run (on one CPU with as many threads, to the bit).
         train: Training volumes.
         val: Healthy validation volumes.
         run_dir: Folder of this model; made if missing.

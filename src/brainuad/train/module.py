@@ -2,7 +2,7 @@
 
 Every random draw of a step is a function of (seed, step) alone: which volumes, which slices, their
 augmentation, the noise levels and the noise. So a run that was interrupted and resumed has the weights of one
-that was not, and no state of a random generator is stored.
+that was not (see ``fit``), and no state of a random generator is stored.
 """
 
 from __future__ import annotations
