@@ -5,16 +5,8 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from brainuad.data.frame import (
-    BrainFrame,
-    alignment,
-    atlas_brain,
-    register_to_atlas,
-    register_within_session,
-    resample,
-    resample_map,
-    to_sitk,
-)
+from brainuad.data.frame import BrainFrame, alignment, atlas_brain, resample, resample_map
+from brainuad.data.registration import register_to_atlas, register_within_session, to_sitk
 from brainuad.data.volume import Volume
 
 FILES = Path(__file__).parent.parent / "files"

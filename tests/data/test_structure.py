@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from brainuad.config import DataConfig
 from brainuad.data.atlas import AtlasBrain, PlacedScan, place_scan
 from brainuad.data.extract import find_brain
-from brainuad.data.frame import register_to_atlas
+from brainuad.data.registration import register_to_atlas
 from brainuad.data.structure import likeness
 from brainuad.data.volume import Volume
 

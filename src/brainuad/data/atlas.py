@@ -9,13 +9,13 @@ from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.extract import correct_bias
-from brainuad.data.frame import BrainFrame, alignment, register_to_atlas
+from brainuad.data.frame import BrainFrame, alignment
 from brainuad.data.loading import place_volumes
+from brainuad.data.registration import register_to_atlas
 from brainuad.data.structure import likeness
 from brainuad.data.volume import Volume
 
 FIELD_OF_VIEW = (208, 240, 176)  # mm around the atlas brain: room for the largest head
-POOR_ALIGNMENT = 0.5  # correlation with the atlas below which a person should look
 # What the atlas explains, over what it explains laid wrongly. Brains that lie another way have 0.99 or less, T1, T2 and
 # FLAIR of two patients with large gliomas 1.22 or more.
 _NO_BRAIN = 1.1
