@@ -12,7 +12,6 @@ from types import ModuleType
 
 import pytest
 from commands import run
-from presets import SMALL
 
 from brainuad.detector import Detector
 
@@ -51,7 +50,7 @@ def typed(folder: Path, *words: str, data: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.slow(seconds=60)
 def test_two_tiny_models_in_half_a_minute(here: Path) -> None:
-    run("pack", "DATA", "-o", "train.npz", "experiment=smoke", *SMALL)
+    run("pack", "DATA", "-o", "train.npz", "experiment=smoke")
     done = typed(here, "30", "smoke", "smoke-restoration", data="train.npz")
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = json.loads((here / "out" / "record.json").read_text())["trainings"]

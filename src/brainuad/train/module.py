@@ -272,7 +272,7 @@ class Training(LightningModule):
         """Whether one kernel changes all weights."""
         # In float16 it would undo the scaling of gradients by itself, after they have been clipped.
         on_cuda = self.trainer.strategy.root_device.type == "cuda"
-        return (on_cuda and self.trainer.precision != "16-mixed") or None
+        return self._records or (on_cuda and self.trainer.precision != "16-mixed") or None
 
     def configure_gradient_clipping(
         self,
