@@ -25,6 +25,7 @@ from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelConfig
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json, write_text
+from brainuad.models.base import Model
 from brainuad.registry import MODELS
 from brainuad.scoring.atlas import HealthyMoments
 
@@ -104,7 +105,7 @@ def recorded_hash(folder: str | Path) -> str:
 
 def read_model(
     folder: str | Path,
-) -> tuple[nn.Module, ModelConfig, DataConfig, dict[str, Any], Calibration | None]:
+) -> tuple[Model, ModelConfig, DataConfig, dict[str, Any], Calibration | None]:
     """Read a model folder.
 
     Returns:

@@ -76,7 +76,8 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` at least; ``image`` is added.
+            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` that the model makes at least;
+                ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -84,7 +85,8 @@ class HealthyScan:
         """
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
-        carried = {name: image if name == IMAGE else raw[name] for name in CARRIED}
+        known = {**raw, IMAGE: image}
+        carried = {name: known[name] for name in CARRIED if name in known}
         look = look_at(image, mask, brain_ml, alignment)
         return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask))
 

@@ -18,7 +18,7 @@ from brainuad.models.anomalies import (
     paint,
     random_contrast,
 )
-from brainuad.models.base import Draws, Model
+from brainuad.models.base import Draws, Inference, Model
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
@@ -141,6 +141,14 @@ class RestorationModel(Model):
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the middle slices as they would look healthy: (B, 1, X, Y) for slabs (B, S, X, Y)."""
         return self.both(images)[0]
+
+    def maps(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the probability of an anomaly at each pixel of the middle slices: (B, 1, X, Y)."""
+        return self.both(images)[1]
+
+    def infer(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Inference:
+        """Return both, which the same network calls give."""
+        return Inference(*self.both(images))
 
 
 def posed(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

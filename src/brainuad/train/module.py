@@ -329,20 +329,15 @@ class Training(LightningModule):
 
     @torch.no_grad()
     def sample_pictures(self) -> dict[str, Tensor]:
-        """Return fixed validation slices, and what the averaged model sees and makes of them.
+        """Return fixed validation slices, and what the averaged model makes of them.
 
         Returns:
             Pictures by title, (B, X, Y) each, on the CPU.
         """
         middle = slice(VALIDATION_SLICES // 2, PICTURE_VOLUMES * VALIDATION_SLICES, VALIDATION_SLICES)
-        images, _ = self._validation_batch(middle)
-        scans = images[:, self.model.neighbours, None]
-        pictures = {"scan": scans}
+        images, masks = self._validation_batch(middle)
         with self.trainer.precision_plugin.forward_context():
-            if hasattr(self.average, "noised"):
-                pictures["noised"] = self.average.noised(images, self._generator("picture", 0))
-            pictures["reconstruction"] = self.average.reconstruct(images, self._generator("picture", 0))
-        pictures["|difference|"] = (scans - pictures["reconstruction"]).abs()
+            pictures = self.average.pictures(images, masks, self._generator("picture", 0))
         return {title: picture[:, 0].float().cpu() for title, picture in pictures.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
