@@ -7,11 +7,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint format clean help
+NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
+	   tests/models/test_release.py tests/evaluate/test_evaluate_cache.py
+
+.PHONY: demo test test-kernels lint format clean help
 
 help:
 	@echo "make demo    install into .venv, score the embedded scans, print the table"
 	@echo "make test    install into .venv, run the tests"
+	@echo "make test-kernels   run the numeric tests as on other processors"
 	@echo "make lint    style, types and import rules"
 	@echo "make clean   remove .venv and caches"
 
@@ -22,6 +26,14 @@ demo: $(STAMP)
 # another, in the order of tests/conftest.py.
 test: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+# Kernels for the oldest processors, with threads; then, as if by others, sums in another order for every shape, and
+# bfloat16 where the precision is left to the device.
+test-kernels: $(STAMP)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -q $(NUMERIC)
+	PYTHONPATH=tests OMP_WAIT_POLICY=passive \
+	  $(BIN)/python -m pytest -q -p other_sums -p native_bfloat16 $(NUMERIC)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

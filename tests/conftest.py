@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# The suite runs in several processes; threads of each would only get in the others' way. Set before torch is imported.
+# The suite runs in several processes; threads of each would only get in the others' way. Set before torch is imported,
+# unless the environment asks for another number.
 for name in (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -19,6 +20,8 @@ for name in (
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import torch  # noqa: E402
+
+THREADS = torch.get_num_threads()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,12 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def _same_threads() -> Iterator[None]:
     """Sums in another order, and so other bits, would come of another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

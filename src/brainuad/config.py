@@ -204,7 +204,8 @@ class ExperimentConfig:
         resume: Continue the run in the log folder from its last checkpoint.
         allow_leaks: Train even where a subject is in two splits.
         reference: Reproduce the release's choices wherever they differ from this package's.
-        data_dir: The paper's data layout or a manifest CSV; defaults to ``DATA_DIR`` of ``pc_environment.env``.
+        data_dir: The paper's data layout, a manifest CSV, or what ``brainuad pack`` wrote (.npz, to train on); defaults
+            to ``DATA_DIR`` of ``pc_environment.env``.
         log_dir: Where runs are written; defaults to ``LOG_DIR`` of ``pc_environment.env``.
         name: Name of the run's folder.
     """

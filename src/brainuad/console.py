@@ -59,9 +59,17 @@ def report_bug(kind: type[BaseException], error: BaseException, trace: Traceback
     say("please report this with what `brainuad --debug ...` prints")
 
 
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what stderr is when a message comes: what it was before may be closed by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def set_verbosity(verbose: bool, quiet: bool) -> None:
     """Send the package's messages to stderr, from warnings on or as asked for."""
-    logging.basicConfig(format="brainuad: %(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(format="brainuad: %(message)s", handlers=[_Stderr()], force=True)
     logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 

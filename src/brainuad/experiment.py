@@ -24,6 +24,7 @@ from brainuad.console import show_messages
 from brainuad.data.cohort import Case, read_cases
 from brainuad.data.leaks import find_leaks, leak_free
 from brainuad.data.loading import PreparedCase, load_cohort
+from brainuad.data.packed import SETTINGS, is_packed, read_packed
 from brainuad.data.slices import TrainingVolumes, stack_volumes
 from brainuad.errors import InputError
 from brainuad.overrides import (
@@ -126,8 +127,9 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
     """
     check_settings(config)
     folds = range(config.start_fold, config.start_fold + config.num_folds)
-    if Path(config.data_dir).suffix.lower() == ".csv" or (config.onlyEval and not has_folds(config)):
-        folds = folds[:1]  # a manifest has no folds, and one model needs one evaluation
+    one_fold = Path(config.data_dir).suffix.lower() == ".csv" or is_packed(config.data_dir)
+    if one_fold or (config.onlyEval and not has_folds(config)):
+        folds = folds[:1]  # a manifest has no folds, packed data one, and one model needs one evaluation
     if not config.onlyEval:
         check_devices(config, len(folds))
     # all folds before the first training, which may take days
@@ -171,12 +173,15 @@ def check_devices(config: ExperimentConfig, folds: int) -> None:
 
 
 def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
-    """Return the cases of a fold, without leaks unless the settings keep them.
+    """Return the cases of a fold, without leaks unless the settings keep them; none of packed data.
 
     Raises:
-        InputError: The data cannot be read; a subject is in two splits, and nothing allows it; or there is no
-            healthy scan to train on.
+        InputError: The data cannot be read; a subject is in two splits, and nothing allows it; there is no
+            healthy scan to train on; or the data were packed with other settings.
     """
+    if is_packed(config.data_dir):
+        check_packed(config, fold)
+        return []  # they have no files, and no scan to test on
     cases = read_cases(config.data_dir, config.datamodule.cfg.mode, fold, training=not config.onlyEval)
     leaks = find_leaks(cases)
     shared = [str(leak) for leak in leaks if not leak.duplicated]
@@ -206,6 +211,22 @@ def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
             fault = f"fold {fold} has no healthy scan in split {split!r}"
             raise InputError(config.data_dir, fault, "Training needs rows with label 0 in train and val")
     return cases
+
+
+def check_packed(config: ExperimentConfig, fold: int) -> None:
+    """Raise InputError unless packed data serve a training with these settings."""
+    if config.onlyEval:
+        raise InputError(config.data_dir, "holds no test scans", "Give the data that it was packed from")
+    packed = read_packed(config.data_dir)
+    here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS}
+    there = {f"datamodule.cfg.{name}": value for name, value in packed.settings.items()}
+    here["start_fold"], there["start_fold"] = fold, packed.fold
+    differing = [
+        f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]
+    ]
+    if differing:
+        fault = f"was packed with other settings ({'; '.join(differing)})"
+        raise InputError(config.data_dir, fault, "Repeat them, or pack the data anew with these")
 
 
 def first_subjects(cases: Sequence[Case]) -> list[Case]:
@@ -256,10 +277,28 @@ def train_fold(
         return folder / "model"
     if folder.exists() and not config.resume and is_main_process():
         raise InputError(folder, "exists", "Add resume=True to continue it, or choose another name=")
-    train, val = (load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val"))
+    train, val = training_volumes(config, cases)
     logger.info("Training on %d scans, validating on %d: %s", len(train), len(val), folder)
     model = fit(config, train, val, folder, fold=fold)
     return model if is_main_process() else None
+
+
+def training_volumes(
+    config: ExperimentConfig, cases: Sequence[Case]
+) -> tuple[TrainingVolumes, TrainingVolumes]:
+    """Return what is trained and what is validated on, from a fold's cases or from packed data."""
+    if not is_packed(config.data_dir):
+        train, val = (
+            load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val")
+        )
+        return train, val
+    packed = read_packed(config.data_dir)
+    most = SAMPLE_SUBJECTS if config.datamodule.cfg.sample_set else None
+    train, val = (
+        stack_volumes([packed.pair(index) for index in packed.split(split, most)])
+        for split in ("train", "val")
+    )
+    return train, val
 
 
 def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:

@@ -88,6 +88,18 @@ def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool
             raise InputError("overrides", _one_line(error), "See `brainuad train --help`") from error
 
 
+def read_overrides(overrides: Sequence[str]) -> ExperimentConfig:
+    """Return the experiment that overrides of ``brainuad train`` make.
+
+    Raises:
+        UnknownName: A name does not exist; the message suggests the nearest.
+        InputError: A value cannot be used.
+    """
+    check_overrides(overrides, multirun=False)
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return to_experiment(compose("config", overrides=list(overrides)))
+
+
 def _check_name(override: Override, own_files: bool) -> None:
     name = override.key_or_group
     if name == "hydra" or name.startswith(("hydra.", "hydra/")):

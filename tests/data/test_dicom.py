@@ -7,7 +7,6 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-import torch
 from dicom_series import PLANES, write_multiframe, write_series
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
@@ -330,7 +329,6 @@ def test_no_findings_make_no_segmentation_and_other_places_are_refused(tmp_path)
 
 @pytest.mark.slow
 def test_a_scan_has_the_same_map_as_nifti_and_as_dicom(tmp_path):
-    torch.set_num_threads(1)
     brain = Volume.load(IMAGE)
     brain = brain.with_array(np.rint(brain.array))
     brain.save(tmp_path / "scan.nii.gz")

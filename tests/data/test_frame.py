@@ -5,17 +5,8 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from brainuad.data.frame import (
-    BrainFrame,
-    alignment,
-    atlas_brain,
-    register_to_atlas,
-    register_within_session,
-    resample,
-    resample_map,
-    shared_structure,
-    to_sitk,
-)
+from brainuad.data.frame import BrainFrame, alignment, atlas_brain, resample, resample_map
+from brainuad.data.registration import register_to_atlas, register_within_session, to_sitk
 from brainuad.data.volume import Volume
 
 FILES = Path(__file__).parent.parent / "files"
@@ -169,24 +160,3 @@ def test_scans_that_share_no_space_are_no_session():
     with pytest.raises(ValueError, match="could not be registered within its session") as raised:
         register_within_session(first, first.array > 20, moved(first, far))
     assert "\n" not in str(raised.value)
-
-
-def test_the_atlas_explains_brains_of_any_contrast_and_nothing_else(labelled_brain):
-    image, mask, _ = labelled_brain
-    inside = mask.array > 0.5
-    shared = shared_structure(image, inside)
-    assert shared > 0.2
-    assert shared_structure(image.with_array(700 - 3 * image.array), inside) == pytest.approx(
-        shared, rel=1e-4
-    )
-    for contrast in ("t2", "flair"):
-        other = Volume.load(FILES / f"mslub19_{contrast}_atlas_4mm.nii.gz")
-        assert shared_structure(other, other.array > 0) > 0.05
-    noise = image.with_array(np.random.default_rng(0).normal(500, 20, inside.shape) * inside)
-    assert shared_structure(noise, inside) < 0.01
-    on_its_side = np.rot90(image.array[:, :80, :80] * inside[:, :80, :80], axes=(1, 2))
-    assert shared_structure(Volume.from_array(on_its_side, image.affine), on_its_side > 0) < 0.02
-    assert np.isnan(shared_structure(image.with_array(np.ones(inside.shape)), inside))
-    thin = np.zeros_like(inside)
-    thin[40:44] = inside[40:44]
-    assert np.isnan(shared_structure(image, thin))

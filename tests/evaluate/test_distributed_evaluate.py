@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from painted import repaint, written
 from paper_layout import build_tree, place_scan, split_row
 from tiny import tiny_detector
@@ -65,7 +66,11 @@ def evaluate_by_two(
     """Run the command as it is documented, or so that a process dies after some cases."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [SCRIPT, dies_after] if dies_after else ["--no-python", PROGRAM, "evaluate"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(output.parent / "cache")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # as here, for the files are compared to the byte
+        "XDG_CACHE_HOME": str(output.parent / "cache"),
+    }
     return subprocess.run(
         list(map(str, [*launcher, *command, *words, "-o", output])),
         env=environment,

@@ -55,7 +55,7 @@ def test_messages_are_shown_unless_quiet(
 ) -> None:
     root, package = logging.getLogger(), logging.getLogger("brainuad")
     handlers, level = root.handlers[:], package.level
-    monkeypatch.setattr(experiment, "train_fold", lambda *args: None)
+    monkeypatch.setattr(experiment, "train_fold", lambda *args, **options: None)
     try:
         console.set_verbosity(False, quiet)  # as the command line does
         assert experiment.main(["experiment=smoke", *SMALL]) == 0

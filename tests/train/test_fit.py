@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.train import fit
-from brainuad.train.fit import resolve_precision, total_steps
+from brainuad.train.fit import quiet_lightning, resolve_precision, total_steps
 from brainuad.train.module import Training
 
 
@@ -198,3 +200,18 @@ def test_progress_lines_go_to_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("step 1/1  epoch 0.3  loss ")
+
+
+@pytest.mark.parametrize("name", ["lightning", "lightning.pytorch", "lightning.fabric"])
+def test_errors_of_lightning_go_to_a_stderr_that_is_open(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported_under = io.StringIO()  # as the runner of a command puts in place of stderr
+    logger = logging.getLogger(name)
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(imported_under)])
+    monkeypatch.setattr(logger, "propagate", False)
+    imported_under.close()
+    with quiet_lightning():
+        logger.info("advice")
+        logger.error("fault")
+    assert capsys.readouterr().err == "fault\n"

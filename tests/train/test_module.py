@@ -13,6 +13,7 @@ from tiny_training import tiny
 from brainuad.config import ExperimentConfig
 from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
+from brainuad.train.fit import quiet_lightning
 from brainuad.train.module import (
     Training,
     batch_indices,
@@ -28,7 +29,8 @@ def attached(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolu
     from lightning.pytorch import Trainer
 
     module = Training(config, train, val)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with quiet_lightning():
+        module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     # a new network returns zeros and would give every slice the same loss but for the slice
     with torch.no_grad():
         for parameter in module.average.parameters():

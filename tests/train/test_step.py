@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import load, table, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from brainuad.data.slices import TrainingVolumes
 from brainuad.train import fit
 from brainuad.train.module import Training
-from brainuad.train.step import follow
+from brainuad.train.step import WholeStep, follow
 
 
 @pytest.fixture
@@ -60,20 +61,18 @@ def test_whole_steps_resume(
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def whole_step_of(module: Training) -> WholeStep:
+    rate = torch.tensor(1e-3)
+    optimizer = torch.optim.Adam(module.model.parameters(), lr=rate, fused=True)
+    return WholeStep(module.model, module.average, optimizer, module.train_volumes)
+
+
 def test_a_step_is_the_same_calls_on_the_same_memory(
     train_volumes: TrainingVolumes, val_volumes: TrainingVolumes
 ) -> None:
     """What a graph needs: between steps nothing changes but the contents of the tensors that are held."""
-    from lightning.pytorch import Trainer
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     module = Training(tiny(), train_volumes, val_volumes)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    optimizer = torch.optim.Adam(module.model.parameters(), lr=torch.tensor(1e-3), fused=True)
-    module.trainer.strategy.optimizers = [optimizer]
-    module.take_whole_steps()
-    step = module.whole_step
-    assert step is not None
+    step = whole_step_of(module)
     step(module.draw(0), 1e-3, 0.5)  # makes the optimiser's state
     held = step.held[2]
     places = {name: tensor.data_ptr() for name, tensor in held.items()}
@@ -102,18 +101,11 @@ def test_a_step_is_the_same_calls_on_the_same_memory(
 def test_a_loss_is_not_overwritten_by_the_next(
     train_volumes: TrainingVolumes, val_volumes: TrainingVolumes
 ) -> None:
-    from lightning.pytorch import Trainer
-
     module = Training(tiny(), train_volumes, val_volumes)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module.trainer.strategy.optimizers = [
-        torch.optim.Adam(module.model.parameters(), lr=torch.tensor(1e-3), fused=True)
-    ]
-    module.take_whole_steps()
-    assert module.whole_step is not None
-    first = module.whole_step(module.draw(0), 1e-3, 0.5)
+    step = whole_step_of(module)
+    first = step(module.draw(0), 1e-3, 0.5)
     before = first.item()
-    module.whole_step(module.draw(1), 1e-3, 0.5)
+    step(module.draw(1), 1e-3, 0.5)
     assert first.item() == before
 
 

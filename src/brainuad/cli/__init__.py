@@ -18,6 +18,7 @@ from brainuad.cli import (  # noqa: F401  (each registers its command)
     demo,
     evaluate,
     models,
+    pack,
     prepare,
     report,
     score,

@@ -22,6 +22,7 @@ def check(
 ) -> None:
     """Look for missing, damaged, duplicated and leaking scans. Exits with 1 if there are errors."""
     from brainuad.data.check import check_data_dir
+    from brainuad.data.packed import is_packed, read_packed
 
     with progress("Checking", None) as advance:
 
@@ -35,6 +36,8 @@ def check(
     else:
         for problem in problems:
             print(problem)
+        if is_packed(data_dir) and not errors:
+            print(f"{data_dir}: {read_packed(data_dir)}")
         print(f"{errors} errors, {len(problems) - errors} warnings")
     if errors:
         raise typer.Exit(FAILED)

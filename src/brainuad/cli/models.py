@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,15 +10,15 @@ import typer
 
 from brainuad.cli.app import app
 from brainuad.cli.options import Device, Json
-from brainuad.console import exit_by_failures, print_rows
+from brainuad.console import exit_by_failures, print_rows, say
 from brainuad.errors import InputError
 
 models = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The models that come with brainuad: list them, say where they are, verify them or one's own.",
+    help="The models that come with brainuad: list them, say where they are; verify or pack them or one's own.",
 )
-app.add_typer(models, name="models", short_help="List, find and verify models.")
+app.add_typer(models, name="models", short_help="List, find, verify and pack models.")
 
 
 @models.command(name="list", short_help="What comes with brainuad.")
@@ -70,6 +71,62 @@ def verify(
     if rows:
         print_rows(rows, as_json)
     exit_by_failures([row["status"] == "failed" for row in rows])
+
+
+def _bytes(text: str) -> int:
+    """Return a size: "15MB", "16MiB", "900kB", or a number of bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kMG])(i?))?B?", text.strip())
+    if not match:
+        raise typer.BadParameter(f"{text!r} is no size such as 15MB or 16MiB")
+    power = " kMG".index(match[2] or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+@models.command(short_help="Write a model as a few small files.")
+def pack(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")
+    ],
+    part_size: Annotated[
+        int, typer.Option(metavar="SIZE", parser=_bytes, help="Largest file: 15MB, 16MiB ...")
+    ] = "15MB",  # type: ignore[assignment]
+    bits: Annotated[
+        str,
+        typer.Option(metavar="16|8", help="Of a weight; 8 halves the files, and rounds coarsely."),
+    ] = "16",
+) -> None:
+    """Write a model as a few small files, checksummed; `brainuad models unpack` makes it whole again.
+
+    Weights are stored in 16 bits, those of a shipped model exactly.
+    """
+    from brainuad.detector import model_folder
+    from brainuad.modelpack import BITS, pack_model
+    from brainuad.runs import find_model
+
+    if bits not in map(str, BITS):
+        raise typer.BadParameter(f"{bits!r} is neither 16 nor 8", param_hint="--bits")
+    with model_folder(model) as folder:
+        parts = pack_model(find_model(folder, 0), output, part_size=part_size, bits=int(bits))
+    for part in parts:
+        print(part)
+    say(f"{len(parts)} files, {sum(part.stat().st_size for part in parts) / 1e6:.1f} MB")
+
+
+@models.command(short_help="Make a model of its files again.")
+def unpack(
+    parts: Annotated[Path, typer.Argument(metavar="PARTS", help="Folder that `brainuad models pack` wrote.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")
+    ],
+) -> None:
+    """Verify the files of a packed model, and write its folder whole or not at all."""
+    from brainuad.modelpack import unpack_model
+
+    unpack_model(parts, output)
+    print(output)
 
 
 def _verified(name: str, device: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from brainuad.data.cohort import (
     read_paper_layout,
 )
 from brainuad.data.leaks import find_leaks
+from brainuad.data.packed import is_packed, read_packed
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256
@@ -58,7 +59,7 @@ def check_data_dir(
     """Check the paper's data layout or a manifest: the lists, then every file they name, once.
 
     Args:
-        source: ``DATA_DIR``, or a manifest ending in .csv.
+        source: ``DATA_DIR``, a manifest ending in .csv, or packed data ending in .npz.
         modality: "t1" or "t2"; a manifest does not depend on it.
         fold: One cross-validation fold of the paper's layout, or None for all that are there.
         num_workers: Processes that read files.
@@ -71,7 +72,9 @@ def check_data_dir(
     problems: list[Problem] = []
     cases: list[Case] = []
     try:
-        if path.suffix.lower() == ".csv":
+        if is_packed(path):
+            read_packed(path)
+        elif path.suffix.lower() == ".csv":
             cases = manifest_cases(path)
             problems += _leak_problems(cases, path)
         else:

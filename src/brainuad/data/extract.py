@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from brainuad.data.frame import itk_fault, one_itk_thread, to_sitk
+from brainuad.data.registration import itk_fault, one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps

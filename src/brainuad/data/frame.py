@@ -1,4 +1,4 @@
-"""Where the model's grid lies in a scan: resampling onto it and back, and registration to the atlas.
+"""Where the model's grid lies in a scan: resampling onto it and back.
 
 Every transform here is a 4 x 4 matrix in RAS mm that maps *atlas* coordinates to *scan* coordinates: the direction in
 which images are resampled onto the atlas.
@@ -6,14 +6,11 @@ which images are resampled onto the atlas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from brainuad.data.sampling import sample_axes
@@ -21,7 +18,7 @@ from brainuad.data.volume import Volume
 
 # Centre of the SRI24 brain's bounding box, in mm of the atlas (RAS).
 ATLAS_CENTRE = (-119.0, 110.0, 72.5)
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+POOR_ALIGNMENT = 0.5  # correlation with the atlas below which a person should look
 
 
 @cache
@@ -136,197 +133,8 @@ def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) 
     return there * inside
 
 
-def to_sitk(volume: Volume) -> sitk.Image:
-    """Return a SimpleITK image (LPS space) of a volume whose axes need not be orthogonal to the scanner's."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
-    lps = _RAS_TO_LPS @ volume.affine
-    spacing = np.asarray(volume.spacing)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    # Rounding in a stored affine can leave axes a hair from orthonormal, which ITK refuses: take the nearest rotation.
-    left, _, right = np.linalg.svd(lps[:3, :3] / spacing)
-    image.SetDirection((left @ right).ravel().tolist())
-    return image
-
-
-def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
-    """Find the affine transform that lays a brain-extracted scan onto the SRI24 T1 brain.
-
-    Mattes mutual information (Mattes et al. 2003), first rigid, then affine, coarse to fine; moments of mass to start.
-
-    Args:
-        brain: Brain-extracted scan, zero outside the brain; any contrast.
-        seed: Seeds the metric's random sampling.
-
-    Returns:
-        ``(4, 4)`` float64, atlas mm to scan mm.
-
-    Raises:
-        ValueError: Registration fails, as it does where the scan is empty or its brain far off the atlas.
-    """
-    try:
-        with one_itk_thread():  # more would add the metric up in another order each time
-            # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
-            return _register(to_sitk(atlas_brain()), _averaged(to_sitk(brain), 2), seed)
-    except RuntimeError as error:
-        raise ValueError(f"could not be registered to the atlas ({itk_fault(error)})") from error
-
-
-def itk_fault(error: RuntimeError) -> str:
-    """Return what went wrong in ITK, without the source file, class and address that its messages begin with."""
-    return str(error).strip().splitlines()[-1].rpartition("): ")[2].rstrip(".")
-
-
-@contextmanager
-def one_itk_thread() -> Iterator[None]:
-    """Let ITK compute in one thread, for results that do not differ in their last digits from run to run."""
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-
-
-def _register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> np.ndarray:
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    rigid = sitk.Euler3DTransform(
-        _optimise(fixed, moving, start, sampling=0.05, shrink=(4, 2), sigmas=(2, 1), seed=seed)
-    )
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(rigid.GetCenter())
-    affine.SetMatrix(rigid.GetMatrix())
-    affine.SetTranslation(rigid.GetTranslation())
-    return _ras_matrix(
-        sitk.AffineTransform(
-            _optimise(fixed, moving, affine, sampling=0.1, shrink=(4, 2), sigmas=(2, 1), seed=seed)
-        )
-    )
-
-
-def _ras_matrix(found: sitk.AffineTransform | sitk.Euler3DTransform) -> np.ndarray:
-    """Return the ``(4, 4)`` matrix in RAS mm of a transform in ITK's LPS mm."""
-    linear = np.asarray(found.GetMatrix()).reshape(3, 3)
-    centre = np.asarray(found.GetCenter())
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = np.asarray(found.GetTranslation()) + centre - linear @ centre
-    return _RAS_TO_LPS @ matrix @ _RAS_TO_LPS
-
-
-def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *, seed: int = 0) -> np.ndarray:
-    """Find how the head moved between two scans of one session, which share scanner space.
-
-    Rigid, Mattes mutual information inside the brain, coarse to fine, from where the scanner says the scans lie.
-
-    Args:
-        fixed: One scan, any contrast.
-        brain: ``(X, Y, Z)`` bool, its brain.
-        moving: The other scan, any contrast, with or without skull.
-        seed: Seeds the metric's random sampling.
-
-    Returns:
-        ``(4, 4)`` float64, mm of ``fixed`` to mm of ``moving``; identity where moving would not improve the agreement
-        by a hundredth.
-
-    Raises:
-        ValueError: Registration fails, as it does where the scans do not overlap.
-    """
-    # Blocks of 4 mm are the grid on which the two are compared. Finer detail in the other scan would go unused.
-    images = _averaged(to_sitk(fixed), 4), _averaged(to_sitk(moving), 2)
-    mask = sitk.Cast(_averaged(to_sitk(fixed.with_array(brain)), 4) > 0.5, sitk.sitkUInt8)
-    still = sitk.Euler3DTransform()
-    middle = fixed.affine @ [*np.argwhere(brain).mean(0), 1]
-    still.SetCenter((_RAS_TO_LPS @ middle)[:3].tolist())
-    try:
-        with one_itk_thread():
-            moved = sitk.Euler3DTransform(
-                _optimise(*images, still, sampling=1.0, shrink=(2, 1), sigmas=(6, 3), seed=seed, mask=mask)
-            )
-            # negative mutual information: less is better
-            before, after = (
-                _metric(1.0, seed, mask, start).MetricEvaluate(*images) for start in (still, moved)
-            )
-    except RuntimeError as error:
-        raise ValueError(f"could not be registered within its session ({itk_fault(error)})") from error
-    return _ras_matrix(moved) if after < 1.01 * before else np.eye(4)
-
-
-def _averaged(image: sitk.Image, spacing: float) -> sitk.Image:
-    """Return an image averaged over blocks of at most ``spacing`` mm a side, or of one voxel."""
-    return sitk.BinShrink(image, [max(1, int(spacing / step)) for step in image.GetSpacing()])
-
-
-def _optimise(
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    start: sitk.Transform,
-    *,
-    sampling: float,
-    shrink: tuple[int, ...],
-    sigmas: tuple[float, ...],
-    seed: int,
-    mask: sitk.Image | None = None,
-) -> sitk.Transform:
-    method = _metric(sampling, seed, mask, start)
-    method.SetOptimizerAsGradientDescentLineSearch(
-        learningRate=1.0, numberOfIterations=60, convergenceMinimumValue=1e-6, convergenceWindowSize=8
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel(shrink)
-    method.SetSmoothingSigmasPerLevel(sigmas)
-    result = method.Execute(fixed, moving)
-    return result.GetNthTransform(0) if isinstance(result, sitk.CompositeTransform) else result
-
-
-def _metric(
-    sampling: float, seed: int, mask: sitk.Image | None, start: sitk.Transform
-) -> sitk.ImageRegistrationMethod:
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(sampling, seed=seed + 1)  # seed 0 would mean the clock
-    if mask is not None:
-        method.SetMetricFixedMask(mask)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(start, inPlace=False)
-    return method
-
-
 def alignment(brain_on_grid: np.ndarray, frame: BrainFrame) -> float:
     """Return Pearson's correlation of a registered brain with the atlas, inside the atlas brain (-1 .. 1)."""
     atlas = frame.to_model(atlas_brain(), order=1)
     inside = atlas > 0
     return float(np.corrcoef(atlas[inside], brain_on_grid[inside])[0, 1])
-
-
-def shared_structure(brain: Volume, mask: np.ndarray) -> float:
-    """Return how much of a registered brain's variance the atlas explains, whatever the contrast (0 .. 1).
-
-    Correlation ratio (Roche et al. 1998) of the two, smoothed, at 6 mm and more from the surface: for any body of a
-    brain's size has the atlas's outline once it is registered.
-
-    Args:
-        brain: On a grid in atlas space.
-        mask: ``(X, Y, Z)`` bool, its brain.
-
-    Returns:
-        NaN where nothing is that deep inside, or the inside is constant.
-    """
-    atlas = resample(
-        atlas_brain().array, np.linalg.inv(atlas_brain().affine) @ brain.affine, mask.shape, order=1
-    )
-    spacing = brain.spacing
-    inside = ndimage.distance_transform_edt(np.pad(mask & (atlas > 0), 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    ours, theirs = (
-        ndimage.gaussian_filter(array, [2 / step for step in spacing])[inside >= 6]
-        for array in (brain.array, atlas)
-    )
-    if not ours.size or not np.ptp(ours) > 0:
-        return float("nan")
-    level = np.searchsorted(np.quantile(theirs, np.linspace(0, 1, 33)[1:-1]), theirs)
-    voxels, total = np.bincount(level), np.bincount(level, ours.astype(np.float64))
-    between = (total**2 / np.maximum(voxels, 1)).sum() / ours.size - ours.mean(dtype=np.float64) ** 2
-    return float(between / ours.var(dtype=np.float64))

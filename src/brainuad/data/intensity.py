@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 
@@ -14,6 +13,8 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float =
     """
     if iterations == 0:
         return np.asarray(array, dtype=np.float32)
+    import SimpleITK as sitk  # takes a while, and nothing else here needs it
+
     smooth = np.array(array, dtype=np.float32)
     varied = ndimage.find_objects((smooth != smooth.flat[0]).astype(np.uint8))
     if varied:

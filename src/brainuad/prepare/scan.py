@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from brainuad._version import __version__
-from brainuad.data.atlas import POOR_ALIGNMENT, AtlasBrain
+from brainuad.data.atlas import AtlasBrain
 from brainuad.data.extract import Brain, extracted_brain, find_brain, on_same_grid
-from brainuad.data.frame import alignment, register_to_atlas, register_within_session, resample
+from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.hdbet import PROGRAM, hdbet_mask
 from brainuad.data.raw import RawScan
 from brainuad.data.raw.archives import digest, read_volume
+from brainuad.data.registration import register_to_atlas, register_within_session
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import write_json

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from brainuad.data.frame import one_itk_thread
+from brainuad.data.registration import one_itk_thread
 from brainuad.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ SSIM is Wang et al., "Image quality assessment: from error visibility to structu
 
 Everything is separable: a window is three one-dimensional blurs. On a processor they are made of shifted additions,
 twice as fast there as products with banded matrices, and volumes are worked on in slabs of sagittal planes that stay in
-its cache: the result is the same to the bit, in a fraction of the memory. CUDA, where every call costs microseconds
-however little it does, takes the products: three calls in place of one a tap.
+its cache: every voxel is the same sum in the same order, in a fraction of the memory. CUDA, where every call costs
+microseconds however little it does, takes the products: three calls in place of one a tap.
 """
 
 from __future__ import annotations

@@ -95,10 +95,14 @@ def caught_interrupts() -> Iterator[threading.Event]:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice off the terminal; errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+        for handler in logger.handlers:
+            # Lightning keeps what stderr was when it was imported: a caller may have closed that since
+            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+                handler.stream = sys.stderr
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
@@ -162,7 +166,7 @@ def fit(
 
     Args:
         config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
-            there is one, and ends with the weights of an unbroken run (on a CPU, to the bit).
+            there is one, and ends with the weights of an unbroken run (on one CPU with as many threads, to the bit).
         train: Training volumes.
         val: Healthy validation volumes.
         run_dir: Folder of this model; made if missing.

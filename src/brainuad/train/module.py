@@ -2,7 +2,7 @@
 
 Every random draw of a step is a function of (seed, step) alone: which volumes, which slices, their
 augmentation, the noise levels and the noise. So a run that was interrupted and resumed has the weights of one
-that was not, and no state of a random generator is stored.
+that was not (see ``fit``), and no state of a random generator is stored.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ class Training(LightningModule):
         """Whether one kernel changes all weights."""
         # In float16 it would undo the scaling of gradients by itself, after they have been clipped.
         on_cuda = self.trainer.strategy.root_device.type == "cuda"
-        return (on_cuda and self.trainer.precision != "16-mixed") or None
+        return self._records or (on_cuda and self.trainer.precision != "16-mixed") or None
 
     def configure_gradient_clipping(
         self,
@@ -349,9 +349,9 @@ class Training(LightningModule):
         weights = list(self.model.parameters())
         for optimiser in checkpoint["optimizer_states"]:
             for group in optimiser["param_groups"]:
-                group["fused"], group["capturable"] = self._fused, self._records
-                rate = float(group["lr"])
-                group["lr"] = torch.tensor(rate, device=self.device) if self._records else rate
+                rate = torch.tensor(float(group["lr"]), device=self.device)
+                group["fused"], group["lr"] = self._fused, rate if self._records else rate.item()
+                group["capturable"] = self._records and rate.is_cuda
             for number, moments in optimiser["state"].items():
                 for name in ("exp_avg", "exp_avg_sq"):
                     moments[name] = torch.empty_like(weights[number], device="cpu").copy_(moments[name])

@@ -1,0 +1,362 @@
+"""A trained model as a few small files, for ways out of a machine that are narrow.
+
+Weights are stored in 16 or 8 bits. Of 16-bit numbers the high bytes (sign, exponent, first bits of the mantissa) lie
+together, and a Huffman code shortens them by a third; the low bytes are noise, which nothing shortens. Nothing in a
+part is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor
+
+from brainuad._version import __version__
+from brainuad.errors import InputError
+from brainuad.files import atomic_folder, atomic_path, sha256, write_text
+from brainuad.modelfile import (
+    CALIBRATION,
+    CONFIG,
+    HEALTH,
+    WEIGHTS,
+    WEIGHTS_HASH,
+    read_health,
+    read_model,
+)
+
+FORMAT = 1
+BITS = (16, 8)
+STORED_BITS = "weights_bits"  # entry of config.yaml of a model whose weights went through fewer than 16 bits
+_MAGIC = b"brainuad model part\n"
+_LIMIT = 4_000_000_000  # bytes that one stream may unfold to: a hostile part says more
+_Streams = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a packed model.
+
+    Attributes:
+        path: Where it is.
+        number: Which of them, from 1.
+        count: How many there are.
+        archive: SHA-256 of them all together, which says whose part it is.
+        content: Its share of the archive.
+    """
+
+    path: Path
+    number: int
+    count: int
+    archive: str
+    content: bytes
+
+
+def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: int = 16) -> list[Path]:
+    """Write a model folder as a folder of parts, all or nothing.
+
+    Args:
+        folder: Of the model.
+        output: Folder of the parts; it must not exist yet, or be empty.
+        part_size: Most bytes a part.
+        bits: 16 stores float16, as shipped models have it; 8 stores matrices and kernels in 8 bits with a scale for
+            each output channel, and the rest in 16.
+
+    Returns:
+        The parts, in order.
+
+    Raises:
+        InputError: The folder holds no usable model, its weights do not fit in 16 bits, parts are too small, or the
+            output folder is in use or cannot be written to.
+    """
+    archive = _archive(Path(folder), bits)
+    digest = hashlib.sha256(archive).hexdigest()
+    share = part_size - len(_part(digest, 2**31, 2**31, b""))
+    if share < 1:
+        raise InputError("part size", f"{part_size} bytes are too few", "Give 1kB or more")
+    count = -(-len(archive) // share)
+    with atomic_folder(output) as temporary:
+        for index in range(count):
+            content = archive[index * share : (index + 1) * share]
+            (temporary / _part_name(index + 1, count)).write_bytes(_part(digest, index + 1, count, content))
+    return [Path(output) / _part_name(number, count) for number in range(1, count + 1)]
+
+
+def unpack_model(folder: str | Path, output: str | Path) -> None:
+    """Write the model of a folder of parts as a model folder, all or nothing, after all has been verified.
+
+    Args:
+        folder: Of the parts.
+        output: Folder of the model; it must not exist yet, or be empty.
+
+    Raises:
+        InputError: A part is missing, damaged, of another model or of a newer version; or the output folder is in use
+            or cannot be written to.
+    """
+    folder = Path(folder)
+    index, streams = _contents(_joined(folder), folder)
+    try:
+        weights = _decode(index["weights"], streams)
+        settings = yaml.safe_load(streams[CONFIG])
+        bits = int(index["bits"])
+        if not isinstance(settings, dict):
+            raise ValueError("no settings")
+    except (LookupError, TypeError, ValueError, RuntimeError, yaml.YAMLError) as error:
+        raise InputError(folder, "holds no model that can be read", "Pack the model again") from error
+    with atomic_folder(output) as temporary:
+        with atomic_path(temporary / WEIGHTS) as file:  # for its permissions
+            save_file(weights, file)
+        settings[WEIGHTS_HASH] = sha256(temporary / WEIGHTS)
+        if bits < 16:
+            settings[STORED_BITS] = bits
+        write_text(temporary / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
+        for name in (CALIBRATION, HEALTH):
+            if name in streams:
+                (temporary / name).write_bytes(streams[name])
+        try:
+            read_model(temporary)
+            read_health(temporary)
+        except InputError as error:
+            raise InputError(folder, f"holds a model that {error.fault}", "Pack the model again") from error
+
+
+def _archive(folder: Path, bits: int) -> bytes:
+    """Return a model folder as bytes: a JSON index behind its length, then compressed streams."""
+    model, *_ = read_model(folder)
+    read_health(folder)  # raises where it is damaged
+    entries, streams = _encode(model.state_dict(), bits, folder / WEIGHTS)
+    for name in (CONFIG, CALIBRATION, HEALTH):
+        if (folder / name).is_file():
+            streams[name] = (folder / name).read_bytes()
+    packed = {name: _compressed(content, name) for name, content in streams.items()}
+    index = {
+        "format": FORMAT,
+        "version": __version__,
+        "bits": bits,
+        "weights": entries,
+        "streams": [[name, len(packed[name]), len(streams[name])] for name in packed],
+    }
+    text = json.dumps(index).encode()
+    return b"".join([struct.pack("<I", len(text)), text, *packed.values()])
+
+
+def _compressed(content: bytes, name: str) -> bytes:
+    # measured on weights: no longer repetition finder saves more than Huffman codes alone, in a twentieth of the time
+    strategy = zlib.Z_DEFAULT_STRATEGY if name in (CONFIG, CALIBRATION, HEALTH) else zlib.Z_HUFFMAN_ONLY
+    compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+    return compressor.compress(content) + compressor.flush()
+
+
+def _contents(archive: bytes, folder: Path) -> tuple[dict[str, Any], _Streams]:
+    """Return the index and the streams of an archive.
+
+    Raises:
+        InputError: It makes no sense, or is of a newer version.
+    """
+    remedy = "Pack the model again"
+    try:
+        (length,) = struct.unpack_from("<I", archive)
+        index = json.loads(archive[4 : 4 + length])
+        written = index["format"]
+        streams, start = {}, 4 + length
+        for name, packed, unpacked in index["streams"] if written == FORMAT else []:
+            if not 0 <= unpacked <= _LIMIT:
+                raise ValueError("too large")
+            content = zlib.decompressobj().decompress(archive[start : start + packed], unpacked + 1)
+            if len(content) != unpacked:
+                raise ValueError("other length")
+            streams[name], start = content, start + packed
+    except (LookupError, TypeError, ValueError, RecursionError, struct.error, zlib.error) as error:
+        raise InputError(folder, "holds no model that can be read", remedy) from error
+    if written != FORMAT:
+        raise InputError(folder, f"has format {written!r}; this version reads {FORMAT}", "Update brainuad")
+    return index, streams
+
+
+def _encode(weights: Mapping[str, Tensor], bits: int, path: Path) -> tuple[list[dict[str, Any]], _Streams]:
+    """Return what weights are there, and their bytes by kind."""
+    entries = []
+    pieces: dict[str, list[bytes]] = {name: [] for name in ("high", "low", "levels", "scales", "other")}
+    for name, value in weights.items():
+        value = value.detach().cpu().contiguous()
+        kind = str(value.dtype).removeprefix("torch.")
+        if not value.is_floating_point():
+            pieces["other"].append(value.numpy().tobytes())
+        elif bits == 8 and value.ndim > 1:
+            kind = "int8"
+            levels, scales = to_8_bits(value.float().numpy())
+            pieces["levels"].append(levels.tobytes())
+            pieces["scales"].append(scales.tobytes())
+        else:
+            kind = "float16"
+            half = value.half()
+            if not half.isfinite().all():
+                fault = f"{name!r} holds values beyond 65504, which 16 bits cannot hold"
+                raise InputError(path, fault, "Take another checkpoint")
+            high, low = split_bytes(half.numpy())
+            pieces["high"].append(high)
+            pieces["low"].append(low)
+        entries.append({"name": name, "kind": kind, "shape": list(value.shape)})
+    return entries, {name: b"".join(parts) for name, parts in pieces.items()}
+
+
+def _decode(entries: list[dict[str, Any]], streams: _Streams) -> dict[str, Tensor]:
+    """Return the weights of :func:`_encode`; floating-point ones as float16.
+
+    Raises:
+        LookupError, TypeError, ValueError, RuntimeError: The entries and the streams do not belong together.
+    """
+    used = Counter[str]()
+
+    def take(stream: str, count: int) -> bytes:
+        content = streams[stream][used[stream] : used[stream] + count]
+        if len(content) != count:
+            raise ValueError(f"{stream} is too short")
+        used[stream] += count
+        return content
+
+    weights = {}
+    for entry in entries:
+        shape, kind = [int(length) for length in entry["shape"]], entry["kind"]
+        if min(shape, default=0) < 0:
+            raise ValueError("negative length")
+        count = int(np.prod(shape, dtype=object)) if shape else 1
+        if kind == "float16":
+            array = merge_bytes(take("high", count), take("low", count))
+        elif kind == "int8":
+            levels = np.frombuffer(take("levels", count), np.int8).reshape(shape)
+            scales = np.frombuffer(take("scales", 4 * shape[0]), "<f4")
+            array = from_8_bits(levels, scales).astype(np.float16)
+        else:
+            dtype = np.dtype(kind)
+            if dtype.kind not in "biu":
+                raise ValueError(f"unknown kind {kind!r}")
+            array = np.frombuffer(take("other", count * dtype.itemsize), dtype).copy()
+        weights[entry["name"]] = torch.from_numpy(array).reshape(shape)
+    return weights
+
+
+def split_bytes(values: np.ndarray) -> tuple[bytes, bytes]:
+    """Return the high and the low bytes of float16 values, in order.
+
+    Raises:
+        ValueError: They are not float16.
+    """
+    if values.dtype != np.float16:
+        raise ValueError(f"expected float16, got {values.dtype}")
+    pairs = np.ascontiguousarray(values, dtype="<f2").reshape(-1).view(np.uint8).reshape(-1, 2)
+    return pairs[:, 1].tobytes(), pairs[:, 0].tobytes()
+
+
+def merge_bytes(high: bytes, low: bytes) -> np.ndarray:
+    """Return the ``(N,)`` float16 values of :func:`split_bytes`.
+
+    Raises:
+        ValueError: There are not as many high as low bytes.
+    """
+    if len(high) != len(low):
+        raise ValueError(f"{len(high)} high bytes and {len(low)} low ones")
+    pairs = np.stack([np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)], axis=1)
+    return pairs.reshape(-1).view("<f2").astype(np.float16)
+
+
+def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round weights to 255 levels a channel, symmetric around 0.
+
+    Args:
+        values: ``(C, ...)`` float32; the first axis is that of output channels.
+
+    Returns:
+        Levels from -127 to 127 as int8, and ``(C,)`` float32 scales, whose product is off by half a scale at most.
+    """
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
+    scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
+    scales[scales == 0] = 1  # a channel of the least numbers there are
+    levels = np.rint(values / _along_channels(scales, values.ndim))
+    return np.clip(levels, -127, 127).astype(np.int8), scales
+
+
+def from_8_bits(levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return the float32 weights of :func:`to_8_bits`, rounded."""
+    return levels.astype(np.float32) * _along_channels(scales, levels.ndim)
+
+
+def _along_channels(scales: np.ndarray, ndim: int) -> np.ndarray:
+    return scales.reshape(-1, *[1] * (ndim - 1))
+
+
+def _part_name(number: int, count: int) -> str:
+    width = len(str(count))
+    return f"model.part-{number:0{width}}-of-{count}"
+
+
+def _part(archive: str, number: int, count: int, content: bytes) -> bytes:
+    """Return the bytes of a part: magic word, SHA-256 of what follows, header behind its length, content."""
+    header = json.dumps({"archive": archive, "number": number, "count": count}).encode()
+    rest = struct.pack("<I", len(header)) + header + content
+    return _MAGIC + hashlib.sha256(rest).digest() + rest
+
+
+def _read_part(path: Path) -> Part:
+    """Read and verify one part.
+
+    Raises:
+        InputError: It is damaged or something else.
+    """
+    try:
+        stored = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+    if not stored.startswith(_MAGIC):
+        raise InputError(path, "is no part of a packed model, or damaged", "Copy it again, or remove it")
+    start = len(_MAGIC) + 32
+    digest, rest = stored[len(_MAGIC) : start], stored[start:]
+    damaged = InputError(path, "is damaged: its SHA-256 is not the recorded one", "Copy it again")
+    if hashlib.sha256(rest).digest() != digest:
+        raise damaged
+    try:
+        (length,) = struct.unpack_from("<I", rest)
+        header = json.loads(rest[4 : 4 + length])
+        number, count = int(header["number"]), int(header["count"])
+        return Part(path, number, count, str(header["archive"]), rest[4 + length :])
+    except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
+        raise damaged from error
+
+
+def _joined(folder: Path) -> bytes:
+    """Return the archive of a folder of parts.
+
+    Raises:
+        InputError: A part is missing, damaged or of another model.
+    """
+    if not folder.is_dir():
+        raise InputError(folder, "no such folder", "Give the folder of a packed model's parts")
+    found = [_read_part(path) for path in sorted(folder.glob("model.part-*"))]
+    if not found:
+        raise InputError(
+            folder, "holds no part of a packed model", "Its parts are called model.part-1-of-..."
+        )
+    (archive, count), _ = Counter((part.archive, part.count) for part in found).most_common(1)[0]
+    for part in found:
+        if (part.archive, part.count) != (archive, count):
+            raise InputError(part.path, "is a part of another model", "Remove it, and copy the right one")
+    parts = {part.number: part.content for part in found}
+    for number in range(1, count + 1):
+        if number not in parts:
+            raise InputError(folder / _part_name(number, count), "no such file", "Copy this part, too")
+    joined = b"".join(parts[number] for number in range(1, count + 1))
+    if hashlib.sha256(joined).hexdigest() != archive:
+        raise InputError(folder, "holds parts that do not make the packed model", "Copy them all again")
+    return joined
