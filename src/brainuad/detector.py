@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from brainuad.calibration import Calibration
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig, ModelSettings
 from brainuad.data.slices import slabs_of
 from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
@@ -112,7 +112,7 @@ class Detector:
     """
 
     model: Model
-    model_config: ModelConfig
+    model_config: ModelSettings
     data_config: DataConfig
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
@@ -189,8 +189,13 @@ class Detector:
         detector it is another compiled one.
 
         Raises:
-            InputError: A value cannot be used, or the weights do not fit it.
+            InputError: The model has no such setting, a value cannot be used, or the weights do not fit it.
         """
+        known = [field.name for field in fields(self.model_config)]
+        for name in changes:
+            if name not in known:
+                remedy = f"It has {', '.join(known)}"
+                raise InputError(name, f"is no setting of {self.model_config.name}", remedy)
         config = replace(self.model_config, **changes)
         if config == self.model_config:
             return self

@@ -74,7 +74,7 @@ def evaluate_cases(
         InputError: A set or score is unknown, the model cannot give a score, there is no test case, too few healthy
             scans to compare with, or the folder cannot be written to.
     """
-    if protocol.shared_noise:
+    if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
         detector = detector.with_settings(shared_noise=True)
     scores = list(scores) if scores else [detector.default_score]
     for name in scores:

@@ -10,10 +10,15 @@ Scoring asks for a reconstruction, for the model's own map of anomalies, or for 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from brainuad.config import ModelSettings
+from brainuad.registry import MODELS
 
 Draws = dict[str, Tensor]
 BATCH = 16  # slices in one network call on a processor
@@ -128,6 +133,23 @@ class Model(nn.Module):
                 "|difference|": (scans - found.reconstruction).abs(),
             }
         return shown if found.anomaly is None else shown | {"map": found.anomaly}
+
+
+def settings_class(name: str) -> type[ModelSettings]:
+    """Return the settings that a model was registered with.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    MODELS[name]  # raises with the nearest name
+    return MODELS.settings.get(name, ModelSettings)
+
+
+def own_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a model without those that only other models have, which earlier versions wrote too."""
+    own = {field.name for field in fields(settings_class(name))}
+    others = {field.name for other in MODELS for field in fields(settings_class(other))}
+    return {key: value for key, value in values.items() if key in own or key not in others}
 
 
 def batch_of(slabs: Tensor) -> int:

@@ -38,7 +38,7 @@ def cosine_betas(timesteps: int) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
-@MODELS.register("ddpm")
+@MODELS.register("ddpm", settings=ModelConfig)
 class DiffusionModel(Model):
     """A diffusion model of healthy axial slices.
 
