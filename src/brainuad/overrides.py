@@ -147,7 +147,9 @@ def _check_model_settings(overrides: Sequence[Override]) -> None:
         if name not in has.get(chosen, {name}):
             others = [model for model in has if name in has[model]]
             fault = f"no setting of the model {chosen}"
-            raise UnknownName(f"model.cfg.{name}", fault, f"It is one of {', '.join(others)}: add model={others[0]}")
+            raise UnknownName(
+                f"model.cfg.{name}", fault, f"It is one of {', '.join(others)}: add model={others[0]}"
+            )
 
 
 def setting_names() -> list[str]:

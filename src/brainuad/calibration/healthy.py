@@ -13,7 +13,7 @@ from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE
+from brainuad.scoring.atlas import CARRIED, IMAGE, STORED
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class BrainMaps:
 
     Attributes:
         mask: ``(X, Y, Z)`` bool brain mask.
-        values: By map, ``(N,)`` float16 of its N brain voxels.
+        values: By map, ``(N,)`` of its N brain voxels: float16, the model's own map float32.
     """
 
     mask: np.ndarray
@@ -31,7 +31,10 @@ class BrainMaps:
     @classmethod
     def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
         """Take the brain's values from ``(X, Y, Z)`` maps."""
-        return cls(mask, {name: np.asarray(map)[mask].astype(np.float16) for name, map in maps.items()})
+        inside = {name: np.asarray(map)[mask] for name, map in maps.items()}
+        return cls(
+            mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
+        )
 
     def map(self, name: str) -> np.ndarray:
         """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""

@@ -210,7 +210,9 @@ def _check(config: RestorationSettings) -> None:
         raise InputError("model.cfg.inverted", f"{config.inverted} is no share", "Give 0 to 1")
     for name in config.families:
         if name not in FAMILIES:
-            raise InputError("model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}")
+            raise InputError(
+                "model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}"
+            )
     if not config.severities or not all(0 <= severity <= 1 for severity in config.severities):
         fault = f"{tuple(config.severities)} are no severities"
         raise InputError("model.cfg.severities", fault, "Give one or more of 0 to 1")

@@ -35,6 +35,7 @@ IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", OWN_MAP, IMAGE)
+STORED = {OWN_MAP: np.float32}  # a model's own map may have any range; 16 bits are enough for the others
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
@@ -230,7 +231,7 @@ class HealthyMoments:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: 16 bits, and outside the healthy brains, where all voxels are alike, one value.
+        """Write a safetensors file: 16 bits but for the model's own map, and outside the healthy brains, where all voxels are alike, one value.
 
         Raises:
             InputError: It cannot be written.
@@ -242,7 +243,8 @@ class HealthyMoments:
         arrays = {"brain": np.packbits(~alike), "shape": np.array(first.shape)}
         for name, pair in self.moments.items():
             for kind, array in zip(("mean", "sd"), pair, strict=True):
-                arrays[f"{kind} {name}"] = np.append(array[~alike], array.flat[0]).astype(np.float16)
+                values = np.append(array[~alike], array.flat[0])
+                arrays[f"{kind} {name}"] = values.astype(STORED.get(name, np.float16))
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, {"scans": str(self.scans)})
 
