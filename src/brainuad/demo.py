@@ -21,7 +21,7 @@ from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bas
 MODEL = "lite-t1"
 BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
-    relative_name(base) for base in CARRIED if base != IMAGE
+    relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
 )  # to healthy scans at the same place
 SCORES = (
     *BASELINES,
@@ -29,9 +29,9 @@ SCORES = (
     *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS),
     SCORE,
     "l1_ssim",
-    OWN_MAP,
     *RELATIVE,
 )
+OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map
 PICTURED = {
     "l1": "L1",
     SCORE: "SSIM ensemble",
@@ -97,7 +97,7 @@ def score_cohort(
         detector,
         cohort,
         output,
-        scores=[name for name in SCORES if makes(detector, name)],
+        scores=[name for name in (*SCORES, *OWN) if makes(detector, name)],
         baselines=False,
         protocol=QUICK,
         seed=seed,
@@ -168,7 +168,7 @@ def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         index="score", columns="set", values=["average_precision", "best_dice"], aggfunc="mean", sort=False
     )
     table = table.swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
-    table = table.reindex([name for name in SCORES if name in table.index])
+    table = table.reindex([name for name in (*SCORES, *OWN) if name in table.index])
     table.columns = [f"{group}: {measure.replace('_', ' ')}" for group, measure in table.columns]
     return table.round(4), groups
 

@@ -135,7 +135,7 @@ def test_a_device_that_breaks_after_the_network_ends_the_run_too(
 ) -> None:
     """Reconstructions come from the cache, so nothing but scores is computed."""
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **given: Any) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(Detector, "compare", fail)

@@ -72,7 +72,9 @@ def montage(
             row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
         row[0].text(1, 2, f"z = {z}", color="white", fontsize=7, va="top")
         for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
-            spread = (overlay.full_scale - overlay.first_colour) or 1.0  # of a map that is the same everywhere
+            spread = (
+                overlay.full_scale - overlay.first_colour
+            ) or 1.0  # of a map that is the same everywhere
             colour = (overlay.anomaly - overlay.first_colour) / spread
             coloured = np.ma.masked_less(_seen_from_the_feet(colour, z), 0)
             axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
