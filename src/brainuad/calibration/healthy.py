@@ -13,7 +13,9 @@ from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE, STORED
+from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP
+
+STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
 
 
 @dataclass(frozen=True, eq=False)

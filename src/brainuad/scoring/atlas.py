@@ -35,7 +35,6 @@ IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", OWN_MAP, IMAGE)
-STORED = {OWN_MAP: np.float32}  # a model's own map may have any range; 16 bits are enough for the others
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
@@ -231,7 +230,7 @@ class HealthyMoments:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: 16 bits but for the model's own map, and outside the healthy brains, where all voxels are alike, one value.
+        """Write a safetensors file: 16 bits where they are enough, and outside the healthy brains, where all voxels are alike, one value.
 
         Raises:
             InputError: It cannot be written.
@@ -244,7 +243,7 @@ class HealthyMoments:
         for name, pair in self.moments.items():
             for kind, array in zip(("mean", "sd"), pair, strict=True):
                 values = np.append(array[~alike], array.flat[0])
-                arrays[f"{kind} {name}"] = values.astype(STORED.get(name, np.float16))
+                arrays[f"{kind} {name}"] = values.astype(np.float16 if _fit_16_bits(*pair) else np.float32)
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, {"scans": str(self.scans)})
 
@@ -273,6 +272,12 @@ class HealthyMoments:
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             remedy = "Calibrate again, or remove it"
             raise InputError(path, "holds no moments of healthy scans", remedy) from error
+
+
+def _fit_16_bits(mean: np.ndarray, sd: np.ndarray) -> bool:
+    """Whether 16 bits have room for moments: a map may have any range, and hardly any spread."""
+    limits = np.finfo(np.float16)
+    return bool(sd.min() >= limits.tiny and max(sd.max(), np.abs(mean).max()) <= limits.max)
 
 
 def _spread(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
