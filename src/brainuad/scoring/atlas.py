@@ -230,7 +230,8 @@ class HealthyMoments:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: 16 bits where they are enough, and outside the healthy brains, where all voxels are alike, one value.
+        """Write a safetensors file: 16 bits where they are enough, and outside the healthy brains, where all voxels are
+        alike, one value.
 
         Raises:
             InputError: It cannot be written.
