@@ -29,10 +29,10 @@ from brainuad.evaluation import summarise
 from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyMoments, base_of
+from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, HealthyMoments, base_of
 
 SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")
-MAPPED = [name for name in CARRIED if name != IMAGE]
+MAPPED = [name for name in CARRIED if name not in (IMAGE, OWN_MAP)]
 Known = tuple[HealthyMoments, Calibration]
 FRACTIONS = (0.05, 0.01, 0.001)
 GAMMA = 1.4  # tissue contrast

@@ -21,6 +21,7 @@ import brainuad
 from brainuad.config import DataConfig
 from brainuad.detector import Detector, known_models, load_model
 from brainuad.errors import InputError
+from brainuad.models.base import Model
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.atlas import HealthyStatistics
 
@@ -284,7 +285,7 @@ def test_the_default_score_is_the_ssim_ensemble(detector: Detector, volume: np.n
 
 
 def test_model_with_nothing_but_reconstruct(detector: Detector, volume: np.ndarray) -> None:
-    class Half(torch.nn.Module):
+    class Half(Model):
         def __init__(self) -> None:
             super().__init__()
             self.factor = torch.nn.Parameter(torch.tensor(0.5))

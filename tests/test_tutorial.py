@@ -15,7 +15,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from dicom_series import write_series
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from brainuad.cli import app
 from brainuad.data.atlas import place_scan
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
+from brainuad.models.base import Inference
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "src" / "brainuad" / "assets" / "demo"
@@ -57,8 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network runs at one noise level instead of three; it and registration run once for the same image."""
-    load, reconstruct = Detector.load.__func__, Detector.reconstruct
-    known: dict[tuple[bytes, int, int], torch.Tensor] = {}
+    load, infer = Detector.load.__func__, Detector.infer
+    known: dict[tuple[bytes, int, int], Inference] = {}
 
     def load_with_one_level(cls: type[Detector], *args: Any, **options: Any) -> Detector:
         loaded = load(cls, *args, **options)
@@ -66,10 +66,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         changed = loaded.with_settings(step_ensemble=(700,))
         return replace(changed, calibration=loaded.calibration, health=loaded.health)
 
-    def reconstruct_once(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+    def infer_once(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
         key = (np.asarray(image).tobytes(), seed, draws)
         if key not in known:
-            known[key] = reconstruct(self, image, seed, draws=draws)
+            known[key] = infer(self, image, mask, seed, draws=draws)
         return known[key]
 
     placed: dict[tuple[bytes, bytes, bytes, int], Any] = {}
@@ -82,7 +82,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("brainuad.scan.pipeline.place_scan", place_once)
     monkeypatch.setattr(Detector, "load", classmethod(load_with_one_level))
-    monkeypatch.setattr(Detector, "reconstruct", reconstruct_once)
+    monkeypatch.setattr(Detector, "infer", infer_once)
 
 
 def test_every_snippet_runs(folder: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,13 +28,11 @@ from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
-from brainuad.registry import SCORES
 from brainuad.runs import find_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.masks import mask_for
-from brainuad.scoring import postprocess
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
 _LAYOUT = 2  # of the summaries; raise when they change
@@ -50,11 +48,13 @@ class Calibrated:
         calibration: The figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
+        score: The model's default score.
     """
 
     calibration: Calibration
     folder: Path
     rows: list[Row]
+    score: str
 
 
 def calibrate(
@@ -101,7 +101,7 @@ def calibrate(
         scans = _healthy_scans(healthy, detector, folder)
         _check_other_model(folder, detector)
     _check_enough(len(scans), len(scans), healthy)
-    work = _Work(detector, detector.result_key, tuple(SCORES), folder / SUMMARIES, masks, seed)
+    work = _Work(detector, detector.result_key, tuple(detector.plain_scores), folder / SUMMARIES, masks, seed)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
     numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))
@@ -132,7 +132,7 @@ def calibrate(
     else:
         health.save(folder / HEALTH)
     write_json(folder / CALIBRATION, calibration.to_dict())
-    return Calibrated(calibration, folder, ordered)
+    return Calibrated(calibration, folder, ordered, detector.default_score)
 
 
 @contextmanager
@@ -239,10 +239,11 @@ class _Work:
 
         def make() -> HealthyScan:
             loaded = load_case(case, self.detector.data_config)
-            maps = self.detector.score_maps(loaded.image, loaded.mask, self.scores, self.seed)
-            cleaned = {name: postprocess(map, loaded.mask).cpu().numpy() for name, map in maps.items()}
-            raw = {name: map.cpu().numpy() for name, map in maps.items()}
-            return HealthyScan.of(cleaned, raw, loaded.image, loaded.mask)
+            maps = self.detector.maps(loaded.image, loaded.mask, self.scores, self.seed)
+            final, raw = (
+                {name: map.cpu().numpy() for name, map in found.items()} for found in (maps.final, maps.raw)
+            )
+            return HealthyScan.of(final, raw, loaded.image, loaded.mask)
 
         return [content_key(case, self.detector.data_config)], make
 

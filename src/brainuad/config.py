@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -20,17 +20,48 @@ _TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}):(\d{2})")
 SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
 
 
+TEST_TIME = {"test_time": True}  # of a field: it needs no training, so it may change afterwards
+
+
 @dataclass
-class ModelConfig:
-    """The network, its diffusion process, and how a scan is reconstructed and scored.
+class ModelSettings:
+    """What every model has; each adds its own in a subclass, which it is registered with.
+
+    A field that needs no training is marked: ``field(default=..., metadata=TEST_TIME)``.
 
     Attributes:
         name: Entry in the model registry.
+        sigma_ens: Gaussian widths of the SSIM ensemble, in voxels.
+    """
+
+    name: str = ""
+    sigma_ens: tuple[float, ...] = field(default=SSIM_SIGMAS, metadata=TEST_TIME)
+
+
+@dataclass
+class UNetSettings(ModelSettings):
+    """The sizes of a U-Net.
+
+    Attributes:
         unet_dim: Channels of the first level.
         dim_mults: Channel multiplier of each level; each level after the first halves the resolution.
         num_res_blocks: Residual blocks a level.
         attention_head_dim: Channels of one attention head; attention is at the bottleneck only.
         unshuffle: Pixel-unshuffle factor in front of the network (1: none), undone behind it.
+    """
+
+    unet_dim: int = 128
+    dim_mults: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 3
+    attention_head_dim: int = 64
+    unshuffle: int = 1
+
+
+@dataclass
+class ModelConfig(UNetSettings):
+    """A diffusion model: the network, its diffusion process, and how a scan is reconstructed.
+
+    Attributes:
         timesteps: Length T of the noise schedule.
         train_timesteps: Half-open range from which training draws t (0-based), uniformly.
         test_timesteps: Noise level of reconstruction, 1-based as in the release: 500 means t = 499.
@@ -40,33 +71,23 @@ class ModelConfig:
         noisetype: "simplex" or "gaussian".
         shared_noise: Repeat one noise field over the whole batch and every slice, as the release does.
         loss: "l1" or "l2", on the predicted clean image.
-        sigma_ens: Gaussian widths of the SSIM ensemble, in voxels.
-        neighbours: Axial slices on each side that a restoration model sees.
-        inverted: Share of its training slabs in which dark tissue may become bright.
-        families: Of its synthetic anomalies; all by default.
-        severities: At which it restores a scan; the mean is taken.
     """
 
     name: str = "ddpm"
-    unet_dim: int = 128
-    dim_mults: tuple[int, ...] = (1, 2, 2)
-    num_res_blocks: int = 3
-    attention_head_dim: int = 64
-    unshuffle: int = 1
     timesteps: int = 1000
     train_timesteps: tuple[int, int] = (0, 1000)
-    test_timesteps: int = 500
-    noise_ensemble: bool = False
-    step_ensemble: tuple[int, ...] = (250, 500, 750)
-    noise_draws: int = 1
+    test_timesteps: int = field(default=500, metadata=TEST_TIME)
+    noise_ensemble: bool = field(default=False, metadata=TEST_TIME)
+    step_ensemble: tuple[int, ...] = field(default=(250, 500, 750), metadata=TEST_TIME)
+    noise_draws: int = field(default=1, metadata=TEST_TIME)
     noisetype: str = "simplex"
     shared_noise: bool = False
     loss: str = "l1"
-    sigma_ens: tuple[float, ...] = SSIM_SIGMAS
-    neighbours: int = 2
-    inverted: float = 0.0
-    families: tuple[str, ...] = ()
-    severities: tuple[float, ...] = (0.3, 0.7)
+
+
+def untrained_settings(settings: ModelSettings) -> list[str]:
+    """Return the names of a model's settings that need no training."""
+    return [field.name for field in fields(settings) if field.metadata.get("test_time")]
 
 
 @dataclass
@@ -107,9 +128,9 @@ class DataConfig:
 
 @dataclass
 class ModelNode:
-    """Group ``model``."""
+    """Group ``model``: the settings of one model, those of a diffusion model unless another is chosen."""
 
-    cfg: ModelConfig = field(default_factory=ModelConfig)
+    cfg: ModelSettings = field(default_factory=ModelConfig)
 
 
 @dataclass
@@ -229,7 +250,8 @@ class ExperimentConfig:
     name: str = "ddpm"
 
 
-# settings that may differ between the two halves of a resumed run, because its steps do not depend on them
+# settings that may differ between the two halves of a resumed run, because its steps do not depend on them; besides
+# those of a model that need no training
 FREE_ON_RESUME = (
     "resume",
     "data_dir",
@@ -252,11 +274,6 @@ FREE_ON_RESUME = (
     "trainer.compile",
     "datamodule.cfg.num_workers",
     "datamodule.cfg.cache_dir",
-    "model.cfg.test_timesteps",
-    "model.cfg.noise_ensemble",
-    "model.cfg.step_ensemble",
-    "model.cfg.noise_draws",
-    "model.cfg.sigma_ens",
 )
 
 
@@ -275,12 +292,20 @@ def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
     return dict(walk(nested, ""))
 
 
-def differing_settings(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return the settings that forbid resuming a run of settings ``saved`` with ``here``, as phrases."""
+def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
+    """Return the settings that forbid resuming a run of settings ``saved`` with ``config``, as phrases.
+
+    Args:
+        saved: As ``flat_settings`` gave them. Settings of other models, which earlier versions wrote, do not count.
+        config: The settings to go on with.
+    """
+    here = flat_settings(config)
+    free = (*FREE_ON_RESUME, *(f"model.cfg.{name}" for name in untrained_settings(config.model.cfg)))
+    known = (key for key in saved if key in here or not key.startswith("model.cfg."))
     return [
         f"{key}={saved.get(key)} there, {here.get(key)} here"
-        for key in sorted(saved.keys() | here.keys())
-        if saved.get(key) != here.get(key) and not key.startswith(FREE_ON_RESUME)
+        for key in sorted({*known, *here})
+        if saved.get(key) != here.get(key) and not key.startswith(free)
     ]
 
 

@@ -16,15 +16,28 @@ from brainuad.errors import InputError
 from brainuad.evaluate import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, relative_name
+from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, relative_name
 
 MODEL = "lite-t1"
 BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
-    relative_name(base) for base in CARRIED if base != IMAGE
+    relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
 )  # to healthy scans at the same place
-SCORES = (*BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
-PICTURED = {"l1": "L1", SCORE: "SSIM ensemble", "l1_ssim_z": "L1 x SSIM, relative to health"}
+SCORES = (
+    *BASELINES,
+    "l1",
+    *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS),
+    SCORE,
+    "l1_ssim",
+    *RELATIVE,
+)
+OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map
+PICTURED = {
+    "l1": "L1",
+    SCORE: "SSIM ensemble",
+    "l1_ssim_z": "L1 x SSIM, relative to health",
+    OWN_MAP: "the model's own map",
+}
 FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of the pictures
 
 Report = Callable[[str, int, int], None]
@@ -84,7 +97,7 @@ def score_cohort(
         detector,
         cohort,
         output,
-        scores=SCORES,
+        scores=[name for name in (*SCORES, *OWN) if makes(detector, name)],
         baselines=False,
         protocol=QUICK,
         seed=seed,
@@ -101,6 +114,11 @@ def score_cohort(
     return Demo(cases, table, groups, results, [output / f"{case.subject}.png" for case in cohort])
 
 
+def makes(detector: Detector, score: str) -> bool:
+    """Whether a model makes what a score is computed from."""
+    return (base_of(score) or score) in (IMAGE, *detector.plain_scores)
+
+
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
     """Draw one case with the maps of ``PICTURED``, on the colour scales that healthy scans have set."""
     prepared = scored.prepared
@@ -112,6 +130,7 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
             healthy_threshold(detector, name, FULL_COLOUR),
         )
         for name, title in PICTURED.items()
+        if name in scored.maps
     ]
     figure = montage(
         prepared.image,
@@ -149,7 +168,7 @@ def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         index="score", columns="set", values=["average_precision", "best_dice"], aggfunc="mean", sort=False
     )
     table = table.swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
-    table = table.reindex([name for name in SCORES if name in table.index])
+    table = table.reindex([name for name in (*SCORES, *OWN) if name in table.index])
     table.columns = [f"{group}: {measure.replace('_', ' ')}" for group, measure in table.columns]
     return table.round(4), groups
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import as_file, files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brainuad.calibration import Calibration
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig, ModelSettings
+from brainuad.data.slices import slabs_of
 from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_health, read_model, write_model
-from brainuad.registry import MODELS
-from brainuad.scoring import score_maps
-from brainuad.scoring._arrays import as_volume, mask_on
-from brainuad.scoring.atlas import IMAGE, HealthyMoments, base_of
+from brainuad.models.base import Inference, Model, batch_of
+from brainuad.registry import MODELS, SCORES
+from brainuad.scoring import postprocess, score_maps
+from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
+from brainuad.scoring.atlas import IMAGE, OWN_MAP, HealthyMoments, base_of
+from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
 
@@ -72,6 +76,22 @@ def model_folder(name_or_dir: str | Path) -> Iterator[Path]:
     yield Path(name_or_dir)
 
 
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What a model says of a scan, on the model's grid.
+
+    Attributes:
+        reconstruction: ``(X, Y, Z)`` float32 on the CPU, how the brain would look healthy; None of a model that does
+            not say.
+        raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
+        final: The same, post-processed; empty where that was not wanted.
+    """
+
+    reconstruction: Tensor | None
+    raw: dict[str, Tensor]
+    final: dict[str, Tensor]
+
+
 @dataclass(eq=False)
 class Detector:
     """A model of healthy brains with everything needed to score a scan.
@@ -80,7 +100,7 @@ class Detector:
     gives them; :func:`score` takes scans as they are.
 
     Attributes:
-        model: Entry of the model registry: ``reconstruct(images (B, 1, X, Y), generator)``.
+        model: Entry of the model registry: see :class:`brainuad.models.base.Model`.
         model_config: Its settings.
         data_config: The grid, and how scans are brought onto it.
         provenance: How the model came about: seed, version ...
@@ -91,8 +111,8 @@ class Detector:
         compiled: Whether the network is compiled; see :meth:`compile`.
     """
 
-    model: nn.Module
-    model_config: ModelConfig
+    model: Model
+    model_config: ModelSettings
     data_config: DataConfig
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
@@ -137,8 +157,9 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Where the model is; one that holds no numbers computes on the CPU."""
+        held = chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.device for tensor in held), torch.device("cpu"))
 
     @property
     def map_device(self) -> torch.device:
@@ -168,8 +189,13 @@ class Detector:
         detector it is another compiled one.
 
         Raises:
-            InputError: A value cannot be used, or the weights do not fit it.
+            InputError: The model has no such setting, a value cannot be used, or the weights do not fit it.
         """
+        known = [field.name for field in fields(self.model_config)]
+        for name in changes:
+            if name not in known:
+                remedy = f"It has {', '.join(known)}"
+                raise InputError(name, f"is no setting of {self.model_config.name}", remedy)
         config = replace(self.model_config, **changes)
         if config == self.model_config:
             return self
@@ -210,25 +236,101 @@ class Detector:
             ``(draws, X, Y, Z)`` float32 on the CPU; values are not clamped.
 
         Raises:
+            InputError: The model does not reconstruct.
             ValueError: ``image`` is not (X, Y, Z), or ``draws`` is not positive.
+        """
+        stack = self.infer(image, None, seed, draws=draws).reconstruction
+        if stack is None:
+            raise InputError(self.name, "makes no reconstruction", f"It makes a map: the score {OWN_MAP!r}")
+        return stack
+
+    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
+        """Return all that the model itself makes of a scan: what scores are computed from.
+
+        Args:
+            image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
+            mask: ``(X, Y, Z)`` brain mask; None for the reconstruction alone.
+            seed: Seeds the noise, which is the same on every device.
+            draws: Reconstructions from independent noise. The model's own map is the mean over them.
+
+        Returns:
+            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None where there is
+            none.
+
+        Raises:
+            ValueError: ``image`` or ``mask`` is not (X, Y, Z), or ``draws`` is not positive.
         """
         volume = torch.as_tensor(image, dtype=torch.float32)
         if volume.ndim != 3 or draws < 1:
             raise ValueError(f"expected (X, Y, Z) and draws > 0, got {tuple(volume.shape)} and {draws}")
+        slabs = slabs_of(volume, self.model.neighbours).to(self.device)
+        brain = None
+        if mask is not None and self.model.has_map:
+            brain = slabs_of(mask_on(volume, mask), self.model.neighbours).to(self.device)
         generator = torch.Generator().manual_seed(seed)
         reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with torch.inference_mode(), reduced:
-            stack = [self._reconstruct_once(volume, generator) for _ in range(draws)]
-        return torch.stack(stack).float().cpu()
+            found = [self._infer_once(slabs, brain, generator) for _ in range(draws)]
+        stacks = [found_of for found_of, _ in found if found_of is not None]
+        maps = [map for _, map in found if map is not None]
+        return Inference(
+            torch.stack(stacks).float().cpu() if stacks else None,
+            torch.stack(maps).float().mean(0).cpu() if maps else None,
+        )
 
-    def _reconstruct_once(self, volume: Tensor, generator: torch.Generator) -> Tensor:
-        model: Any = self.model
-        if hasattr(model, "reconstruct_volume"):
-            result: Tensor = model.reconstruct_volume(volume.to(self.device), generator)
-            return result
-        slices = volume.permute(2, 0, 1)[:, None].to(self.device)
-        result = model.reconstruct(slices, generator)
-        return result[:, 0].permute(1, 2, 0)
+    def _infer_once(self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator) -> Inference:
+        """Return reconstruction and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
+        model = self.model
+        size = len(slabs) if model.whole_volumes else batch_of(slabs)
+        parts = []
+        for start in range(0, len(slabs), size):
+            batch = slabs[start : start + size]
+            if brain is not None:
+                parts.append(model.infer(batch, brain[start : start + size], generator))
+            else:
+                made = model.reconstruct(batch, generator) if model.reconstructs else None
+                parts.append(Inference(made, None))
+        volumes = []
+        for slices in zip(*parts, strict=True):
+            present = [part for part in slices if part is not None]
+            volumes.append(torch.cat(present)[:, 0].permute(1, 2, 0) if present else None)
+        return Inference(*volumes)
+
+    def maps(
+        self,
+        image: Any,
+        mask: Any,
+        names: Iterable[str] = (SCORE,),
+        seed: int = 0,
+        *,
+        clean: bool = True,
+        lap: Callable[[str], None] = lambda step: None,
+    ) -> Maps:
+        """Return what the model says of a scan: the one road from a scan on its grid to its maps.
+
+        With a model on CUDA the anomaly maps are made there and stay there.
+
+        Args:
+            image: ``(X, Y, Z)`` in [0, 1].
+            mask: ``(X, Y, Z)`` brain mask.
+            names: Scores of the registry, "model" for the model's own map, or scores relative to health.
+            seed: Seeds the model's random numbers.
+            clean: Post-process the maps too.
+            lap: Called with "reconstruct" when the network is through.
+
+        Raises:
+            InputError: A score is unknown, or the model cannot give it; see :meth:`check_score`.
+            ValueError: The shapes do not fit.
+        """
+        names = list(names)
+        for name in names:
+            self.check_score(name)
+        found = self.infer(image, mask, seed)
+        lap("reconstruct")
+        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly)
+        final = {name: postprocess(map, mask) for name, map in raw.items()} if clean else {}
+        mean = None if found.reconstruction is None else found.reconstruction.mean(0)
+        return Maps(mean, raw, final)
 
     def score_maps(
         self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0
@@ -247,23 +349,50 @@ class Detector:
             InputError: A score is unknown, or needs healthy scans to compare with that the model does not carry.
             ValueError: The shapes do not fit.
         """
-        return self.compare(image, self.reconstruct(image, seed), mask, names)
+        return self.maps(image, mask, names, seed, clean=False).raw
 
     def compare(
-        self, image: Any, reconstructions: Any, mask: Any, names: Iterable[str] = (SCORE,)
+        self,
+        image: Any,
+        reconstructions: Any | None,
+        mask: Any,
+        names: Iterable[str] = (SCORE,),
+        *,
+        own: Any | None = None,
     ) -> dict[str, Tensor]:
-        """Return what :meth:`score_maps` does, from given reconstructions ``(S, X, Y, Z)``.
+        """Return what :meth:`score_maps` does, from what :meth:`infer` gave.
 
         With a model on CUDA the maps are made there and stay there.
+
+        Args:
+            image: ``(X, Y, Z)`` in [0, 1].
+            reconstructions: ``(S, X, Y, Z)``; None where scores that need them are not asked for.
+            mask: ``(X, Y, Z)`` brain mask.
+            names: As in :meth:`maps`.
+            own: ``(X, Y, Z)``, the model's own map, where it is asked for.
+
+        Raises:
+            InputError: A score needs healthy scans to compare with that the model does not carry.
+            ValueError: The shapes do not fit, or something that a score needs is not there.
         """
         if self.device.type == "cuda":
             image = as_volume(image, "image").to(self.device)
-            reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
+            if reconstructions is not None:
+                reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
         plain = dict.fromkeys(base or name for name, base in bases.items())
         plain.pop(IMAGE, None)
-        maps = score_maps(image, reconstructions, mask, plain, sigmas=self.model_config.sigma_ens)
+        maps = {}
+        if OWN_MAP in plain:
+            del plain[OWN_MAP]
+            if own is None:
+                raise ValueError("there is no map of the model's own")
+            own = as_volume(own, "the model's own map")
+            maps[OWN_MAP] = keep_inside(own.to(self.map_device), mask)
+        if plain:
+            sigmas = self.model_config.sigma_ens
+            maps |= score_maps(image, reconstructions, mask, plain, sigmas=sigmas)
         found = {}
         for name, base in bases.items():
             if base is None:
@@ -273,15 +402,46 @@ class Detector:
                 found[name] = self._known_health(name).score(name, compared, mask)
         return found
 
+    @property
+    def plain_scores(self) -> list[str]:
+        """Every score that needs no healthy scans to compare with."""
+        named = [name for name in SCORES if self.model.reconstructs or name in OF_THE_IMAGE]
+        return [*named, OWN_MAP] if self.model.has_map else named
+
+    @property
+    def default_score(self) -> str:
+        """The score of a user who names none: the model's own map where it makes one."""
+        return OWN_MAP if self.model.has_map else SCORE
+
     def check_score(self, name: str) -> None:
         """Check that a score can be computed with this model.
 
         Raises:
-            InputError: The score is unknown, or needs healthy scans to compare with that the model does not carry.
+            InputError: The score is unknown, needs a reconstruction or a map that the model does not make, or healthy
+                scans to compare with that it does not carry.
         """
+        self.check_makes(name)
         base = base_of(name)
         if base is not None:
             self._known_health(name).check(base)
+
+    def check_makes(self, name: str) -> None:
+        """Check that the model makes what a score is computed from, healthy scans aside.
+
+        Raises:
+            InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
+        """
+        scores = self.plain_scores
+        if (base_of(name) or name) in (IMAGE, *scores):
+            return
+        has = (
+            "a reconstruction and no map of its own"
+            if self.model.reconstructs
+            else "a map and no reconstruction"
+        )
+        raise InputError(
+            name, f"cannot be had: {self.name} makes {has}", f"Choose one of {', '.join(scores)}"
+        )
 
     def _known_health(self, name: str) -> HealthyMoments:
         if self.health is None:

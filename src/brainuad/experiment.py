@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
-from brainuad.config import DataConfig, ExperimentConfig
+from brainuad.config import DataConfig, ExperimentConfig, untrained_settings
 from brainuad.console import show_messages
 from brainuad.data.cohort import Case, read_cases
 from brainuad.data.leaks import find_leaks, leak_free
@@ -37,7 +37,7 @@ from brainuad.overrides import (
     split_arguments,
     to_experiment,
 )
-from brainuad.runs import TEST_TIME_SETTINGS, find_model, has_folds, newest_run, with_saved_settings
+from brainuad.runs import find_model, has_folds, newest_run, with_saved_settings
 
 logger = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
     accelerator = config.trainer.accelerator
     precision = "float32" if config.trainer.precision.startswith("32") else "auto"
     detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
-    settings = {name: getattr(config.model.cfg, name) for name in TEST_TIME_SETTINGS}
+    settings = {name: getattr(config.model.cfg, name) for name in untrained_settings(detector.model_config)}
     detector = detector.with_settings(**settings)  # raises on values that cannot be used
     for name in ("cache_dir", "num_workers"):
         setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
 from brainuad.calibration import Calibration
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig, ModelSettings
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json, write_text
+from brainuad.models.base import Model, own_settings, settings_class
 from brainuad.registry import MODELS
 from brainuad.scoring.atlas import HealthyMoments
 
@@ -45,7 +46,7 @@ def portable(config: DataConfig) -> dict[str, Any]:
 def write_model(
     folder: str | Path,
     model: nn.Module,
-    model_config: ModelConfig,
+    model_config: ModelSettings,
     data_config: DataConfig,
     *,
     provenance: dict[str, Any] | None = None,
@@ -104,7 +105,7 @@ def recorded_hash(folder: str | Path) -> str:
 
 def read_model(
     folder: str | Path,
-) -> tuple[nn.Module, ModelConfig, DataConfig, dict[str, Any], Calibration | None]:
+) -> tuple[Model, ModelSettings, DataConfig, dict[str, Any], Calibration | None]:
     """Read a model folder.
 
     Returns:
@@ -122,7 +123,10 @@ def read_model(
         if not (folder / name).is_file():
             raise InputError(folder / name, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
     settings = _read_settings(folder / CONFIG)
-    model_config = _to_dataclass(ModelConfig, settings.pop("model"), folder / CONFIG, "model")
+    values = settings.pop("model")
+    name = str(values.get("name", "ddpm"))
+    values = own_settings(name, values)
+    model_config = _to_dataclass(settings_class(name), values, folder / CONFIG, "model")
     data_config = _to_dataclass(DataConfig, settings.pop("data"), folder / CONFIG, "data")
     model = MODELS[model_config.name](model_config)
     weights = _read_weights(folder / WEIGHTS)

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import brainuad.models  # noqa: F401  (registers them)
-from brainuad.config import ExperimentConfig, parse_time
+from brainuad.config import ExperimentConfig, ModelNode, parse_time
 from brainuad.data.cohort import PATHOLOGY_SETS
 from brainuad.errors import InputError
+from brainuad.models.base import own_settings, settings_class
 from brainuad.registry import MODELS
 
 CONFIG_MODULE = "brainuad.conf"
@@ -36,7 +37,18 @@ FILE_FLAGS = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
-ConfigStore.instance().store(name="schema", node=ExperimentConfig)
+# The model's node stays empty, so that a preset can fill it with the settings of any model.
+ConfigStore.instance().store(name="schema", node=ExperimentConfig(model=ModelNode(MISSING)))
+
+
+def store_models() -> None:
+    """Make a preset of the group ``model`` of every registered model: its own settings and their defaults."""
+    for name in MODELS:
+        node = {"cfg": settings_class(name)(name=name)}
+        ConfigStore.instance().store(group="model", name=name, node=node)
+
+
+store_models()
 
 
 class UnknownName(InputError):
@@ -71,6 +83,7 @@ def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool
         UnknownName: A name does not exist; the message suggests the nearest.
         InputError: A value cannot be used.
     """
+    store_models()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -80,6 +93,7 @@ def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool
             ) from error
         for override in parsed:
             _check_name(override, own_files)
+        _check_model_settings(parsed)
         if multirun or own_files:
             return
         try:
@@ -115,8 +129,31 @@ def _check_name(override: Override, own_files: bool) -> None:
             raise UnknownName(f"{name}={value}", f"no such preset of {name}", _suggestion(value, presets))
 
 
+def _check_model_settings(overrides: Sequence[Override]) -> None:
+    """Make sure that the chosen model has the settings that were given; of several models in a sweep, any may."""
+    names = [str(override.key_or_group) for override in overrides]
+    own = [name.removeprefix("model.cfg.") for name in names if name.startswith("model.cfg.")]
+    choice = [
+        str(override.input_line)
+        for override, name in zip(overrides, names, strict=True)
+        if name in GROUPS or name == "model.cfg.name"
+    ]
+    try:
+        chosen = str(compose("config", overrides=choice).model.cfg.name) if own else ""
+    except (HydraException, OmegaConfBaseException):
+        return
+    has = {model: {field.name for field in fields(settings_class(model))} for model in MODELS}
+    for name in own:
+        if name not in has.get(chosen, {name}):
+            others = [model for model in has if name in has[model]]
+            fault = f"no setting of the model {chosen}"
+            raise UnknownName(
+                f"model.cfg.{name}", fault, f"It is one of {', '.join(others)}: add model={others[0]}"
+            )
+
+
 def setting_names() -> list[str]:
-    """Return the dotted name of every setting and of every node above one."""
+    """Return the dotted name of every setting, those of all models among them, and of every node above one."""
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for key, value in vars(node).items():
@@ -124,7 +161,8 @@ def setting_names() -> list[str]:
             if is_dataclass(value):
                 yield from walk(value, f"{prefix}{key}.")
 
-    return list(walk(ExperimentConfig(), ""))
+    of_models = (f"model.cfg.{field.name}" for model in MODELS for field in fields(settings_class(model)))
+    return list(dict.fromkeys([*walk(ExperimentConfig(), ""), *of_models]))
 
 
 def preset_names(group: str) -> Iterator[str]:
@@ -168,7 +206,13 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     Raises:
         OmegaConfBaseException: A name or the type of a value is not in the schema.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), config)
+    values: Any = OmegaConf.to_container(config)
+    settings = values.get("model", {}).get("cfg", {})
+    name = str(settings.get("name", "ddpm"))
+    schema = ExperimentConfig(model=ModelNode(settings_class(name)(name=name)))
+    if settings:
+        values["model"]["cfg"] = own_settings(name, settings)
+    merged = OmegaConf.merge(OmegaConf.structured(schema), values)
     assert isinstance(merged, DictConfig)
 
     def lists_to_tuples(node: Any) -> None:
@@ -187,8 +231,9 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     experiment = OmegaConf.to_object(merged)
     assert isinstance(experiment, ExperimentConfig)
     lists_to_tuples(experiment)
-    if experiment.reference:
-        experiment.model.cfg.shared_noise = True
+    if experiment.reference and "shared_noise" in vars(experiment.model.cfg):
+        model: Any = experiment.model.cfg
+        model.shared_noise = True
     return experiment
 
 

@@ -28,15 +28,23 @@ class Registry:
         self.kind = kind
         self.group = group
         self._entries: dict[str, Callable[..., Any]] = {}
+        self.settings: dict[str, type] = {}
         self._plugins_loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files a callable under ``name``; a second one of that name is an error."""
+    def register(self, name: str, *, settings: type | None = None) -> Callable[[T], T]:
+        """Return a decorator that files a callable under ``name``; a second one of that name is an error.
+
+        Args:
+            name: What users call it.
+            settings: Dataclass of its own settings, which its presets and its saved files are checked against.
+        """
 
         def decorate(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
+            if settings is not None:
+                self.settings[name] = settings
             return entry
 
         return decorate

@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from brainuad.config import ExperimentConfig, ModelConfig, differing_settings, flat_settings
+from brainuad.config import ExperimentConfig, differing_settings, flat_settings, untrained_settings
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.overrides import GROUPS, to_experiment
 
-# settings of model.cfg that need no training, and those of datamodule.cfg that a trained model depends on
-TEST_TIME_SETTINGS = ("test_timesteps", "noise_ensemble", "step_ensemble", "noise_draws", "sigma_ens")
+# settings of datamodule.cfg that a trained model depends on
 GRID_SETTINGS = ("imageDim", "rescaleFactor", "affine", "smoothing_iterations")
 
 
@@ -59,7 +58,7 @@ def newest_run(config: ExperimentConfig) -> Path | None:
         saved = to_experiment(loaded)
         if saved.onlyEval:
             continue
-        differing = differing_settings(flat_settings(saved), flat_settings(config))
+        differing = differing_settings(flat_settings(saved), config)
         if not differing:
             return folder
         mismatch = mismatch or InputError(
@@ -122,24 +121,29 @@ def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[
     if data.mode != mode:
         fault = f"was trained on {data.mode}, and datamodule.cfg.mode is {mode}"
         raise InputError(folder, fault, f"Add datamodule.cfg.mode={data.mode}, or give a model of {mode}")
-    trained = [field.name for field in fields(ModelConfig) if field.name not in TEST_TIME_SETTINGS]
+    free = untrained_settings(model)
     known: list[tuple[str, str, Any, Any]] = [
-        ("model.cfg", name, model, config.model.cfg) for name in trained
+        ("model.cfg", field.name, model, config.model.cfg)
+        for field in fields(model)
+        if field.name not in free
     ]
     known += [("datamodule.cfg", name, data, config.datamodule.cfg) for name in GRID_SETTINGS]
     differing = [
-        f"{node}.{name}={getattr(saved, name)} there, {getattr(here, name)} here"
+        f"{node}.{name}={getattr(saved, name)} there, {getattr(here, name, None)} here"
         for node, name, saved, here in known
-        if getattr(saved, name) != getattr(here, name) and _is_typed(f"{node}.{name}", typed)
+        if getattr(saved, name) != getattr(here, name, None) and _is_typed(f"{node}.{name}", typed)
     ]
     if differing:
         fault = f"was trained with other settings ({'; '.join(differing)})"
         raise InputError(folder, fault, "Leave them out: a model is evaluated with its own")
     config = copy.deepcopy(config)
     settings = [name for name in typed if name not in GROUPS]
-    for name in TEST_TIME_SETTINGS:
-        if not _is_typed(f"model.cfg.{name}", settings):
-            setattr(config.model.cfg, name, getattr(model, name))
+    wanted = {
+        name: getattr(config.model.cfg, name)
+        for name in free
+        if _is_typed(f"model.cfg.{name}", settings) and name in vars(config.model.cfg)
+    }
+    config.model.cfg = replace(model, **wanted)
     return config
 
 

@@ -61,9 +61,9 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     calls: list[tuple[str, ...]] = []
     original = Detector.compare
 
-    def counted(self: Detector, image: Any, stack: Any, mask: Any, names: Any) -> Any:
+    def counted(self: Detector, image: Any, stack: Any, mask: Any, names: Any, **given: Any) -> Any:
         calls.append(tuple(names))
-        return original(self, image, stack, mask, names)
+        return original(self, image, stack, mask, names, **given)
 
     monkeypatch.setattr(Detector, "compare", counted)
     return calls

@@ -13,6 +13,7 @@ from tiny import tiny_detector
 
 from brainuad.detector import Detector
 from brainuad.evaluate import Reconstructor
+from brainuad.models.base import Inference
 
 IMAGE = np.random.default_rng(0).random((8, 12, 4), dtype=np.float32)
 
@@ -25,13 +26,13 @@ def detector(tmp_path: Path) -> Detector:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
-    original = Detector.reconstruct
+    original = Detector.infer
 
-    def counted(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+    def counted(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
         made.append(seed)
-        return original(self, image, seed, draws=draws)
+        return original(self, image, mask, seed, draws=draws)
 
-    monkeypatch.setattr(Detector, "reconstruct", counted)
+    monkeypatch.setattr(Detector, "infer", counted)
     return made
 
 

@@ -16,6 +16,7 @@ from brainuad.data.cohort import Case
 from brainuad.detector import Detector
 from brainuad.errors import DeviceError
 from brainuad.evaluate import case_seed, evaluate_cases, failures, read_cases_csv, wide
+from brainuad.models.base import Inference
 
 
 def test_failed_cases_are_rows(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
@@ -78,14 +79,14 @@ def test_one_bad_case_does_not_stop_the_others(
     error: Exception,
 ) -> None:
     bad, good = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
-    bad_seed, original = case_seed(5, bad), Detector.reconstruct  # a seed that no cache knows
+    bad_seed, original = case_seed(5, bad), Detector.infer  # a seed that no cache knows
 
-    def fail_once(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+    def fail_once(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
         if seed == bad_seed:
             raise error
-        return original(self, image, seed, draws=draws)
+        return original(self, image, mask, seed, draws=draws)
 
-    monkeypatch.setattr(Detector, "reconstruct", fail_once)
+    monkeypatch.setattr(Detector, "infer", fail_once)
     table = evaluate_cases(detector, [bad, good], tmp_path, baselines=False, seed=5)
     assert set(wide(table)["case"]) == {good.subject}
     (row,) = failures(table).itertuples()
@@ -101,7 +102,7 @@ def test_a_bug_is_no_failed_case(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(Detector, "reconstruct", fail)
+    monkeypatch.setattr(Detector, "infer", fail)
     with pytest.raises(TypeError, match="a bug"):
         evaluate_cases(detector, cases, tmp_path, seed=6)
 
@@ -110,16 +111,16 @@ def test_a_broken_device_ends_the_run_and_blames_no_scan(
     detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = (case for case in cases if case.split == "test")
-    original = Detector.reconstruct
+    original = Detector.infer
 
-    def break_after_one(self: Detector, image: Any, seed: int = 0, *, draws: int = 1) -> torch.Tensor:
+    def break_after_one(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
         if seed != case_seed(8, first):
             raise DeviceError("cuda", RuntimeError("CUDA error: unspecified launch failure"))
-        return original(self, image, seed, draws=draws)
+        return original(self, image, mask, seed, draws=draws)
 
     tests = [case for case in cases if case.split == "test"]
     with monkeypatch.context() as patch:
-        patch.setattr(Detector, "reconstruct", break_after_one)
+        patch.setattr(Detector, "infer", break_after_one)
         with pytest.raises(DeviceError, match="cuda: stopped working"):
             evaluate_cases(detector, tests, tmp_path, scores=SCORES, baselines=False, seed=8)
     assert not (tmp_path / "cases.csv").exists()
@@ -134,7 +135,7 @@ def test_a_device_that_breaks_after_the_network_ends_the_run_too(
 ) -> None:
     """Reconstructions come from the cache, so nothing but scores is computed."""
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **given: Any) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(Detector, "compare", fail)
@@ -193,7 +194,7 @@ def test_another_score_is_all_the_work(
     folder = copy_run(results, tmp_path / "out")
     calls = count_work(monkeypatch)
     reconstructed = []
-    monkeypatch.setattr(Detector, "reconstruct", lambda *args, **kwargs: reconstructed.append(args))
+    monkeypatch.setattr(Detector, "infer", lambda *args, **kwargs: reconstructed.append(args))
     table = evaluate_cases(detector, cases, folder, scores=(*SCORES, "l2"), baselines=False)
     assert calls == [("l2",)] * 6
     assert set(written(folder).values()) == {1}, "what was known is not written again"

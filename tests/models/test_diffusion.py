@@ -10,7 +10,8 @@ from torch import nn
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models import DiffusionModel, simplex_noise
-from brainuad.models.diffusion import GPU_BATCH_PIXELS, _gpu_batch, cosine_betas
+from brainuad.models.base import GPU_BATCH_PIXELS, gpu_batch
+from brainuad.models.diffusion import cosine_betas
 from brainuad.registry import MODELS
 
 
@@ -213,10 +214,10 @@ def test_equal_seeds_give_equal_bytes(model):
 @pytest.mark.parametrize("shared_noise", [False, True])
 def test_batch_size_does_not_change_the_reconstruction(model, noisetype, shared_noise):
     made = model(noisetype=noisetype, shared_noise=shared_noise, noise_draws=2)
-    volume = torch.rand(16, 20, 7)
-    whole = made.reconstruct_volume(volume, generator(), batch_size=7)
+    images = torch.rand(7, 1, 16, 20)
+    whole = made.reconstruct(images, generator(), batch_size=7)
     for batch_size in (1, 3, 100):
-        again = made.reconstruct_volume(volume, generator(), batch_size=batch_size)
+        again = made.reconstruct(images, generator(), batch_size=batch_size)
         torch.testing.assert_close(again, whole, rtol=0, atol=1e-5)
 
 
@@ -225,11 +226,11 @@ def test_batch_size_does_not_change_the_reconstruction(model, noisetype, shared_
 def test_noise_and_order_of_slices_do_not_depend_on_batches(depth, batch_size, draws):
     model = DiffusionModel(ModelConfig(unet_dim=8, num_res_blocks=1, noise_draws=draws))
     model.unet = Spy()
-    volume = torch.rand(6, 5, depth)
-    slices = model.reconstruct(volume.permute(2, 0, 1)[:, None], generator())
-    by_batches = model.reconstruct_volume(volume, generator(), batch_size=batch_size)
-    assert by_batches.shape == (6, 5, depth)
-    assert torch.equal(by_batches, slices[:, 0].permute(1, 2, 0))
+    images = torch.rand(depth, 1, 6, 5)
+    slices = model.reconstruct(images, generator())
+    by_batches = model.reconstruct(images, generator(), batch_size=batch_size)
+    assert by_batches.shape == (depth, 1, 6, 5)
+    assert torch.equal(by_batches, slices)
     assert max(len(x) for x, _ in model.unet.calls[draws:]) <= batch_size
 
 
@@ -256,15 +257,12 @@ def test_slices_have_their_own_noise_unless_it_is_shared(spied):
     assert not torch.equal(own[0], own[1])
     shared = spied(shared_noise=True).reconstruct(images, generator())
     assert torch.equal(shared[0], shared[2])
-    volume = spied(shared_noise=True).reconstruct_volume(
-        torch.full((16, 16, 3), 0.5), generator(), batch_size=1
-    )
-    assert torch.equal(volume[:, :, 0], volume[:, :, 2])
-    assert torch.equal(volume[:, :, 0], shared[0, 0])
+    single = spied(shared_noise=True).reconstruct(images, generator(), batch_size=1)
+    assert torch.equal(single, shared)
 
 
 def test_odd_slice_shapes(model):
-    assert model(unshuffle=2).reconstruct_volume(torch.rand(19, 13, 2), generator()).shape == (19, 13, 2)
+    assert model(unshuffle=2).reconstruct(torch.rand(2, 1, 19, 13), generator()).shape == (2, 1, 19, 13)
 
 
 def test_import_of_a_release_checkpoint(reference):
@@ -310,12 +308,12 @@ def test_wrong_shapes_are_named(spied):
         with pytest.raises(ValueError, match=r"got shape \(8, 8, 3\)"):
             call()
     with pytest.raises(ValueError, match=r"got shape \(1, 8, 8, 3\)"):
-        model.reconstruct_volume(torch.rand(1, 8, 8, 3), generator())
+        model.reconstruct(torch.rand(1, 8, 8, 3), generator())
 
 
 @given(slices=st.integers(1, 400), pixels=st.integers(1, 2**21))
 def test_calls_on_a_gpu_are_few_and_of_equal_size(slices, pixels):
-    size = _gpu_batch(slices, pixels)
+    size = gpu_batch(slices, pixels)
     calls = math.ceil(slices / size)
     assert size == 1 or size * pixels <= GPU_BATCH_PIXELS
     assert slices > (calls - 1) * max(1, GPU_BATCH_PIXELS // pixels), "no fewer calls would do"
@@ -325,9 +323,8 @@ def test_calls_on_a_gpu_are_few_and_of_equal_size(slices, pixels):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_devices_agree(model):
-    made, volume = model(), torch.rand(32, 40, 4)
-    on_cpu = made.reconstruct_volume(volume, generator())
+    made, images = model(), torch.rand(4, 1, 32, 40)
+    on_cpu = made.reconstruct(images, generator())
     torch.backends.cudnn.allow_tf32 = False
-    on_gpu = made.to("cuda").reconstruct_volume(volume, generator())
-    assert not on_gpu.is_cuda
-    torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-3)
+    on_gpu = made.to("cuda").reconstruct(images.to("cuda"), generator())
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=0, atol=1e-3)

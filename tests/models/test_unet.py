@@ -61,7 +61,7 @@ def test_it_is_the_network_of_diffusers(
         attn_norm_num_groups=groups,
     ).eval()
     torch.manual_seed(width)
-    ours = Network(unshuffle**2, channels, blocks, head_dim)
+    ours = Network(unshuffle**2, unshuffle**2, channels, blocks, head_dim)
     weights = theirs.state_dict()
     assert list(ours.state_dict()) == list(weights)
     assert all(torch.equal(new, weights[name]) for name, new in ours.state_dict().items() if new.any())

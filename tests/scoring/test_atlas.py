@@ -191,3 +191,15 @@ def test_names(monkeypatch):
             base_of(name)
     monkeypatch.setitem(SCORES._entries, "own_z", lambda image, reconstructions, mask: image)
     assert base_of("own_z") is None, "somebody else's score of that name"
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e7])
+def test_moments_of_any_range_are_kept(scale, tmp_path):
+    rng = np.random.default_rng(2)
+    mean = (scale * rng.random((6, 5, 4))).astype(np.float32)
+    mean[:, :, 0] = mean[0, 0, 0]
+    moments = HealthyMoments(3, {"model": (mean, mean / 2 + np.float32(scale / 4))})
+    moments.save(tmp_path / "health.safetensors")
+    loaded = HealthyMoments.load(tmp_path / "health.safetensors")
+    for stored, array in zip(loaded.moments["model"], moments.moments["model"], strict=True):
+        np.testing.assert_allclose(stored, array, rtol=1e-3)

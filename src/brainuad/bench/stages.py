@@ -24,6 +24,7 @@ from brainuad.data.intensity import scale_to_percentiles
 from brainuad.data.loading import place_volumes
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
+from brainuad.models import DiffusionModel
 from brainuad.models.noise import opensimplex_permutation
 from brainuad.scoring import drop_small, erode_brain, median_filter, ssim_maps
 
@@ -180,7 +181,7 @@ class Case:
 
     def _noise(self) -> Stage | None:
         config = self.detector.model_config
-        if not hasattr(self.detector.model, "draw_noise") or config.noisetype != "simplex":
+        if not isinstance(self.detector.model, DiffusionModel) or config.noisetype != "simplex":
             return None
         table = opensimplex_permutation(self.seed).tolist()
         x, y, z = self.size
@@ -197,8 +198,8 @@ class Case:
 
     def _reconstruct(self) -> Stage:
         model: Any = self.detector.model
-        if not hasattr(model, "draw_noise") or not hasattr(model, "unet"):
-            return Stage("reconstruct", lambda: self.detector.reconstruct(self.image, self.seed)[0])
+        if type(self.detector.model) is not DiffusionModel:  # the plain counterpart is of this one
+            return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed))
         noise = self._draw()
         given, plain = copy.copy(model), copy.deepcopy(model)  # a deep copy is not compiled
         plain.to(memory_format=torch.contiguous_format)

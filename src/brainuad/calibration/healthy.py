@@ -13,7 +13,9 @@ from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE
+from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP
+
+STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class BrainMaps:
 
     Attributes:
         mask: ``(X, Y, Z)`` bool brain mask.
-        values: By map, ``(N,)`` float16 of its N brain voxels.
+        values: By map, ``(N,)`` of its N brain voxels: float16, the model's own map float32.
     """
 
     mask: np.ndarray
@@ -31,7 +33,10 @@ class BrainMaps:
     @classmethod
     def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
         """Take the brain's values from ``(X, Y, Z)`` maps."""
-        return cls(mask, {name: np.asarray(map)[mask].astype(np.float16) for name, map in maps.items()})
+        inside = {name: np.asarray(map)[mask] for name, map in maps.items()}
+        return cls(
+            mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
+        )
 
     def map(self, name: str) -> np.ndarray:
         """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
@@ -76,7 +81,8 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` at least; ``image`` is added.
+            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` that the model makes at least;
+                ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -84,7 +90,8 @@ class HealthyScan:
         """
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
-        carried = {name: image if name == IMAGE else raw[name] for name in CARRIED}
+        known = {**raw, IMAGE: image}
+        carried = {name: known[name] for name in CARRIED if name in known}
         look = look_at(image, mask, brain_ml, alignment)
         return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask))
 

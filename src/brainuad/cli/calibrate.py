@@ -46,7 +46,6 @@ def calibrate(
     """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
     from brainuad.calibrate import calibrate as run
     from brainuad.calibration import FEW_SCANS
-    from brainuad.detector import SCORE
 
     with progress("Calibrating", None) as advance:
 
@@ -74,8 +73,7 @@ def calibrate(
         print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))
     else:
         print_rows(
-            [_threshold_row(calibration, SCORE, fraction) for fraction in calibration.thresholds[SCORE]],
-            False,
+            [_threshold_row(calibration, made.score, at) for at in calibration.thresholds[made.score]], False
         )
         say(f"{calibration.scans} scans; use it with --model {made.folder}")
     exit_by_failures([row["status"] == "failed" for row in made.rows])

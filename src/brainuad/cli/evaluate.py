@@ -43,7 +43,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Score, ssim_ensemble by default, '<score>_z' relative to health; repeat, or use commas.",
+            help="Score, '<score>_z' relative to health; repeat, or use commas. "
+            "By default the model's own map (model) where it makes one, else ssim_ensemble.",
         ),
     ] = None,
     modality: Annotated[
@@ -71,14 +72,13 @@ def evaluate(
 
     Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
-    from brainuad.detector import SCORE
     from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.evaluate.ranks import joined_ranks
     from brainuad.runs import load_trained
     from brainuad.scoring.atlas import score_names
 
-    wanted_scores, wanted_sets = listed(scores) or [SCORE], listed(sets)
-    known("--scores", wanted_scores, score_names())
+    wanted_scores, wanted_sets = listed(scores), listed(sets)
+    known("--scores", wanted_scores or [], score_names())
     ranks = context.with_resource(joined_ranks())
     detector = load_trained(model, fold or 0, device, precision)
     if compile:

@@ -35,11 +35,13 @@ def score(
         typer.Option(metavar="FILE|DIR", help="Ground truth, shown and compared in the report only."),
     ] = None,
     score: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NAME", help="Anomaly score; l1_ssim_z sets it against healthy scans at the same place."
+            metavar="NAME",
+            help="Anomaly score; l1_ssim_z sets it against healthy scans at the same place. "
+            "By default the model's own map (model) where it makes one, else ssim_ensemble.",
         ),
-    ] = "ssim_ensemble",
+    ] = None,
     fpr: Annotated[
         float,
         typer.Option(
@@ -75,7 +77,7 @@ def score(
     from brainuad.scan.run import SCORES_CSV, Settings, score_scans
     from brainuad.scoring.atlas import score_names
 
-    known("--score", [score], score_names())
+    known("--score", [score] if score else [], score_names())
     number, shares = _share(shard)
     detector = load_model(model, device, precision)
     scans = find_scans(
@@ -107,7 +109,7 @@ def score(
             notes = row["message"] or row["warnings"]
             advance(f"{row['name']}: {notes}" if notes and not skipped else "")
 
-        settings = Settings(score, fpr, seed, brain_mask, lesion_mask)
+        settings = Settings(score or detector.default_score, fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
     page = None
     if not (no_report or shard):

@@ -108,6 +108,23 @@ def take_slabs(volumes: Tensor, indices: Tensor, slices: Tensor, neighbours: int
     return volumes[indices[:, None], :, :, slabs]
 
 
+def slabs_of(volume: Tensor, neighbours: int = 0) -> Tensor:
+    """Return every axial slice of a volume with its neighbours.
+
+    Args:
+        volume: (X, Y, Z), an image or a mask.
+        neighbours: Slices on each side; beyond the grid the outermost one is repeated.
+
+    Returns:
+        (Z, 2 * neighbours + 1, X, Y).
+    """
+    beside = torch.arange(-neighbours, neighbours + 1, device=volume.device)
+    places = (torch.arange(volume.shape[2], device=volume.device)[:, None] + beside).clamp(
+        0, volume.shape[2] - 1
+    )
+    return volume[:, :, places].permute(2, 3, 0, 1)
+
+
 def draw_batch(
     volumes: TrainingVolumes, indices: Tensor, generator: torch.Generator, *, augment: bool
 ) -> dict[str, Tensor]:

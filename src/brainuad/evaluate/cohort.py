@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import find_leaks, scans_of_others
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluate.loader import Loader
 from brainuad.evaluate.protocol import BASELINES, OURS, Protocol
@@ -29,7 +29,7 @@ def evaluate_cases(
     output: str | Path,
     *,
     sets: Sequence[str] | None = None,
-    scores: Sequence[str] = (SCORE,),
+    scores: Sequence[str] | None = None,
     baselines: bool = True,
     protocol: Protocol = OURS,
     seed: int = 0,
@@ -53,7 +53,8 @@ def evaluate_cases(
         cases: Validation and test cases; training cases are left out.
         output: Folder of the results.
         sets: Data sets to evaluate, all by default. Healthy validation scans of other sets still set thresholds.
-        scores: Scores of the registry, and those relative to health: "<name>_z".
+        scores: Scores of the registry, "model" for the model's own map, and those relative to health: "<name>_z".
+            By default the model's default.
         baselines: Add scores that need no model.
         protocol: The rules; ``REFERENCE`` are those of the published release.
         seed: Seeds the noise; every case has its own, whichever other cases there are.
@@ -70,11 +71,14 @@ def evaluate_cases(
         the first.
 
     Raises:
-        InputError: A set or score is unknown, there is no test case, too few healthy scans to compare with, or the
-            folder cannot be written to.
+        InputError: A set or score is unknown, the model cannot give a score, there is no test case, too few healthy
+            scans to compare with, or the folder cannot be written to.
     """
-    if protocol.shared_noise:
+    if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
         detector = detector.with_settings(shared_noise=True)
+    scores = list(scores) if scores else [detector.default_score]
+    for name in scores:
+        detector.check_makes(name)
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess)

@@ -172,12 +172,14 @@ def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Sp
     )
 
 
-def case_facts(space: Space, reconstruction: np.ndarray) -> dict[str, float]:
-    """Return what a case has whatever the score, from the model's grid: volumes, errors of its reconstruction."""
-    errors = reconstruction_errors(
-        space.image[space.voxels], reconstruction[space.voxels], space.truth[space.voxels]
-    )
-    facts = {f"reconstruction_{name}": value for name, value in errors.items()}
+def case_facts(space: Space, reconstruction: np.ndarray | None) -> dict[str, float]:
+    """Return what a case has whatever the score, from the model's grid: volumes, errors of a reconstruction."""
+    facts: dict[str, float] = {}
+    if reconstruction is not None:
+        errors = reconstruction_errors(
+            space.image[space.voxels], reconstruction[space.voxels], space.truth[space.voxels]
+        )
+        facts = {f"reconstruction_{name}": value for name, value in errors.items()}
     facts["brain_ml"] = float(space.mask.sum()) * space.voxel_ml
     if space.lesion is not None:
         facts["lesion_ml"] = float(space.lesion.sum()) * space.voxel_ml

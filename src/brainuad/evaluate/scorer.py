@@ -28,10 +28,10 @@ CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
 
 @dataclass(frozen=True, eq=False)
 class ScoredCase:
-    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` and the final anomaly map of every score."""
+    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` if any, and the final map of every score."""
 
     prepared: PreparedCase
-    reconstruction: np.ndarray
+    reconstruction: np.ndarray | None
     maps: dict[str, np.ndarray]
 
 
@@ -40,7 +40,7 @@ class _Compared:
     """A case with its maps before they are set against health and cleaned."""
 
     prepared: PreparedCase
-    reconstruction: Tensor
+    reconstruction: Tensor | None
     mask: Tensor
     maps: dict[str, Tensor]
 
@@ -75,7 +75,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         self.load = Loader(self.detector.data_config)
-        self.reconstruct = self.reconstructor or Reconstructor(self.detector)
+        self._cached = Reconstructor(self.detector)
         self._people = People(self.healthy)
 
     def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
@@ -115,7 +115,8 @@ class Scorer:
                     raise ValueError(f"{name} needs healthy scans to compare with")
                 final = self.detector.health.score(name, final, mask)
             found[name] = (clean(final, compared.mask) if self.postprocess else final).cpu().numpy()
-        return ScoredCase(compared.prepared, compared.reconstruction.numpy(), found)
+        reconstruction = None if compared.reconstruction is None else compared.reconstruction.numpy()
+        return ScoredCase(compared.prepared, reconstruction, found)
 
     def learn_health(
         self, cases: Sequence[Case], names: Iterable[str], report: Callable[[Case], None] = lambda case: None
@@ -149,10 +150,14 @@ class Scorer:
 
     def _compare(self, case: Case, names: Iterable[str]) -> _Compared:
         prepared = self.load(case)
-        stack = self.reconstruct(prepared.image, case_seed(self.seed, case))
+        seed = case_seed(self.seed, case)
+        if self.reconstructor is None:
+            stack, own = self._cached.infer(prepared.image, prepared.mask, seed)
+        else:
+            stack, own = self.reconstructor(prepared.image, seed), None
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
-        maps = self.detector.compare(image, stack, mask, wanted)
+        maps = self.detector.compare(image, stack, mask, wanted, own=own)
         maps[IMAGE] = image
-        return _Compared(prepared, stack.mean(0), mask, maps)
+        return _Compared(prepared, None if stack is None else stack.mean(0), mask, maps)

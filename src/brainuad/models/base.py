@@ -1,32 +1,73 @@
-"""What training asks of a model.
+"""What training and scoring ask of a model.
 
 A training step has two halves. ``draw`` makes every random number of the step, on the processor. ``loss`` is then a
 fixed sequence of tensor operations. So devices that share a batch see what one device would, a resumed run goes on as
 an unbroken one, and on CUDA a whole step can be recorded once and replayed.
+
+Scoring asks for a reconstruction, for the model's own map of anomalies, or for both. A model has what it overrides.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from brainuad.config import ModelSettings
+from brainuad.registry import MODELS
+
 Draws = dict[str, Tensor]
+BATCH = 16  # slices in one network call on a processor
+GPU_BATCH_PIXELS = 2**20  # in one on CUDA; bounds the memory to some gigabytes with the paper's network
+
+
+class Inference(NamedTuple):
+    """What a model makes of a scan.
+
+    Attributes:
+        reconstruction: How it would look healthy, on the scale of the images, not clamped; None of a model that does
+            not reconstruct. Of slabs (B, 1, X, Y), of a volume (S, X, Y, Z) with S independent draws.
+        anomaly: The model's own map, higher is more anomalous; None of a model without. Of slabs (B, 1, X, Y), of a
+            volume (X, Y, Z).
+    """
+
+    reconstruction: Tensor | None
+    anomaly: Tensor | None
 
 
 class Model(nn.Module):
     """A model of healthy brains.
 
+    A model overrides ``reconstruct``, ``maps`` or both; to be trained, ``draw`` and ``loss``.
+
     Attributes:
-        neighbours: Axial slices on each side that the model sees besides the one it reconstructs. Slabs have
+        neighbours: Axial slices on each side that the model sees besides the one it judges. Slabs have
             S = 2 * neighbours + 1 slices.
+        whole_volumes: Whether it is given all slabs of a volume at once, because it draws random numbers for all of
+            them; it divides them into network calls by itself then. Others are given a batch at a time.
     """
 
     neighbours: int = 0
+    whole_volumes: bool = False
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it says how a scan would look healthy."""
+        return type(self).reconstruct is not Model.reconstruct
+
+    @property
+    def has_map(self) -> bool:
+        """Whether it makes a map of anomalies by itself."""
+        return type(self).maps is not Model.maps
 
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
     ) -> Draws:
-        """Draw the random numbers of a training step.
+        """Draw the random numbers of a training step; none by default.
 
         Args:
             count: Slabs of the whole batch, B.
@@ -38,7 +79,7 @@ class Model(nn.Module):
         Returns:
             Tensors by name. The first axis of each is the slab, so that devices can share them.
         """
-        raise NotImplementedError
+        return {}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean loss of a batch, a scalar.
@@ -61,3 +102,62 @@ class Model(nn.Module):
             (B, 1, X, Y) on the scale of ``images``; values are not clamped.
         """
         raise NotImplementedError
+
+    def maps(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the model's own map of anomalies in the middle slices.
+
+        Args:
+            images: (B, S, X, Y) in about [0, 1].
+            masks: (B, S, X, Y) bool brain masks.
+            generator: Source of random numbers.
+
+        Returns:
+            (B, 1, X, Y), higher is more anomalous.
+        """
+        raise NotImplementedError
+
+    def infer(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Inference:
+        """Return all that the model has to say of slabs; one whose parts share network calls overrides this too."""
+        return Inference(
+            self.reconstruct(images, generator) if self.reconstructs else None,
+            self.maps(images, masks, generator) if self.has_map else None,
+        )
+
+    def pictures(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return what to look at while the model trains: pictures of the middle slices by title, (B, 1, X, Y) each."""
+        scans = images[:, self.neighbours, None]
+        found, shown = self.infer(images, masks, generator), {"scan": scans}
+        if found.reconstruction is not None:
+            shown |= {
+                "reconstruction": found.reconstruction,
+                "|difference|": (scans - found.reconstruction).abs(),
+            }
+        return shown if found.anomaly is None else shown | {"map": found.anomaly}
+
+
+def settings_class(name: str) -> type[ModelSettings]:
+    """Return the settings that a model was registered with.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    MODELS[name]  # raises with the nearest name
+    return MODELS.settings.get(name, ModelSettings)
+
+
+def own_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a model without those that only other models have, which earlier versions wrote too."""
+    own = {field.name for field in fields(settings_class(name))}
+    others = {field.name for other in MODELS for field in fields(settings_class(other))}
+    return {key: value for key, value in values.items() if key in own or key not in others}
+
+
+def batch_of(slabs: Tensor) -> int:
+    """Return how many slabs of (B, S, X, Y) go into a network call: 16, and on CUDA as many as keep it busy."""
+    return gpu_batch(len(slabs), slabs[0, 0].numel()) if slabs.is_cuda and len(slabs) else BATCH
+
+
+def gpu_batch(slices: int, pixels: int) -> int:
+    """Return the slices of a network call on CUDA: as many as are allowed, in calls of equal size."""
+    most = max(1, GPU_BATCH_PIXELS // pixels)
+    return math.ceil(slices / math.ceil(slices / most))

@@ -12,7 +12,7 @@ from brainuad.registry import MODELS
 WIDTHS = (32, 64, 128, 256)  # of the encoder's levels, each with half the resolution of the one before
 
 
-@MODELS.register("cddpm")
+@MODELS.register("cddpm", settings=ModelConfig)
 class ConditionedDiffusionModel(DiffusionModel):
     """A diffusion model whose network also gets a description of the clean slice.
 

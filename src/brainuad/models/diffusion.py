@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
-from brainuad.models.base import Draws, Model
+from brainuad.models.base import Draws, Model, batch_of
 from brainuad.models.noise import (
     LACK_SPARSE_SUM,
     draw_permutations,
@@ -23,11 +23,8 @@ from brainuad.models.unet import build_unet
 from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
-BATCH = 16  # slices in one network call on a processor
-GPU_BATCH_PIXELS = 2**20  # in one on CUDA; bounds the memory to some gigabytes with the paper's network
-NARROWING = (
-    100  # noise levels that training by the clock keeps at its end on each side of those of reconstruction
-)
+# noise levels that training by the clock keeps at its end on each side of those of reconstruction
+NARROWING = 100
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
 
 
@@ -41,7 +38,7 @@ def cosine_betas(timesteps: int) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
-@MODELS.register("ddpm")
+@MODELS.register("ddpm", settings=ModelConfig)
 class DiffusionModel(Model):
     """A diffusion model of healthy axial slices.
 
@@ -63,6 +60,7 @@ class DiffusionModel(Model):
 
     signal_scale: Tensor
     noise_scale: Tensor
+    whole_volumes = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -165,7 +163,17 @@ class DiffusionModel(Model):
         t = torch.full((len(images),), _levels(self.config)[0] - 1, device=images.device)
         return (self.q_sample(2 * images - 1, t, self.draw_noise(images, generator)) + 1) / 2
 
-    def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+    def pictures(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return what the network is shown too."""
+        state = generator.get_state()
+        shown = {"scan": images, "noised": self.noised(images, generator)}
+        generator.set_state(state)  # the reconstruction is from the same noise
+        return shown | super().pictures(images, masks, generator)
+
+    @torch.inference_mode()
+    def reconstruct(
+        self, images: Tensor, generator: torch.Generator | None, batch_size: int | None = None
+    ) -> Tensor:
         """Return how slices would look healthy: noise them once, denoise them in one network call.
 
         With ``config.noise_ensemble`` the mean over the noise levels of ``step_ensemble``, and always the
@@ -173,7 +181,8 @@ class DiffusionModel(Model):
 
         Args:
             images: (B, 1, X, Y) in [0, 1].
-            generator: Source of the noise.
+            generator: Source of the noise; the draws do not depend on ``batch_size``.
+            batch_size: Slices in one network call; by default as ``batch_of`` says.
 
         Returns:
             (B, 1, X, Y) on the scale of ``images``; values are not clamped.
@@ -182,34 +191,7 @@ class DiffusionModel(Model):
             ValueError: ``images`` is not (B, 1, X, Y).
         """
         _check_images(images)
-        return self._reconstruct(images, generator, batch_size=max(len(images), 1))
-
-    def reconstruct_volume(
-        self, volume: Tensor, generator: torch.Generator | None, batch_size: int | None = None
-    ) -> Tensor:
-        """Reconstruct every axial slice of a volume.
-
-        Args:
-            volume: (X, Y, Z) in [0, 1]; it need not be on the model's device.
-            generator: Source of the noise; the draws do not depend on ``batch_size``.
-            batch_size: Slices in one network call; by default 16, and on CUDA as many as keep it busy.
-
-        Returns:
-            (X, Y, Z) on the volume's device and scale; values are not clamped.
-
-        Raises:
-            ValueError: ``volume`` is not (X, Y, Z).
-        """
-        if volume.ndim != 3:
-            raise ValueError(f"volume must be (X, Y, Z), got shape {tuple(volume.shape)}")
-        slices = volume.permute(2, 0, 1)[:, None].to(self.signal_scale.device, torch.float32)
-        if batch_size is None:
-            batch_size = _gpu_batch(len(slices), slices[0].numel()) if slices.is_cuda else BATCH
-        reconstruction = self._reconstruct(slices, generator, batch_size)
-        return reconstruction[:, 0].permute(1, 2, 0).to(volume.device)
-
-    @torch.inference_mode()
-    def _reconstruct(self, images: Tensor, generator: torch.Generator | None, batch_size: int) -> Tensor:
+        batch_size = batch_size or batch_of(images)
         config = self.config
         levels = _levels(config)
         clean = 2 * images - 1
@@ -237,12 +219,6 @@ def _simplex_on(images: Tensor, permutations: Tensor) -> Tensor:
 def _levels(config: ModelConfig) -> tuple[int, ...]:
     """Return the noise levels of reconstruction, counted from 1."""
     return tuple(config.step_ensemble) if config.noise_ensemble else (config.test_timesteps,)
-
-
-def _gpu_batch(slices: int, pixels: int) -> int:
-    """Return the slices of a network call on CUDA: as many as are allowed, in calls of equal size."""
-    most = max(1, GPU_BATCH_PIXELS // pixels)
-    return math.ceil(slices / math.ceil(slices / most))
 
 
 def _check_images(images: Tensor) -> None:

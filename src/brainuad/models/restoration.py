@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainuad.config import ModelConfig
+from brainuad.config import TEST_TIME, UNetSettings
+from brainuad.errors import InputError
 from brainuad.models.anomalies import (
     CONTRAST_NUMBERS,
     FAMILIES,
@@ -18,7 +20,7 @@ from brainuad.models.anomalies import (
     paint,
     random_contrast,
 )
-from brainuad.models.base import Draws, Model
+from brainuad.models.base import Draws, Inference, Model
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
@@ -47,7 +49,28 @@ class Pair(NamedTuple):
     severity: Tensor
 
 
-@MODELS.register("restoration")
+@dataclass
+class RestorationSettings(UNetSettings):
+    """1.3 million weights at half the resolution inside.
+
+    Attributes:
+        neighbours: Axial slices on each side that the model sees.
+        inverted: Share of its training slabs in which dark tissue may become bright.
+        families: Of its synthetic anomalies; all by default.
+        severities: At which it restores a scan; the mean is taken.
+    """
+
+    name: str = "restoration"
+    unet_dim: int = 32
+    num_res_blocks: int = 1
+    unshuffle: int = 2
+    neighbours: int = 2
+    inverted: float = 0.0
+    families: tuple[str, ...] = ()
+    severities: tuple[float, ...] = field(default=(0.3, 0.7), metadata=TEST_TIME)
+
+
+@MODELS.register("restoration", settings=RestorationSettings)
 class RestorationModel(Model):
     """Sees five axial slices; returns the middle one as it would look healthy, and where it does not.
 
@@ -56,19 +79,22 @@ class RestorationModel(Model):
     anomaly itself.
 
     Args:
-        config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim``, ``unshuffle``,
-            ``neighbours``, ``inverted``, ``families`` and ``severities`` are used.
+        config: Network, anomalies and severities.
 
     Attributes:
         config: The settings.
         unet: The network.
         bank: Fixed noise that anomalies are made of.
+
+    Raises:
+        InputError: A setting is unknown or out of range.
     """
 
     bank: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: RestorationSettings) -> None:
         super().__init__()
+        _check(config)
         self.config = config
         self.neighbours = config.neighbours
         self.families = tuple(config.families) or tuple(FAMILIES)
@@ -142,6 +168,14 @@ class RestorationModel(Model):
         """Return the middle slices as they would look healthy: (B, 1, X, Y) for slabs (B, S, X, Y)."""
         return self.both(images)[0]
 
+    def maps(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the probability of an anomaly at each pixel of the middle slices: (B, 1, X, Y)."""
+        return self.both(images)[1]
+
+    def infer(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Inference:
+        """Return both, which the same network calls give."""
+        return Inference(*self.both(images))
+
 
 def posed(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Mirror half of the slabs, and turn, scale and move each a little in its plane.
@@ -166,3 +200,19 @@ def posed(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tenso
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     inside = F.grid_sample(masks.to(images.dtype), grid, align_corners=False) > 0.5
     return F.grid_sample(images, grid, align_corners=False) * inside, inside
+
+
+def _check(config: RestorationSettings) -> None:
+    """Raise InputError for settings that cannot be used."""
+    if config.neighbours < 0:
+        raise InputError("model.cfg.neighbours", f"{config.neighbours} is negative", "Give 0 or more")
+    if not 0 <= config.inverted <= 1:
+        raise InputError("model.cfg.inverted", f"{config.inverted} is no share", "Give 0 to 1")
+    for name in config.families:
+        if name not in FAMILIES:
+            raise InputError(
+                "model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}"
+            )
+    if not config.severities or not all(0 <= severity <= 1 for severity in config.severities):
+        fault = f"{tuple(config.severities)} are no severities"
+        raise InputError("model.cfg.severities", fault, "Give one or more of 0 to 1")

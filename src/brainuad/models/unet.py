@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainuad.config import ModelConfig
+from brainuad.config import UNetSettings
 from brainuad.errors import InputError
 from brainuad.models.layers import (
     Attention,
@@ -42,7 +42,7 @@ class UNet(nn.Module):
         InputError: One of these is not positive, or ``dim_mults`` is empty.
     """
 
-    def __init__(self, config: ModelConfig, inputs: int = 1, outputs: int = 1, condition: int = 0) -> None:
+    def __init__(self, config: UNetSettings, inputs: int = 1, outputs: int = 1, condition: int = 0) -> None:
         super().__init__()
         _check(config)
         self.config = config
@@ -187,7 +187,7 @@ class Up(nn.Module):
         return x
 
 
-def build_unet(config: ModelConfig) -> UNet:
+def build_unet(config: UNetSettings) -> UNet:
     """Return a new network; with the default settings it has the published 37,513,857 parameters.
 
     Raises:
@@ -196,7 +196,7 @@ def build_unet(config: ModelConfig) -> UNet:
     return UNet(config)
 
 
-def _check(config: ModelConfig) -> None:
+def _check(config: UNetSettings) -> None:
     for name in ("unet_dim", "num_res_blocks", "attention_head_dim", "unshuffle"):
         value = getattr(config, name)
         if value < 1:

@@ -76,12 +76,11 @@ def read_display(scored: Scored) -> Display:
 
     layers = {
         "scan": optional("scan", scored.outputs.get("scan", scored.source), "The scan"),
-        "reconstruction": optional(
-            "reconstruction", scored.outputs.get("reconstruction"), "The reconstruction"
-        ),
         "findings": optional("findings", scored.outputs.get("lesions"), "The outline of findings"),
         "brain": optional("brain", scored.outputs.get("brain"), "The brain mask"),
     }
+    if (path := scored.outputs.get("reconstruction")) is not None:  # not every model makes one
+        layers["reconstruction"] = optional("reconstruction", path, "The reconstruction")
     if scored.lesion_mask is not None:
         layers["lesion"] = optional("lesion", scored.lesion_mask, "The annotation")
     brain = layers["brain"] or Layer(anomaly.array > 0, anomaly.affine)
@@ -93,7 +92,7 @@ def read_display(scored: Scored) -> Display:
         "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
     }
     for name in ("scan", "reconstruction"):
-        if (layer := layers[name]) is not None:
+        if (layer := layers.get(name)) is not None:
             volumes[name] = _to_grid(layer.array, layer.affine, affine, shape, order=1, smooth=True)
     if (layer := layers["findings"]) is not None:
         volumes["findings"] = _to_grid(layer.array, layer.affine, affine, shape, order=0).astype(np.uint16)

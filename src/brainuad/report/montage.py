@@ -38,7 +38,7 @@ class Overlay:
 
 def montage(
     image: np.ndarray,
-    reconstruction: np.ndarray,
+    reconstruction: np.ndarray | None,
     overlays: Sequence[Overlay],
     mask: np.ndarray,
     lesion: np.ndarray | None,
@@ -50,7 +50,7 @@ def montage(
 
     Args:
         image: ``(X, Y, Z)`` scan in [0, 1], RAS axes; shown with the patient's right on the left.
-        reconstruction: ``(X, Y, Z)`` on the scale of ``image``.
+        reconstruction: ``(X, Y, Z)`` on the scale of ``image``; None leaves its column out.
         overlays: Maps to show, a column each.
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool ground truth, or None.
@@ -58,7 +58,8 @@ def montage(
         scale_meaning: What the first and the brightest colour stand for, beside the colour bar.
     """
     slices = choose_slices(mask, lesion)
-    columns = ["scan", "reconstruction", *(overlay.name for overlay in overlays)]
+    plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
+    columns = [*plain, *(overlay.name for overlay in overlays)]
     columns += ["lesion (annotation)"] if lesion is not None else []
     figure = Figure(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
     FigureCanvasAgg(figure)
@@ -67,10 +68,14 @@ def montage(
         for axis in row:
             axis.set_axis_off()
             axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
-        row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
+        if reconstruction is not None:
+            row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
         row[0].text(1, 2, f"z = {z}", color="white", fontsize=7, va="top")
-        for axis, overlay in zip(row[2:], overlays, strict=False):
-            colour = (overlay.anomaly - overlay.first_colour) / (overlay.full_scale - overlay.first_colour)
+        for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
+            spread = (
+                overlay.full_scale - overlay.first_colour
+            ) or 1.0  # of a map that is the same everywhere
+            colour = (overlay.anomaly - overlay.first_colour) / spread
             coloured = np.ma.masked_less(_seen_from_the_feet(colour, z), 0)
             axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
         if lesion is not None and lesion[:, :, z].any():

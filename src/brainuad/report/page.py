@@ -167,7 +167,8 @@ def _view(row: Row, id: str) -> _View:
         row = replace(row, status="damaged", message=str(error))
         return _View(id, row, row.warnings, facts=facts)
     words = scale_words(scored.scale)
-    alt = f"Axial slices of {row.name}: scan, reconstruction and anomaly map. {row.findings} findings."
+    shown = "scan, reconstruction" if "reconstruction" in display.volumes else "scan"
+    alt = f"Axial slices of {row.name}: {shown} and anomaly map. {row.findings} findings."
     payload = {
         "name": row.name,
         "layers": encode(display),
@@ -250,7 +251,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
     image = volumes.get("scan", volumes.get("reconstruction", volumes["anomaly"]))
     figure = montage(
         image,
-        volumes.get("reconstruction", image),
+        volumes.get("reconstruction"),
         [Overlay("anomaly map", volumes["anomaly"], first, full)],
         volumes["brain"],
         volumes.get("lesion"),

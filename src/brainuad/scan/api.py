@@ -11,7 +11,7 @@ from torch import Tensor
 
 from brainuad.data.extract import on_same_grid
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector, load_model
+from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import sha256
 from brainuad.scan.assess import score_scan
@@ -26,7 +26,7 @@ def score(
     *,
     brain_mask: Image | None = None,
     affine: np.ndarray | None = None,
-    score: str = SCORE,
+    score: str | None = None,
     seed: int = 0,
 ) -> ScoreResult:
     """Score one scan: find the brain, register it, reconstruct it, compare, and bring the map back.
@@ -38,7 +38,8 @@ def score(
         brain_mask: The same kinds, on the scan's grid, above 0 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
         affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
-        score: As ``--score`` of the command line: "l1_ssim_z" is relative to healthy scans.
+        score: As ``--score`` of the command line: "l1_ssim_z" is relative to healthy scans. By default the model's own
+            map where it makes one, else "ssim_ensemble".
         seed: Seeds registration and reconstruction: the same seed gives the same map.
 
     Raises:
@@ -46,6 +47,7 @@ def score(
             know the score.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
+    score = score or detector.default_score
     detector.check_score(score)
     name = _name_of(image)
     scan = _as_volume(image, affine, name)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.evaluation import scan_score
 from brainuad.scan.findings import MOST_FINDINGS, Finding, find_findings
 from brainuad.scan.healthy import against_healthy
@@ -23,7 +23,7 @@ def score_scan(
     detector: Detector,
     *,
     brain_mask: Volume | None = None,
-    score: str = SCORE,
+    score: str | None = None,
     fpr: float = 0.01,
     seed: int = 0,
 ) -> ScoreResult:
@@ -33,7 +33,7 @@ def score_scan(
         scan: With or without skull.
         detector: The model.
         brain_mask: Above 0 in the brain, on the scan's grid; without it the brain is looked for.
-        score: Entry of the score registry, or a score relative to health.
+        score: As :meth:`Detector.maps` takes it; by default the model's default.
         fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
         seed: Seeds registration and reconstruction.
 
@@ -41,15 +41,17 @@ def score_scan(
         ValueError: The scan or its mask cannot be used.
         InputError: The model's calibration has no threshold for ``fpr``, or the model does not know the score.
     """
+    score = score or detector.default_score
     maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed)
     clock = time.perf_counter()
     placed, anomaly = maps.placed, maps.maps[score]
     volumes = {
         "anomaly": maps.to_native(anomaly),
-        "reconstruction": maps.to_native(maps.reconstructions.mean(0)),
         "image": maps.to_native(placed.image),
         "brain": scan.with_array(maps.brain.mask),
     }
+    if maps.reconstruction is not None:
+        volumes["reconstruction"] = maps.to_native(maps.reconstruction)
     value = scan_score(anomaly, placed.mask)
     known, percentile, doubts = against_healthy(detector, maps, score, fpr, value)
     threshold = known["threshold"] if known else None

@@ -13,9 +13,8 @@ from brainuad.data.atlas import PlacedScan, place_scan
 from brainuad.data.extract import Brain, find_brain
 from brainuad.data.frame import resample, resample_map
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.devices import device_told_from_scan
-from brainuad.scoring import postprocess
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class ScanMaps:
         scan: The scan as it was read.
         brain: The brain in the scan.
         placed: The scan on the model's grid.
-        reconstructions: ``(S, X, Y, Z)`` float32 on the model's grid.
+        reconstruction: ``(X, Y, Z)`` float32 on the model's grid; None of a model that makes none.
         raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
         maps: The same, post-processed.
         seconds: Time by step.
@@ -35,7 +34,7 @@ class ScanMaps:
     scan: Volume
     brain: Brain
     placed: PlacedScan
-    reconstructions: np.ndarray
+    reconstruction: np.ndarray | None
     raw: dict[str, np.ndarray]
     maps: dict[str, np.ndarray]
     seconds: dict[str, float]
@@ -58,7 +57,7 @@ def map_scan(
     detector: Detector,
     *,
     brain_mask: Volume | None = None,
-    scores: Iterable[str] = (SCORE,),
+    scores: Iterable[str] | None = None,
     seed: int = 0,
 ) -> ScanMaps:
     """Take one scan through all steps but the way back; scoring and calibration both begin here.
@@ -67,12 +66,12 @@ def map_scan(
         scan: The scan, with or without skull.
         detector: The model.
         brain_mask: Above 0 in the brain, on the scan's grid.
-        scores: Entries of the score registry, or scores relative to health.
+        scores: As :meth:`Detector.maps` takes them; by default the model's default.
         seed: Seeds registration and reconstruction.
 
     Raises:
         ValueError: The scan or its mask cannot be used.
-        InputError: A score needs healthy scans to compare with that the model does not carry.
+        InputError: The model cannot give a score.
         DeviceError: The device does not work any more.
     """
     seconds: dict[str, float] = {}
@@ -88,10 +87,11 @@ def map_scan(
     placed = place_scan(scan, brain.mask, detector.data_config, seed=seed)
     lap("place")
     with device_told_from_scan(detector.device):
-        reconstructions = detector.reconstruct(placed.image, seed)
-        lap("reconstruct")
-        maps = detector.compare(placed.image, reconstructions, placed.mask, scores)
-        cleaned = {name: postprocess(anomaly, placed.mask).cpu().numpy() for name, anomaly in maps.items()}
-        raw = {name: anomaly.cpu().numpy() for name, anomaly in maps.items()}
+        maps = detector.maps(placed.image, placed.mask, scores or [detector.default_score], seed, lap=lap)
+        raw, final = (
+            {name: anomaly.cpu().numpy() for name, anomaly in found.items()}
+            for found in (maps.raw, maps.final)
+        )
     lap("score")
-    return ScanMaps(scan, brain, placed, reconstructions.numpy(), raw, cleaned, seconds)
+    reconstruction = None if maps.reconstruction is None else maps.reconstruction.numpy()
+    return ScanMaps(scan, brain, placed, reconstruction, raw, final, seconds)

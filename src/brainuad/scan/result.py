@@ -34,7 +34,8 @@ class ScoreResult:
 
     Attributes:
         maps: Everything on the model's grid, and the way back.
-        volumes: "anomaly", "lesions", "reconstruction", "image" and "brain" on the scan's grid.
+        volumes: "anomaly", "lesions", "image" and "brain" on the scan's grid, and "reconstruction" where the model
+            makes one.
         score: Mean of the anomaly map over the brain, on the model's grid.
         percentile: Percentage of healthy scans with a lower score, or None where the model does not know.
         threshold: Map value above which a voxel belongs to a finding, or None without calibration.
@@ -56,7 +57,7 @@ class ScoreResult:
 
     @property
     def anomaly(self) -> np.ndarray:
-        """Anomaly map, float32, 0 outside the brain; higher is less like a healthy brain (in [0, 2])."""
+        """Anomaly map, float32, 0 outside the brain; higher is less like a healthy brain."""
         return self.volumes["anomaly"].file_axes()
 
     @property
@@ -65,13 +66,14 @@ class ScoreResult:
         return self.volumes["lesions"].file_axes().astype(np.uint8)
 
     @property
-    def reconstruction(self) -> np.ndarray:
-        """The brain as the model would have it, float32, about [0, 1]."""
-        return self.volumes["reconstruction"].file_axes()
+    def reconstruction(self) -> np.ndarray | None:
+        """The brain as the model would have it, float32, about [0, 1]; None of a model that makes none."""
+        volume = self.volumes.get("reconstruction")
+        return None if volume is None else volume.file_axes()
 
     @property
     def image(self) -> np.ndarray:
-        """The scan as the model saw it, float32, on the scale of the reconstruction."""
+        """The scan as the model saw it, float32, the brain in [0, 1]."""
         return self.volumes["image"].file_axes()
 
     @property
@@ -142,15 +144,19 @@ def write_result(
     """
     clock = time.perf_counter()
     sidecar.unlink(missing_ok=True)
+    outputs = dict(outputs)
     for kind, dtype in _WRITTEN.items():
-        result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
+        if kind in result.volumes:
+            result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
+        else:  # none of another model must pass for this one's
+            (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
         result.maps.scan.save(sidecar.parent / outputs["scan"])
     with _drawing:
         _draw(result, sidecar.parent / outputs["montage"], str(about["name"]), lesion)
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = {"brainuad": __version__, "status": "done", **result.record, **about}
-    record |= {"seconds": seconds, "outputs": dict(outputs), "lesion_mask": about.get("lesion_mask")}
+    record |= {"seconds": seconds, "outputs": outputs, "lesion_mask": about.get("lesion_mask")}
     write_json(sidecar, record)
     return record
 
@@ -164,7 +170,7 @@ def _draw(result: ScoreResult, path: Path, name: str, lesion: Volume | None) -> 
         meaning = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}"
     figure = montage(
         maps.placed.image,
-        maps.reconstructions.mean(0),
+        maps.reconstruction,
         overlays,
         maps.placed.mask,
         None if lesion is None else maps.to_model(lesion),

@@ -3,7 +3,8 @@
 Grids of registered scans agree voxel by voxel, so healthy scans give every voxel of a map a mean and a spread. What is
 always high in health (ventricles, the brain's rim, wherever the model reconstructs badly) is high no more. A score
 ``<name>_z`` is the map of score ``<name>``, less its healthy mean, in healthy standard deviations, and 0 where it is
-below the mean. ``intensity_atlas`` is the same of the image itself, in both directions: a baseline without a model.
+below the mean; ``model_z`` is that of the model's own map, where it makes one. ``intensity_atlas`` is the same of the
+image itself, in both directions: a baseline without a model.
 
 `HealthyStatistics` learns from scans and can leave any of them out again; `HealthyMoments` is what a model carries.
 """
@@ -31,7 +32,9 @@ from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
-CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", IMAGE)  # whose moments a calibrated model carries
+OWN_MAP = "model"  # the score that is the model's own map
+# whose moments a calibrated model carries, those of them that it has
+CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", OWN_MAP, IMAGE)
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
@@ -40,8 +43,8 @@ Pair = tuple[Any, Any]  # map and mask
 
 
 def score_names() -> list[str]:
-    """Return every score: those of the registry, and those relative to health."""
-    names = list(SCORES)
+    """Return every score: those of the registry, the model's own map, and those relative to health."""
+    names = [*SCORES, OWN_MAP]
     return [*names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
 
 
@@ -53,11 +56,10 @@ def base_of(name: str) -> str | None:
     """
     if name == INTENSITY_ATLAS:
         return IMAGE
-    if name in set(SCORES) or not name.endswith("_z"):
-        SCORES[name]  # raises with the nearest name
-        return None
-    SCORES[name.removesuffix("_z")]
-    return name.removesuffix("_z")
+    base = name if name in set(SCORES) else name.removesuffix("_z")
+    if base != OWN_MAP:
+        SCORES[base]  # raises with the nearest name
+    return None if base == name else base
 
 
 def relative_name(base: str) -> str:
@@ -228,7 +230,8 @@ class HealthyMoments:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: 16 bits, and outside the healthy brains, where all voxels are alike, one value.
+        """Write a safetensors file: 16 bits where they are enough, and outside the healthy brains, where all voxels are
+        alike, one value.
 
         Raises:
             InputError: It cannot be written.
@@ -240,7 +243,8 @@ class HealthyMoments:
         arrays = {"brain": np.packbits(~alike), "shape": np.array(first.shape)}
         for name, pair in self.moments.items():
             for kind, array in zip(("mean", "sd"), pair, strict=True):
-                arrays[f"{kind} {name}"] = np.append(array[~alike], array.flat[0]).astype(np.float16)
+                values = np.append(array[~alike], array.flat[0])
+                arrays[f"{kind} {name}"] = values.astype(np.float16 if _fit_16_bits(*pair) else np.float32)
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, {"scans": str(self.scans)})
 
@@ -269,6 +273,12 @@ class HealthyMoments:
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             remedy = "Calibrate again, or remove it"
             raise InputError(path, "holds no moments of healthy scans", remedy) from error
+
+
+def _fit_16_bits(mean: np.ndarray, sd: np.ndarray) -> bool:
+    """Whether 16 bits have room for moments: a map may have any range, and hardly any spread."""
+    limits = np.finfo(np.float16)
+    return bool(sd.min() >= limits.tiny and max(sd.max(), np.abs(mean).max()) <= limits.max)
 
 
 def _spread(values: np.ndarray, brain: np.ndarray) -> np.ndarray:

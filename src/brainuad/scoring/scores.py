@@ -3,8 +3,8 @@
 A score is a function ``f(image, reconstructions, mask) -> map``, registered by name: ``image`` is (X, Y, Z)
 with the brain in [0, 1], ``reconstructions`` (S, X, Y, Z) on the same scale, ``mask`` (X, Y, Z) is true in
 the brain. The map is (X, Y, Z), higher is more anomalous, and zero outside the mask. The built-in scores
-compare the image with the mean of its reconstructions. `score_maps` computes several at once and shares what
-they have in common.
+compare the image with the mean of its reconstructions; those ``OF_THE_IMAGE`` need none. `score_maps` computes
+several at once and shares what they have in common.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_volume, keep_inside
 from brainuad.scoring.ssim import fuse_maps, ssim_ensemble, ssim_maps
 
+OF_THE_IMAGE = ("intensity_bright", "intensity_dark", "random")
+
 
 class _Comparison:
     """An image and the mean of its reconstructions, with their similarities computed when first asked for.
@@ -34,15 +36,24 @@ class _Comparison:
         self, image: Any, reconstructions: Any, sigmas: Sequence[float] = SSIM_SIGMAS, *, keep: bool = False
     ) -> None:
         self.image = as_volume(image, "image")
-        stack = as_volume(reconstructions, "reconstructions", 4).to(self.image.device)
-        self.reconstruction = stack[0] if len(stack) == 1 else stack.mean(0)
-        if self.reconstruction.shape != self.image.shape:
-            raise ValueError(
-                f"image has shape {tuple(self.image.shape)}, reconstructions {tuple(stack.shape)}"
-            )
+        self._mean: Tensor | None = None
+        if reconstructions is not None:
+            stack = as_volume(reconstructions, "reconstructions", 4).to(self.image.device)
+            self._mean = stack[0] if len(stack) == 1 else stack.mean(0)
+            if self._mean.shape != self.image.shape:
+                raise ValueError(
+                    f"image has shape {tuple(self.image.shape)}, reconstructions {tuple(stack.shape)}"
+                )
         self.sigmas = tuple(sigmas)
         self.keep = keep
         self._ssim: dict[float, Tensor] = {}
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """The mean reconstruction."""
+        if self._mean is None:
+            raise ValueError("there is no reconstruction to compare with")
+        return self._mean
 
     def ssim(self, sigmas: Sequence[float]) -> list[Tensor]:
         """Return the SSIM maps at the given widths, each computed once."""
@@ -87,7 +98,7 @@ def _built_in(name: str) -> Callable[[_SharedScore], _SharedScore]:
 
 def score_maps(
     image: Any,
-    reconstructions: Any,
+    reconstructions: Any | None,
     mask: Any,
     names: Iterable[str],
     *,
@@ -97,7 +108,7 @@ def score_maps(
 
     Args:
         image: Volume (X, Y, Z), the brain in [0, 1].
-        reconstructions: Volumes (S, X, Y, Z) on the same scale.
+        reconstructions: Volumes (S, X, Y, Z) on the same scale; None will do for scores ``OF_THE_IMAGE``.
         mask: Brain mask (X, Y, Z).
         names: Names in `brainuad.registry.SCORES`.
         sigmas: Gaussian widths of the SSIM ensemble, in voxels.
@@ -107,7 +118,7 @@ def score_maps(
 
     Raises:
         InputError: A name is not registered.
-        ValueError: The shapes do not fit together.
+        ValueError: The shapes do not fit together, or a score needs reconstructions and there are none.
     """
     names = list(names)
     comparison = _Comparison(image, reconstructions, sigmas, keep=not _SINGLE_WIDTHS.isdisjoint(names))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
-from brainuad.detector import Detector
+from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
 from brainuad.evaluate.scorer import CASE_ERRORS
 from brainuad.files import write_json, write_text
@@ -50,10 +50,12 @@ def run_sweep(
         One row a case and map, and a message for each case that failed.
 
     Raises:
-        InputError: There is no annotated case, nothing to learn from, or the folder cannot be written to.
+        InputError: The model makes no reconstruction, there is no annotated case, nothing to learn from, or the folder
+            cannot be written to.
     """
     from brainuad.sweep.page import draw, page
 
+    detector.check_makes(SCORE)
     annotated = [case for case in cases if case.split == split and case.lesion is not None]
     chosen = [case for case in annotated if sets is None or case.dataset in sets]
     if not chosen:

@@ -28,7 +28,7 @@ from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluate.scorer import CASE_ERRORS
 from brainuad.evaluation import threshold_curve
 from brainuad.scoring import postprocess, score_maps, ssim_maps
-from brainuad.scoring.atlas import INTENSITY_ATLAS
+from brainuad.scoring.atlas import INTENSITY_ATLAS, OWN_MAP
 from brainuad.scoring.ensembles import LEARNT, ensemble, learn_weights, slicewise_ssim_maps
 from brainuad.sweep.names import BASE, ENSEMBLE, RAW, SCORE, SLICES, WIDTH
 
@@ -219,6 +219,13 @@ class Sweep:
             (SCORE, name): map
             for name, map in score_maps(image, reconstruction[None], prepared.mask, plain).items()
         }
+        if source.name == BASE and self.detector.model.has_map:
+            seed = case_seed(0, prepared.case)
+            _, own = source.reconstruct.infer(prepared.image, prepared.mask, seed)
+            maps |= {
+                (SCORE, name): map
+                for name, map in self.detector.compare(image, None, prepared.mask, [OWN_MAP], own=own).items()
+            }
         if source.name == BASE and (atlas := self.intensity_atlas(prepared.case)) is not None:
             maps[SCORE, INTENSITY_ATLAS] = atlas
         maps |= self.ssim_scores(ssim_maps(reconstruction, image, sigmas=self.all_widths()), weights)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from brainuad.config import ExperimentConfig, differing_settings, flat_settings
+from brainuad.config import ExperimentConfig, differing_settings
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
@@ -31,7 +31,7 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
         settings, saved_hash = saved_by["settings"], saved_by.get("data")
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
-    differing = differing_settings(settings, flat_settings(config))
+    differing = differing_settings(settings, config)
     if differing:
         fault = f"was trained with other settings ({'; '.join(differing)})"
         raise InputError(path, fault, "Repeat its settings to resume, or start a new run")

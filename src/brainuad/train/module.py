@@ -157,6 +157,10 @@ class Training(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model: Any = MODELS[config.model.cfg.name](config.model.cfg)
+        if not any(weight.requires_grad for weight in self.model.parameters()):
+            raise InputError(
+                config.model.cfg.name, "has no weights to train", "Save it as it is: Detector.save"
+            )
         if config.initial_weights:
             load_initial_weights(self.model, config.initial_weights)
         self.average: Any = self.model
@@ -329,20 +333,15 @@ class Training(LightningModule):
 
     @torch.no_grad()
     def sample_pictures(self) -> dict[str, Tensor]:
-        """Return fixed validation slices, and what the averaged model sees and makes of them.
+        """Return fixed validation slices, and what the averaged model makes of them.
 
         Returns:
             Pictures by title, (B, X, Y) each, on the CPU.
         """
         middle = slice(VALIDATION_SLICES // 2, PICTURE_VOLUMES * VALIDATION_SLICES, VALIDATION_SLICES)
-        images, _ = self._validation_batch(middle)
-        scans = images[:, self.model.neighbours, None]
-        pictures = {"scan": scans}
+        images, masks = self._validation_batch(middle)
         with self.trainer.precision_plugin.forward_context():
-            if hasattr(self.average, "noised"):
-                pictures["noised"] = self.average.noised(images, self._generator("picture", 0))
-            pictures["reconstruction"] = self.average.reconstruct(images, self._generator("picture", 0))
-        pictures["|difference|"] = (scans - pictures["reconstruction"]).abs()
+            pictures = self.average.pictures(images, masks, self._generator("picture", 0))
         return {title: picture[:, 0].float().cpu() for title, picture in pictures.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
