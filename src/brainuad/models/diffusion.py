@@ -75,6 +75,7 @@ class DiffusionModel(Model):
     def from_reference(cls, state_dict: Mapping[str, Tensor]) -> DiffusionModel:
         """Return the model of a checkpoint of the published release (see ``load_reference_state_dict``)."""
         unet = load_reference_state_dict(state_dict)
+        assert isinstance(unet.config, ModelConfig)
         model = cls(unet.config)
         model.unet = unet
         return model
