@@ -166,7 +166,7 @@ class Case:
 
     @cached_property
     def _levels(self) -> tuple[int, ...]:
-        config = self.detector.model_config
+        config: Any = self.detector.model_config
         levels = tuple(config.step_ensemble) if config.noise_ensemble else (config.test_timesteps,)
         return levels * config.noise_draws
 
@@ -180,7 +180,7 @@ class Case:
         return torch.stack([model.draw_noise(slices, generator) for _ in self._levels])
 
     def _noise(self) -> Stage | None:
-        config = self.detector.model_config
+        config: Any = self.detector.model_config
         if not isinstance(self.detector.model, DiffusionModel) or config.noisetype != "simplex":
             return None
         table = opensimplex_permutation(self.seed).tolist()
@@ -199,7 +199,7 @@ class Case:
     def _reconstruct(self) -> Stage:
         model: Any = self.detector.model
         if type(self.detector.model) is not DiffusionModel:  # the plain counterpart is of this one
-            return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed))
+            return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed)[0])
         noise = self._draw()
         given, plain = copy.copy(model), copy.deepcopy(model)  # a deep copy is not compiled
         plain.to(memory_format=torch.contiguous_format)

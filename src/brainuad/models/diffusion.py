@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ class DiffusionModel(Model):
     def from_reference(cls, state_dict: Mapping[str, Tensor]) -> DiffusionModel:
         """Return the model of a checkpoint of the published release (see ``load_reference_state_dict``)."""
         unet = load_reference_state_dict(state_dict)
-        model = cls(unet.config)
+        config: Any = unet.config
+        model = cls(config)
         model.unet = unet
         return model
 
