@@ -1,12 +1,12 @@
 """Make the evaluation and demo cohorts from prepared scans and real stroke outlines.
 
-    python benchmarks/make_cohorts.py DATA_DIR STROKE_MASKS -o OUT
+    python benchmarks/make_cohorts.py COHORT STROKE_MASKS -o OUT
 
-DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI and MSLUB; STROKE_MASKS a folder of outlines in
-MNI152 space. Writes two manifests with their files: ``OUT/scans`` (every healthy IXI validation and test scan, one
-semi-synthetic stroke in each, and the real MSLUB patients) and ``OUT/demo`` (of the test scans 6 healthy ones, 6
-semi-synthetic strokes in others, and the MSLUB patients), which is what the package ships. No outline is used twice,
-so validation and test share none.
+COHORT is a manifest of what ``brainuad prepare --spacing 2`` wrote for BraTS 2021, MSLUB, ds002748 and IXI, with the
+roles of ``benchmarks/roles``, or the folder; STROKE_MASKS a folder of outlines in MNI152 space. Writes two manifests
+with their files: ``OUT/scans`` (real patients, healthy scans of both scanners, and one semi-synthetic stroke in every
+healthy IXI scan; validation and test) and ``OUT/demo``, which is what the package ships: the test scans of ``DEMO``.
+Both list real lesions first and simulated ones last. No outline is used twice, so validation and test share none.
 """
 
 from __future__ import annotations
@@ -14,17 +14,32 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from brainuad.data.cohort import Case, paper_cases
+from brainuad.data.cohort import HEALTHY_SET, Case, read_cases
+from brainuad.data.raw.splits import known_as
 from brainuad.data.simulate import stroke
 from brainuad.data.volume import Volume
 
-HEALTHY, STROKE, REAL = "IXI healthy", "stroke (semi-synthetic)", "MSLUB (real MS)"
-KINDS = (HEALTHY, STROKE, REAL)
-DEMO_SUBJECTS = 6
+STROKE = "stroke (semi-synthetic)"
+KINDS = {  # of data sets as prepared
+    "Brats21": "BraTS 2021 (real tumour)",
+    "MSLUB": "MSLUB (real MS)",
+    HEALTHY_SET: "IXI healthy",
+    "ds002748": "ds002748 healthy",
+}
+ORDER = (*KINDS.values(), STROKE)
+# In the order of the pictures: the first tumour is plain to see on T1, the second is not. Nobody is there twice.
+DEMO = {
+    "BraTS 2021 (real tumour)": ("BraTS2021_01484", "BraTS2021_01483"),
+    "MSLUB (real MS)": ("patient07", "patient19"),
+    "IXI healthy": ("IXI067", "IXI096", "IXI097", "IXI105", "IXI159", "IXI163"),
+    "ds002748 healthy": ("sub-52", "sub-53"),
+    STROKE: ("IXI202", "IXI216"),
+}
 MIN_VOLUME_ML = 1.0
 MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
 
@@ -34,28 +49,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("cohort", type=Path)
     parser.add_argument("strokes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    cases = paper_cases(arguments.data_dir, modality="t1", training=True)
+    cases = [
+        replace(case, subject=known_as(case.subject))
+        for case in read_cases(arguments.cohort, "t1")
+        if case.split in ("val", "test")
+    ]
     outlines = sorted(arguments.strokes.glob("*.nii.gz"))
     np.random.default_rng(0).shuffle(outlines)
     scans = arguments.output / "scans"
     rows: list[dict[str, object]] = []
     for case in cases:
-        if case.dataset == "IXI" and case.split in ("val", "test"):
-            rows.append(write(case, scans, HEALTHY, Volume.load(case.image), None))
+        if case.dataset not in KINDS:
+            continue
+        lesion = Volume.load(case.lesion).array > 0.5 if case.lesion is not None else None
+        rows.append(write(case, scans, KINDS[case.dataset], Volume.load(case.image), lesion))
+        if case.dataset == HEALTHY_SET:
             rows.append(simulated(case, outlines, scans))
-        elif case.dataset == "MSLUB" and case.lesion is not None:
-            lesion = Volume.load(case.lesion).array > 0.5
-            rows.append(write(case, scans, REAL, Volume.load(case.image), lesion))
-    test = {kind: [row for row in rows if (row["dataset"], row["split"]) == (kind, "test")] for kind in KINDS}
-    # Healthy and lesioned scans of the demo are of different subjects.
-    chosen = test[HEALTHY][:DEMO_SUBJECTS] + test[STROKE][DEMO_SUBJECTS : 2 * DEMO_SUBJECTS] + test[REAL]
-    # There each has a name of its own; in the other manifest a subject is a person, so that no scan with a stroke is
-    # compared with the same brain without.
-    chosen = [{**row, "subject": str(row["image"]).removesuffix("_t1.nii.gz")} for row in chosen]
+    rows.sort(key=lambda row: ORDER.index(str(row["dataset"])))
+    # In the demo each has a name of its own; in the other manifest a subject is a person, so that no scan with a stroke
+    # is compared with the same brain without.
+    chosen = [
+        {**row, "subject": str(row["image"]).removesuffix("_t1.nii.gz")}
+        for kind, subjects in DEMO.items()
+        for subject in subjects
+        for row in rows
+        if (row["dataset"], row["subject"], row["split"]) == (kind, subject, "test")
+    ]
     demo = arguments.output / "demo"
     demo.mkdir(parents=True, exist_ok=True)
     for row in chosen:
@@ -104,7 +127,7 @@ def write(case: Case, folder: Path, kind: str, image: Volume, lesion: np.ndarray
         "mask": f"{name}_mask.nii.gz",
         "seg": f"{name}_seg.nii.gz" if lesion is not None else "",
         "label": int(lesion is not None),
-        "split": "val" if case.split == "val" else "test",
+        "split": case.split,
         "dataset": kind,
         "outline": "",
     }

@@ -1,6 +1,8 @@
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import image as mpl_image
@@ -14,9 +16,15 @@ COHORT = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.c
 
 
 def test_the_cohort_is_what_the_documentation_says():
-    groups = pd.Series([case.dataset for case in COHORT]).value_counts().to_dict()
-    assert groups == {"IXI healthy": 6, "stroke (semi-synthetic)": 6, "MSLUB (real MS)": 2}
-    assert len({case.subject.split("_")[0] for case in COHORT}) == 14
+    groups = Counter(case.dataset for case in COHORT)
+    assert groups == {
+        "BraTS 2021 (real tumour)": 2,
+        "MSLUB (real MS)": 2,
+        "IXI healthy": 6,
+        "ds002748 healthy": 2,
+        "stroke (semi-synthetic)": 2,
+    }
+    assert len({case.subject.removesuffix("_stroke") for case in COHORT}) == 14
     assert all((case.lesion is None) == (case.label == 0) for case in COHORT)
     assert all(case.split == "test" for case in COHORT)
 
@@ -40,15 +48,28 @@ def demo(tmp_path_factory):
 @pytest.mark.slow
 def test_the_table_has_every_score_and_group(demo):
     assert list(demo.table.index) == list(SCORES)
-    assert demo.table.shape[1] == 4
+    assert list(demo.table) == [
+        f"{group}: {measure}"
+        for group in ("BraTS 2021 (real tumour)", "MSLUB (real MS)", "stroke (semi-synthetic)")
+        for measure in ("average precision", "best dice")
+    ]
+    healthy = demo.groups.loc[["IXI healthy", "ds002748 healthy"], "ssim_ensemble marks"]
+    assert ((healthy > 0) & (healthy < 0.2)).all()
+    assert list(demo.groups.index) == list(dict.fromkeys(case.dataset for case in COHORT))
     assert demo.table.notna().all().all()
     assert ((demo.table >= 0) & (demo.table <= 1)).all().all()
     stored = pd.read_csv(demo.results)
-    assert len(stored) == 2 * len(SCORES)
+    assert len(stored) == 3 * len(SCORES)
     for row in stored.itertuples():
         assert row.average_precision == demo.table.loc[row.score, f"{row.group}: average precision"]
         assert row.n == 1
-        assert 0 < row.chance < 0.2
+        assert 0 < row.chance < 0.25
+
+
+@pytest.mark.slow
+def test_the_model_finds_a_real_tumour_far_above_chance(demo):
+    tumour = demo.table["BraTS 2021 (real tumour): average precision"]
+    assert tumour["ssim_ensemble"] > 2 * demo.groups.loc["BraTS 2021 (real tumour)", "chance"]
 
 
 @pytest.mark.slow
@@ -59,7 +80,8 @@ def test_the_model_finds_strokes_far_above_chance(demo):
 
 @pytest.mark.slow
 def test_every_case_has_a_picture(demo):
-    assert len(demo.pictures) == 3
+    assert len(demo.pictures) == 5
+    assert demo.pictures[0].name == "BraTS2021_01484.png"
     for path in demo.pictures:
         assert mpl_image.imread(path).std() > 0.05
 
@@ -67,17 +89,22 @@ def test_every_case_has_a_picture(demo):
 def test_groups_average_over_scans():
     cases = pd.DataFrame(
         [
-            ("A", "1", "l1", 0.2, 0.3, 0.01),
-            ("A", "2", "l1", 0.4, 0.5, 0.03),
-            ("H", "3", "l1", None, None, None),
+            ("B", "0", "l1", 0.2, 0.3, 0.01, 0.5),
+            ("A", "1", "l1", 0.2, 0.3, 0.01, 0.5),
+            ("A", "2", "l1", 0.4, 0.5, 0.03, 0.5),
+            ("H", "3", "l1", None, None, None, 0.02),
+            ("H", "4", "l1", None, None, None, 0.04),
         ],
-        columns=["set", "case", "score", "average_precision", "best_dice", "chance"],
+        columns=[*("set", "case", "score", "average_precision", "best_dice", "chance", "above@healthy@0.01")],
     )
     table, groups = summarise_groups(cases)
     assert table.loc["l1", "A: average precision"] == pytest.approx(0.3)
     assert table.loc["l1", "A: best dice"] == pytest.approx(0.4)
     assert groups.loc["A", "chance"] == pytest.approx(0.02)
-    assert groups.loc["H", "n"] == 1
+    assert list(table)[::2] == ["B: average precision", "A: average precision"]
+    assert groups["n"].to_dict() == {"B": 1, "A": 2, "H": 2}
+    assert groups.loc["H", "l1 marks"] == pytest.approx(0.03)
+    assert np.isnan(groups.loc["A", "l1 marks"])
 
 
 def test_a_model_without_calibration_says_so():

@@ -1,4 +1,4 @@
-"""The demo: score the embedded cohort with the shipped model, print a table, draw every case."""
+"""The demo: score the embedded cohort with the shipped model, print a table, draw every case; real lesions first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.evaluate import QUICK, ScoredCase, evaluate_cases, failures, wide
+from brainuad.evaluate.protocol import healthy_name
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
 from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, relative_name
@@ -23,14 +24,7 @@ BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
     relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
 )  # to healthy scans at the same place
-SCORES = (
-    *BASELINES,
-    "l1",
-    *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS),
-    SCORE,
-    "l1_ssim",
-    *RELATIVE,
-)
+SCORES = (*BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
 OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map
 PICTURED = {
     "l1": "L1",
@@ -38,7 +32,9 @@ PICTURED = {
     "l1_ssim_z": "L1 x SSIM, relative to health",
     OWN_MAP: "the model's own map",
 }
+MEASURES = ("average_precision", "best_dice")
 FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of the pictures
+MARKED = 0.01  # fraction of healthy brain voxels above the threshold of which the groups say what it marks
 
 Report = Callable[[str, int, int], None]
 
@@ -50,7 +46,8 @@ class Demo:
     Attributes:
         cases: One row a case and score; see :func:`brainuad.evaluate.wide`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
-        groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions).
+        groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions), and of
+            healthy scans the fraction that each pictured score marks at the threshold for ``MARKED``.
         results: The CSV with both, one row a score and group.
         pictures: One PNG a case.
     """
@@ -108,6 +105,8 @@ def score_cohort(
     if len(failed):
         raise InputError(failed.iloc[0]["case"], failed.iloc[0]["message"], "Install brainuad again")
     cases = wide(table)
+    order = {name: place for place, name in enumerate(dict.fromkeys(case.dataset for case in cohort))}
+    cases = cases.sort_values("set", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     table, groups = summarise_groups(cases)
     results = output / "results.csv"
     write_text(results, long_table(table, groups).to_csv(index=False))
@@ -156,19 +155,24 @@ def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:
 
 
 def summarise_groups(cases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the table of scores by group with lesions, and the groups themselves.
+    """Return the table of scores by group with lesions, and the groups themselves, in the order of the cases.
 
     Args:
-        cases: One row a case and score, with columns set, score, average_precision, best_dice and chance.
+        cases: One row a case and score, with columns set, score, average_precision, best_dice, chance, and the fraction
+            of the brain above the threshold for ``MARKED``.
     """
     first = cases[cases["score"] == cases["score"].iloc[0]]
     groups = first.groupby("set", sort=False).agg(n=("case", "size"), chance=("chance", "mean"))
-    sick = cases[cases["set"].isin(groups.index[groups["chance"].notna()])]
-    table = sick.pivot_table(
-        index="score", columns="set", values=["average_precision", "best_dice"], aggfunc="mean", sort=False
+    with_lesions = cases["set"].isin(groups.index[groups["chance"].notna()])
+    for name in cases["score"][cases["score"].isin(PICTURED)].unique():
+        healthy = cases[~with_lesions & (cases["score"] == name)]
+        groups[f"{name} marks"] = healthy.groupby("set")[f"above@{healthy_name(MARKED)}"].mean()
+    sick = cases[with_lesions]
+    table = sick.pivot_table(index="score", columns="set", values=list(MEASURES), aggfunc="mean", sort=False)
+    table = table.swaplevel(axis=1).reindex(
+        index=[name for name in (*SCORES, *OWN) if name in table.index],
+        columns=[(group, measure) for group in sick["set"].unique() for measure in MEASURES],
     )
-    table = table.swaplevel(axis=1).sort_index(axis=1, level=0, sort_remaining=False)
-    table = table.reindex([name for name in (*SCORES, *OWN) if name in table.index])
     table.columns = [f"{group}: {measure.replace('_', ' ')}" for group, measure in table.columns]
     return table.round(4), groups
 

@@ -32,4 +32,4 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
     print(made.groups.to_string(float_format="{:.4f}".format, na_rep="-"), end="\n\n")
     print(made.table.to_string(float_format="{:.4f}".format), end="\n\n")
     print(f"Table: {made.results}")
-    print(f"Open {made.pictures[-1]}; every other scan has its picture beside it.")
+    print(f"Open {made.pictures[0]}; every other scan has its picture beside it.")

@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -262,26 +263,60 @@ def dense_augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, unif
     Returns:
         (B, X, Y) float32.
     """
-    lengths = images.shape[1:]
-    acts = uniform[:, :4] < torch.tensor(PROBABILITIES, device=uniform.device)
+    lengths = tuple(images.shape[1:])
+    fixed = _fixed(lengths, str(images.device))
+    acts = uniform[:, :4] < fixed.probabilities
     exponents = torch.where(acts[:, 0], torch.exp(LOG_GAMMA_LIMIT * (2 * uniform[:, 4] - 1)), 1.0)
     coefficients = torch.where(acts[:, 1, None], BIAS_LIMIT * (2 * uniform[:, 11:] - 1), 0.0)
     with torch.autocast(images.device.type, enabled=False):
         along_x, along_y, along_z = (
-            _dense_operators(length, axis, acts, uniform) for axis, length in enumerate(lengths)
+            _dense_operators(length, axis, acts, uniform, fixed.ghosts[axis])
+            for axis, length in enumerate(lengths)
         )
         weights = along_z[torch.arange(len(slices), device=slices.device), slices]
         volumes = gamma(images[indices], exponents[:, None, None, None])
-        x, y, z = (_coordinate_powers(length).to(images.device) for length in lengths)
         cube = coefficients.new_zeros(len(coefficients), *[BIAS_ORDER + 1] * 3)
-        a, b, c = (torch.tensor(powers, device=cube.device) for powers in zip(*BIAS_POWERS, strict=True))
+        a, b, c = fixed.powers
         cube[:, a, b, c] = coefficients
-        field = torch.einsum("nabc,xa,yb,zc->nxyz", cube, x, y, z).exp()
+        field = torch.einsum("nabc,xa,yb,zc->nxyz", cube, *fixed.coordinates).exp()
         mixed = torch.einsum("nxyz,nxyz,nz->nxy", volumes, field, weights)
         return along_x @ mixed @ along_y.mT
 
 
-def _dense_operators(length: int, axis: int, acts: Tensor, uniform: Tensor) -> Tensor:
+class _Fixed(NamedTuple):
+    """What dense augmentation needs on a device and must not be sent there again, which a graph could not hold.
+
+    Attributes:
+        probabilities: (4,) of gamma, bias field, blur and ghosting.
+        powers: Of x, y and z in each monomial of the bias field, (20,) int64 each.
+        coordinates: By axis, see ``_coordinate_powers``.
+        ghosts: By axis, (7, length): what ghosting of intensity 1 takes away, a circular kernel a number of ghosts.
+    """
+
+    probabilities: Tensor
+    powers: tuple[Tensor, ...]
+    coordinates: tuple[Tensor, ...]
+    ghosts: tuple[Tensor, ...]
+
+
+@lru_cache(maxsize=8)
+def _fixed(lengths: tuple[int, ...], device: str) -> _Fixed:
+    fewest, most = GHOST_RANGE
+    numbers = torch.arange(fewest, most + 1)
+    ghosts = []
+    for length in lengths:
+        all_of_it = torch.ones(len(numbers), dtype=torch.float64)
+        left = ghosting_operators(length, numbers, all_of_it)
+        ghosts.append((torch.eye(length, dtype=torch.float64) - left)[:, :, 0].float().to(device))
+    return _Fixed(
+        torch.tensor(PROBABILITIES).to(device),
+        tuple(torch.tensor(powers).to(device) for powers in zip(*BIAS_POWERS, strict=True)),
+        tuple(_coordinate_powers(length).to(device) for length in lengths),
+        tuple(ghosts),
+    )
+
+
+def _dense_operators(length: int, axis: int, acts: Tensor, uniform: Tensor, ghosts: Tensor) -> Tensor:
     """Return what ``axis_operators`` does for numbers of ``draw_uniform``, (B, length, length) on their device."""
     places = torch.arange(length, device=uniform.device)
     stds = torch.where(acts[:, 2], BLUR_STD_LIMIT * uniform[:, 5 + axis], 0.0).clamp(min=1e-3)[:, None, None]
@@ -295,18 +330,8 @@ def _dense_operators(length: int, axis: int, acts: Tensor, uniform: Tensor) -> T
     blur = weight(there - here) + weight(-1 - there - here) + weight(2 * length - 1 - there - here)
     blur = blur / blur.sum(2, keepdim=True)
     fewest, most = GHOST_RANGE
-    kernels = torch.stack([_weakened_kernel(length, number) for number in range(fewest, most + 1)]).to(
-        uniform.device
-    )
     ghosted = acts[:, 3] & ((3 * uniform[:, 9]).long() == axis)
     low, high = GHOST_INTENSITY_RANGE
     intensity = torch.where(ghosted, low + (high - low) * uniform[:, 10], 0.0)[:, None, None]
-    kernel = kernels[(uniform[:, 8] * (most + 1 - fewest)).long()]
+    kernel = ghosts[(uniform[:, 8] * (most + 1 - fewest)).long()]
     return blur - intensity * (kernel[:, (here - there) % length] @ blur)
-
-
-@cache
-def _weakened_kernel(length: int, num_ghosts: int) -> Tensor:
-    """Return the circular kernel (length,) that ghosting of intensity 1 takes away from a signal."""
-    one = ghosting_operators(length, torch.tensor([num_ghosts]), torch.ones(1, dtype=torch.float64))[0]
-    return (torch.eye(length, dtype=torch.float64) - one)[:, 0].float()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -233,8 +234,7 @@ def paint(
     ranks, sizes = brain.cumsum(1), brain.sum(1)
     others = images.roll(1, 0)
     painted, lesion = images, torch.zeros_like(masks[:, middle])
-    shares = torch.tensor([FAMILIES[name][0] for name in families], device=images.device)
-    bounds = (shares.cumsum(0) / shares.sum())[:-1]
+    bounds = _bounds(tuple(families), str(images.device))
     for slot in range(SLOTS):
         numbers = uniform[:, slot]
         site, offered = _site(painted, others, masks, numbers, bank, slot, (ranks, sizes))
@@ -257,6 +257,13 @@ def paint(
         lesion = lesion | (inside & (enough & present[:, 0, 0, 0])[:, None, None])
         painted = torch.where(masks, after, painted)
     return painted, lesion & masks[:, middle]
+
+
+@lru_cache(maxsize=32)
+def _bounds(families: tuple[str, ...], device: str) -> Tensor:
+    """Return where in [0, 1) one family ends and the next begins; sent to a device once, for a graph cannot send it."""
+    shares = torch.tensor([FAMILIES[name][0] for name in families])
+    return (shares.cumsum(0) / shares.sum())[:-1].to(device)
 
 
 def _site(

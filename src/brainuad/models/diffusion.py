@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +75,8 @@ class DiffusionModel(Model):
     def from_reference(cls, state_dict: Mapping[str, Tensor]) -> DiffusionModel:
         """Return the model of a checkpoint of the published release (see ``load_reference_state_dict``)."""
         unet = load_reference_state_dict(state_dict)
-        config: Any = unet.config
-        model = cls(config)
+        assert isinstance(unet.config, ModelConfig)
+        model = cls(unet.config)
         model.unet = unet
         return model
 

@@ -129,7 +129,7 @@ class Sweep:
             name = f"{count} draws averaged"
             yield _Source(name, own, max(vary.draws), count)
         if vary.shared_noise:
-            shared = not vars(self.detector.model_config).get("shared_noise", False)
+            shared = not asdict(self.detector.model_config).get("shared_noise")
             detector = self.detector.with_settings(shared_noise=shared)
             yield _Source("shared noise" if shared else "independent noise", Reconstructor(detector))
 

@@ -49,6 +49,8 @@ class WholeStep:
         self.model, self.average, self.optimizer, self.volumes = model, average, optimizer, volumes
         self.precision, self.largest_norm = precision, largest_norm
         self.device = volumes.images.device
+        # PyTorch asks for steps beside the main stream before one is recorded
+        self.beside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.held: dict[int, dict[str, Tensor]] = {}
         self.losses: dict[int, Tensor] = {}
         self.seen: dict[int, int] = {}
@@ -65,11 +67,15 @@ class WholeStep:
         size = len(drawn["indices"])
         held = self._hold(size, {**drawn, RATE: torch.tensor(rate), DECAY: torch.tensor(decay)})
         self.seen[size] = self.seen.get(size, 0) + 1
+        if size not in self.replays and self.beside is not None and self.seen[size] > EAGER_STEPS:
+            self.replays[size] = self._recorded(size, held)
         if size in self.replays:
             self.replays[size]()
-        elif self.device.type == "cuda" and self.seen[size] > EAGER_STEPS:
-            self.replays[size] = self._recorded(size, held)
-            self.replays[size]()
+        elif self.beside is not None:
+            self.beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.beside):
+                self.losses[size] = self.compute(held)
+            torch.cuda.current_stream().wait_stream(self.beside)
         else:
             self.losses[size] = self.compute(held)
         return self.losses[size].detach().clone()
