@@ -199,7 +199,7 @@ class Case:
     def _reconstruct(self) -> Stage:
         model: Any = self.detector.model
         if type(self.detector.model) is not DiffusionModel:  # the plain counterpart is of this one
-            return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed))
+            return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed)[0])
         noise = self._draw()
         given, plain = copy.copy(model), copy.deepcopy(model)  # a deep copy is not compiled
         plain.to(memory_format=torch.contiguous_format)

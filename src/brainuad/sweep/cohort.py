@@ -64,6 +64,8 @@ def run_sweep(
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     sweep = Sweep(detector, tuple(sigmas), tuple(ensembles), ablations, output, healthy, teachers)
+    for _ in sweep.sources():
+        pass  # a setting that the model does not have ends the run
     learnt = sweep.learn() if LEARNT in ensembles else {"weights": [], "cases": []}
     rows: list[Row] = []
     failed: list[str] = []
