@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainuad.models import anomalies
-from brainuad.models.anomalies import (
-    CONTRAST_NUMBERS,
-    FAMILIES,
-    NOTICEABLE,
-    NUMBERS,
-    SLOTS,
-    cut_noise,
-    noise_bank,
-    paint,
-    random_contrast,
-)
+from brainuad.models.anomalies import FAMILIES, NOTICEABLE, NUMBERS, SLOTS, paint
+from brainuad.models.appearance import CONTRAST_NUMBERS, cut_noise, noise_bank, random_contrast
 
 BANK = noise_bank()
 SIZE = (4, 3, 28, 24)

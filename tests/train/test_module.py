@@ -13,15 +13,10 @@ from tiny_training import tiny
 from brainuad.config import ExperimentConfig
 from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
+from brainuad.train.batches import batch_indices, count_batches, seeded_generator, validation_slices
+from brainuad.train.budget import learning_rate_share
 from brainuad.train.fit import quiet_lightning
-from brainuad.train.module import (
-    Training,
-    batch_indices,
-    count_batches,
-    learning_rate_share,
-    seeded_generator,
-    validation_slices,
-)
+from brainuad.train.module import Training
 
 
 def attached(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes) -> Training:

@@ -77,7 +77,7 @@ def _bytes(text: str) -> int:
     """Return a size: "15MB", "16MiB", "900kB", or a number of bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kMG])(i?))?B?", text.strip())
     if not match:
-        raise typer.BadParameter(f"{text!r} is no size such as 15MB or 16MiB")
+        raise typer.BadParameter(f"{text!r} is no size such as 15MB or 16MiB", param_hint="--part-size")
     power = " kMG".index(match[2] or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
@@ -90,9 +90,7 @@ def pack(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")
     ],
-    part_size: Annotated[
-        int, typer.Option(metavar="SIZE", parser=_bytes, help="Largest file: 15MB, 16MiB ...")
-    ] = "15MB",  # type: ignore[assignment]
+    part_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file: 15MB, 16MiB ...")] = "15MB",
     bits: Annotated[
         str,
         typer.Option(metavar="16|8", help="Of a weight; 8 halves the files, and rounds coarsely."),
@@ -109,7 +107,7 @@ def pack(
     if bits not in map(str, BITS):
         raise typer.BadParameter(f"{bits!r} is neither 16 nor 8", param_hint="--bits")
     with model_folder(model) as folder:
-        parts = pack_model(find_model(folder, 0), output, part_size=part_size, bits=int(bits))
+        parts = pack_model(find_model(folder, 0), output, part_size=_bytes(part_size), bits=int(bits))
     for part in parts:
         print(part)
     say(f"{len(parts)} files, {sum(part.stat().st_size for part in parts) / 1e6:.1f} MB")

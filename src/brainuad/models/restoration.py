@@ -11,15 +11,8 @@ from torch import Tensor
 
 from brainuad.config import TEST_TIME, UNetSettings
 from brainuad.errors import InputError
-from brainuad.models.anomalies import (
-    CONTRAST_NUMBERS,
-    FAMILIES,
-    NUMBERS,
-    SLOTS,
-    noise_bank,
-    paint,
-    random_contrast,
-)
+from brainuad.models.anomalies import FAMILIES, NUMBERS, SLOTS, paint
+from brainuad.models.appearance import CONTRAST_NUMBERS, noise_bank, random_contrast
 from brainuad.models.base import Draws, Inference, Model
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS

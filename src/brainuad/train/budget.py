@@ -1,4 +1,4 @@
-"""Training by the clock: how much of its time is used, and what follows from that."""
+"""Training by the clock: how much of its time is used; and the learning rate that follows, or that of a step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ VALIDATIONS = 20  # in the course of a training by the clock
 def annealed(share: float) -> float:
     """Return the factor of the learning rate when a share of the training is done: half a cosine from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def learning_rate_share(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
+    """Return the share of the full learning rate that a step takes: rising, then 1, then falling towards zero."""
+    warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warmth * (min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0)
 
 
 @dataclass

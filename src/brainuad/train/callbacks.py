@@ -1,11 +1,9 @@
-"""What happens around the steps: epochs, checkpoints, tables, pictures, progress."""
+"""What happens around the steps: epochs, validation, the best model, checkpoints."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import math
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,12 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rich.progress
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
-from matplotlib.figure import Figure
-from rich.console import Console
 from torch import Tensor, nn
 
 from brainuad.config import ExperimentConfig
@@ -27,11 +21,11 @@ from brainuad.files import atomic_path
 from brainuad.modelfile import write_model
 from brainuad.train.budget import Budget
 from brainuad.train.module import Training
+from brainuad.train.pictures import draw_pictures
 
-SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES, SECONDS_BETWEEN_QUESTIONS = 30.0, 1.0, 1.0
-STEPS_BETWEEN_QUESTIONS = (
-    16  # to all processes how far they are and whether to stop: each waits for the device
-)
+SECONDS_BETWEEN_QUESTIONS = 1.0  # to the device, what the losses were
+# to all processes, how far they are and whether to stop: each waits for the device
+STEPS_BETWEEN_QUESTIONS = 16
 
 
 class Interrupted(Exception):
@@ -278,134 +272,3 @@ def check_finite(step: int, values: Sequence[Tensor]) -> None:
         fault = f"the loss or the weights were NaN or infinite at step {step}"
         remedy = "Start a new run with a lower datamodule.cfg.lr, or with trainer.precision=32"
         raise InputError("training", fault, remedy)
-
-
-class Progress(Callback):
-    """Shows on stderr how training goes: a bar where someone watches, a plain line now and then in a log."""
-
-    def __init__(self, epochs: Epochs) -> None:
-        self.epochs = epochs
-        self.bar: rich.progress.Progress | None = None
-        self.last_step, self.last_time = 0, 0.0
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock, and the bar on a terminal."""
-        self.last_step, self.last_time = trainer.global_step, time.monotonic()
-        if sys.stderr.isatty() and trainer.is_global_zero:
-            parts = (
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TimeRemainingColumn(),
-            )
-            text = rich.progress.TextColumn("{task.description}")
-            self.bar = rich.progress.Progress(*parts, text, console=Console(stderr=True))
-            budget = self.epochs.budget
-            done, total = trainer.global_step, trainer.max_steps
-            if budget is not None:
-                done, total = round(budget.used), round(budget.used_before + budget.seconds)
-            self.bar.add_task("", total=total, completed=done)
-            self.bar.start()
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Renew the bar or print a line, when it is time."""
-        assert isinstance(module, Training)
-        now, step, budget = time.monotonic(), trainer.global_step, self.epochs.budget
-        interval = SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_UPDATES
-        if not trainer.is_global_zero or (now - self.last_time < interval and not self.epochs.finished):
-            return
-        speed = (step - self.last_step) / (now - self.last_time)
-        self.last_step, self.last_time = step, now
-        losses = module.epoch_losses
-        loss = torch.stack(losses).mean().item() if losses else self.epochs.train_loss
-        text = (
-            f"epoch {step / module.batches_per_epoch:.1f}  loss {loss:.5f}  "
-            f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s"
-        )
-        if self.bar is not None:
-            done = step if budget is None else round(budget.used)
-            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
-            return
-        total = "" if budget else f"/{trainer.max_steps}"
-        minutes = (budget.left if budget else (trainer.max_steps - step) / speed) / 60
-        print(f"step {step}{total}  {text}  {minutes:.1f} min left", file=sys.stderr, flush=True)
-
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Leave the terminal as it was."""
-        if self.bar is not None:
-            self.bar.stop()
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
-        self.teardown(trainer, module, "fit")
-
-
-class MetricsTable(Logger):
-    """Writes ``metrics.csv``, one row an epoch. A resumed run continues the table."""
-
-    COLUMNS = ("epoch", "step", "train_loss", "val_loss", "seconds")
-
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        super().__init__()
-        self.path, self.resumed_step = path, resumed_step
-        self.started = time.monotonic()
-        self.begun = False
-
-    def begin(self) -> None:
-        """Write the header and the rows up to the step that training continues from."""
-        rows: list[dict[str, str]] = []
-        if self.resumed_step and self.path.exists():
-            with self.path.open(newline="") as handle:
-                rows = [row for row in csv.DictReader(handle) if int(row["step"]) <= self.resumed_step]
-        if rows:
-            self.started -= float(rows[-1]["seconds"])
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.begun = True
-
-    @property
-    def name(self) -> str:
-        """Name of the table."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """Empty: a run has one table."""
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run has its settings in a file of their own."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add the row of an epoch."""
-        if "train/loss" not in metrics:
-            return
-        if not self.begun:  # not before: only one of several devices comes here
-            self.begin()
-        row = (
-            f"{metrics['epoch']:.0f}",
-            step,
-            f"{metrics['train/loss']:.6g}",
-            f"{metrics['val/loss']:.6g}" if "val/loss" in metrics else "",
-            f"{time.monotonic() - self.started:.1f}",
-        )
-        with self.path.open("a", newline="") as handle:
-            csv.writer(handle).writerow(row)
-
-
-def draw_pictures(pictures: dict[str, Tensor]) -> Figure:
-    """Draw one column a title and one row a slice, grey from 0 to 1, anterior up.
-
-    Args:
-        pictures: (B, X, Y) each, by title.
-    """
-    rows = len(next(iter(pictures.values())))
-    figure = Figure(figsize=(2 * len(pictures), 2 * rows), layout="constrained")
-    axes = figure.subplots(rows, len(pictures), squeeze=False)
-    for column, (title, slices) in enumerate(pictures.items()):
-        axes[0, column].set_title(title)
-        for row, picture in enumerate(slices):
-            axes[row, column].imshow(picture.T, cmap="gray", vmin=0, vmax=1, origin="lower")
-            axes[row, column].set_axis_off()
-    return figure

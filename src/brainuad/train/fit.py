@@ -30,9 +30,10 @@ from brainuad.devices import compile_networks
 from brainuad.errors import InputError
 from brainuad.files import write_json
 from brainuad.train.budget import Budget
-from brainuad.train.callbacks import Epochs, Interrupted, MetricsTable, Progress
+from brainuad.train.callbacks import Epochs, Interrupted
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
+from brainuad.train.reports import MetricsTable, Progress
 
 LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings that say how long training takes
 

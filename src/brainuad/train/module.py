@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,60 +26,18 @@ from brainuad.devices import upload
 from brainuad.errors import InputError
 from brainuad.models.base import Draws
 from brainuad.registry import MODELS
-from brainuad.train.budget import Budget, annealed
+from brainuad.train.batches import (
+    VALIDATION_SLICES,
+    batch_indices,
+    count_batches,
+    device_share,
+    seeded_generator,
+    validation_slices,
+)
+from brainuad.train.budget import Budget, annealed, learning_rate_share
 from brainuad.train.step import WholeStep
 
-VALIDATION_SLICES = 4  # of every validation volume
 PICTURE_VOLUMES = 4
-
-
-def seeded_generator(seed: int, stream: str, index: int) -> torch.Generator:
-    """Return a generator whose draws depend on these arguments only.
-
-    It is on the CPU, so that every device sees the same draws.
-
-    Args:
-        seed: The experiment's seed.
-        stream: What is drawn; different streams are independent.
-        index: Step or epoch.
-    """
-    digest = hashlib.sha256(f"{seed}/{stream}/{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def count_batches(volumes: int, config: ExperimentConfig) -> int:
-    """Return the steps of one epoch, after ``limit_train_batches``.
-
-    Raises:
-        InputError: The limit leaves none, or is above 1.0.
-    """
-    batches = math.ceil(volumes / config.datamodule.cfg.batch_size)
-    limit = config.trainer.limit_train_batches
-    count = int(batches * limit) if isinstance(limit, float) else min(batches, int(limit))
-    if not 0 < count <= batches:
-        fault = f"{limit} of {batches} batches is {count}"
-        raise InputError("trainer.limit_train_batches", fault, "Give a number, or a fraction up to 1.0")
-    return count
-
-
-def learning_rate_share(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
-    """Return the share of the full learning rate that a step takes: rising, then 1, then falling towards zero."""
-    warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return warmth * (min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0)
-
-
-def batch_indices(volumes: int, batch_size: int, batches_per_epoch: int, seed: int, step: int) -> Tensor:
-    """Return the volumes of a step: (B,) int64, B <= ``batch_size``.
-
-    Every epoch is a new permutation. A batch that is larger than the cohort is an epoch by itself, and takes as many
-    permutations as it needs.
-    """
-    epoch, position = divmod(step, batches_per_epoch)
-    generator = seeded_generator(seed, "order", epoch)
-    repeats = math.ceil(batch_size / volumes)
-    order = torch.cat([torch.randperm(volumes, generator=generator) for _ in range(repeats)])
-    order = order[: max(volumes, batch_size)]
-    return order[position * batch_size : (position + 1) * batch_size]
 
 
 def load_initial_weights(model: nn.Module, name_or_dir: str) -> None:
@@ -94,29 +51,6 @@ def load_initial_weights(model: nn.Module, name_or_dir: str) -> None:
     except RuntimeError as error:
         remedy = "Give a model of the same network, or other settings model.cfg"
         raise InputError(name_or_dir, "has weights of another network", remedy) from error
-
-
-def device_share(size: int, devices: int, rank: int) -> tuple[slice, float]:
-    """Return which rows of a batch of ``size`` a device works on, and the weight of their mean loss.
-
-    The mean over devices of the weighted losses is the mean over the batch. A device without a row, where an epoch's
-    last batch is smaller than the number of devices, works on the first row with weight 0.
-    """
-    start, stop = (min(r, size % devices) + r * (size // devices) for r in (rank, rank + 1))
-    weight = (stop - start) * devices / size
-    return (slice(start, stop) if stop > start else slice(0, 1)), weight
-
-
-def validation_slices(volumes: TrainingVolumes) -> tuple[Tensor, Tensor]:
-    """Choose slices spread evenly over the brain of every volume.
-
-    Returns:
-        (N * VALIDATION_SLICES,) int64 each: volume numbers and axial slice numbers.
-    """
-    fractions = (torch.arange(VALIDATION_SLICES) + 0.5) / VALIDATION_SLICES
-    brains = [torch.nonzero(brain)[:, 0] for brain in volumes.brain_slices]
-    slices = [brain[(fractions * len(brain)).long()] for brain in brains]
-    return torch.arange(len(volumes)).repeat_interleave(VALIDATION_SLICES), torch.cat(slices)
 
 
 def hash_of(*volumes: TrainingVolumes) -> str:
