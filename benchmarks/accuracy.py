@@ -2,16 +2,20 @@
 
     python benchmarks/accuracy.py MODEL DATA_DIR -o OUT
 
-DATA_DIR is what ``brainuad prepare --spacing 2`` wrote for IXI, with its parcellation, and for MSLUB; or a manifest of
-such scans. Lesions of four kinds are simulated in the healthy validation and test scans. Then
+DATA_DIR is a manifest of what ``brainuad prepare --spacing 2`` wrote, with the roles of ``benchmarks/roles``, for real
+patients (BraTS 2021, MSLUB), healthy scans of another scanner (ds002748) and IXI with its parcellation; or the folder,
+which knows the paper's sets only. Lesions of four kinds are simulated in IXI's validation and test scans. Then
 
-- on *validation*: what raises average precision over the paper's preset (noise, scores, post-processing, ensembles);
+- on *validation*: what raises average precision over the paper's preset (noise, scores, post-processing, ensembles),
+  for real patients and, apart from them, for simulated lesions; where there are real patients, they decide;
 - on *test*: every score, pathology and threshold, under the paper's preset and under the model's own settings, the
-  ratio of the two, and what is left over plain intensities; the sweep over widths of SSIM; ten pictures.
+  ratio of the two, and what is left over plain intensities; the sweep over widths of SSIM; the pictures.
 
-``OUT/tables`` has a Markdown fragment a table, ``OUT/figures`` the pictures. Real and simulated scans are never pooled:
-"all four" is the mean over the simulated kinds, of each subject first. Intervals are over subjects. A rerun continues
-where the last one stopped; reconstructions come from brainuad's cache. Two threads at most.
+``OUT/tables`` has a Markdown fragment a table, ``OUT/figures`` the pictures. Real lesions come first, then healthy
+scans, simulated ones last; they are never pooled: "all four" is the mean over the simulated kinds, of each subject
+first.
+What healthy scans have at a voxel, and thresholds, are of IXI's validation scans. Intervals are over subjects. A rerun
+continues where the last one stopped; reconstructions come from brainuad's cache. Two threads at most.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from PIL import Image
 from torch import Tensor
 
 from brainuad.cli.sweep import parse_sigmas
-from brainuad.data.cohort import Case, manifest_cases, read_cases
+from brainuad.data.cohort import HEALTHY_SET, Case, manifest_cases, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import PreparedCase, content_key
 from brainuad.detector import Detector
@@ -54,6 +58,7 @@ TESTED = tuple(  # the sweep has all widths
     name for name in SCORES if not name.startswith(("ssim_0.7", "ssim_1.3"))
 )
 SIMULATED = {f"simulated {kind}": kind for kind in KINDS}
+REAL = "real"
 # What reconstructions are averaged: (noise level, draw). The first is the paper's.
 NOISES = {"t = 500, 1 draw": [(500, 0)], "t = 500, 4 draws": [(500, draw) for draw in range(4)]} | {
     f"t in {{{', '.join(map(str, levels))}}}": [(level, 0) for level in levels]
@@ -97,9 +102,10 @@ def main() -> None:
 
 
 def cohort(detector: Detector, data_dir: Path, output: Path) -> list[Case]:
-    """Return healthy validation and test scans, lesions simulated in them, and real patients as a set of their own."""
+    """Return real patients, healthy test scans of other scanners, healthy IXI scans, and lesions simulated in these."""
     cases = leak_free(read_cases(data_dir, "t1", detector.provenance.get("fold") or 0))
-    healthy = [case for case in cases if case.label == 0 and case.split in ("val", "test")]
+    cases = [case for case in cases if case.split in ("val", "test")]
+    healthy = [case for case in cases if case.healthy and case.dataset == HEALTHY_SET]
     with shipped_outlines() as outlines:
         subjects = simulate_cohort(
             healthy,
@@ -111,27 +117,45 @@ def cohort(detector: Detector, data_dir: Path, output: Path) -> list[Case]:
         )
     if (subjects["status"] == "failed").all():
         raise InputError(data_dir, "no lesion could be simulated in its scans", subjects["message"].iloc[0])
-    real = [case for case in cases if case.lesion is not None and case.split == "test"]
+    real = [case for case in cases if case.lesion is not None]
+    elsewhere = [
+        case for case in cases if case.healthy and case.dataset != HEALTHY_SET and case.split == "test"
+    ]
     return [
-        *manifest_cases(output / "manifest.csv"),
         *(replace(case, dataset=f"{case.dataset} (real)") for case in real),
+        *(replace(case, dataset=f"{case.dataset} healthy") for case in elsewhere),
+        *manifest_cases(output / "manifest.csv"),
     ]
 
 
 def validation(detector: Detector, cases: Sequence[Case], output: Path, subjects: int | None) -> None:
-    """Compare candidates on validation scans; the tables grow with the candidates."""
-    chosen = sorted({case.subject for case in cases if case.split == "val"})[:subjects]
-    members = [case for case in cases if case.subject in chosen]
-    lesions = [case for case in members if case.dataset in SIMULATED]
-    compared = Candidates(detector, [case for case in members if case.lesion is None], output)
-    found: tables.Candidates = {}
-    for noise in NOISES:
-        found |= compared.measure(lesions, noise, SCORES, ["median 5"])
-        tables.write_candidates(output / "tables", found, PLAIN)
-    noise, score, _ = tables.best_of(found)
-    found |= compared.measure(lesions, noise, [score], list(CLEANINGS))
-    tables.write_candidates(output / "tables", found, PLAIN)
-    tables.write_ensembles(output / "tables", fitted_on_others(detector, lesions, output / "ensembles"))
+    """Compare candidates on real and on simulated validation cases; the tables grow with the candidates.
+
+    ``subjects`` limits those with simulated lesions; what health is comes from the same ones.
+    """
+    of_validation = [case for case in cases if case.split == "val"]
+    hosts = sorted({case.subject for case in of_validation if case.dataset in SIMULATED})[:subjects]
+    groups = {
+        REAL: [case for case in of_validation if case.lesion is not None and case.dataset not in SIMULATED],
+        "simulated": [case for case in of_validation if case.subject in hosts and case.dataset in SIMULATED],
+    }
+    compared = Candidates(
+        detector, [case for case in of_validation if case.subject in hosts and case.healthy], output
+    )
+    for group, lesions in groups.items():
+        if not lesions:
+            say(f"validation: no {group} lesions")
+            continue
+        found: tables.Candidates = {}
+        for noise in NOISES:
+            found |= compared.measure(lesions, noise, SCORES, ["median 5"])
+            tables.write_candidates(output / "tables", group, found, PLAIN)
+        noise, score, _ = tables.best_of(found)
+        found |= compared.measure(lesions, noise, [score], list(CLEANINGS))
+        tables.write_candidates(output / "tables", group, found, PLAIN)
+        if len({case.subject for case in lesions}) > 1:  # weights are learnt on others
+            fitted = fitted_on_others(detector, lesions, output / "ensembles" / group)
+            tables.write_ensembles(output / "tables", group, fitted)
 
 
 class Candidates:
@@ -171,7 +195,7 @@ class Candidates:
                 ]  # fmt: skip
                 self.progress.put(key, values)
                 say(f"validation: {noise}: {done} of {len(cases)}")
-            place = [case.subject, SIMULATED[case.dataset]]
+            place = [case.subject, SIMULATED.get(case.dataset, REAL)]
             rows += [[*place, *value] for value in values]
         table = pd.DataFrame(rows, columns=["subject", "kind", "score", "cleaning", "value"])
         return {
@@ -241,7 +265,8 @@ def fitted_on_others(detector: Detector, lesions: Sequence[Case], output: Path) 
                 report=lambda case, message: say(f"ensembles: {case.dataset} {case.subject} {message}"),
             )[0]
         )
-    return pd.concat(found).replace({"set": SIMULATED})
+    swept = pd.concat(found)
+    return swept.assign(set=[SIMULATED.get(name, REAL) for name in swept["set"]])
 
 
 def test(detector: Detector, cases: Sequence[Case], output: Path) -> None:
@@ -278,15 +303,14 @@ def test(detector: Detector, cases: Sequence[Case], output: Path) -> None:
         ensembles=list(ENSEMBLES),
         report=lambda case, message: say(f"sweep: {case.dataset} {case.subject} {message}"),
     )
-    tables.write_sweep(output / "tables", swept, evaluations)
+    tables.write_sweep(output / "tables", swept, evaluations, SIMULATED)
     shrink(output / "sweep" / "sweep.png", output / "figures" / "sweep.png")
 
 
 def pictures(output: Path) -> None:
-    """Copy ten of the evaluation's pictures, small enough to be committed."""
-    real = sorted((output / "own" / "figures").glob("*-real-*.png"))
-    names = [f"{file_name(dataset, which)}.png" for dataset, which in PICTURES]
-    names += [path.name for path in real if "-median" not in path.name]
+    """Copy pictures of every real case there is one of, and eight simulated ones, small enough to be committed."""
+    names = sorted(path.name for path in (output / "own" / "figures").glob("*-real-*.png"))
+    names += [f"{file_name(dataset, which)}.png" for dataset, which in PICTURES]
     for name in names:
         source = output / "own" / "figures" / name
         if source.is_file():  # a set may be missing

@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks/accuracy.py``, as fragments of Markdown for docs/results.md."""
+"""The tables of ``benchmarks/accuracy.py``, as fragments of Markdown for docs/results.md. Real lesions come first."""
 
 from __future__ import annotations
 
@@ -42,15 +42,17 @@ def best_of(found: Candidates) -> Key:
     return max(found, key=lambda key: over_kinds(found[key]).mean())
 
 
-def write_candidates(folder: Path, found: Candidates, plain: Sequence[str]) -> None:
-    """Write what was compared: noise by score, each score, post-processing, and the steps to the best."""
+def write_candidates(folder: Path, group: str, found: Candidates, plain: Sequence[str]) -> None:
+    """Write what was compared on real or simulated lesions: noise by score, scores, cleaning, steps to the best."""
     noises = list(dict.fromkeys(noise for noise, _, _ in found))
     all_scores = [*plain, *(f"{name}_z" for name in plain)]
     usual = {key[:2]: values for key, values in found.items() if key[2] == USUAL}
     paper = (noises[0], PAPER_SCORE)
     best = max(usual, key=lambda key: over_kinds(usual[key]).mean())
+    kinds = kinds_of(usual[paper])
     subjects = len(over_kinds(usual[paper]))
-    where = f"Mean average precision over {', '.join(KINDS)}, {subjects} validation subjects"
+    where = f"Mean average precision over {', '.join(kinds)} lesions, {subjects} validation subjects"
+    folder = folder / group
     write(
         folder / "validation_all.md",
         f"{where}, by noise and score.",
@@ -65,7 +67,7 @@ def write_candidates(folder: Path, found: Candidates, plain: Sequence[str]) -> N
     write(
         folder / "validation_noise.md",
         f"{where}; gain over the same score at {noises[0]}.",
-        ["score", "noise", "all four", "gain"],
+        ["score", "noise", "mean", "gain"],
         rows,
     )
     rows = []
@@ -77,7 +79,7 @@ def write_candidates(folder: Path, found: Candidates, plain: Sequence[str]) -> N
     write(
         folder / "validation_scores.md",
         f"{where}, scores at {best[0]}; gain over {PAPER_SCORE} there, and of being relative to health.",
-        ["score", *KINDS, "all four", "gain", "gain of _z"],
+        ["score", *kinds, "mean", "gain", "gain of _z"],
         rows,
     )
     cleaned = {key[2]: values for key, values in found.items() if key[:2] == best}
@@ -89,7 +91,7 @@ def write_candidates(folder: Path, found: Candidates, plain: Sequence[str]) -> N
         "very scans; the tables on test scans decide.",
         [
             "step",
-            "all four",
+            "mean",
             "gain over the step before",
             "gain over the paper's preset",
             "times the paper's",
@@ -102,12 +104,13 @@ def write_postprocessing(
     folder: Path, cleaned: Mapping[str, pd.DataFrame], where: str, best: tuple[str, str]
 ) -> None:
     """Write post-processing by pathology, and what choosing it for each pathology could give."""
+    kinds = kinds_of(cleaned[USUAL])
     rows = [
         [name, *by_kind(values), cell(over_kinds(values)), difference(values, cleaned[USUAL])]
         for name, values in cleaned.items()
     ]
     by_scale = pd.DataFrame(
-        {kind: max((values[kind] for values in cleaned.values()), key=np.nanmean) for kind in KINDS}
+        {kind: max((values[kind] for values in cleaned.values()), key=np.nanmean) for kind in kinds}
     )
     gain = difference(by_scale, cleaned[USUAL])
     rows.append(
@@ -117,7 +120,7 @@ def write_postprocessing(
         folder / "validation_postprocessing.md",
         f"{where}, post-processing of {best[1]} at {best[0]}; gain over {USUAL} (the paper's). All but none erode the "
         "brain's rim first; components of fewer voxels are sunk at every threshold.",
-        ["post-processing", *KINDS, "all four", "gain"],
+        ["post-processing", *kinds, "mean", "gain"],
         rows,
     )
 
@@ -156,8 +159,8 @@ def steps(found: Candidates, noises: Sequence[str], plain: Sequence[str]) -> lis
     ]
 
 
-def write_ensembles(folder: Path, swept: pd.DataFrame) -> None:
-    """Write ensembles of SSIM and single widths on validation scans."""
+def write_ensembles(folder: Path, group: str, swept: pd.DataFrame) -> None:
+    """Write ensembles of SSIM and single widths on real or simulated lesions of validation scans."""
     base = swept[swept["variant"] == BASE]
     values = {
         (str(kind), str(name)): part.pivot(index="case", columns="set", values="average_precision")
@@ -165,10 +168,10 @@ def write_ensembles(folder: Path, swept: pd.DataFrame) -> None:
     }
     default = values[ENSEMBLE, "default"]
     write(
-        folder / "validation_ensembles.md",
+        folder / group / "validation_ensembles.md",
         f"Average precision, {len(default)} validation subjects, at the model's own noise levels; gain over the "
         "published weights. Weights of `learnt` were learnt on the other half of the subjects.",
-        ["map", *KINDS, "all four", "gain"],
+        ["map", *kinds_of(default), "mean", "gain"],
         [
             [title(*key), *by_kind(v), cell(over_kinds(v)), difference(v, default)]
             for key, v in values.items()
@@ -180,11 +183,12 @@ def write_ensembles(folder: Path, swept: pd.DataFrame) -> None:
 
 
 def write_test(folder: Path, evaluations: Mapping[str, pd.DataFrame], simulated: Mapping[str, str]) -> None:
-    """Write a table a set, means over pathologies, and whether the goals are met."""
+    """Write a table a set, and one of all sets."""
     test = pd.concat([wide(table, split="test").assign(run=run) for run, table in evaluations.items()])
+    sets = real_first(test, simulated)
     own_score = chosen_score(evaluations["own"], simulated)
     failed = failures(evaluations["own"])
-    for dataset in dict.fromkeys(test["set"]):
+    for dataset in sets:
         part = test[test["set"] == dataset]
         caption = f"{dataset}: {part['case'].nunique()} test scans"
         lost = int(((failed["set"] == dataset) & (failed["split"] == "test")).sum())
@@ -199,38 +203,74 @@ def write_test(folder: Path, evaluations: Mapping[str, pd.DataFrame], simulated:
             for (run, score), scored in part.groupby(["run", "score"], sort=False)
         ]
         write(folder / f"test_{name}.md", f"{caption}.", ["settings", "score", *columns], rows)
-    values = {
-        (str(run), str(score)): part.pivot(index="case", columns="set", values="average_precision")
-        for (run, score), part in test[test["set"].isin(simulated)]
-        .replace({"set": dict(simulated)})
-        .groupby(["run", "score"], sort=False)
-    }
-    paper = values["paper", PAPER_SCORE]
-    rows = []
-    for (run, score), of_score in values.items():
-        mean = over_kinds(of_score)
-        rows.append([run, score, *by_kind(of_score), cell(mean), ratio(mean, over_kinds(paper))])
-    write(
-        folder / "test_means.md",
-        f"Average precision, {len(over_kinds(paper))} test subjects. Chosen on validation: {own_score}.",
-        ["settings", "score", *KINDS, "all four", "times the paper's preset"],
-        rows,
-    )
+    write_means(folder, test, own_score, simulated)
     write_intensities(folder, test, own_score, simulated)
 
 
+def write_means(folder: Path, test: pd.DataFrame, own_score: str, simulated: Mapping[str, str]) -> None:
+    """Write average precision by set, real ones first, and what is marked in healthy brains."""
+    sick = test["average_precision"].notna()
+    lesions, healthy = real_first(test[sick], simulated), real_first(test[~sick], simulated)
+    real = [name for name in lesions if name not in simulated]
+    drawn = [name for name in lesions if name in simulated]
+    above, digits = HEALTHY_COLUMNS["above healthy@0.01"]
+    values = {
+        (str(run), str(score)): part.set_index(["set", "case"])
+        for (run, score), part in test.groupby(["run", "score"], sort=False)
+    }
+    four = {
+        key: over_kinds(of_map.loc[drawn, "average_precision"].unstack("set").rename(columns=simulated))
+        for key, of_map in values.items()
+    }
+    paper = four["paper", PAPER_SCORE]
+    chance = test[sick].groupby("set")["chance"].mean()
+    write(
+        folder / "test_means.md",
+        f"Average precision on test scans, and the share of healthy brains that is marked. Chosen on validation: "
+        f"{own_score}.",
+        [
+            "settings", "score",
+            *(f"{name}, chance {chance[name]:.3f}" for name in real),
+            *(f"{name}: above healthy@0.01" for name in healthy),
+            *drawn, "all four simulated", "times the paper's preset",
+        ],
+        [
+            [
+                *key,
+                *(cell(of_map.loc[name, "average_precision"]) for name in real),
+                *(cell(of_map.loc[name, above], digits) for name in healthy),
+                *(f"{of_map.loc[name, 'average_precision'].mean():.3f}" for name in drawn),
+                cell(four[key]), ratio(four[key], paper),
+            ]
+            for key, of_map in values.items()
+        ],
+    )  # fmt: skip
+
+
 def chosen_score(own: pd.DataFrame, simulated: Mapping[str, str]) -> str:
-    """Return the score with the highest mean over pathologies on validation scans, baselines aside."""
+    """Return the score with the highest mean on validation scans, baselines aside: of real lesions if there are any."""
     val = wide(own, split="val")
-    val = val[val["set"].isin(simulated) & ~val["score"].isin(BASELINES)]
-    return str(val.groupby("score")["average_precision"].mean().idxmax())
+    val = val[val["average_precision"].notna() & ~val["score"].isin(BASELINES)]
+    real = val[~val["set"].isin(simulated)]
+    return str((val if real.empty else real).groupby("score")["average_precision"].mean().idxmax())
+
+
+def real_first(test: pd.DataFrame, simulated: Mapping[str, str]) -> list[str]:
+    """Return the sets of a table: real lesions, healthy scans, simulated lesions in their given order."""
+    sick = set(test.loc[test["average_precision"].notna(), "set"])
+    sets = list(dict.fromkeys(test["set"]))
+    return [
+        *(name for name in sets if name in sick and name not in simulated),
+        *(name for name in sets if name not in sick),
+        *(name for name in simulated if name in sets),
+    ]
 
 
 def write_intensities(folder: Path, test: pd.DataFrame, own_score: str, simulated: Mapping[str, str]) -> None:
     """Write the chosen score less every baseline of intensity, for every set, with tests."""
     own = test[(test["run"] == "own") & test["average_precision"].notna()]
     rows, p = [], []
-    for dataset in dict.fromkeys(own["set"]):
+    for dataset in real_first(own, simulated):
         values = own[own["set"] == dataset].pivot(index="case", columns="score", values="average_precision")
         for baseline in (name for name in INTENSITIES if name in values):
             pair = values[own_score], values[baseline]
@@ -247,10 +287,15 @@ def write_intensities(folder: Path, test: pd.DataFrame, own_score: str, simulate
     )
 
 
-def write_sweep(folder: Path, swept: pd.DataFrame, evaluations: Mapping[str, pd.DataFrame]) -> None:
+def write_sweep(
+    folder: Path,
+    swept: pd.DataFrame,
+    evaluations: Mapping[str, pd.DataFrame],
+    simulated: Mapping[str, str],
+) -> None:
     """Write average precision by width and ensemble, and what it says of the paper's claims."""
     base = swept[swept["variant"] == BASE]
-    sets = list(dict.fromkeys(base["set"]))
+    sets = real_first(base, simulated)
     values = {
         (str(kind), str(name)): part.pivot(index="case", columns="set", values="average_precision")
         for (kind, name), part in base.groupby(["kind", "name"], sort=False)
@@ -288,14 +333,19 @@ def write_sweep(folder: Path, swept: pd.DataFrame, evaluations: Mapping[str, pd.
 # ---- cells ---------------------------------------------------------------------------------------------------------
 
 
+def kinds_of(values: pd.DataFrame) -> list[str]:
+    """Return the columns of a table: the simulated kinds in their order, or what real lesions are called."""
+    return [kind for kind in KINDS if kind in values] or list(values)
+
+
 def over_kinds(values: pd.DataFrame) -> pd.Series:
-    """Return each subject's mean over all four kinds; subjects who lack one are left out."""
-    return values.reindex(columns=list(KINDS)).dropna().mean(axis=1)
+    """Return each subject's mean over the kinds; subjects who lack one are left out."""
+    return values[kinds_of(values)].dropna().mean(axis=1)
 
 
 def by_kind(values: pd.DataFrame) -> list[str]:
     """Return each pathology's mean."""
-    return [f"{values[kind].mean():.3f}" if kind in values else "-" for kind in KINDS]
+    return [f"{values[kind].mean():.3f}" for kind in kinds_of(values)]
 
 
 def cell(values: Iterable[float], digits: int = 3) -> str:
