@@ -18,10 +18,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 COMMAND = [sys.executable, "-c", "from brainuad.cli import main; main()"]
 AROUND = 12  # seconds that starting, loading and packing take besides a training's own, but at most
@@ -182,7 +184,6 @@ def rates(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from training import flops_of_slice
 
-    from brainuad.bench.measure import machine_rates
     from brainuad.devices import resolve_device
     from brainuad.overrides import to_experiment
 
@@ -193,16 +194,13 @@ def rates(folder: Path) -> dict[str, Any]:
     speed = float(span["step"] / span["seconds"]) if span["seconds"] > 0 else math.nan
     batch = config.datamodule.cfg.batch_size
     device = resolve_device("auto")
-    peak = machine_rates(device)[
-        "bfloat16_gflop_per_second" if device.type == "cuda" else "float32_gflop_per_second"
-    ]
     thinned = curve.iloc[:: max(1, len(curve) // CURVE_POINTS)]
     validated = curve.dropna(subset="val_loss")
     return {
         "steps": int(curve["step"].iloc[-1]),
         "steps_per_second": round(speed, 2),
         "slices_per_second": round(speed * batch, 1),
-        "share_of_matrix_rate": round(flops_of_slice(config) * batch * speed / (peak * 1e9), 4),
+        "share_of_matrix_rate": round(flops_of_slice(config) * batch * speed / matrix_rate(device), 4),
         "validation_loss": float(validated["val_loss"].iloc[-1]),
         "curve": {
             "train": thinned[["step", "seconds", "train_loss"]].to_numpy().tolist(),
@@ -211,10 +209,17 @@ def rates(folder: Path) -> dict[str, Any]:
     }
 
 
+def matrix_rate(device: torch.device) -> float:
+    """Return the operations a second of a matrix product, in the precision that training takes on a device."""
+    from brainuad.bench.measure import fastest
+
+    size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.rand(size, size, device=device).to(kind) for _ in range(2))
+    return 2 * size**3 / fastest(partial(torch.mm, left, right), 5, device)
+
+
 def machine() -> dict[str, Any]:
     """Return what computes."""
-    import torch
-
     on_cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_cuda else "processor"
     return {"device": name, "torch": torch.__version__, "processors": os.cpu_count()}
