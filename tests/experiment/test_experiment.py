@@ -194,3 +194,35 @@ def test_interrupt_is_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_folds_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["experiment=smoke", "num_folds=2"]) == 1
     assert "Folds present: 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("max_time", "resume", "complete", "longer"),
+    [
+        ("00:10:00", True, [True, True], True),
+        ("00:10:00", True, [True, False], False),  # first those that are not
+        ("00:10:00", False, [True, True], False),
+        ("", True, [True, True], False),
+    ],
+)
+def test_complete_trainings_by_the_clock_go_on_when_no_other_is_left(
+    max_time: str,
+    resume: bool,
+    complete: list[bool],
+    longer: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = ExperimentConfig(resume=resume)
+    config.trainer.max_time = max_time
+    folders = [tmp_path / f"fold{fold}" for fold in range(2)]
+    state = dict(zip(folders, complete, strict=True))
+    monkeypatch.setattr("brainuad.train.is_complete", lambda config, folder: state[folder])
+    assert experiment.trains_longer(config, folders) == longer
+
+
+def test_a_time_that_is_none_is_refused_before_anything_is_read(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment.main(["experiment=smoke", *SMALL, "trainer.max_time=8m"]) == 1
+    assert "trainer.max_time: '8m' is no time. Write HH:MM:SS, such as 00:08:30" in capsys.readouterr().err
