@@ -21,6 +21,7 @@ from brainuad.bench.stages import ENSEMBLE, MAPS, SCORING, Case
 from brainuad.cli import app
 from brainuad.detector import load_model
 from brainuad.errors import InputError
+from brainuad.models.base import Model
 from brainuad.models.noise import opensimplex_permutation, simplex_fields
 
 CPU = torch.device("cpu")
@@ -170,8 +171,8 @@ def test_threads_are_put_back() -> None:
 def test_a_model_without_noise_has_no_such_stage() -> None:
     detector = tiny_detector()
 
-    class Copy(torch.nn.Module):
-        def reconstruct(self, images: torch.Tensor, generator: object) -> torch.Tensor:
+    class Copy(Model):
+        def reconstruct(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
             return images
 
     detector.model = Copy()

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from brainuad.data.slices import TrainingVolumes
 from brainuad.models.anomalies import paint
+from brainuad.models.restoration import RestorationSettings
 from brainuad.train import fit
 from brainuad.train.module import Training
 from brainuad.train.step import WholeStep, follow
@@ -79,6 +80,8 @@ def test_a_step_is_the_same_calls_on_the_same_memory(
     """
     monkeypatch.setattr("brainuad.models.restoration.paint", partial(paint, every_family=True))
     config = tiny()
+    if name == "restoration":
+        config.model.cfg = RestorationSettings(unet_dim=16, dim_mults=(1, 1))
     config.model.cfg.name = name
     config.datamodule.cfg.aug_intensity = name != "restoration"
     module = Training(config, train_volumes, val_volumes)
