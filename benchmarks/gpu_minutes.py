@@ -33,6 +33,7 @@ GRACE = 60  # seconds for imports, loading and the last writes, after which a tr
 PART_SIZE = "15MB"
 MOST_BYTES = int(float(os.environ.get("MOST_MB", "66")) * 1e6)  # of all parts together
 CURVE_POINTS = 300
+WORK = Path(os.environ.get("WORK", "gpu_minutes_work"))
 # Adam's rate grows with the square root of the batch: that of the presets is for 16 slices (lite) and 32 (paper).
 GPU = ["trainer.precision=auto", "logger.tensorboard=false", "callbacks.picture_every_n_epochs=0"]
 LITE = ["experiment=lite", "datamodule.cfg.batch_size=256", "datamodule.cfg.lr=1.6e-3", *GPU]
@@ -108,7 +109,8 @@ def main() -> None:
         raise SystemExit(f"gpu_minutes.py: {unknown[0]!r} is unknown. Known: {', '.join([*SETS, *RECIPES])}")
     end = arguments.began + arguments.seconds
     output = Path(os.environ.get("OUT", "gpu_minutes"))
-    output.mkdir(parents=True, exist_ok=True)
+    for folder in (output, WORK):
+        folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"machine": machine(), "trainings": []}
     for number, name in enumerate(names):
         around = min(AROUND, AROUND_SHARE * arguments.seconds)
@@ -138,7 +140,7 @@ def trained(name: str, seconds: int, output: Path) -> dict[str, Any]:
     """Train and pack one model; return what there is to say about it."""
     recipe = RECIPES[name]
     variable, default = recipe.data
-    data, runs = os.environ.get(variable, default), output / "runs"
+    data, runs = os.environ.get(variable, default), WORK / "runs"
     clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
     settings = [
         *recipe.settings,
@@ -148,7 +150,7 @@ def trained(name: str, seconds: int, output: Path) -> dict[str, Any]:
         f"trainer.max_time={clock}",
     ]
     print(f"{name}: {seconds} s", flush=True)
-    with (output / f"{name}.log").open("w") as log:
+    with (WORK / f"{name}.log").open("w") as log:
         process = subprocess.Popen([*COMMAND, "train", *settings], stdout=log, stderr=subprocess.STDOUT)
         try:
             process.wait(timeout=seconds + GRACE)
@@ -160,7 +162,7 @@ def trained(name: str, seconds: int, output: Path) -> dict[str, Any]:
                 process.kill()
     folders = sorted((runs / name).glob("*/*/*/fold0"))
     if not folders or not (folders[-1] / "model" / "model.safetensors").exists():
-        return {"status": "failed", "message": (output / f"{name}.log").read_text()[-2000:]}
+        return {"status": "failed", "message": (WORK / f"{name}.log").read_text()[-2000:]}
     found = rates(folders[-1])
     parts = output / "parts" / name
     shutil.rmtree(parts, ignore_errors=True)

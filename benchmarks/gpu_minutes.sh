@@ -7,16 +7,19 @@
 # RECIPES in gpu_minutes.py. The environment says where things are:
 #     T1, T2     what `brainuad pack DATA -o FILE experiment=lite datamodule.cfg.mode=t1` (t2) wrote [train_t1.npz, train_t2.npz]
 #     WHEELS     folder of wheels that the machine lacks, installed before the clock of the first training starts [none]
-#     OUT        where models, curves and rates are written, each as soon as it is there [gpu_minutes]
+#     OUT        where packed models and record.json are written, each as soon as it is there; nothing else [gpu_minutes]
+#     WORK       where runs, logs and wheels go, which need not be brought back [gpu_minutes_work]
 #     PYTHON     which Python [python3]
 set -euo pipefail
 began=$(date +%s)
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
-export OUT=${OUT:-gpu_minutes}
+export OUT=${OUT:-gpu_minutes} WORK=${WORK:-gpu_minutes_work}
 if [ -n "${WHEELS:-}" ]; then
-  "$python" -m pip install -q --no-index --no-deps --target "$OUT/site" "$WHEELS"/*.whl
-  export PYTHONPATH="$PWD/$OUT/site${PYTHONPATH:+:$PYTHONPATH}"
+  mkdir -p "$WORK"
+  site=$(cd "$WORK" && pwd)/site
+  "$python" -m pip install -q --no-index --no-deps --target "$site" "$WHEELS"/*.whl
+  export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" "$root/benchmarks/gpu_minutes.py" --began "$began" "${@:-570}"

@@ -41,7 +41,7 @@ def test_time_is_shared_by_what_is_left(script: ModuleType) -> None:
 
 def typed(folder: Path, *words: str, data: str) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does."""
-    places = {"T1": data, "OUT": str(folder / "out"), "PYTHON": sys.executable}
+    places = {"T1": data, "OUT": str(folder / "out"), "WORK": str(folder / "work"), "PYTHON": sys.executable}
     script = str(BENCHMARKS / "gpu_minutes.sh")
     return subprocess.run(
         [script, *words], env={**os.environ, **places}, capture_output=True, text=True, check=False
@@ -61,6 +61,8 @@ def test_two_tiny_models_in_half_a_minute(here: Path) -> None:
     assert first["steps"] > 0
     assert 0 < first["share_of_matrix_rate"] < 1
     assert [point[0] for point in first["curve"]["validation"]][-1] == first["steps"]
+    found = {path.relative_to(here / "out").parts[0] for path in (here / "out").rglob("*")}
+    assert found == {"parts", "record.json"}  # what is to be brought back, and nothing else
     run("models", "unpack", here / "out" / "parts" / "smoke", "-o", "model")
     assert Detector.load(here / "model").provenance["step"] <= first["steps"]
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from brainuad.config import ModelConfig
 from brainuad.models.diffusion import DiffusionModel
-from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
 WIDTHS = (32, 64, 128, 256)  # of the encoder's levels, each with half the resolution of the one before
@@ -30,9 +29,8 @@ class ConditionedDiffusionModel(DiffusionModel):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
         width = 4 * config.unet_dim
-        self.unet = UNet(config, condition=width)
+        super().__init__(config, condition=width)
         self.encoder = encoder(width)
         self.project = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 

@@ -19,7 +19,7 @@ from brainuad.models.noise import (
     simplex_noise,
 )
 from brainuad.models.release import load_reference_state_dict
-from brainuad.models.unet import build_unet
+from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
@@ -47,6 +47,7 @@ class DiffusionModel(Model):
 
     Args:
         config: Network, noise and reconstruction settings.
+        condition: Numbers that ``condition`` gives for each slice; 0 where it gives none.
 
     Attributes:
         config: The settings.
@@ -62,11 +63,11 @@ class DiffusionModel(Model):
     noise_scale: Tensor
     whole_volumes = True
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, condition: int = 0) -> None:
         super().__init__()
         _check(config)
         self.config = config
-        self.unet = build_unet(config)
+        self.unet = UNet(config, condition=condition)
         alpha_bars = torch.cumprod(1 - cosine_betas(config.timesteps), dim=0)
         self.register_buffer("signal_scale", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise_scale", (1 - alpha_bars).sqrt().float(), persistent=False)

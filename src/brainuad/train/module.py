@@ -111,20 +111,16 @@ class Training(LightningModule):
         self.val_volumes = self.val_volumes.to(self.device)
 
     def on_train_start(self) -> None:
-        """Prepare to take whole steps, where that can be."""
+        """Have every step taken as a whole, where that can be."""
         if self._records:
-            self.take_whole_steps(torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32)
-
-    def take_whole_steps(self, precision: torch.dtype = torch.float32) -> None:
-        """From now on take every step by ``WholeStep``."""
-        self.whole_step = WholeStep(
-            self.model,
-            self.average,
-            self.trainer.optimizers[0],
-            self.train_volumes,
-            precision=precision,
-            largest_norm=self.config.trainer.gradient_clip_val,
-        )
+            self.whole_step = WholeStep(
+                self.model,
+                self.average,
+                self.trainer.optimizers[0],
+                self.train_volumes,
+                precision=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
+                largest_norm=self.config.trainer.gradient_clip_val,
+            )
 
     @property
     def _records(self) -> bool:
