@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.masks import mask_for
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
-_LAYOUT = 2  # of the summaries; raise when they change
+_LAYOUT = 3  # of the summaries; raise when they change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
 
@@ -48,7 +48,7 @@ class Calibrated:
         calibration: The figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
-        score: The model's default score.
+        score: The calibrated model's default score.
     """
 
     calibration: Calibration
@@ -132,7 +132,7 @@ def calibrate(
     else:
         health.save(folder / HEALTH)
     write_json(folder / CALIBRATION, calibration.to_dict())
-    return Calibrated(calibration, folder, ordered, detector.default_score)
+    return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
 
 
 @contextmanager

@@ -101,6 +101,8 @@ class DataConfig:
         affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
             affine on the fixed atlas grid.
         smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
+        bias_levels: Of the bias correction of a raw scan, see :func:`brainuad.data.extract.correct_bias`: 4 as
+            published, which takes large lesions for bias; 1 leaves them. Prepared scans are corrected already.
         aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
         batch_size: Slices a step, each of another volume. If there are fewer volumes, an epoch is one step.
         num_workers: Processes that prepare volumes.
@@ -117,6 +119,7 @@ class DataConfig:
     rescaleFactor: float = 2.0
     affine: str = "ignored"
     smoothing_iterations: int = 3
+    bias_levels: int = 4
     aug_intensity: bool = True
     batch_size: int = 32
     num_workers: int = 2

@@ -88,7 +88,9 @@ def test_median_of_some_voxels_equals_scipys_with_a_footprint(values, size_and_s
     footprint[::step, ::step, ::step] = True
     expected = ndimage.median_filter(values, footprint=footprint, mode="reflect")
     np.testing.assert_array_equal(median_filter(values, size, step).numpy(), expected)
-    np.testing.assert_array_equal(_median_on_device(torch.from_numpy(values), size // 2, step).numpy(), expected)
+    np.testing.assert_array_equal(
+        _median_on_device(torch.from_numpy(values), size // 2, step).numpy(), expected
+    )
 
 
 @pytest.mark.parametrize(("size", "step"), [(4, 1), (0, 1), (5, 0), (9, 3)])

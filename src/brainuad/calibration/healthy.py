@@ -13,9 +13,11 @@ from brainuad.calibration.figures import Calibration
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP
+from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
+from brainuad.scoring.rarity import RARITY
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
+KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY)]))  # maps of a scan, where the model makes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +83,7 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` that the model makes at least;
-                ``image`` is added.
+            raw: Maps before post-processing, those of ``KEPT`` that the model makes at least; ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -91,9 +92,9 @@ class HealthyScan:
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
         known = {**raw, IMAGE: image}
-        carried = {name: known[name] for name in CARRIED if name in known}
+        kept = {name: known[name] for name in KEPT if name in known}
         look = look_at(image, mask, brain_ml, alignment)
-        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask))
+        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""

@@ -14,6 +14,7 @@ from scipy import ndimage
 from brainuad.data.registration import itk_fault, one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
+PUBLISHED_BIAS_LEVELS = 4
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
 _FOUND_BY = {
@@ -151,16 +152,23 @@ def on_same_grid(label: Volume, image: Volume) -> bool:
 
 
 def correct_bias(
-    volume: Volume, mask: np.ndarray, *, working_spacing: float = 6.0, iterations: int = 100
+    volume: Volume,
+    mask: np.ndarray,
+    levels: int = PUBLISHED_BIAS_LEVELS,
+    *,
+    working_spacing: float = 6.0,
+    iterations: int = 100,
 ) -> np.ndarray:
     """Divide out the smooth multiplicative bias field inside the brain (N4, Tustison et al. 2010).
 
-    Four levels, tolerance 5e-4, as published. The field is smooth, so it is estimated on a grid of about
-    ``working_spacing`` mm and evaluated on the scan's own.
+    The field is smooth, so it is estimated on a grid of about ``working_spacing`` mm and evaluated on the scan's own.
 
     Args:
         volume: Brain-extracted scan with positive intensities in the brain.
         mask: ``(X, Y, Z)`` bool brain mask.
+        levels: Each halves the distance between the knots of the field, which begins as one cubic piece over the whole
+            brain. With the four that were published it is some 2 cm, and a large lesion is taken for bias and
+            flattened; with one it stays.
         working_spacing: Grid of the estimate in mm.
         iterations: Most iterations a level.
 
@@ -176,7 +184,7 @@ def correct_bias(
     inside = sitk.Cast(to_sitk(volume.with_array(positive)) > 0.5, sitk.sitkUInt8)
     shrink = [max(1, round(working_spacing / spacing)) for spacing in volume.spacing]
     correction = sitk.N4BiasFieldCorrectionImageFilter()
-    correction.SetMaximumNumberOfIterations([iterations] * 4)
+    correction.SetMaximumNumberOfIterations([iterations] * levels)
     correction.SetConvergenceThreshold(5e-4)
     try:
         with one_itk_thread():

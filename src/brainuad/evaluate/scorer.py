@@ -18,8 +18,8 @@ from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.evaluate.cache import Reconstructor
 from brainuad.evaluate.loader import Loader
-from brainuad.scoring import postprocess as clean
 from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
+from brainuad.scoring.rarity import cleaned
 
 MIN_OTHERS = 2  # scans of other people, for a mean and a deviation
 # what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
@@ -114,7 +114,7 @@ class Scorer:
                 if self.detector.health is None:
                     raise ValueError(f"{name} needs healthy scans to compare with")
                 final = self.detector.health.score(name, final, mask)
-            found[name] = (clean(final, compared.mask) if self.postprocess else final).cpu().numpy()
+            found[name] = (cleaned(name, final, compared.mask) if self.postprocess else final).cpu().numpy()
         reconstruction = None if compared.reconstruction is None else compared.reconstruction.numpy()
         return ScoredCase(compared.prepared, reconstruction, found)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.data.atlas import AtlasBrain
-from brainuad.data.extract import Brain, extracted_brain, find_brain, on_same_grid
+from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.hdbet import PROGRAM, hdbet_mask
 from brainuad.data.raw import RawScan
@@ -39,11 +39,14 @@ class Preparation:
         seed: Seeds the registration's sampling.
         extractor: What finds the brain in a scan with skull and without mask: "deepbet", for T1, or "hd-bet", which is
             the published protocol's and has to be installed.
+        bias_levels: Of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 is the published
+            protocol, 1 what the ``lite`` models do.
     """
 
     spacing: float = 1.0
     seed: int = 0
     extractor: str = "deepbet"
+    bias_levels: int = PUBLISHED_BIAS_LEVELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +196,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
         if not np.isfinite(aligned):
             raise ValueError("could not be registered to the atlas (nothing of it lies there)")
         volumes: dict[str, tuple[Volume, type[np.generic]]] = {
-            leading: (located.correct(resampled), np.float32)
+            leading: (located.correct(resampled, settings.bias_levels), np.float32)
         }
 
     transforms = {leading: transform}
@@ -209,7 +212,8 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
                 notes.append(f"{modality} shows only {shown:.0%} of the brain")
             transforms[modality] = moved @ transform
             there = replace(located, atlas_to_scan=transforms[modality])
-            volumes[modality] = located.correct(there.resample(extracted)), np.float32
+            corrected = located.correct(there.resample(extracted), settings.bias_levels)
+            volumes[modality] = corrected, np.float32
 
     volumes["mask"] = located.cut(located.mask), np.uint8
     if given is not None and _is_parcellation(given):

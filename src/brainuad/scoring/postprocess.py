@@ -106,11 +106,15 @@ def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
     """
     size = 2 * half + 1
     padded = np.pad(array, half, mode="symmetric")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))[..., ::step, ::step, ::step]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))[
+        ..., ::step, ::step, ::step
+    ]
     taken = int(np.prod(windows.shape[3:]))
     result = np.zeros(array.shape, array.dtype)
     counted = np.uint8 if taken < 256 else np.int64
-    positive, negative = (_window_sums(signs.astype(counted), size, step) for signs in (padded > 0, padded < 0))
+    positive, negative = (
+        _window_sums(signs.astype(counted), size, step) for signs in (padded > 0, padded < 0)
+    )
     nonzero = (positive > taken // 2) | (negative > taken // 2)
     for plane, neighbourhoods, wanted in zip(result, windows, nonzero, strict=True):
         rows = neighbourhoods[wanted].reshape(-1, taken)
@@ -120,7 +124,7 @@ def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
 
 
 def _window_sums(values: Volume, size: int, step: int) -> Volume:
-    """Return the sum of (X, Y, Z) over every cube of ``size`` voxels that fits in, of which every ``step``-th counts."""
+    """Return the sum of (X, Y, Z) over every cube of ``size`` voxels that fits in; every ``step``-th counts."""
     for axis in range(3):
         starts = values.shape[axis] - size + 1
         index: list[slice] = [slice(None)] * 3
