@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
+from exact import false_positive_threshold
 from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
@@ -18,7 +19,7 @@ from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluation import false_positive_thresholds, scan_score
+from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
 from brainuad.scan import ScanMaps, map_scan
 from brainuad.scan.healthy import against_healthy
@@ -121,7 +122,9 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
         masks.append(loaded.mask)
     assert calibration.voxels == sum(mask.sum() for mask in masks)
     for score in ("l1", SCORE):
-        for fraction, threshold in false_positive_thresholds([found[score] for found in maps], masks).items():
+        brains = [found[score][mask] for found, mask in zip(maps, masks, strict=True)]
+        for fraction in FALSE_POSITIVE_FRACTIONS:
+            threshold = false_positive_threshold(brains, fraction)
             assert calibration.threshold(score, fraction) == pytest.approx(threshold, rel=0.01)
 
 

@@ -19,10 +19,10 @@ from brainuad.config import DataConfig, ModelSettings
 from brainuad.data.slices import slabs_of
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluate.cache import Reconstructor
 from brainuad.models.base import Inference, Model
 from brainuad.models.restoration import RestorationModel, RestorationSettings
 from brainuad.registry import MODELS
+from brainuad.study import Reconstructor
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 PLUGIN = Path(__file__).parent / "plugin" / "extra_models.py"

@@ -327,7 +327,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
     """
     from brainuad.detector import load_model
-    from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
+    from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")

@@ -15,7 +15,7 @@ from tiny import FILES, tiny_detector
 from brainuad.calibration import Looks, look_at
 from brainuad.calibration.looks import LEVELS
 from brainuad.data.cohort import manifest_cases
-from brainuad.data.loading import place
+from brainuad.data.loading import load_case
 
 Image = tuple[np.ndarray, np.ndarray]
 
@@ -24,7 +24,8 @@ def placed(dataset: str) -> list[Image]:
     """Scans of the demo on the grid of the tiny model, and their masks."""
     cases = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.csv")))
     config = tiny_detector().data_config
-    return [place(case, config)[:2] for case in cases if case.dataset == dataset]
+    loaded = [load_case(case, config) for case in cases if case.dataset == dataset]
+    return [(case.image, case.mask) for case in loaded]
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from paper_layout import FILES, split_row
+from paper_layout import FILES, split_row, write_split
 
 from brainuad.data.check import Problem, check_case, check_data_dir, check_files
 from brainuad.data.cohort import Case, paper_cases
-from brainuad.data.tables import write_split
 
 PaperTree = Callable[..., Path]
 

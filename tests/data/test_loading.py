@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place, place_volumes, reduce
+from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place_volumes, reduce
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -29,6 +29,12 @@ DEMO_CASE = Case(
     "IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None
 )
 ATLAS_GRID = DataConfig(imageDim=(160, 192, 144), rescaleFactor=2.0, affine="used", smoothing_iterations=0)
+
+
+def place(case, config):
+    """Image, mask, lesion and affine of a case on the model's grid."""
+    loaded = load_case(case, config)
+    return loaded.image, loaded.mask, loaded.lesion, loaded.affine
 
 
 @given(have=st.tuples(*[st.integers(2, 15)] * 3), want=st.tuples(*[st.integers(2, 15)] * 3))

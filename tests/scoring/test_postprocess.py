@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from brainuad.scoring import drop_small, erode_brain, large_components, median_filter, postprocess
-from brainuad.scoring.postprocess import _drop_small_on_device, _median_on_device
+from brainuad.scoring.postprocess import _median_on_device
 
 METRICS = json.loads(
     (Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.json").read_text(encoding="utf-8")
@@ -178,22 +178,6 @@ def test_size_counts_enclosed_holes_but_does_not_fill_them():
     binary = np.pad(shell, 2)
     assert drop_small(binary, 27).sum() == 26
     assert drop_small(binary, 28).sum() == 0
-
-
-@settings(max_examples=200, deadline=None)
-@given(binary=binaries, min_voxels=st.integers(0, 26))
-def test_component_filter_of_a_device_is_that_of_the_processor(binary, min_voxels):
-    expected = drop_small(binary, min_voxels)
-    assert torch.equal(_drop_small_on_device(torch.from_numpy(binary), min_voxels), expected)
-
-
-@pytest.mark.parametrize("share", [0.04, 0.06, 0.1])
-def test_component_filter_of_a_device_on_sparse_maps(share):
-    """Components of all sizes, winding ones among them."""
-    binary = np.random.default_rng(0).random((40, 40, 40)) < share
-    kept = _drop_small_on_device(torch.from_numpy(binary), 8)
-    assert torch.equal(kept, drop_small(binary))
-    assert 0 < kept.sum() < binary.sum()
 
 
 @pytest.mark.gpu

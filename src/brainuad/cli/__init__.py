@@ -11,7 +11,6 @@ import sys
 import typer
 
 from brainuad.cli import (  # noqa: F401  (each registers its command)
-    bench,
     calibrate,
     check,
     compare,

@@ -17,7 +17,6 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from brainuad.cache import Cache
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import ATLAS_CENTRE, BrainFrame
@@ -25,7 +24,7 @@ from brainuad.data.intensity import curvature_flow, scale_to_percentiles
 from brainuad.data.sampling import sample_axes
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
-from brainuad.files import sha256
+from brainuad.files import Cache, sha256
 
 _LOADER_VERSION = (
     4  # raise when the same settings give other numbers, so that old cache entries are not taken
@@ -195,19 +194,6 @@ def _read_entry(handle: BinaryIO) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Bring a case onto the model's grid, without the cache.
-
-    With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
-    zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
-    ``affine="used"`` the scan is placed on the atlas grid of the same size and spacing first, and scaled there.
-
-    Returns:
-        image, mask, lesion or None, and the affine from grid indices to the scan's mm.
-    """
-    return _placed(case, _read_files(case, config), config)
-
-
 def _read_files(case: Case, config: DataConfig) -> _Volumes:
     image, mask = Volume.load(case.image), Volume.load(case.mask)
     lesion = Volume.load(case.lesion) if case.lesion is not None else None
@@ -244,7 +230,14 @@ def _grid_fault(label: Volume, image: Volume, config: DataConfig) -> str:
 def place_volumes(
     image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Do the work of :func:`place` for volumes of one grid.
+    """Bring volumes of one grid onto the model's.
+
+    With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
+    zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
+    ``affine="used"`` the scan is placed on the atlas grid of the same size and spacing first, and scaled there.
+
+    Returns:
+        image, mask, lesion or None, and the affine from grid indices to the scan's mm.
 
     Raises:
         ValueError: The image is constant in the brain, the brain is not on the grid, or, with ``affine="used"``, the

@@ -1,4 +1,4 @@
-"""Reading and writing the CSV files that list scans."""
+"""Reading the CSV files that list scans."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from brainuad.errors import InputError
-from brainuad.files import write_text
 
 SPLIT_COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
 MISSING_TEXT = ("", "nan", "none", "na")
@@ -82,18 +81,3 @@ def parse_age(text: str) -> float | None:
     except ValueError:
         return None
     return age if math.isfinite(age) else None
-
-
-def write_split(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a split file of the paper's layout, all or nothing.
-
-    Args:
-        path: The CSV file, say ``DATA_DIR/Data/splits/IXI_test.csv``.
-        rows: Values by ``SPLIT_COLUMNS``; None or an absent one is written empty. Paths begin with /Train or
-            /Test.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, SPLIT_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

@@ -1,9 +1,8 @@
 """Cleaning of anomaly maps: erosion of the brain's rim, median filter, removal of small components.
 
 The order and the settings are those of Behrendt et al., ISBI 2024: erode, median, threshold, drop small
-components. The functions take tensors or arrays and return tensors on the device of what they were given. What is
-on CUDA stays there; elsewhere the median is NumPy's and the components are cc3d's, which are faster on a processor.
-Results are equal to the bit.
+components. The functions take tensors or arrays and return tensors on the device of what they were given. The
+median is PyTorch's on CUDA and NumPy's, which is faster on a processor, elsewhere, equal to the bit.
 """
 
 from __future__ import annotations
@@ -153,8 +152,6 @@ def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
     Raises:
         ValueError: The map is not (X, Y, Z).
     """
-    if isinstance(binary, Tensor) and binary.is_cuda and binary.ndim == 3 and min_voxels <= ENCLOSING:
-        return _drop_small_on_device(binary.bool(), min_voxels)
     device = binary.device if isinstance(binary, Tensor) else "cpu"
     labels, _ = large_components(as_mask(binary, "binary"), min_voxels)
     return torch.from_numpy(labels > 0).to(device)
@@ -190,31 +187,6 @@ def _filled_voxels(places: np.ndarray) -> int:
     component = np.zeros(places.max(axis=0) + 1, dtype=bool)
     component[tuple(places.T)] = True
     return int(ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum())
-
-
-def _drop_small_on_device(foreground: Tensor, min_voxels: int) -> Tensor:
-    """Return (X, Y, Z) bool without components of fewer voxels, by a fixed number of steps of PyTorch.
-
-    Every voxel has a number, and takes the highest among its neighbours again and again. ``min_voxels - 2`` times
-    are enough to number a component of ``min_voxels - 1`` voxels throughout. So a component is small if its voxels
-    have one number and are few; where numbers meet, it is large.
-    """
-    dtype = torch.float32 if foreground.numel() < 2**24 else torch.float64  # numbers have to be exact
-    numbers = torch.arange(1, foreground.numel() + 1, dtype=dtype, device=foreground.device)
-    numbers = numbers.reshape(foreground.shape) * foreground
-    for _ in range(min_voxels - 2):
-        numbers = _highest_neighbour(numbers) * foreground
-    lowest = -_highest_neighbour(torch.where(foreground, -numbers, -torch.inf))
-    meets = foreground & ((_highest_neighbour(numbers) != numbers) | (lowest != numbers))
-    place = numbers.flatten().long()
-    count = torch.zeros(foreground.numel() + 1, dtype=torch.int32, device=foreground.device)
-    sizes = count.scatter_add(0, place, torch.ones_like(place, dtype=torch.int32))
-    meetings = count.scatter_add(0, place, meets.flatten().int())
-    return foreground & ((sizes >= min_voxels) | (meetings > 0))[place].reshape(foreground.shape)
-
-
-def _highest_neighbour(values: Tensor) -> Tensor:
-    return F.max_pool3d(values[None, None], 3, stride=1, padding=1)[0, 0]
 
 
 def postprocess(map: Any, mask: Any, size: int = 5, step: int = 1) -> Tensor:
