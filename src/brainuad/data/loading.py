@@ -21,14 +21,15 @@ from brainuad.cache import Cache
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import ATLAS_CENTRE, BrainFrame
-from brainuad.data.intensity import curvature_flow, scale_to_percentiles
+from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentiles
 from brainuad.data.sampling import sample_axes
+from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256
 
 _LOADER_VERSION = (
-    4  # raise when the same settings give other numbers, so that old cache entries are not taken
+    5  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 MAX_OFF_CENTRE_MM = 60.0  # scans in atlas space lie nearer than this
 _MAX_CACHE_BYTES = 20_000_000_000
@@ -152,7 +153,7 @@ def load_native(case: Case, config: DataConfig) -> NativeCase:
 
 def _native(volumes: _Volumes) -> NativeCase:
     image, mask, lesion = volumes
-    return NativeCase(image, mask.array > 0.5, None if lesion is None else lesion.array > 0.5)
+    return NativeCase(image, mask.inside, None if lesion is None else lesion.inside)
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -215,7 +216,9 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
         fault = _grid_fault(label, image, config) if label is not None else ""
         if fault:
             raise InputError(path or "", fault, "Resample it onto the image's grid")
-    if not (mask.array > 0.5).any():
+    if lesion is not None and (fault := truth_fault(lesion)):
+        raise InputError(case.lesion or "", fault, "Give the outline of the lesions")
+    if not mask.inside.any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
     return image, mask, lesion
 
@@ -247,9 +250,10 @@ def place_volumes(
     """Do the work of :func:`place` for volumes of one grid.
 
     Raises:
-        ValueError: The image is constant in the brain, the brain is not on the grid, or, with ``affine="used"``, the
-            scan is not in atlas space.
+        ValueError: The image is constant in the brain or looks standardised, the brain is not on the grid, or, with
+            ``affine="used"``, the scan is not in atlas space.
     """
+    image = image.with_array(on_zero(image.array))
     use_grid = _used_grid if config.affine == "used" else _ignored_grid
     return use_grid(image, mask, lesion, config)
 
@@ -280,7 +284,7 @@ def _used_grid(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
     frame = BrainFrame((x, y, z), config.rescaleFactor)
-    brain = mask.array > 0.5
+    brain = mask.inside
     off = off_centre(brain, mask.affine)
     if off > MAX_OFF_CENTRE_MM:
         raise ValueError(
