@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +84,54 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 def write_text(target: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing."""
+    """Write ``text`` as UTF-8, all or nothing; what UTF-8 cannot hold, as odd file names do, is escaped."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(target: str | Path) -> Iterator[None]:
+    """Let no other process bring a file up to date meanwhile, by a lock on a hidden file beside it.
+
+    Where the file system has no locks, as some network ones, nobody is kept waiting.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    target = Path(target)
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise InputError(
+            target, f"cannot be written ({error.strerror})", "Choose another output folder"
+        ) from error
+    with handle:
+        with suppress(OSError):
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield
+
+
+def csv_reader(path: str | Path) -> csv.DictReader[str]:
+    """Read a CSV file, whichever program saved it: UTF-8 or UTF-16, columns by commas, semicolons or tabs.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no text.
+    """
+    raw = Path(path).read_bytes()
+    wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = raw.decode("utf-16" if wide else "utf-8-sig")
+    first = text.partition("\n")[0]
+    return csv.DictReader(
+        io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count)
+    )
 
 
 def sha256(path: str | Path) -> str:
