@@ -51,9 +51,9 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     darkest, brightest = (float(value) for value in np.percentile(array[::2, ::2, ::2], (0.5, 99.5)))
     low, level, high = (float(value) for value in np.percentile(faces, (25, 50, 75)))
     span = max(brightest, level) - min(darkest, level)
-    if (
-        high - low > _EVEN * span
-    ):  # tissue reaches the faces: if anything, the background is the darkest there is
+    if not span:  # one value
+        return array
+    if high - low > _EVEN * span:  # tissue reaches the faces: the background is below zero, or not seen
         level = min(darkest, 0.0)
     if _ZERO[0] * span <= level <= _ZERO[1] * span:
         level = 0.0
