@@ -32,7 +32,7 @@ from brainuad.runs import find_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
-from brainuad.scan.masks import mask_for
+from brainuad.scan.masks import BRAIN, mask_for
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
 _LAYOUT = 3  # of the summaries; raise when they change
@@ -249,7 +249,7 @@ class _Work:
 
     def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
         """Return what a raw scan's summary depends on, and how to make it."""
-        mask = None if self.masks is None else mask_for(scan.source, self.masks, words=("brain", "mask"))
+        mask = None if self.masks is None else mask_for(scan.source, self.masks, BRAIN)
         if mask is None and self.masks is not None:
             remedy = "Name masks after their scans, or leave out the masks"
             raise InputError(self.masks, f"holds no brain mask for {scan.source.name}", remedy)

@@ -220,8 +220,9 @@ class ExperimentConfig:
 
     Attributes:
         seed: Seeds everything; the paper's is 3141.
-        start_fold: First fold.
-        num_folds: Folds to run, from ``start_fold``.
+        start_fold: First fold to run, as in the release.
+        num_folds: The folds end before this one, as in the release: 5 runs all of them.
+        fold: The one fold to run, in place of ``start_fold`` and ``num_folds``; None for those.
         onlyEval: Skip training and evaluate ``load_checkpoint``.
         load_checkpoint: Folder of a trained model or of an earlier run.
         initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty means anew.
@@ -241,7 +242,8 @@ class ExperimentConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 3141
     start_fold: int = 0
-    num_folds: int = 5
+    num_folds: int = 1
+    fold: int | None = None
     onlyEval: bool = False
     load_checkpoint: str = ""
     initial_weights: str = ""
@@ -251,6 +253,12 @@ class ExperimentConfig:
     data_dir: str = MISSING
     log_dir: str = MISSING
     name: str = "ddpm"
+
+    def folds(self) -> range:
+        """Return the folds to run."""
+        if self.fold is not None:
+            return range(self.fold, self.fold + 1)
+        return range(self.start_fold, self.num_folds)
 
 
 # settings that may differ between the two halves of a resumed run, because its steps do not depend on them; besides
@@ -262,6 +270,7 @@ FREE_ON_RESUME = (
     "name",
     "start_fold",
     "num_folds",
+    "fold",
     "onlyEval",
     "load_checkpoint",
     "allow_leaks",

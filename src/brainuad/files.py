@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import codecs
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -13,9 +15,11 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+from filelock import FileLock
 
 from brainuad.errors import InputError
 
@@ -91,14 +95,55 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 def write_text(target: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing."""
+    """Write ``text`` as UTF-8, all or nothing; what UTF-8 cannot hold, as odd file names do, is escaped."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(target: str | Path) -> Iterator[None]:
+    """Let no other process bring a file up to date meanwhile, by a lock on a hidden file beside it.
+
+    Where the file system has no locks, as some network ones, nobody is kept waiting.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    target = Path(target)
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise InputError(
+            target, f"cannot be written ({error.strerror})", "Choose another output folder"
+        ) from error
+    handle.close()
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            held.enter_context(FileLock(lock))
+        yield
+
+
+def csv_reader(path: str | Path) -> csv.DictReader[str]:
+    """Read a CSV file, whichever program saved it: UTF-8 or UTF-16, columns by commas, semicolons or tabs.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no text.
+    """
+    raw = Path(path).read_bytes()
+    wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = raw.decode("utf-16" if wide else "utf-8-sig")
+    first = text.partition("\n")[0]
+    return csv.DictReader(
+        io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count)
+    )
 
 
 def sha256(path: str | Path) -> str:
@@ -141,7 +186,7 @@ class Cache:
                 value = read(handle)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
-        with contextlib.suppress(OSError):  # of a cache that may only be read
+        with suppress(OSError):  # of a cache that may only be read
             os.utime(path)
         return value
 
@@ -167,9 +212,9 @@ class Cache:
             self._left -= needed
             return
         entries = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             for item in os.scandir(self.folder):
-                with contextlib.suppress(FileNotFoundError):  # another process may do the same
+                with suppress(FileNotFoundError):  # another process may do the same
                     if ENTRY.fullmatch(item.name):
                         entries.append((item.stat().st_mtime, item.stat().st_size, item.path))
         size = needed + sum(entry[1] for entry in entries)

@@ -45,6 +45,20 @@ def test_crop_or_pad_equals_torchio(have, want):
     np.testing.assert_array_equal(crop_or_pad(array, want), theirs)
 
 
+@pytest.mark.parametrize("affine", ["used", "ignored"])
+def test_a_scan_from_minus_one_to_one_is_the_same_scan(affine):
+    config = replace(ATLAS_GRID, affine=affine)
+    image, mask = Volume.load(DEMO_CASE.image), Volume.load(DEMO_CASE.mask)
+    shifted = image.with_array(2 * image.array / image.array.max() - 1)
+    expected, found = (place_volumes(one, mask, None, config)[0] for one in (image, shifted))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_brain_is_no_lesion():
+    with pytest.raises(InputError, match=r"mask_4mm\.nii\.gz: marks \d+ mL, most of a brain"):
+        place(replace(CASE, lesion=CASE.mask), SMALL)
+
+
 @pytest.mark.parametrize("shape", [(20, 24, 16), (18, 30, 22)])
 def test_reduce_equals_torchio(shape):
     array = np.random.default_rng(0).random(shape).astype(np.float32)

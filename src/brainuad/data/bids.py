@@ -41,7 +41,13 @@ _INHERITED = {
 }
 # contrast agent, parts of complex images, and what is derived already
 _LEFT_OUT = re.compile(r"_(ce|part|desc|space|label)-")
-_IGNORED = ("*.png", "*.html", "scores.csv", "run.json")  # ours that the specification does not know
+_IGNORED = (
+    "*.png",
+    "*.html",
+    "scores.csv",
+    "run.json",
+    "failed",
+)  # ours that the specification does not know
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def _check_known(root: Path, option: str, wanted: set[str], present: set[str]) -
 def _description(folder: Path) -> dict[str, Any]:
     """Return a data set's description; {} if it cannot be understood, for nothing depends on it but its kind."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s: cannot be read (%s)", folder / DESCRIPTION, error)
         return {}

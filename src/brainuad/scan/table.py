@@ -1,0 +1,119 @@
+"""``scores.csv`` of a folder of scored scans: made of their sidecars, whatever became of the table in between."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from brainuad._version import __version__
+from brainuad.data.inputs import Scan, output_paths
+from brainuad.errors import InputError
+from brainuad.files import csv_reader, locked, write_json, write_text
+from brainuad.report.records import sidecar_paths
+from brainuad.scan.identity import may_replace, series_hash
+
+Row = dict[str, Any]
+SCORES_CSV = "scores.csv"
+COLUMNS = (
+    "name", "status", "score", "percentile", "findings", "lesion_ml", "brain_ml", "alignment", "seconds", "warnings",
+    "message",
+)  # fmt: skip
+_FAILED = "failed"  # folder of the sidecars of scans that failed; elsewhere BIDS wants an image beside each
+
+
+def row_of(record: dict[str, Any]) -> Row:
+    """Return the row of a scan by what its sidecar holds.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError: It is no sidecar, or damaged.
+    """
+    row: Row = dict.fromkeys(COLUMNS, "") | {"name": record["name"], "status": record["status"]}
+    if record["status"] != "done":
+        return row | {"seconds": record["seconds"], "message": record["message"]}
+    percentile = record["score"]["percentile"]
+    return row | {
+        "score": round(record["score"]["value"], 5),
+        "percentile": "" if percentile is None else round(percentile, 1),
+        "findings": len(record["findings"]),
+        "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
+        "brain_ml": round(record["brain"]["ml"], 1),
+        "alignment": record["alignment"],
+        "seconds": round(sum(record["seconds"].values()), 1),
+        "warnings": "; ".join(record["warnings"]),
+    }
+
+
+def record_failure(scan: Scan, output: Path, message: str, seconds: float) -> Row:
+    """Write down that a scan failed, remove its results of before, and return its row.
+
+    Results of another scan under its name stay. A folder that cannot be written to keeps the row from no one.
+    """
+    sidecar = output / output_paths(scan)["sidecar"]
+    about = {"source": str(scan.source), "kind": scan.kind, "series": series_hash(scan)}
+    record = {"name": scan.name, "status": "failed", "message": message, "seconds": seconds, "scan": about}
+    with suppress(InputError, OSError):
+        if may_replace(scan, sidecar):  # no result of before must pass for this run's
+            sidecar.unlink(missing_ok=True)
+        write_json(_failure(scan, output), {"brainuad": __version__, **record})
+    return row_of(record)
+
+
+def forget_failure(scan: Scan, output: Path) -> None:
+    """Remove what an earlier run wrote down of a scan that failed and is scored now."""
+    path = _failure(scan, output)
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # there are others
+        path.parent.rmdir()
+
+
+def write_table(output: Path, rows: Iterable[Row]) -> None:
+    """Bring ``scores.csv`` up to date: the sidecars' rows, and those of a run.
+
+    Rows keep their order; new ones follow by name, then the run's. A row without a sidecar stays. Other processes that
+    do the same at that moment wait.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    rows = list(rows)
+    path = output / SCORES_CSV
+    with locked(path):
+        known = _known(output)
+        before = _before(path) | {name: known[name] for name in sorted(known)}
+        for row in rows:
+            before.pop(row["name"], None)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*before.values(), *rows])
+        write_text(path, text.getvalue())
+
+
+def _failure(scan: Scan, output: Path) -> Path:
+    return output / _FAILED / f"{scan.name}.json"
+
+
+def _known(output: Path) -> dict[str, Row]:
+    """Return the rows of all sidecars by name; of a scan that failed after it was done, the later one."""
+    records: list[tuple[bool, Row]] = []
+    for path in sidecar_paths(output):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if "brainuad" in record and "scan" in record:
+                records.append((path.parent == output / _FAILED, row_of(record)))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue  # some other JSON, or damaged: the row of before stays
+    return {row["name"]: row for _, row in sorted(records, key=lambda found: found[0])}
+
+
+def _before(path: Path) -> dict[str, Row]:
+    """Return a table's rows by name: as it was written, or saved anew by a spreadsheet."""
+    try:
+        return {row["name"]: row for row in csv_reader(path) if row.get("name")}
+    except (OSError, ValueError, csv.Error):  # absent, or damaged: the sidecars have it all
+        return {}
