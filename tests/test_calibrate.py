@@ -24,6 +24,7 @@ from brainuad.registry import SCORES
 from brainuad.scan import ScanMaps, map_scan
 from brainuad.scan.healthy import against_healthy
 from brainuad.scoring import postprocess
+from brainuad.scoring.rarity import RARITY
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 SCANS = {"ixi067": (DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz"), "mslub19": (IMAGE, MASK)}
@@ -136,7 +137,7 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     made = calibrate(room / "model", [three], tmp_path / "out", device="cpu")
     assert made.calibration.scans == 3
     relative = {"l1_z", "ssim_ensemble_z", "l1_ssim_z", "ssim_0.3_z", "intensity_atlas"}
-    assert set(made.calibration.thresholds) == {*SCORES, *relative}
+    assert set(made.calibration.thresholds) == {*SCORES, *relative, RARITY}
     detector = Detector.load(tmp_path / "out")
     assert detector.health is not None
     assert detector.health.scans == 3

@@ -10,7 +10,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
-from brainuad.calibration.looks import Look, Looks, detail_of, look_at
+from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
@@ -106,6 +106,7 @@ class HealthyScan:
             "voxels": np.array(self.voxels),
             "quantiles": self.look.quantiles,
             "blocks": self.look.blocks,
+            "detail": self.look.detail,
             "measured": np.array(measured),
             "shape": np.array(self.maps.mask.shape),
             "brain": np.packbits(self.maps.mask),
@@ -125,9 +126,7 @@ class HealthyScan:
             dict(zip(names, arrays["tails"], strict=True)),
             dict(zip(names, arrays["scores"].tolist(), strict=True)),
             int(arrays["voxels"]),
-            Look(
-                arrays["quantiles"], arrays["blocks"], brain_ml, alignment, detail_of(maps.map(IMAGE), mask)
-            ),
+            Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment, arrays["detail"]),
             maps,
         )
 
