@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CONTRAST_NUMBERS = 24  # uniform numbers for the contrast of one slab
+CONTRAST_NUMBERS = 26  # uniform numbers for the contrast of one slab
 KNOTS = 6  # pieces of a contrast curve
 BANK_FIELDS, BANK_SIZE = 64, 128
 
@@ -59,7 +59,7 @@ def random_contrast(
     Args:
         images: Versions of the same slabs, (B, S, X, Y) each, in about [0, 1]; each gets the same look.
         masks: (B, S, X, Y) bool, the brain.
-        uniform: (B, 24) numbers in [0, 1).
+        uniform: (B, 26) numbers in [0, 1).
         bank: See ``noise_bank``.
         inverted: Share of slabs whose contrast curve need not rise, so that dark tissue may become bright.
 
@@ -86,6 +86,8 @@ def random_contrast(
     blur = torch.where(uniform[:, 18] < 0.3, uniform[:, 19], 0.0)[:, None, None, None]
     noise = cut_noise(bank, uniform[:, 20:24], 1 + uniform[:, 9], (width, height))[:, None]
     noise = noise * torch.where(uniform[:, 19] < 0.6, 0.05 * uniform[:, 11], 0.0)[:, None, None, None]
+    # The darkest percent of a brain is scaled to 0. How dark that is, the rim decides that brain extraction leaves.
+    lift = torch.where(uniform[:, 24] < 0.5, 0.45 * uniform[:, 25], 0.0)[:, None, None, None]
     looks = []
     for image in images:
         curve = knots[:, 0].view(-1, 1, 1, 1)
@@ -94,5 +96,6 @@ def random_contrast(
             curve = curve + slopes[:, piece].view(-1, 1, 1, 1) * rise
         curve = torch.copysign(curve.abs().clamp(min=1e-6) ** power, curve) * bias
         wide = F.avg_pool2d(F.pad(curve, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        looks.append(torch.where(masks, curve + blur * (wide - curve) + noise, 0.0))
+        look = curve + blur * (wide - curve) + noise
+        looks.append(torch.where(masks, lift + (1 - lift) * look, 0.0))
     return looks

@@ -18,6 +18,10 @@ GREY = (1.35, 1.6)
 CSF = (2.7, 3.5)
 NOISE = (0.025, 0.05)  # standard deviation, in white matter's unit
 BIAS = 0.03  # standard deviation of what a bias field leaves after its correction
+RIM_MM = (
+    2.0,
+    6.0,
+)  # over which brain extraction lets a scan fade; in real T2 scans 2 to 10 % of the brain is dark
 BLUR_VOXELS = 0.45  # smooths the T1 scan's noise, which the steep contrast of CSF would amplify
 
 
@@ -28,7 +32,7 @@ def simulated_t2(
 
     A voxel's T1 intensity tells the mixture of tissues in it (grey with white matter, or CSF with grey matter), and the
     same mixture of the T2 intensities takes its place; where white matter meets a ventricle, the mixture is of these
-    two. Noise, and a weak bias field, are new. What T1 cannot tell is missing: iron in the basal ganglia beyond what
+    two. Noise, a weak bias field and the dark rim that brain extraction leaves are new. What T1 cannot tell is missing: iron in the basal ganglia beyond what
     darkens them through T1, flow, vessels that are dark on both.
 
     Args:
@@ -50,7 +54,13 @@ def simulated_t2(
         ndimage.binary_dilation(tissues.ventricles) & (tissues.white | tissues.tracts)
     )
     signal = np.where(margin, 1 + share * (csf - 1), signal)
-    field = np.exp(BIAS * smooth_noise(image.shape, rng, 40.0 / float(np.mean(tissues.spacing))))
-    signal = signal * field + noise * smooth_noise(image.shape, rng, TEXTURE_VOXELS)
+    voxel = float(np.mean(tissues.spacing))
+    field = np.exp(BIAS * smooth_noise(image.shape, rng, 40.0 / voxel))
+    reach = rng.uniform(*RIM_MM) * np.exp(0.6 * smooth_noise(image.shape, rng, 8.0 / voxel))
+    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[
+        1:-1, 1:-1, 1:-1
+    ]
+    signal = signal * field * np.clip((depth - voxel / 2) / reach, 0, 1)
+    signal = signal + noise * smooth_noise(image.shape, rng, TEXTURE_VOXELS)
     drawn = {"grey": grey, "csf": csf, "noise": noise}
     return (WHITE * np.maximum(signal, 0) * tissues.brain).astype(np.float32), drawn
