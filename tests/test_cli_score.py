@@ -135,6 +135,7 @@ def test_a_rerun_skips_and_python_agrees(scored, model):
         "score",
         "percentile",
         "findings",
+        "rare",
         "lesion_ml",
     ]
     assert text.splitlines()[1].startswith("oblique\tdone\t")
@@ -290,7 +291,11 @@ def test_a_disk_that_fills_up_is_named(model, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "_anomaly.nii.gz: cannot be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json", "scores.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "findings.csv",
+        "run.json",
+        "scores.csv",
+    ]
 
 
 @pytest.mark.slow

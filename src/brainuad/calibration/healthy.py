@@ -10,6 +10,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
+from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
@@ -20,7 +21,7 @@ STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for 
 
 @dataclass(frozen=True, eq=False)
 class BrainMaps:
-    """Maps of one scan before post-processing, in the brain only.
+    """Maps of one scan, in the brain only.
 
     Attributes:
         mask: ``(X, Y, Z)`` bool brain mask.
@@ -51,14 +52,15 @@ class BrainMaps:
 
 @dataclass(frozen=True, eq=False)
 class HealthyScan:
-    """What a calibration needs to know of one healthy scan, some 2 MB.
+    """What a calibration needs to know of one healthy scan, some 4 MB.
 
     Attributes:
         tails: By score, :func:`brainuad.calibration.pooling.tail_quantiles` of the map in the brain.
         scores: By score, the scan's: the mean over the brain.
         voxels: Brain voxels on the model's grid.
         look: What it looks like.
-        maps: What other healthy scans are compared with.
+        maps: What other healthy scans are compared with, before post-processing.
+        final: By score, the post-processed map, for the findings in it: of the scores that ``maps`` make.
     """
 
     tails: Mapping[str, np.ndarray]
@@ -66,6 +68,7 @@ class HealthyScan:
     voxels: int
     look: Look
     maps: BrainMaps
+    final: BrainMaps
 
     @classmethod
     def of(
@@ -93,7 +96,8 @@ class HealthyScan:
         known = {**raw, IMAGE: image}
         carried = {name: known[name] for name in CARRIED if name in known}
         look = look_at(image, mask, brain_ml, alignment)
-        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask))
+        final = BrainMaps.of({name: maps[name] for name in carried if name in maps}, mask)
+        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""
@@ -110,6 +114,8 @@ class HealthyScan:
             "brain": np.packbits(self.maps.mask),
             "carried": np.array(list(self.maps.values)),
             "values": np.stack(list(self.maps.values.values())),
+            "final_names": np.array(list(self.final.values), dtype=str),
+            "final": np.array(list(self.final.values.values())),
         }
 
     @classmethod
@@ -118,7 +124,10 @@ class HealthyScan:
         names = arrays["names"].tolist()
         shape = tuple(arrays["shape"].tolist())
         mask = np.unpackbits(arrays["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
-        maps = BrainMaps(mask, dict(zip(arrays["carried"].tolist(), arrays["values"], strict=True)))
+        maps, final = (
+            BrainMaps(mask, dict(zip(arrays[names].tolist(), arrays[values], strict=True)))
+            for names, values in (("carried", "values"), ("final_names", "final"))
+        )
         brain_ml, alignment = (None if np.isnan(value) else float(value) for value in arrays["measured"])
         return cls(
             dict(zip(names, arrays["tails"], strict=True)),
@@ -126,6 +135,7 @@ class HealthyScan:
             int(arrays["voxels"]),
             Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment),
             maps,
+            final,
         )
 
 
@@ -166,6 +176,15 @@ def calibration_of(
         subjects=tuple(dict.fromkeys(subjects)),
         left_out=tuple(left_out),
         intervals=intervals,
+        findings={
+            name: {
+                fraction: HealthyFindings.of(
+                    measure_findings(scan.final.map(name), threshold) for scan in scans
+                )
+                for fraction, threshold in thresholds[name].items()
+            }
+            for name in scans[0].final.values
+        },
         scan_scores={name: tuple(sorted(scan.scores[name] for scan in scans)) for name in thresholds},
         looks=Looks.of([scan.look for scan in scans]),
     )

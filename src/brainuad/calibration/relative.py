@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brainuad.calibration.healthy import HealthyScan
+from brainuad.calibration.healthy import BrainMaps, HealthyScan
 from brainuad.calibration.pooling import tail_quantiles
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
@@ -38,11 +38,14 @@ def set_against_health(
     for scan, subject in zip(scans, subjects, strict=True):
         own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
         mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
+        finals = {}
         for base in names:
             without = [(maps.map(base), maps.mask) for maps in own]
             relative = statistics.score(relative_name(base), scan.maps.map(base), mask, without)
             final = postprocess(relative, mask).numpy()
             tails[relative_name(base)] = tail_quantiles(final[mask])
             scores[relative_name(base)] = scan_score(final, mask)
-        found.append(replace(scan, tails=tails, scores=scores))
+            finals[relative_name(base)] = final
+        values = {**scan.final.values, **BrainMaps.of(finals, mask).values}
+        found.append(replace(scan, tails=tails, scores=scores, final=BrainMaps(mask, values)))
     return statistics.carried(), found

@@ -41,7 +41,13 @@ _INHERITED = {
 }
 # contrast agent, parts of complex images, and what is derived already
 _LEFT_OUT = re.compile(r"_(ce|part|desc|space|label)-")
-_IGNORED = ("*.png", "*.html", "scores.csv", "run.json")  # ours that the specification does not know
+_IGNORED = (
+    "*.png",
+    "*.html",
+    "scores.csv",
+    "findings.csv",
+    "run.json",
+)  # ours that the specification does not know
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,15 @@ from brainuad.scan.result import ScoreResult, write_result
 
 Row = dict[str, Any]
 COLUMNS = (
-    "name", "status", "score", "percentile", "findings", "lesion_ml", "brain_ml", "alignment", "seconds", "warnings",
-    "message",
+    "name", "status", "score", "percentile", "findings", "rare", "lesion_ml", "brain_ml", "alignment", "seconds",
+    "warnings", "message",
 )  # fmt: skip
-SCORES_CSV, RUN_JSON = "scores.csv", "run.json"
+FINDING_COLUMNS = (
+    "name", "label", "region", "side", "mni_x", "mni_y", "mni_z", "healthy_alike", "healthy_scans", "rare", "ml",
+    "peak", "mean", "scanner_x", "scanner_y", "scanner_z",
+)  # fmt: skip
+SCORES_CSV, FINDINGS_CSV, RUN_JSON = "scores.csv", "findings.csv", "run.json"
+_SIDECAR = 2  # what one holds; raise when that changes
 _LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
 
 
@@ -73,7 +78,7 @@ def score_scans(
 
     Beside each scan's files (:func:`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
     NIfTI) it writes ``run.json``, a description of the data set for BIDS, and at the end or when interrupted
-    ``scores.csv``, in which rows of scans that are not in this run stay.
+    ``scores.csv`` and ``findings.csv``, in which rows of scans that are not in this run stay.
 
     Args:
         scans: What to score.
@@ -118,17 +123,22 @@ def score_scans(
         write_dataset_description(output, root, detector.modality)
     write_json(output / RUN_JSON, run)  # a folder that cannot be written to is found out before the work
     rows: dict[Scan, Row] = {}
+    found: list[Row] = []
     counts: Counter[str] = Counter()
     try:
-        for scan, row, skipped in each(work, scans, jobs):
+        for scan, row, findings, skipped in each(work, scans, jobs):
             rows[scan] = row
+            found += findings
             counts["skipped" if skipped else row["status"]] += 1
             report(row, skipped)
     finally:  # an interrupted run leaves its tables too
         ordered = [rows[scan] for scan in scans if scan in rows]
         run["seconds"] = round(time.perf_counter() - clock, 1)
         run["counts"] = {status: counts[status] for status in ("done", "skipped", "failed")}
-        _write_table(output / SCORES_CSV, ordered)
+        names = [row["name"] for row in ordered]
+        _write_table(output / SCORES_CSV, COLUMNS, ordered, names)
+        found.sort(key=lambda row: (names.index(row["name"]), row["label"]))
+        _write_table(output / FINDINGS_CSV, FINDING_COLUMNS, found, names)
         write_json(output / RUN_JSON, run)
     return ordered
 
@@ -143,12 +153,12 @@ class _Work:
     settings: Settings
     overwrite: bool
 
-    def __call__(self, scan: Scan) -> tuple[Scan, Row, bool]:
-        """Score a scan, or find it done: the scan, its row, and whether it was skipped."""
+    def __call__(self, scan: Scan) -> tuple[Scan, Row, list[Row], bool]:
+        """Score a scan, or find it done: the scan, its row, those of its findings, and whether it was skipped."""
         started = time.perf_counter()
         try:
             record, skipped = self.record(scan)
-            return scan, _row(record), skipped
+            return scan, _row(record), _finding_rows(record), skipped
         except SCAN_ERRORS as error:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
@@ -159,7 +169,7 @@ class _Work:
             seconds = round(time.perf_counter() - started, 1)
             row: Row = dict.fromkeys(COLUMNS, "")
             row |= {"name": scan.name, "status": "failed", "seconds": seconds, "message": str(error)}
-            return scan, row, False
+            return scan, row, [], False
 
     def record(self, scan: Scan) -> tuple[dict[str, Any], bool]:
         """Return what a scan's sidecar holds, and whether it did before."""
@@ -216,8 +226,10 @@ class _Work:
 
         outputs = {"scan": f"{scan.name}_scan.nii.gz"}
         segmentation.unlink(missing_ok=True)
+        known, labels = result.record["calibration"], result.volumes["lesions"]
+        healthy = known["scans"] if known else 0
         findings = result.record["findings"]
-        if write_segmentation(result.volumes["lesions"], findings, scan.source, scan.series, segmentation):
+        if write_segmentation(labels, findings, healthy, scan.source, scan.series, segmentation):
             outputs["segmentation"] = segmentation.name
         return outputs
 
@@ -230,7 +242,7 @@ class _Work:
         settings = self.settings
         asked = [settings.score, settings.fpr, settings.seed]
         calibration = self.detector.calibration and self.detector.calibration.to_dict()
-        parts = [__version__, self.detector_key, calibration, asked, hashes]
+        parts = [__version__, _SIDECAR, self.detector_key, calibration, asked, hashes]
         return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -255,12 +267,14 @@ def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
 
 def _row(record: dict[str, Any]) -> Row:
     percentile = record["score"]["percentile"]
+    rare = [finding["rare"] for finding in record["findings"]]
     return {
         "name": record["name"],
         "status": "done",
         "score": round(record["score"]["value"], 5),
         "percentile": "" if percentile is None else round(percentile, 1),
         "findings": len(record["findings"]),
+        "rare": "" if None in rare else sum(rare),
         "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
         "brain_ml": round(record["brain"]["ml"], 1),
         "alignment": record["alignment"],
@@ -270,16 +284,28 @@ def _row(record: dict[str, Any]) -> Row:
     }
 
 
-def _write_table(path: Path, rows: list[Row]) -> None:
-    """Bring the table up to date with some scans' rows."""
-    here = {row["name"] for row in rows}
+def _finding_rows(record: dict[str, Any]) -> list[Row]:
+    scans = (record["calibration"] or {}).get("scans", "")
+    rows = []
+    for finding in record["findings"]:
+        row = finding | {"name": record["name"]}
+        row |= {"healthy_scans": "" if finding["healthy_alike"] is None else scans}
+        for place, point in (("mni", finding["mni_mm"]), ("scanner", finding["centre_mm"])):
+            row |= {f"{place}_{axis}": round(value, 1) for axis, value in zip("xyz", point, strict=True)}
+        rows.append(row)
+    return rows
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: list[Row], names: Sequence[str]) -> None:
+    """Bring a table up to date with all rows of some scans."""
+    here = set(names)
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             before = [row for row in csv.DictReader(handle) if row.get("name") not in here]
     except (OSError, ValueError, csv.Error):  # absent, or damaged: the sidecars have it all
         before = []
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows([*before, *rows])
     write_text(path, text.getvalue())
