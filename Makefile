@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
-	   tests/models/test_release.py tests/evaluate/test_evaluate_cache.py
+	   tests/models/test_release.py tests/study/test_evaluate_cache.py
 
 .PHONY: demo test test-kernels lint format clean help
 

@@ -31,6 +31,7 @@ import accuracy_tables as tables
 import numpy as np
 import pandas as pd
 import torch
+from brainuad.sweep import run_sweep
 from PIL import Image
 from torch import Tensor
 
@@ -40,16 +41,15 @@ from brainuad.data.leaks import leak_free
 from brainuad.data.loading import PreparedCase, content_key
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.evaluate import OURS, Reconstructor, Scorer, evaluate_cases
-from brainuad.evaluate.figures import file_name
-from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluation import average_precision
 from brainuad.files import atomic_path
 from brainuad.runs import load_trained
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
 from brainuad.scoring.ensembles import ENSEMBLES
 from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
-from brainuad.sweep import run_sweep
+from brainuad.study import OURS, Reconstructor, Scorer, evaluate_cases
+from brainuad.study.figures import file_name
+from brainuad.study.progress import Progress, key_of
 
 PAPER = {"noise_ensemble": False, "test_timesteps": 500, "noise_draws": 1}
 PLAIN = ("ssim_ensemble", "l1", "l1_ssim", "ssim_0.3", "ssim_0.7", "ssim_1.3")

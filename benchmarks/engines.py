@@ -25,18 +25,18 @@ import onnxruntime
 import openvino
 import pandas as pd
 import torch
+from bench.measure import interleaved
 from frontier import SCORES, over_kinds, precisions, say, validation_cases
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from brainuad.bench.measure import interleaved
 from brainuad.data.cohort import read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector, load_model
-from brainuad.evaluate import Scorer
-from brainuad.evaluate.progress import Progress
+from brainuad.study import Scorer
+from brainuad.study.progress import Progress
 
 BATCH = 16
 TURNS = 7

@@ -25,24 +25,24 @@ import accuracy_tables as tables
 import pandas as pd
 import torch
 from accuracy import SIMULATED, cohort, precision
+from bench.measure import interleaved
 from hydra import compose, initialize_config_module
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from brainuad.bench.measure import interleaved
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import Case
 from brainuad.data.loading import content_key, load_case
 from brainuad.detector import Detector, load_model
 from brainuad.devices import resolve_precision
 from brainuad.errors import InputError
-from brainuad.evaluate import Scorer
-from brainuad.evaluate.progress import Progress, key_of
 from brainuad.evaluation import summarise
 from brainuad.experiment import fold_cases, train_fold
 from brainuad.files import atomic_path
 from brainuad.overrides import to_experiment
+from brainuad.study import Scorer
+from brainuad.study.progress import Progress, key_of
 
 STEPS, LONG = 1200, 10_300
 # Steps and settings of each network, in the order of its operations; "48 x 2" is the preset lite.

@@ -213,7 +213,7 @@ def rates(folder: Path) -> dict[str, Any]:
 
 def matrix_rate(device: torch.device) -> float:
     """Return the operations a second of a matrix product, in the precision that training takes on a device."""
-    from brainuad.bench.measure import fastest
+    from bench.measure import fastest
 
     size, kind = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     left, right = (torch.rand(size, size, device=device).to(kind) for _ in range(2))

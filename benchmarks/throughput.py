@@ -31,8 +31,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from bench.measure import describe_machine
 
-from brainuad.bench.measure import describe_machine
 from brainuad.data.cohort import MANIFEST_COLUMNS, Case, read_cases
 from brainuad.data.frame import BrainFrame
 from brainuad.data.leaks import leak_free

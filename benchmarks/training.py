@@ -19,10 +19,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accuracy_tables import write
+from bench.measure import machine_rates
 from frontier import composed, say
 from torch.utils.flop_counter import FlopCounterMode
 
-from brainuad.bench.measure import machine_rates
 from brainuad.config import ExperimentConfig
 from brainuad.devices import compile_networks, resolve_device
 from brainuad.errors import InputError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from brainuad.cache import Cache
+from brainuad.files import Cache
 
 
 def entry(letter: str) -> str:

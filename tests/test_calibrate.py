@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run
+from exact import false_positive_threshold
 from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
@@ -20,11 +21,12 @@ from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluation import false_positive_thresholds, scan_score
+from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
 from brainuad.scan import ScanMaps, map_scan
 from brainuad.scan.healthy import against_healthy
 from brainuad.scoring import postprocess
+from brainuad.scoring.rarity import RARITY
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 SCANS = {"ixi067": (DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz"), "mslub19": (IMAGE, MASK)}
@@ -129,7 +131,9 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
         masks.append(loaded.mask)
     assert calibration.voxels == sum(mask.sum() for mask in masks)
     for score in ("l1", SCORE):
-        for fraction, threshold in false_positive_thresholds([found[score] for found in maps], masks).items():
+        brains = [found[score][mask] for found, mask in zip(maps, masks, strict=True)]
+        for fraction in FALSE_POSITIVE_FRACTIONS:
+            threshold = false_positive_threshold(brains, fraction)
             assert calibration.threshold(score, fraction) == pytest.approx(threshold, rel=0.01)
 
 
@@ -141,9 +145,8 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     made = calibrate(room / "model", [three], tmp_path / "out", device="cpu")
     assert made.calibration.scans == 3
     relative = {"l1_z", "ssim_ensemble_z", "l1_ssim_z", "ssim_0.3_z", "intensity_atlas"}
-    assert set(made.calibration.thresholds) == {*SCORES, *relative}
-    told = {"l1", "ssim_ensemble", "l1_ssim", "ssim_0.3", *relative}
-    assert set(made.calibration.findings) == told & set(made.calibration.thresholds)
+    assert set(made.calibration.thresholds) == {*SCORES, *relative, RARITY}
+    assert set(made.calibration.findings) == {"l1", "ssim_ensemble", "l1_ssim", "ssim_0.3", *relative, RARITY}
     detector = Detector.load(tmp_path / "out")
     assert detector.health is not None
     assert detector.health.scans == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -16,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from commands import run
+from commands import run, typed
 from dicom_series import write_series
 from tiny import FILES, IMAGE, MASK, tiny_detector
 
@@ -270,6 +272,26 @@ def test_what_cannot_be_scored_says_so(bad, code, message, model, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_name_that_is_no_text_is_escaped(model, tmp_path):
+    """A folder in Latin-1, as old archives have it, and a scan in it that cannot be read."""
+    folder = tmp_path / os.fsdecode(b"H\xe9l\xe8ne")
+    folder.mkdir()
+    shutil.copy(IMAGE, folder / "good.nii.gz")
+    (folder / os.fsdecode(b"b\xe9te.nii.gz")).write_bytes(b"nothing")
+    out = tmp_path / "out"
+    words = ("score", folder, "-o", out, "--model", model, "--device", "cpu")
+    assert "H\\udce9l" in typed(*words, "--dry-run").stdout
+    done = typed(*words)
+    assert done.returncode == 3, done.stderr
+    assert "internal error" not in done.stderr
+    assert (out / "report.html").is_file()
+    with (out / "scores.csv").open(newline="", encoding="utf-8") as handle:
+        failed, scored = csv.DictReader(handle)
+    assert (scored["name"], scored["status"]) == ("good", "done")
+    assert "H\\udce9l\\udce8ne/b\\udce9te.nii.gz: is not" in failed["message"]
+
+
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_named(model, tmp_path):
     """With a real limit on the size of files, in a process of its own."""
     words = [
@@ -291,11 +313,8 @@ def test_a_disk_that_fills_up_is_named(model, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "_anomaly.nii.gz: cannot be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "findings.csv",
-        "run.json",
-        "scores.csv",
-    ]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".scores.csv.lock", "failed", "findings.csv", "run.json", "scores.csv"]
 
 
 @pytest.mark.slow

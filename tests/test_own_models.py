@@ -19,10 +19,10 @@ from brainuad.config import DataConfig, ModelSettings
 from brainuad.data.slices import slabs_of
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluate.cache import Reconstructor
 from brainuad.models.base import Inference, Model
 from brainuad.models.restoration import RestorationModel, RestorationSettings
 from brainuad.registry import MODELS
+from brainuad.study import Reconstructor
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 PLUGIN = Path(__file__).parent / "plugin" / "extra_models.py"
@@ -109,7 +109,7 @@ def test_restoration(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     detector = load_model(model, "cpu")
     assert isinstance(detector.model_config, RestorationSettings)
     assert detector.model_config.inverted == 0.5
-    assert detector.with_settings(severities=(0.5,)).model_config.severities == (0.5,)
+    assert detector.with_settings(mirrored=False).model_config.mirrored is False
     outputs = journey(room, model, tmp_path, ["model", "model_z", "ssim_ensemble"])
     assert outputs["reconstruction"].is_file()
     assert {"model", "image", "l1"} <= set(load_model(tmp_path / "calibrated", "cpu").health.moments)
@@ -162,7 +162,7 @@ def test_a_setting_of_another_model_is_wrong_usage(room: Path, capsys: pytest.Ca
 @pytest.fixture(scope="module")
 def restorer() -> Detector:
     settings = RestorationSettings(
-        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, severities=(0.5,)
+        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, mirrored=False
     )
     torch.manual_seed(3)
     model = RestorationModel(settings)

@@ -111,7 +111,7 @@ def test_train_asks_to_be_continued(slurm: Path, code: int, requeued: bool) -> N
     assert said(slurm, "scontrol") == (["requeue", "77"] if requeued else [])
     words = said(slurm, "brainuad")
     assert words[:2] == ["train", "experiment=lite"]
-    assert {"name=77", "hydra.run.dir='/runs/77'", "start_fold=0", "resume=True"} <= set(words)
+    assert {"name=77", "hydra.run.dir='/runs/77'", "fold=0", "resume=True"} <= set(words)
 
 
 @pytest.mark.slow

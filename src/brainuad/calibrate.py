@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from brainuad.runs import find_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
-from brainuad.scan.masks import mask_for
+from brainuad.scan.masks import BRAIN, mask_for
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
-_LAYOUT = 3  # of the summaries; raise when they change
+_LAYOUT = 4  # of the summaries; raise when they change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
 
@@ -48,7 +48,7 @@ class Calibrated:
         calibration: The figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
-        score: The model's default score.
+        score: The calibrated model's default score.
     """
 
     calibration: Calibration
@@ -132,7 +132,7 @@ def calibrate(
     else:
         health.save(folder / HEALTH)
     write_json(folder / CALIBRATION, calibration.to_dict())
-    return Calibrated(calibration, folder, ordered, detector.default_score)
+    return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
 
 
 @contextmanager
@@ -249,7 +249,7 @@ class _Work:
 
     def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
         """Return what a raw scan's summary depends on, and how to make it."""
-        mask = None if self.masks is None else mask_for(scan.source, self.masks, words=("brain", "mask"))
+        mask = None if self.masks is None else mask_for(scan.source, self.masks, BRAIN)
         if mask is None and self.masks is not None:
             remedy = "Name masks after their scans, or leave out the masks"
             raise InputError(self.masks, f"holds no brain mask for {scan.source.name}", remedy)

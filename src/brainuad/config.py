@@ -101,6 +101,8 @@ class DataConfig:
         affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
             affine on the fixed atlas grid.
         smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
+        bias_levels: Of the bias correction of a raw scan, see :func:`brainuad.data.extract.correct_bias`: 4 as
+            published, which takes large lesions for bias; 1 leaves them. Prepared scans are corrected already.
         aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
         batch_size: Slices a step, each of another volume. If there are fewer volumes, an epoch is one step.
         num_workers: Processes that prepare volumes.
@@ -117,6 +119,7 @@ class DataConfig:
     rescaleFactor: float = 2.0
     affine: str = "ignored"
     smoothing_iterations: int = 3
+    bias_levels: int = 4
     aug_intensity: bool = True
     batch_size: int = 32
     num_workers: int = 2
@@ -217,8 +220,9 @@ class ExperimentConfig:
 
     Attributes:
         seed: Seeds everything; the paper's is 3141.
-        start_fold: First fold.
-        num_folds: Folds to run, from ``start_fold``.
+        start_fold: First fold to run, as in the release.
+        num_folds: The folds end before this one, as in the release: 5 runs all of them.
+        fold: The one fold to run, in place of ``start_fold`` and ``num_folds``; None for those.
         onlyEval: Skip training and evaluate ``load_checkpoint``.
         load_checkpoint: Folder of a trained model or of an earlier run.
         initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty means anew.
@@ -238,7 +242,8 @@ class ExperimentConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 3141
     start_fold: int = 0
-    num_folds: int = 5
+    num_folds: int = 1
+    fold: int | None = None
     onlyEval: bool = False
     load_checkpoint: str = ""
     initial_weights: str = ""
@@ -248,6 +253,12 @@ class ExperimentConfig:
     data_dir: str = MISSING
     log_dir: str = MISSING
     name: str = "ddpm"
+
+    def folds(self) -> range:
+        """Return the folds to run."""
+        if self.fold is not None:
+            return range(self.fold, self.fold + 1)
+        return range(self.start_fold, self.num_folds)
 
 
 # settings that may differ between the two halves of a resumed run, because its steps do not depend on them; besides
@@ -259,6 +270,7 @@ FREE_ON_RESUME = (
     "name",
     "start_fold",
     "num_folds",
+    "fold",
     "onlyEval",
     "load_checkpoint",
     "allow_leaks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import sys
@@ -17,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from brainuad.errors import DeviceError, InputError
+from brainuad.errors import DeviceError, InputError, printable
 
 logger = logging.getLogger("brainuad")
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
@@ -67,6 +68,13 @@ class _Stderr(logging.StreamHandler[Any]):
         super().emit(record)
 
 
+def print_anything() -> None:
+    """Escape what stdout and stderr cannot encode: file names may hold bytes that are no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def set_verbosity(verbose: bool, quiet: bool) -> None:
     """Send the package's messages to stderr, from warnings on or as asked for."""
     logging.basicConfig(format="brainuad: %(message)s", handlers=[_Stderr()], force=True)
@@ -92,7 +100,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     print("\t".join(rows[0]))
     for row in rows:
-        print("\t".join(str(value) for value in row.values()))
+        print("\t".join(printable(str(value)) for value in row.values()))
 
 
 @contextmanager

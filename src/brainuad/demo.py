@@ -13,11 +13,11 @@ from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.evaluate import QUICK, ScoredCase, evaluate_cases, failures, wide
-from brainuad.evaluate.protocol import healthy_name
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
 from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, relative_name
+from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
+from brainuad.study.protocol import healthy_name
 
 MODEL = "lite-t1"
 BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
@@ -44,7 +44,7 @@ class Demo:
     """What the demo made.
 
     Attributes:
-        cases: One row a case and score; see :func:`brainuad.evaluate.wide`.
+        cases: One row a case and score; see :func:`brainuad.study.wide`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
         groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions), and of
             healthy scans the fraction that each pictured score marks at the threshold for ``MARKED``.

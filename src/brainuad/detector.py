@@ -24,9 +24,10 @@ from brainuad.errors import InputError
 from brainuad.modelfile import portable, read_health, read_model, write_model
 from brainuad.models.base import Inference, Model, batch_of
 from brainuad.registry import MODELS, SCORES
-from brainuad.scoring import postprocess, score_maps
+from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
-from brainuad.scoring.atlas import IMAGE, OWN_MAP, HealthyMoments, base_of
+from brainuad.scoring.atlas import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
+from brainuad.scoring.rarity import RARITY, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
@@ -328,7 +329,7 @@ class Detector:
         found = self.infer(image, mask, seed)
         lap("reconstruct")
         raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly)
-        final = {name: postprocess(map, mask) for name, map in raw.items()} if clean else {}
+        final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
         mean = None if found.reconstruction is None else found.reconstruction.mean(0)
         return Maps(mean, raw, final)
 
@@ -381,7 +382,7 @@ class Detector:
                 reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
-        plain = dict.fromkeys(base or name for name, base in bases.items())
+        plain = dict.fromkeys(base for name in bases for base in bases_of(name))
         plain.pop(IMAGE, None)
         maps = {}
         if OWN_MAP in plain:
@@ -395,7 +396,9 @@ class Detector:
             maps |= score_maps(image, reconstructions, mask, plain, sigmas=sigmas)
         found = {}
         for name, base in bases.items():
-            if base is None:
+            if name == RARITY:
+                found[name] = self._known_health(name).rarity(maps, mask)
+            elif base is None:
                 found[name] = maps[name]
             else:
                 compared = image if base == IMAGE else maps[base]
@@ -410,8 +413,14 @@ class Detector:
 
     @property
     def default_score(self) -> str:
-        """The score of a user who names none: the model's own map where it makes one."""
-        return OWN_MAP if self.model.has_map else SCORE
+        """The score of a user who names none.
+
+        It is the model's own map where it makes one; else rarity over several scales, which found most on real
+        validation scans; of a model that was not calibrated, the paper's SSIM ensemble.
+        """
+        if self.model.has_map:
+            return OWN_MAP
+        return RARITY if self.health is not None and self.health.has_rarity else SCORE
 
     def check_score(self, name: str) -> None:
         """Check that a score can be computed with this model.
@@ -422,6 +431,9 @@ class Detector:
         """
         self.check_makes(name)
         base = base_of(name)
+        if name == RARITY and not self._known_health(name).has_rarity:
+            fault = f"was not measured on the healthy scans that {self.name} was calibrated on"
+            raise InputError(name, fault, "Calibrate it again: brainuad calibrate MODEL HEALTHY... -o DIR")
         if base is not None:
             self._known_health(name).check(base)
 
@@ -432,7 +444,7 @@ class Detector:
             InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
         """
         scores = self.plain_scores
-        if (base_of(name) or name) in (IMAGE, *scores):
+        if set(bases_of(name)) <= {IMAGE, *scores}:
             return
         has = (
             "a reconstruction and no map of its own"

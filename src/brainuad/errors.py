@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """Return text with what cannot be printed escaped: file names may hold line breaks and bytes that are no text."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
 class InputError(Exception):
     """Something a user gave cannot be used.
 
@@ -21,7 +28,7 @@ class InputError(Exception):
         self.subject = str(subject)
         self.fault = fault
         self.remedy = remedy
-        super().__init__(f"{subject}: {fault}" + (f". {remedy}" if remedy else ""))
+        super().__init__(printable(f"{subject}: {fault}" + (f". {remedy}" if remedy else "")))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Pickle by constructor arguments, so that worker processes can raise it."""

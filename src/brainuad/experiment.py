@@ -126,7 +126,9 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         InputError: A setting, the data or a checkpoint cannot be used.
     """
     check_settings(config)
-    folds = range(config.start_fold, config.start_fold + config.num_folds)
+    if config.onlyEval and (idle := [name for name in typed if _trains_only(name)]):
+        logger.warning("onlyEval=True trains nothing, so there is no effect of %s", ", ".join(idle))
+    folds = config.folds()
     one_fold = Path(config.data_dir).suffix.lower() == ".csv" or is_packed(config.data_dir)
     if one_fold or (config.onlyEval and not has_folds(config)):
         folds = folds[:1]  # a manifest has no folds, packed data one, and one model needs one evaluation
@@ -152,6 +154,15 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
     return failed
 
 
+def _trains_only(name: str) -> bool:
+    """Whether a setting or group matters to training alone."""
+    if name in ("trainer.accelerator", "trainer.precision"):
+        return False
+    training = ("trainer", "callbacks", "logger", "initial_weights", "resume", "allow_leaks")
+    of_data = (f"datamodule.cfg.{setting}" for setting in ("lr", "batch_size", "aug_intensity"))
+    return name.split(".")[0] in training or name in of_data
+
+
 def check_devices(config: ExperimentConfig, folds: int) -> None:
     """Raise InputError for several folds on several devices.
 
@@ -168,7 +179,7 @@ def check_devices(config: ExperimentConfig, folds: int) -> None:
     elif isinstance(devices, list | tuple):
         count = len(devices)
     if folds > 1 and count * config.trainer.num_nodes > 1:
-        remedy = f"Run the folds one at a time: num_folds=1 start_fold={config.start_fold}, and so on"
+        remedy = f"Run the folds one at a time: fold={config.folds()[0]}, and so on"
         raise InputError("trainer.devices", f"{folds} folds in one run need one device", remedy)
 
 
@@ -220,7 +231,7 @@ def check_packed(config: ExperimentConfig, fold: int) -> None:
     packed = read_packed(config.data_dir)
     here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS}
     there = {f"datamodule.cfg.{name}": value for name, value in packed.settings.items()}
-    here["start_fold"], there["start_fold"] = fold, packed.fold
+    here["fold"], there["fold"] = fold, packed.fold
     differing = [
         f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]
     ]
@@ -327,7 +338,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
         How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
     """
     from brainuad.detector import load_model
-    from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
+    from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")

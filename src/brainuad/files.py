@@ -1,18 +1,33 @@
-"""Writing files so that a killed process leaves nothing half-written, and naming contents by hash."""
+"""Writing files so that a killed process leaves nothing half-written, naming contents by hash, and a bounded cache."""
 
 from __future__ import annotations
 
+import codecs
+import csv
 import hashlib
+import io
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
+
+from filelock import FileLock
 
 from brainuad.errors import InputError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+ENTRY = re.compile(
+    r"[0-9a-f]{32}\.np[yz]"
+)  # what a file is called; whatever else lies in the folder is not ours
 
 
 @contextmanager
@@ -80,14 +95,55 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 def write_text(target: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing."""
+    """Write ``text`` as UTF-8, all or nothing; what UTF-8 cannot hold, as odd file names do, is escaped."""
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(target: str | Path) -> Iterator[None]:
+    """Let no other process bring a file up to date meanwhile, by a lock on a hidden file beside it.
+
+    Where the file system has no locks, as some network ones, nobody is kept waiting.
+
+    Raises:
+        InputError: The folder cannot be written to.
+    """
+    target = Path(target)
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise InputError(
+            target, f"cannot be written ({error.strerror})", "Choose another output folder"
+        ) from error
+    handle.close()
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            held.enter_context(FileLock(lock))
+        yield
+
+
+def csv_reader(path: str | Path) -> csv.DictReader[str]:
+    """Read a CSV file, whichever program saved it: UTF-8 or UTF-16, columns by commas, semicolons or tabs.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no text.
+    """
+    raw = Path(path).read_bytes()
+    wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = raw.decode("utf-16" if wide else "utf-8-sig")
+    first = text.partition("\n")[0]
+    return csv.DictReader(
+        io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count)
+    )
 
 
 def sha256(path: str | Path) -> str:
@@ -103,3 +159,68 @@ def sha256(path: str | Path) -> str:
         raise InputError(
             path, f"cannot be read ({error.strerror})", "Check the path and its permissions"
         ) from error
+
+
+class Cache:
+    """Files named by hash in a folder, of which those used longest ago make room for new ones.
+
+    Threads and processes may share it.
+
+    Args:
+        folder: Where; made if missing. It may hold other things, which are left alone.
+        max_bytes: Of its files together; each further process that writes may go a sixteenth beyond.
+        otherwise: What follows, for the one warning that it cannot be written to.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, otherwise: str) -> None:
+        self.folder, self.max_bytes, self.otherwise = folder, max_bytes, otherwise
+        self._left = 0  # bytes to write before the folder is looked at again
+        self._writable = True
+        self._lock = threading.Lock()
+
+    def read(self, name: str, read: Callable[[BinaryIO], T | None]) -> T | None:
+        """Return what ``read`` makes of a file, which counts as used; None where it is missing or damaged."""
+        path = self.folder / name
+        try:
+            with path.open("rb") as handle:
+                value = read(handle)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(path)
+        return value
+
+    def write(self, name: str, size: int, write: Callable[[BinaryIO], object]) -> None:
+        """Keep a file of about ``size`` bytes, which ``write`` fills."""
+        with self._lock:
+            if not self._writable:
+                return
+        try:
+            with self._lock:
+                self._make_room(size)
+            with atomic_path(self.folder / name) as temporary, temporary.open("wb") as handle:
+                write(handle)
+        except (InputError, OSError) as error:
+            with self._lock:
+                known, self._writable = not self._writable, False
+            if not known:
+                what = f"{error.subject}: {error.fault}" if isinstance(error, InputError) else error
+                logger.warning("%s. %s", what, self.otherwise)
+
+    def _make_room(self, needed: int) -> None:
+        if needed <= self._left:
+            self._left -= needed
+            return
+        entries = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for item in os.scandir(self.folder):
+                with suppress(FileNotFoundError):  # another process may do the same
+                    if ENTRY.fullmatch(item.name):
+                        entries.append((item.stat().st_mtime, item.stat().st_size, item.path))
+        size = needed + sum(entry[1] for entry in entries)
+        for _, length, path in sorted(entries):
+            if size <= self.max_bytes:
+                break
+            Path(path).unlink(missing_ok=True)
+            size -= length
+        self._left = min(self.max_bytes - size, self.max_bytes // 16)

@@ -34,6 +34,21 @@ FLAGS = {"--resume": "resume=True", "--allow-leaks": "allow_leaks=True"}
 # Hydra's flags that take a value as the next word, and those that bring configuration files of the user's own
 VALUE_FLAGS = {"--cfg", "-c", "--package", "-p", "--info", "-i"}
 FILE_FLAGS = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+# settings of the release that there are none of here, by the last part of their names, and what there is
+RELEASE_HINTS = {
+    "resume_train": "It is called resume here",
+    "ckpt_path": "A run goes on by resume=True, and load_checkpoint=DIR names what onlyEval=True evaluates",
+    "pickle_preds": "It is not needed: evaluation writes every figure to cases.csv, and `brainuad score` writes maps",
+    "test_after_training": "It is not needed: training is always followed by evaluation, and resume=True repeats that",
+    "testsets": "All test sets of the modality that are there are evaluated; `brainuad evaluate --sets` chooses",
+    "objective": "It is not needed: the network predicts the clean image, as published",
+    "residualmode": "It is not needed: l1 and l2 are among the scores that are evaluated",
+    "OpenaiUnet": "It is not needed: the published network is the only one of model=ddpm",
+    "conv_resample": "It is not needed: the network halves and doubles its resolution by convolutions, as published",
+    "dropout_unet": "It is not needed: the network has no dropout, as published",
+    "condition": "The conditioned model is model=cddpm",
+    "project": "It is not needed: with logger=wandb, runs go to the project brainuad",
+}
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
@@ -175,6 +190,8 @@ def preset_names(group: str) -> Iterator[str]:
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
     """Suggest the known name that is nearest, or nearest to the last part of a dotted one."""
+    if hint := RELEASE_HINTS.get(re.split(r"[./]", name)[-1]):
+        return hint
     last_parts: dict[str, str] = {}
     for candidate in known:
         last_parts.setdefault(re.split(r"[./]", candidate)[-1], candidate)
@@ -262,9 +279,13 @@ def check_settings(config: ExperimentConfig) -> None:
         ("callbacks.picture_every_n_epochs", config.callbacks.picture_every_n_epochs, 0),
         ("start_fold", config.start_fold, 0),
         ("num_folds", config.num_folds, 1),
+        ("fold", config.fold or 0, 0),
     ):
         if number < least:
             raise InputError(name, f"{number} is too small", f"Give {least} or more")
+    if not config.folds():
+        fault = f"is {config.num_folds}, before which the folds end, and start_fold is {config.start_fold}"
+        raise InputError("num_folds", fault, f"Give fold={config.start_fold} for this fold alone")
     for name, real in (
         ("datamodule.cfg.lr", data.lr),
         ("datamodule.cfg.rescaleFactor", data.rescaleFactor),

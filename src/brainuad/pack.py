@@ -16,7 +16,7 @@ def pack_data(config: ExperimentConfig, output: str | Path) -> PackedCohort:
     """Prepare the scans that ``brainuad train`` would train and validate on, and write them as one file.
 
     Args:
-        config: The experiment, whose ``start_fold`` is packed.
+        config: The experiment, whose first fold is packed.
         output: The file, which ends in .npz.
 
     Raises:
@@ -27,11 +27,12 @@ def pack_data(config: ExperimentConfig, output: str | Path) -> PackedCohort:
     if is_packed(config.data_dir):
         raise InputError(config.data_dir, "is packed already", "Give the data it was packed from")
     check_settings(config)
-    cases = fold_cases(replace(config, onlyEval=False), config.start_fold)
+    fold = config.folds()[0]
+    cases = fold_cases(replace(config, onlyEval=False), fold)
     chosen = [*healthy(cases, "train"), *healthy(cases, "val")]
     prepared = load_with_progress(chosen, config.datamodule.cfg)
     scans = [PackedScan(case.subject, case.dataset, case.split) for case in chosen]
     volumes = ((case.image, case.mask) for case in prepared)
-    cohort = pack_scans(scans, volumes, config.datamodule.cfg, config.start_fold)
+    cohort = pack_scans(scans, volumes, config.datamodule.cfg, fold)
     write_packed(output, cohort)
     return cohort

@@ -30,6 +30,7 @@ class Registry:
         self._entries: dict[str, Callable[..., Any]] = {}
         self.settings: dict[str, type] = {}
         self._plugins_loaded = False
+        self._families: list[Callable[[str], Callable[..., Any] | None]] = []
 
     def register(self, name: str, *, settings: type | None = None) -> Callable[[T], T]:
         """Return a decorator that files a callable under ``name``; a second one of that name is an error.
@@ -49,6 +50,11 @@ class Registry:
 
         return decorate
 
+    def family(self, of_name: T) -> T:
+        """Have a function make entries of names, more than could be listed; it returns None for other names."""
+        self._families.append(of_name)
+        return of_name
+
     def _load_plugins(self) -> None:
         if not self._plugins_loaded:
             self._plugins_loaded = True
@@ -67,6 +73,9 @@ class Registry:
         """
         self._load_plugins()
         if name not in self._entries:
+            for of_name in self._families:
+                if (entry := of_name(name)) is not None:
+                    return entry
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f"Did you mean {near[0]!r}? " if near else ""
             raise InputError(name, f"unknown {self.kind}", f"{hint}Known: {', '.join(sorted(self._entries))}")

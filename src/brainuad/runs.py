@@ -73,7 +73,7 @@ def newest_run(config: ExperimentConfig) -> Path | None:
 
 def has_folds(config: ExperimentConfig) -> bool:
     """Whether ``load_checkpoint`` is a run, which has a model a fold, rather than one model."""
-    return (Path(config.load_checkpoint) / f"fold{config.start_fold}").is_dir()
+    return (Path(config.load_checkpoint) / f"fold{config.folds()[0]}").is_dir()
 
 
 def find_model(folder: Path, fold: int) -> Path:

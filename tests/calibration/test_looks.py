@@ -9,13 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from tiny import FILES, tiny_detector
 
 from brainuad.calibration import Looks, look_at
 from brainuad.calibration.looks import LEVELS
 from brainuad.data.cohort import manifest_cases
-from brainuad.data.loading import place
+from brainuad.data.loading import load_case
 
 Image = tuple[np.ndarray, np.ndarray]
 
@@ -24,7 +25,8 @@ def placed(dataset: str) -> list[Image]:
     """Scans of the demo on the grid of the tiny model, and their masks."""
     cases = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.csv")))
     config = tiny_detector().data_config
-    return [place(case, config)[:2] for case in cases if case.dataset == dataset]
+    loaded = [load_case(case, config) for case in cases if case.dataset == dataset]
+    return [(case.image, case.mask) for case in loaded]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,32 @@ def test_other_intensities_are_noticed(healthy: list[Image], looks: Looks) -> No
     image, mask = healthy[0]
     (doubt,) = looks.doubts(look_at(image**2, mask))
     assert "thresholds may not hold" in doubt
+
+
+def thick(image: np.ndarray) -> np.ndarray:
+    """Slices of three voxels, as a scan of such slices is resampled."""
+    places = np.arange(image.shape[2]) / 3
+    low = np.minimum(places.astype(int), image.shape[2] // 3 - 2)
+    slices = ndimage.uniform_filter1d(image, 3, axis=2)[:, :, 1::3]
+    share = (places - low).astype(np.float32)
+    return slices[:, :, low] * (1 - share) + slices[:, :, low + 1] * share
+
+
+def test_thick_slices_and_noise_are_noticed(healthy: list[Image], looks: Looks) -> None:
+    image, mask = healthy[0]
+    noise = 0.15 * np.random.default_rng(0).normal(size=image.shape)
+    for changed, words in (
+        (thick(image), "blurred or in thick slices along bottom to top"),
+        (np.clip(image + noise, 0, 1), "noisy along left to right, back to front, bottom to top"),
+    ):
+        assert any(words in doubt for doubt in looks.doubts(look_at(changed * mask, mask))), words
+
+
+def test_a_calibration_of_before_knows_no_detail(healthy: list[Image], looks: Looks) -> None:
+    before = {name: value for name, value in looks.to_dict().items() if name != "detail"}
+    image, mask = healthy[0]
+    doubts = Looks.from_dict(json.loads(json.dumps(before))).doubts(look_at(thick(image) * mask, mask))
+    assert not any("thick slices" in doubt for doubt in doubts)
 
 
 def test_distances_are_those_of_wasserstein(healthy: list[Image], looks: Looks) -> None:

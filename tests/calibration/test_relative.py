@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from brainuad.calibration import BrainMaps, HealthyScan, set_against_health, tail_quantiles
+from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
 from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyStatistics, relative_name
+from brainuad.scoring.rarity import PARTS, RARITY, fused, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)
 
@@ -19,7 +22,7 @@ def raw_maps(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     mask = np.zeros(SHAPE, bool)
     mask[3 + seed % 2 : -4, 4:-4, 4:-4] = True
     place = np.linspace(0.5, 1.5, SHAPE[0])[:, None, None]
-    return {name: (rng.gamma(2, 0.1, SHAPE) * place * mask).astype(np.float32) for name in CARRIED}, mask
+    return {name: (rng.gamma(2, 0.1, SHAPE) * place * mask).astype(np.float32) for name in KEPT}, mask
 
 
 def healthy_scans(count: int) -> list[HealthyScan]:
@@ -45,7 +48,40 @@ def test_each_is_compared_with_the_scans_of_others() -> None:
         np.testing.assert_allclose(scan.tails["l1_z"], tail_quantiles(final[mask]), rtol=1e-3, atol=1e-3)
         assert scan.scores["l1_z"] == pytest.approx(scan_score(final, mask), rel=1e-3)
         np.testing.assert_array_equal(scan.tails["l1"], scans[number].tails["l1"])
-    assert set(related[0].scores) == {"l1", *map(relative_name, CARRIED)}
+    assert set(related[0].scores) == {"l1", RARITY, *map(relative_name, CARRIED)}
+
+
+def test_rarity_is_that_in_the_scans_of_others() -> None:
+    scans, subjects = healthy_scans(5), ["a", "b", "a", "c", "d"]
+    health, related = set_against_health(scans, subjects)
+    assert health is not None
+    assert health.has_rarity
+
+    def part_maps(number: int) -> list[np.ndarray]:
+        others = HealthyStatistics(CARRIED, SHAPE)
+        for other, whose in zip(scans, subjects, strict=True):
+            if whose != subjects[number]:
+                others.add(other.maps.maps(), other.maps.mask)
+        own, mask = scans[number].maps, scans[number].maps.mask
+        maps = [
+            others.score("l1_ssim_z", own.map("l1_ssim"), mask)
+            if part.score == "l1_ssim_z"
+            else own.map(part.score)
+            for part in PARTS
+        ]
+        return [part.cleaned(map, mask).numpy()[mask] for part, map in zip(PARTS, maps, strict=True)]
+
+    parts = [part_maps(number) for number in range(5)]
+    for number, subject in enumerate(subjects):
+        others = [place for place, whose in enumerate(subjects) if whose != subject]
+        voxels = [scans[place].voxels for place in others]
+        tails = [
+            pooled_tail(np.stack([tail_quantiles(parts[place][k]) for place in others]), voxels)
+            for k in (0, 1)
+        ]
+        found = fused(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1)).numpy()
+        np.testing.assert_allclose(related[number].tails[RARITY], tail_quantiles(found), rtol=0.02, atol=0.02)
+        assert related[number].scores[RARITY] == pytest.approx(found.mean(), rel=0.01)
 
 
 def test_too_few_others_to_compare_with() -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from brainuad.data.tables import write_split
+from brainuad.data.tables import SPLIT_COLUMNS
 
 FILES = Path(__file__).parents[1] / "files"
+
+
+def write_split(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a split file; None is written empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, SPLIT_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def split_row(name: str, folder: str, *, lesion: bool) -> dict[str, object]:

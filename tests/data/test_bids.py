@@ -178,3 +178,9 @@ def validate(folder: Path) -> tuple[list[str], int]:
     found = json.loads(done.stdout)
     errors = [issue["code"] for issue in found["issues"]["issues"] if issue["severity"] == "error"]
     return errors, found["summary"]["totalFiles"]
+
+
+def test_a_description_with_a_byte_order_mark_is_read(dataset):
+    path = dataset / "dataset_description.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert "sub-02_T1w" in scans_of(dataset)

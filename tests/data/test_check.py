@@ -11,11 +11,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from paper_layout import FILES, split_row
+from paper_layout import FILES, split_row, write_split
 
 from brainuad.data.check import Problem, check_case, check_data_dir, check_files
 from brainuad.data.cohort import Case, paper_cases
-from brainuad.data.tables import write_split
 
 PaperTree = Callable[..., Path]
 
@@ -44,6 +43,18 @@ def only(problems: list[Problem]) -> Problem:
 def test_a_sound_case_has_no_problem(case: Case) -> None:
     assert check_case(case) == []
     assert check_case(replace(case, lesion=None, label=0, split="train")) == []
+
+
+def test_a_standardised_image_and_a_brain_as_lesion_are_errors(case: Case) -> None:
+    change(case.image, lambda array: np.where(array > 5, (array - array[array > 5].mean()), 0))
+    problem = only(check_case(case))
+    assert (problem.severity, problem.path) == ("error", str(case.image))
+    assert "looks standardised" in problem.fault
+    shutil.copyfile(FILES / "mslub19_t1_4mm.nii.gz", case.image)
+    shutil.copyfile(case.mask, case.lesion)
+    problem = only(check_case(case))
+    assert (problem.severity, problem.path) == ("error", str(case.lesion))
+    assert "most of a brain" in problem.fault
 
 
 @pytest.mark.parametrize("kind", ["image", "mask", "lesion"])

@@ -271,3 +271,21 @@ def test_a_lesion_mask_speaks_where_the_label_is_silent(tmp_path: Path) -> None:
     cases = manifest_cases(tmp_path / "scans.csv")
     assert [case.label for case in cases] == [1, 0, 0, 1]
     assert [case.healthy for case in cases] == [False, True, False, False]
+
+
+def test_a_split_without_rows_counts_as_missing(
+    paper_tree: PaperTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    data_dir = paper_tree()
+    splits = data_dir / "Data" / "splits"
+    (splits / "WMH_val.csv").unlink(missing_ok=True)
+    expected = paper_cases(data_dir, modality="t1", fold=0)
+    heading = (splits / "IXI_test.csv").read_text().splitlines()[0]
+    for text in (heading + "\n", heading + "\n,,,,,\n", ""):
+        (splits / "WMH_val.csv").write_text(text)
+        caplog.clear()
+        assert paper_cases(data_dir, modality="t1", fold=0) == expected
+        assert "WMH_val.csv" in caplog.text
+    (splits / "IXI_val_fold0.csv").write_text(heading + "\n")
+    with pytest.raises(InputError, match=r"IXI_val_fold0\.csv: has no rows"):
+        paper_cases(data_dir, modality="t1", fold=0)

@@ -326,6 +326,37 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
         assert apart.min(1).max() < 0.01
 
 
+def test_what_removing_names_removes_is_left_empty(tmp_path):
+    volume = head()
+    paths = write_series(tmp_path / "series", volume)
+    removed = (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+        "AccessionNumber", "ReferringPhysicianName", "SliceThickness", "SpacingBetweenSlices",
+    )  # fmt: skip
+    for path in paths:
+        image = pydicom.dcmread(path)
+        for name in removed:
+            delattr(image, name)
+        image.save_as(path)
+    (scan,) = find(tmp_path / "series")
+    one, path = [{"label": 1, "ml": 1.0, "peak": 0.5}], tmp_path / "segmentation.dcm"
+    assert write_segmentation(
+        open_scan(scan).with_array(volume.array > 100), one, scan.source, scan.series, path
+    )
+    written = pydicom.dcmread(path)
+    assert all(str(written.get(name, "")) in ("", "None") for name in removed[:9])
+    measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(measures.SliceThickness) == pytest.approx(4.0)
+
+
+def test_images_of_one_number_at_several_places_are_no_copies(tmp_path, caplog):
+    paths = write_series(tmp_path / "series", head())
+    for path in paths:
+        edit([path], SOPInstanceUID="1.2.3")
+    (series,) = list_series([*paths, *paths[:2]])
+    assert series.count == len(paths)
+
+
 def test_no_findings_make_no_segmentation_and_other_places_are_refused(tmp_path):
     volume = head()
     write_series(tmp_path / "series", volume)

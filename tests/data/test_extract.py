@@ -100,6 +100,25 @@ def test_a_given_mask_holds_a_brain(head, parcellation):
         find_brain(head, Volume.from_array(corner, parcellation.affine))
 
 
+def test_a_soft_mask_holds_what_is_above_a_half(head, parcellation):
+    """Fractions count from one half on, labels from 1 on."""
+    binary = (parcellation.array > 0).astype(np.float32)
+    soft = ndimage.gaussian_filter(binary, 1)
+    assert (soft > 0).sum() > 1.5 * binary.sum()
+    found = find_brain(head, head.with_array(soft))
+    assert dice(found.mask, find_brain(head, parcellation).mask) > 0.97
+
+
+def test_a_head_in_much_air_is_found(head, parcellation):
+    """Where deepbet's first look would see a head of a few voxels."""
+    wide = [(2 * length, 2 * length) for length in head.array.shape]
+    affine = head.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [2 * length for length in head.array.shape]
+    brain = find_brain(Volume.from_array(np.pad(head.array, wide), affine))
+    x, y, z = (slice(2 * length, 3 * length) for length in head.array.shape)
+    assert dice(brain.mask[x, y, z], find_brain(head, parcellation).mask) > 0.9
+
+
 def test_a_cut_head_is_told(head, parcellation):
     top = int(np.flatnonzero(parcellation.array.any((0, 1)))[-1])
     cut, mask = (Volume.from_array(v.array[:, :, : top - 8], v.affine) for v in (head, parcellation))

@@ -76,6 +76,8 @@ def test_folders_are_searched_without_masks_results_hidden_files_and_other_contr
         ("sub-01_T1w.nii.gz", "t1", True),
         ("sub-01_desc-reconstruction_T1w.nii.gz", "t1", False),
         ("sub-01_desc-lesions_dseg.nii.gz", "t1", False),
+        ("sub-01_mod-T1w_defacemask.nii.gz", "t1", False),
+        ("sub-01_brainmask.nii.gz", "t1", False),
         ("tsetse_fly.nii.gz", "t1", True),
         ("segmented.nii.gz", "t1", True),
     ],

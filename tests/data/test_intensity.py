@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -6,7 +9,13 @@ import torchio as tio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainuad.data.intensity import curvature_flow, scale_to_percentiles
+from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentiles
+
+FILES = Path(__file__).parent.parent / "files"
+
+
+def read(name: str) -> np.ndarray:
+    return nib.load(FILES / f"{name}.nii.gz").get_fdata(dtype=np.float32)
 
 
 def scan(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -67,3 +76,59 @@ def test_curvature_flow_of_the_part_that_varies_is_that_of_the_whole(iterations)
     ours = curvature_flow(padded, iterations=iterations)
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, sitk.GetArrayFromImage(whole).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm", "brats01477_flair_3mm", "mslub19_t2_atlas_4mm"],
+)
+def test_a_scan_on_zero_stays_as_it_is(name):
+    array = read(name)
+    assert on_zero(array) is array
+    noisy = array + np.abs(np.random.default_rng(0).normal(0, 0.02 * array.max(), array.shape))
+    for usual in (noisy, array - np.float32(0.004) * array.max() * (array > 0)):
+        np.testing.assert_array_equal(on_zero(usual.astype(np.float32)), usual.astype(np.float32))
+
+
+def z_score(array: np.ndarray) -> np.ndarray:
+    return (array - array.mean()) / array.std()
+
+
+def minus_one_to_one(array: np.ndarray) -> np.ndarray:
+    return 2 * array / array.max() - 1
+
+
+def offset(array: np.ndarray) -> np.ndarray:
+    return array + array.max()
+
+
+@pytest.mark.parametrize("change", [z_score, minus_one_to_one, offset])
+@pytest.mark.parametrize("name", ["ixi013_t1_4mm", "mslub19_t1_4mm"])
+def test_a_background_elsewhere_becomes_zero(name, change):
+    array = read(name)
+    found = on_zero(change(array).astype(np.float32))
+    scale = np.percentile(array, 99) / np.percentile(found, 99)
+    np.testing.assert_allclose(found * scale, array, atol=0.03 * array.max())
+
+
+def standardised_brain(array: np.ndarray) -> np.ndarray:
+    inside = array > 0.05 * array.max()
+    return np.where(inside, (array - array[inside].mean()) / array[inside].std(), 0)
+
+
+def as_signed(array: np.ndarray) -> np.ndarray:
+    return np.clip(255 * array / np.percentile(array, 99), 0, 255).astype(np.uint8).view(np.int8)
+
+
+@pytest.mark.parametrize("change", [standardised_brain, as_signed, np.negative])
+@pytest.mark.parametrize("name", ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm"])
+def test_tissue_below_its_background_is_refused(name, change):
+    with pytest.raises(
+        ValueError, match=r"has \d+% of its tissue below its background of .*give the original"
+    ):
+        on_zero(change(read(name)).astype(np.float32))
+
+
+def test_a_constant_is_no_background():
+    array = np.full((5, 5, 5), 7, dtype=np.float32)
+    assert on_zero(array).any()

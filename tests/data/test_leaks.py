@@ -9,11 +9,10 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from paper_layout import split_row
+from paper_layout import split_row, write_split
 
 from brainuad.data.cohort import SPLITS, Case, manifest_cases, paper_cases
 from brainuad.data.leaks import People, find_leaks, leak_free, people, scans_of_others
-from brainuad.data.tables import write_split
 
 PaperTree = Callable[..., Path]
 

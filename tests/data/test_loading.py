@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place, place_volumes, reduce
+from brainuad.data.loading import _centre, crop_or_pad, load_case, load_cohort, place_volumes, reduce
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 
@@ -31,12 +31,32 @@ DEMO_CASE = Case(
 ATLAS_GRID = DataConfig(imageDim=(160, 192, 144), rescaleFactor=2.0, affine="used", smoothing_iterations=0)
 
 
+def place(case, config):
+    """Image, mask, lesion and affine of a case on the model's grid."""
+    loaded = load_case(case, config)
+    return loaded.image, loaded.mask, loaded.lesion, loaded.affine
+
+
 @given(have=st.tuples(*[st.integers(2, 15)] * 3), want=st.tuples(*[st.integers(2, 15)] * 3))
 @settings(max_examples=30, deadline=None)
 def test_crop_or_pad_equals_torchio(have, want):
     array = np.random.default_rng(0).random(have).astype(np.float32)
     theirs = tio.CropOrPad(want)(tio.ScalarImage(tensor=torch.tensor(array)[None])).numpy()[0]
     np.testing.assert_array_equal(crop_or_pad(array, want), theirs)
+
+
+@pytest.mark.parametrize("affine", ["used", "ignored"])
+def test_a_scan_from_minus_one_to_one_is_the_same_scan(affine):
+    config = replace(ATLAS_GRID, affine=affine)
+    image, mask = Volume.load(DEMO_CASE.image), Volume.load(DEMO_CASE.mask)
+    shifted = image.with_array(2 * image.array / image.array.max() - 1)
+    expected, found = (place_volumes(one, mask, None, config)[0] for one in (image, shifted))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_brain_is_no_lesion():
+    with pytest.raises(InputError, match=r"mask_4mm\.nii\.gz: marks \d+ mL, most of a brain"):
+        place(replace(CASE, lesion=CASE.mask), SMALL)
 
 
 @pytest.mark.parametrize("shape", [(20, 24, 16), (18, 30, 22)])

@@ -31,6 +31,12 @@ def test_ixi_matches_files_by_number_and_reads_splits(tmp_path):
     assert [scan.subject for scan in raw_scans(tmp_path, "ixi", "t2")] == ["IXI013-HH-1212"]
 
 
+def test_two_scans_of_one_ixi_subject_are_told(tmp_path):
+    touch(tmp_path / "t1/IXI013-HH-1212_t1.nii.gz", tmp_path / "t1/IXI013-HH-1212_followup_t1.nii.gz")
+    with pytest.raises(InputError, match=r"1212_t1\.nii\.gz: and .*followup_t1\.nii\.gz are of one subject"):
+        raw_scans(tmp_path, "ixi", "t1")
+
+
 def test_mslub_needs_the_lesion_mask(tmp_path):
     touch(
         tmp_path / "patient07_t1.nii.gz", tmp_path / "patient07_t2.nii.gz", tmp_path / "patient07_seg.nii.gz"

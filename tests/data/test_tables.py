@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paper_layout import split_row
 
-from brainuad.data.tables import SPLIT_COLUMNS, parse_age, parse_label, read_table, write_split
-
-
-def test_written_splits_are_read_back_and_refuse_unknown_columns(tmp_path: Path) -> None:
-    row = split_row("IXI219-Guys-0899-T1", "Train/ixi", lesion=False)
-    write_split(tmp_path / "splits/IXI_test.csv", [row])
-    with (tmp_path / "splits/IXI_test.csv").open(newline="") as handle:
-        (read,) = csv.DictReader(handle)
-    assert read == {column: "" if row[column] is None else str(row[column]) for column in SPLIT_COLUMNS}
-    with pytest.raises(ValueError, match="site"):
-        write_split(tmp_path / "splits/IXI_test.csv", [{**row, "site": "Guys"}])
-    assert (tmp_path / "splits/IXI_test.csv").read_text().count("\n") == 2
+from brainuad.data.tables import parse_age, parse_label, read_table
+from brainuad.errors import InputError
 
 
 def test_values_are_stripped_and_missing_ones_empty(tmp_path: Path) -> None:
@@ -31,6 +19,34 @@ def test_values_are_stripped_and_missing_ones_empty(tmp_path: Path) -> None:
         ({"a": "1", "b": "", "c": ""}, f"{path} line 2"),
         ({"a": "2", "b": "x", "c": ""}, f"{path} line 4"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("\ufeffsubject;image\r\np1;a.nii\r\np2;b.nii\r\n", "utf-8"),
+        ("subject\timage\np1\ta.nii\np2\tb.nii\n", "utf-16"),
+        ("subject,image\np1,a.nii\n,\np2,b.nii\n , \n", "utf-8"),
+    ],
+)
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode(encoding))
+    rows = [row for row, _ in read_table(path, required={"subject", "image"})]
+    assert rows == [{"subject": "p1", "image": "a.nii"}, {"subject": "p2", "image": "b.nii"}]
+
+
+def test_a_subject_may_be_called_na(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("subject,age\nNA,NA\n")
+    assert [row for row, _ in read_table(path, required={"subject"})] == [{"subject": "NA", "age": ""}]
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("subject,image,image\np1,a.nii,b.nii\n")
+    with pytest.raises(InputError, match="has the column image twice"):
+        read_table(path, required={"subject"})
 
 
 @given(st.integers(-(10**6), 10**6))

@@ -16,7 +16,6 @@ from brainuad.evaluation import (
     greedy_best_dice,
     threshold_curve,
 )
-from brainuad.evaluation.curve import _figures_on_device
 
 # Few distinct values, so that ties are common.
 ties = hnp.arrays(np.float32, 40, elements=st.sampled_from([-0.5, 0.0, 0.1, 0.25, 0.5, 0.7, 1.5]))
@@ -154,34 +153,3 @@ def test_wrong_arguments():
         auroc(np.zeros((2, 2)), np.zeros(4))
     with pytest.raises(ValueError, match="map holds 1 NaN"):
         auroc(np.array([0.0, np.nan]), np.array([0, 1]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(map=ties, lesion=lesions)
-def test_figures_of_a_device_are_those_of_the_processor(map, lesion):
-    precision, *best = _figures_on_device(torch.from_numpy(map), lesion)
-    assert precision == pytest.approx(average_precision(map, lesion), abs=1e-12, nan_ok=True)
-    assert best == pytest.approx(best_dice(map, lesion), abs=0, rel=0, nan_ok=True)
-
-
-def test_figures_of_a_device_on_a_real_map(reference):
-    map, lesion = torch.from_numpy(reference["median"]), torch.from_numpy(reference["lesion"])
-    precision, *best = _figures_on_device(map, lesion)
-    assert precision == pytest.approx(average_precision(map, lesion), abs=1e-12)
-    assert tuple(best) == best_dice(map, lesion)
-    assert _figures_on_device(map.half(), lesion)[1:] == best_dice(map.half(), lesion)
-
-
-def test_a_device_refuses_what_the_processor_refuses():
-    with pytest.raises(ValueError, match="map holds 1 NaN"):
-        _figures_on_device(torch.tensor([0.1, math.nan]), torch.tensor([True, False]))
-    with pytest.raises(ValueError, match="shape"):
-        _figures_on_device(torch.zeros(2), torch.zeros(3))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_figures_of_a_map_on_a_gpu(reference):
-    map, lesion = torch.from_numpy(reference["median"]).cuda(), torch.from_numpy(reference["lesion"])
-    assert average_precision(map, lesion.cuda()) == pytest.approx(average_precision(map.cpu(), lesion))
-    assert best_dice(map, lesion) == best_dice(map.cpu(), lesion)

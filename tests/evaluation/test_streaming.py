@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from exact import false_positive_threshold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,7 +14,6 @@ from brainuad.evaluation import (
     ScoreHistogram,
     dice,
     empty_histogram,
-    false_positive_thresholds,
     score_histogram,
     threshold_curve,
 )
@@ -54,7 +54,6 @@ def test_the_map_itself_lies_within_the_bounds(map, lesion):
     for (low, high), exact, streamed in (
         (histogram.average_precision_bounds(), curve.average_precision(), histogram.average_precision()),
         (histogram.auroc_bounds(), curve.auroc(), histogram.auroc()),
-        ((0, histogram.best_dice_bound()), curve.best_dice()[0], histogram.best_dice()[0]),
     ):
         assert low - 1e-12 <= exact <= high + 1e-12
         assert low - 1e-12 <= streamed <= high + 1e-12
@@ -68,7 +67,7 @@ def test_thresholds_are_exact_on_the_map_itself(map, lesion, fraction):
     assert dice(map > np.float32(threshold), lesion) == best
     healthy = map[~lesion]
     streamed = histogram.false_positive_threshold(fraction)
-    exact = false_positive_thresholds([healthy], [np.ones(len(healthy))], [fraction])[fraction]
+    exact = false_positive_threshold([healthy], fraction)
     assert np.mean(healthy > np.float32(streamed)) <= fraction
     assert exact <= streamed <= exact + BIN * abs(exact) + 1e-41
 
@@ -168,7 +167,7 @@ def test_all_ties(value):
 
 def test_without_lesion_voxels_or_any():
     for histogram in (score_histogram(np.arange(4.0)), empty_histogram()):
-        figures = (histogram.auroc(), histogram.average_precision(), histogram.best_dice_bound())
+        figures = (histogram.auroc(), histogram.average_precision())
         assert all(map(math.isnan, (*figures, *histogram.best_dice(), *histogram.average_precision_bounds())))
         assert np.isnan(histogram.precision_recall()[0]).all()
     assert math.isnan(empty_histogram().chance)

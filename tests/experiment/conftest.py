@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from paper_layout import build_tree, split_row
+from paper_layout import build_tree, split_row, write_split
 from presets import Evaluated
 
 from brainuad import experiment
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import Case
-from brainuad.data.tables import write_split
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_evaluation_is_by_the_settings_of_the_model(
 def test_folds_on_several_devices_are_refused(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     config = compose_presets("experiment=smoke", f"trainer.devices={devices}", "num_folds=2")
-    with pytest.raises(InputError, match=r"trainer\.devices: 2 folds .* num_folds=1 start_fold=0"):
+    with pytest.raises(InputError, match=r"trainer\.devices: 2 folds .* fold=0"):
         experiment.run(config, Path("unused"))
     experiment.check_devices(config, 1)
 
@@ -181,6 +181,48 @@ def test_folds_on_several_devices_are_refused(devices: str, monkeypatch: pytest.
 @pytest.mark.parametrize("devices", ["1", "[1]", "'0,'", "nonsense"])
 def test_folds_on_one_device(devices: str) -> None:
     experiment.check_devices(compose_presets("experiment=smoke", f"trainer.devices={devices}"), 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "folds"),
+    [
+        ([], [0]),
+        (["experiment=DDPM/DDPM"], [0]),
+        (["num_folds=5"], [0, 1, 2, 3, 4]),
+        (["start_fold=2", "num_folds=4"], [2, 3]),
+        (["fold=3"], [3]),
+        (["fold=0", "num_folds=5"], [0]),
+    ],
+)
+def test_folds_are_those_of_the_release_or_the_one_that_is_named(words: list[str], folds: list[int]) -> None:
+    assert list(compose_presets(*words).folds()) == folds
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        ("trainer.max_epochs", True),
+        ("logger", True),
+        ("datamodule.cfg.lr", True),
+        ("initial_weights", True),
+        ("trainer.precision", False),
+        ("datamodule.cfg.num_workers", False),
+        ("model.cfg.test_timesteps", False),
+        ("seed", False),
+    ],
+)
+def test_settings_of_training_alone(name: str, idle: bool) -> None:
+    assert experiment._trains_only(name) == idle
+
+
+def test_no_fold_is_an_error_that_says_how_to_name_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment.main(["experiment=smoke", "num_folds=1", "start_fold=3"]) == 1
+    assert (
+        "num_folds: is 1, before which the folds end, and start_fold is 3. Give fold=3"
+        in capsys.readouterr().err
+    )
 
 
 def test_interrupt_is_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_bad_values(word: str, message: str, here: Path, capsys: pytest.CaptureF
 
 def test_paper_preset_has_the_published_values() -> None:
     config = compose_presets("experiment=DDPM/DDPM")
-    assert (config.seed, config.num_folds, config.trainer.max_epochs) == (3141, 5, 1600)
+    assert (config.seed, config.num_folds, config.trainer.max_epochs) == (3141, 1, 1600)
     data, model = config.datamodule.cfg, config.model.cfg
     assert (data.batch_size, data.lr, data.imageDim, data.rescaleFactor) == (32, 1e-4, (192, 192, 100), 2.0)
     assert (data.smoothing_iterations, data.affine, data.aug_intensity) == (3, "ignored", True)
@@ -111,6 +111,23 @@ def test_groups_go_before_the_experiment() -> None:
 def test_reference_shares_noise_in_training() -> None:
     assert compose_presets("experiment=smoke", "reference=True").model.cfg.shared_noise
     assert not compose_presets("experiment=smoke").model.cfg.shared_noise
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("resume_train=True", "It is called resume here"),
+        ("model.cfg.objective=pred_x0", "predicts the clean image"),
+        ("model.cfg.OpenaiUnet=True", "is the only one"),
+        ("trainer.ckpt_path=last.ckpt", "resume=True"),
+        ("datamodule.cfg.testsets=[MSLUB]", "--sets"),
+        ("logger.wandb.project=mine", "project brainuad"),
+        ("model.cfg.condition=True", "model=cddpm"),
+    ],
+)
+def test_settings_that_only_the_release_has_are_explained(word: str, hint: str) -> None:
+    with pytest.raises(UnknownName, match=hint):
+        check_overrides([word], multirun=False)
 
 
 def test_flags() -> None:

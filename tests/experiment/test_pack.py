@@ -72,13 +72,13 @@ def test_training_needs_that_file_alone(
 
 
 def test_other_settings_are_one_error(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*SETTINGS, "data_dir=train.npz", "datamodule.cfg.affine=used", "start_fold=1"]
+    words = [*SETTINGS, "data_dir=train.npz", "datamodule.cfg.affine=used", "fold=1"]
     assert experiment.main(words) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "brainuad: error: train.npz: was packed with other settings (datamodule.cfg.affine="
     )
-    assert "affine=ignored there, used here; start_fold=0 there, 1 here" in line
+    assert "affine=ignored there, used here; fold=0 there, 1 here" in line
 
 
 def test_it_cannot_be_evaluated_on(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_it_cannot_be_evaluated_on(packed: Path, capsys: pytest.CaptureFixture[s
         (["train.npz", "-o", "again.npz"], 1, "train.npz: is packed already"),
         (["DATA", "-o", "again.npz", "datamodule.cfg.mod=t1"], 2, "no such setting"),
         (["DATA", "-o", "again.npz", "data_dir=DATA"], 2, "is given twice"),
-        (["DATA", "-o", "again.npz", "start_fold=3"], 1, "Folds present: 0"),
+        (["DATA", "-o", "again.npz", "fold=3"], 1, "Folds present: 0"),
         (["nowhere", "-o", "again.npz"], 1, "nowhere: is no folder"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainuad.errors import InputError
-from brainuad.models.restoration import POSE_NUMBERS, RestorationModel, RestorationSettings, posed
+from brainuad.models.restoration import POSE_NUMBERS, VISIBLE, RestorationModel, RestorationSettings, posed
 
 
 def tiny(**changes: Any) -> RestorationModel:
@@ -36,8 +36,8 @@ def test_a_training_pair_is_of_the_middle_slice() -> None:
     pair = model.training_pair(images, masks, model.draw(3, (24, 20), generator()))
     assert pair.painted.shape == images.shape
     assert pair.clean.shape == pair.brain.shape == pair.lesion.shape == (3, 24, 20)
-    assert pair.severity.shape == (3,)
-    assert ((pair.severity >= 0) & (pair.severity <= 1)).all()
+    changed = (pair.painted[:, 2] - pair.clean).abs()
+    assert torch.nn.functional.avg_pool2d(changed, 3, 1, 1)[pair.lesion].min() > VISIBLE
     assert not (pair.lesion & ~pair.brain).any()
     assert not pair.clean[~pair.brain].any()
     assert not pair.painted[:, 2][~pair.brain].any()
@@ -98,13 +98,13 @@ def test_a_mirrored_slab_gives_a_mirrored_result() -> None:
         torch.testing.assert_close(mirrored.flip(2), straight, rtol=0, atol=1e-5)
 
 
-def test_several_severities_are_averaged() -> None:
+def test_the_mirror_image_is_averaged() -> None:
     images, _ = slabs()
-    both = busy(severities=(0.2, 0.9)).both(images)
-    single = [busy(severities=(severity,)).both(images) for severity in (0.2, 0.9)]
-    for mean, *parts in zip(both, *single, strict=True):
-        torch.testing.assert_close(mean, sum(parts) / 2)
-    assert not torch.equal(single[0][1], single[1][1])
+    single = busy(mirrored=False)
+    straight, mirrored = single.both(images), single.both(images.flip(2))
+    for mean, one, other in zip(busy().both(images), straight, mirrored, strict=True):
+        torch.testing.assert_close(mean, (one + other.flip(2)) / 2)
+    assert not torch.equal(straight[1], mirrored[1].flip(2))
 
 
 @settings(max_examples=10, deadline=None)
@@ -137,8 +137,6 @@ def test_a_pose_of_halves_is_none_and_a_small_number_mirrors() -> None:
         ({"neighbours": -1}, "neighbours"),
         ({"inverted": 1.5}, "inverted"),
         ({"families": ("tissue", "tumor")}, "families"),
-        ({"severities": ()}, "severities"),
-        ({"severities": (2.0,)}, "severities"),
         ({"unet_dim": 0}, "unet_dim"),
     ],
 )

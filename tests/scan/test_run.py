@@ -6,22 +6,28 @@ import csv
 import errno
 import json
 import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import CALIBRATION, IMAGE, MASK, tiny_detector
+from dicom_series import write_series
+from tiny import CALIBRATION, FILES, IMAGE, MASK, tiny_detector
 
 import brainuad.scan.run as run
 from brainuad.data.inputs import find_scans
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
+from brainuad.files import locked
 from brainuad.scan.assess import score_scan
-from brainuad.scan.run import COLUMNS, FINDING_COLUMNS, Settings, score_scans
+from brainuad.scan.run import Settings, score_scans
+from brainuad.scan.table import COLUMNS, FINDING_COLUMNS, write_table
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +247,104 @@ def test_rows_of_other_runs_stay(scans, scored, detector, tmp_path):
     assert [row["name"] for row in table(tmp_path / "out")] == ["a", "b", "c"]
 
 
+def saved_by_a_spreadsheet(path: Path) -> None:
+    path.write_bytes(path.read_text().replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"))
+
+
+def saved_as_utf16(path: Path) -> None:
+    path.write_bytes(path.read_text().replace(",", "\t").encode("utf-16"))
+
+
+@pytest.mark.parametrize(
+    "touch", [saved_by_a_spreadsheet, saved_as_utf16, Path.unlink, lambda path: path.write_bytes(b"\x00\xff")]
+)
+def test_a_table_that_others_touched_is_made_again(scans, scored, detector, tmp_path, touch):
+    out = tmp_path / "out"
+    scans[1].source.write_bytes(scans[1].source.read_bytes()[:5000])
+    score_scans(scans[:2], detector, out, Settings())
+    before = table(out)
+    touch(out / "scores.csv")
+    score_scans(scans[2:], detector, out, Settings())
+    assert table(out)[:2] == before
+    assert [(row["name"], row["status"]) for row in table(out)] == [
+        ("a", "done"),
+        ("b", "failed"),
+        ("c", "done"),
+    ]
+
+
+def test_a_failed_scan_has_a_sidecar_until_it_is_scored(scans, scored, detector, tmp_path):
+    out, sound = tmp_path / "out", scans[1].source.read_bytes()
+    scans[1].source.write_bytes(sound[:5000])
+    score_scans(scans, detector, out, Settings())
+    failed = json.loads((out / "failed" / "b.json").read_text())
+    assert (failed["name"], failed["status"]) == ("b", "failed")
+    assert "truncated or damaged" in failed["message"]
+    scans[1].source.write_bytes(sound)
+    score_scans(scans[1:2], detector, out, Settings())
+    assert not (out / "failed").exists()
+    assert [row["status"] for row in table(out)] == ["done"] * 3
+
+
+def test_a_row_without_sidecar_stays(scans, scored, detector, tmp_path):
+    """As of scans that failed with a version that wrote none."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "scores.csv").write_text("name,status,message\nold,failed,was not there\n")
+    score_scans(scans[:1], detector, out, Settings())
+    assert [(row["name"], row["message"]) for row in table(out)] == [("old", "was not there"), ("a", "")]
+
+
+def test_tables_of_runs_that_end_together_lose_no_row(scans, scored, detector, tmp_path):
+    out = tmp_path / "out"
+    score_scans(scans, detector, out, Settings())
+    (out / "scores.csv").unlink()
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(write_table, out, []) for _ in range(6)]
+        for done in waiting:
+            done.result()
+    assert [row["name"] for row in table(out)] == ["a", "b", "c"]
+
+
+def test_a_table_waits_for_another_process(scans, scored, detector, tmp_path):
+    """What another process wrote meanwhile is in it."""
+    out = tmp_path / "out"
+    score_scans(scans[:1], detector, out, Settings())
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(int).result()  # is running
+        with locked(out / "scores.csv"):
+            waiting = pool.submit(write_table, out, [])
+            time.sleep(0.5)
+            assert not waiting.done()
+            sidecar = json.loads((out / "a.json").read_text())
+            (out / "z.json").write_text(json.dumps(sidecar | {"name": "z"}))
+        waiting.result()
+    assert [row["name"] for row in table(out)] == ["a", "z"]
+
+
+def test_a_lesion_mask_that_is_most_of_the_brain_is_refused(detector, scored, tmp_path):
+    shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
+    scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
+    for mask in (IMAGE, MASK):
+        (row,) = score_scans(scans, detector, tmp_path / "out", Settings(lesion_mask=mask))
+        assert f"{mask.name}: marks" in row["message"]
+        assert "most of a brain" in row["message"]
+    assert scored == []
+
+
+def test_the_sidecar_names_the_masks(detector, scored, tmp_path):
+    shutil.copy(IMAGE, tmp_path / "p1_t1.nii.gz")
+    (tmp_path / "masks").mkdir()
+    shutil.copy(MASK, tmp_path / "masks" / "p1_brain_mask.nii.gz")
+    shutil.copy(FILES / "mslub19_seg_4mm.nii.gz", tmp_path / "masks" / "p1_seg.nii.gz")
+    scans = find_scans([tmp_path / "p1_t1.nii.gz"], modality="t1", output=tmp_path / "out")
+    masks = tmp_path / "masks"
+    score_scans(scans, detector, tmp_path / "out", Settings(brain_mask=masks, lesion_mask=masks))
+    sidecar = json.loads((tmp_path / "out" / "p1_t1.json").read_text())
+    assert sidecar["brain_mask"] == str(masks / "p1_brain_mask.nii.gz")
+    assert sidecar["lesion_mask"] == str(masks / "p1_seg.nii.gz")
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(scans, scored, detector, tmp_path, monkeypatch):
     save = nib.save
 
@@ -341,11 +445,8 @@ def test_masks_that_cannot_be_used_are_named(detector, tmp_path, kind, message):
     assert row["status"] == "failed"
     assert message in row["message"]
     assert "\n" not in row["message"]
-    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
-        "findings.csv",
-        "run.json",
-        "scores.csv",
-    ]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".scores.csv.lock", "failed", "findings.csv", "run.json", "scores.csv"]
 
 
 def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):
@@ -355,6 +456,26 @@ def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):
     (row,) = score_scans(scans, detector, tmp_path / "out", settings)
     assert "mask.nii.gz: is truncated or damaged" in row["message"]
     assert scored == []
+
+
+def test_a_segmentation_that_cannot_be_written_takes_no_map_along(detector, scored, tmp_path, monkeypatch):
+    brain = Volume.load(IMAGE)
+    write_series(tmp_path / "series", brain.with_array(np.rint(brain.array)))
+    scans = find_scans([tmp_path / "series"], modality="t1", output=tmp_path / "out")
+
+    def fail(labels: Volume, findings: Any, folder: Path, uid: str, path: Path) -> bool:
+        assert (tmp_path / "out" / "series_anomaly.nii.gz").is_file()
+        raise InputError(
+            folder, "lacks what a DICOM segmentation must repeat", "The NIfTI results are complete"
+        )
+
+    monkeypatch.setattr("brainuad.data.dicom.write_segmentation", fail)
+    (row,) = score_scans(scans, detector, tmp_path / "out", Settings())
+    assert row["status"] == "done"
+    assert "no DICOM segmentation: " in row["warnings"]
+    sidecar = json.loads((tmp_path / "out" / "series.json").read_text())
+    assert "segmentation" not in sidecar["outputs"]
+    assert all((tmp_path / "out" / name).is_file() for name in sidecar["outputs"].values())
 
 
 def test_a_bids_data_set_gives_a_derivative(detector, scored, tmp_path):

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from brainuad.scoring import drop_small, erode_brain, large_components, median_filter, postprocess
-from brainuad.scoring.postprocess import _drop_small_on_device, _median_on_device
+from brainuad.scoring.postprocess import _median_on_device
 
 METRICS = json.loads(
     (Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.json").read_text(encoding="utf-8")
@@ -80,6 +80,25 @@ def test_median_equals_scipy(values, size):
     np.testing.assert_array_equal(median_filter(values, size).numpy(), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(values=maps, size_and_step=st.sampled_from([(5, 2), (9, 2), (9, 4), (7, 3)]))
+def test_median_of_some_voxels_equals_scipys_with_a_footprint(values, size_and_step):
+    size, step = size_and_step
+    footprint = np.zeros((size, size, size), bool)
+    footprint[::step, ::step, ::step] = True
+    expected = ndimage.median_filter(values, footprint=footprint, mode="reflect")
+    np.testing.assert_array_equal(median_filter(values, size, step).numpy(), expected)
+    np.testing.assert_array_equal(
+        _median_on_device(torch.from_numpy(values), size // 2, step).numpy(), expected
+    )
+
+
+@pytest.mark.parametrize(("size", "step"), [(4, 1), (0, 1), (5, 0), (9, 3)])
+def test_windows_that_cannot_be_are_refused(size, step):
+    with pytest.raises(ValueError, match="must"):
+        median_filter(np.ones((3, 3, 3)), size, step)
+
+
 @pytest.mark.parametrize("zeros", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("negative", [0.0, 0.4, 1.0])
 def test_median_of_windows_with_many_zeros_equals_scipy(zeros, negative):
@@ -104,14 +123,14 @@ def test_median_near_the_border_equals_scipy(corner):
 @given(values=maps, half=st.sampled_from([0, 1, 2, 4]))
 def test_median_of_a_device_is_that_of_the_processor(values, half):
     expected = median_filter(values, 2 * half + 1)
-    assert torch.equal(_median_on_device(torch.from_numpy(values), half), expected)
+    assert torch.equal(_median_on_device(torch.from_numpy(values), half, 1), expected)
 
 
 def test_median_of_a_device_in_parts(reference, monkeypatch):
     # The package has a function of the module's name.
     monkeypatch.setattr(import_module("brainuad.scoring.postprocess"), "WINDOW_VOXELS", 5_000_000)
     eroded = torch.from_numpy(reference["eroded"])
-    np.testing.assert_array_equal(_median_on_device(eroded, 2).numpy(), reference["median"])
+    np.testing.assert_array_equal(_median_on_device(eroded, 2, 1).numpy(), reference["median"])
 
 
 def test_median_of_nothing():
@@ -159,22 +178,6 @@ def test_size_counts_enclosed_holes_but_does_not_fill_them():
     binary = np.pad(shell, 2)
     assert drop_small(binary, 27).sum() == 26
     assert drop_small(binary, 28).sum() == 0
-
-
-@settings(max_examples=200, deadline=None)
-@given(binary=binaries, min_voxels=st.integers(0, 26))
-def test_component_filter_of_a_device_is_that_of_the_processor(binary, min_voxels):
-    expected = drop_small(binary, min_voxels)
-    assert torch.equal(_drop_small_on_device(torch.from_numpy(binary), min_voxels), expected)
-
-
-@pytest.mark.parametrize("share", [0.04, 0.06, 0.1])
-def test_component_filter_of_a_device_on_sparse_maps(share):
-    """Components of all sizes, winding ones among them."""
-    binary = np.random.default_rng(0).random((40, 40, 40)) < share
-    kept = _drop_small_on_device(torch.from_numpy(binary), 8)
-    assert torch.equal(kept, drop_small(binary))
-    assert 0 < kept.sum() < binary.sum()
 
 
 @pytest.mark.gpu

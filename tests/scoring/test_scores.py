@@ -7,6 +7,8 @@ from brainuad.config import SSIM_SIGMAS
 from brainuad.errors import InputError
 from brainuad.registry import SCORES
 from brainuad.scoring import score_maps, scores, ssim_maps
+from brainuad.scoring.atlas import base_of
+from brainuad.scoring.ensembles import ensemble, slicewise_ssim_maps
 
 BUILT_IN = [
     "l1",
@@ -92,6 +94,37 @@ def test_several_scores_equal_each_alone_and_share_their_maps(case, monkeypatch)
 def test_widths_of_the_ensemble_can_be_set(case):
     maps = score_maps(*case, ["ssim_ensemble", "ssim_1.5"], sigmas=[1.5])
     torch.testing.assert_close(maps["ssim_ensemble"], maps["ssim_1.5"])
+
+
+def test_names_say_which_ssim_maps(case):
+    image, reconstructions, mask = case
+    mean, sigmas = reconstructions.mean(0), [0.5, 1.5]
+    names = ["ssim_1.1", "ssim_mean", "ssim_weights:0.25,0.75", "ssim2d_1.1", "ssim2d_ensemble", "ssim2d_max"]
+    maps = score_maps(image, reconstructions, mask, names, sigmas=sigmas)
+    (single,) = ssim_maps(mean, image, sigmas=[1.1])
+    both = ssim_maps(mean, image, sigmas=sigmas)
+    flat = slicewise_ssim_maps(mean, image, sigmas=[1.1, *sigmas])
+    expected = [
+        1 - single,
+        1 - both.mean(0),
+        1 - (both[0] + 3 * both[1]) / 4,
+        1 - flat[0],
+        ensemble(flat[1:], "default"),
+        1 - flat[1:].amin(0),
+    ]
+    assert list(maps) == names
+    for name, similarity in zip(names, expected, strict=True):
+        torch.testing.assert_close(maps[name], similarity * mask, msg=name)
+    torch.testing.assert_close(SCORES["ssim_1.1"](*case), maps["ssim_1.1"])
+    assert base_of("ssim_1.1") is None
+    assert base_of("ssim_1.1_z") == "ssim_1.1"
+    assert "ssim_1.1" not in set(SCORES)
+
+
+@pytest.mark.parametrize("name", ["ssim_0", "ssim_51", "ssim_nan", "ssim_learnt", "ssim_weights:a", "l1_1.1"])
+def test_names_that_say_nothing(name):
+    with pytest.raises(InputError, match="unknown score"):
+        SCORES[name]
 
 
 def test_scores_of_others_are_called(case, monkeypatch):

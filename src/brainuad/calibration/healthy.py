@@ -14,9 +14,11 @@ from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP
+from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
+from brainuad.scoring.rarity import RARITY
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
+KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY)]))  # maps of a scan, where the model makes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,10 @@ class BrainMaps:
             mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
         )
 
+    def and_of(self, maps: Mapping[str, Any]) -> BrainMaps:
+        """Return these maps and further ones, ``(X, Y, Z)`` each."""
+        return BrainMaps(self.mask, {**self.values, **BrainMaps.of(maps, self.mask).values})
+
     def map(self, name: str) -> np.ndarray:
         """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
         full = np.zeros(self.mask.shape, dtype=np.float32)
@@ -60,7 +66,7 @@ class HealthyScan:
         voxels: Brain voxels on the model's grid.
         look: What it looks like.
         maps: What other healthy scans are compared with, before post-processing.
-        final: By score, the post-processed map, for the findings in it: of the scores that ``maps`` make.
+        final: By score, the post-processed map, for the findings in it: of the scores that users take.
     """
 
     tails: Mapping[str, np.ndarray]
@@ -84,8 +90,7 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, those of ``brainuad.scoring.atlas.CARRIED`` that the model makes at least;
-                ``image`` is added.
+            raw: Maps before post-processing, those of ``KEPT`` that the model makes at least; ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -94,10 +99,10 @@ class HealthyScan:
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
         known = {**raw, IMAGE: image}
-        carried = {name: known[name] for name in CARRIED if name in known}
+        kept = {name: known[name] for name in KEPT if name in known}
         look = look_at(image, mask, brain_ml, alignment)
-        final = BrainMaps.of({name: maps[name] for name in carried if name in maps}, mask)
-        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(carried, mask), final)
+        final = BrainMaps.of({name: maps[name] for name in CARRIED if name in maps}, mask)
+        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""
@@ -109,6 +114,7 @@ class HealthyScan:
             "voxels": np.array(self.voxels),
             "quantiles": self.look.quantiles,
             "blocks": self.look.blocks,
+            "detail": self.look.detail,
             "measured": np.array(measured),
             "shape": np.array(self.maps.mask.shape),
             "brain": np.packbits(self.maps.mask),
@@ -133,7 +139,7 @@ class HealthyScan:
             dict(zip(names, arrays["tails"], strict=True)),
             dict(zip(names, arrays["scores"].tolist(), strict=True)),
             int(arrays["voxels"]),
-            Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment),
+            Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment, arrays["detail"]),
             maps,
             final,
         )

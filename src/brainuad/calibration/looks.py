@@ -19,6 +19,7 @@ LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
 BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm
 MIDDLE, BRIGHT = (0.3, 0.6), (0.8, 1.0)  # quantiles of the healthy mean: in T1, grey and deep white matter
 ONE_IN = 1000  # healthy scans that each limit is to give a needless warning for, were the values normal
+_AXES = ("left to right", "back to front", "bottom to top")
 _ENOUGH = 5  # scans to say from how much they differ
 
 
@@ -31,12 +32,14 @@ class Look:
         blocks: Mean intensity of the brain by block of the grid, NaN where less than half of it is brain.
         brain_ml: Volume of the brain in the scan; None where it is unknown.
         alignment: Correlation of the registered scan with the atlas; None where it is unknown.
+        detail: What :func:`detail_of` says, ``(3,)``.
     """
 
     quantiles: np.ndarray
     blocks: np.ndarray
-    brain_ml: float | None = None
-    alignment: float | None = None
+    brain_ml: float | None
+    alignment: float | None
+    detail: np.ndarray
 
 
 def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Look:
@@ -53,7 +56,29 @@ def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: flo
     share = _block_means(inside, size)
     total = _block_means(np.where(inside, values, 0), size)
     blocks = np.divide(total, share, out=np.full(share.shape, np.nan), where=share >= 0.5)
-    return Look(np.quantile(values[inside], LEVELS), blocks, brain_ml, alignment)
+    quantiles = np.quantile(values[inside], LEVELS)
+    return Look(quantiles, blocks, brain_ml, alignment, detail_of(values, inside))
+
+
+def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return how much of the finest structure a scan has along each axis: little in thick slices, much in noise.
+
+    Args:
+        image: ``(X, Y, Z)``, the brain in [0, 1].
+        mask: ``(X, Y, Z)`` bool brain mask.
+
+    Returns:
+        ``(3,)``, the logarithm of the mean absolute second difference from voxel to voxel within the brain; NaN where
+        the brain is too thin to tell.
+    """
+    found = np.full(3, np.nan)
+    for axis in range(3):
+        moved, brain = np.moveaxis(image, axis, 0), np.moveaxis(mask, axis, 0)
+        within = brain[:-2] & brain[1:-1] & brain[2:]
+        bends = np.abs(moved[:-2] - 2 * moved[1:-1] + moved[2:])[within]
+        if bends.any():
+            found[axis] = np.log(bends.mean())
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,7 @@ class Looks:
         contrasts: For each scan, its contrast between these regions as the other scans have them; sorted.
         brain_ml: Volumes of the brains in mL, sorted.
         alignment: Correlations with the atlas, sorted.
+        detail: What :func:`detail_of` says of all scans, sorted, along the first axis, then the second, then the third.
     """
 
     quantiles: tuple[float, ...] = ()
@@ -79,6 +105,7 @@ class Looks:
     contrasts: tuple[float, ...] = ()
     brain_ml: tuple[float, ...] = ()
     alignment: tuple[float, ...] = ()
+    detail: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Looks:
@@ -92,6 +119,9 @@ class Looks:
         quantiles = np.stack([look.quantiles for look in looks])
         blocks = np.stack([look.blocks for look in looks])
         rest = [np.arange(len(looks)) != i for i in range(len(looks))]
+        detail = np.sort([look.detail for look in looks if np.isfinite(look.detail).all()], axis=0).reshape(
+            -1, 3
+        )
         regions = _regions(blocks)
         contrasts = (_contrast(blocks[i], _regions(blocks[other])) for i, other in enumerate(rest))
         return cls(
@@ -104,6 +134,7 @@ class Looks:
             _rounded(sorted(contrast for contrast in contrasts if not math.isnan(contrast))),
             _rounded(sorted(look.brain_ml for look in looks if look.brain_ml is not None)),
             _rounded(sorted(look.alignment for look in looks if look.alignment is not None)),
+            _rounded(detail.T.ravel()),
         )
 
     @classmethod
@@ -113,6 +144,7 @@ class Looks:
         Raises:
             ValueError: An entry is missing or cannot be used.
         """
+        values = {"detail": [], **values}  # of calibrations of before it is unknown
         lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
         found = cls(**lists, regions=str(values.get("regions", "")))
         if found.quantiles and len(found.quantiles) != len(LEVELS):
@@ -164,6 +196,8 @@ class Looks:
                     f"intensities are {distance:.3f} from the healthy scans', which differ by up to {high:.3f}: "
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
+        if not other_kind:
+            found += self._detail_doubts(look.detail)
         if look.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= look.brain_ml <= high:
@@ -177,6 +211,25 @@ class Looks:
                 found.append(
                     f"correlation {look.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "
                     "failed"
+                )
+        return found
+
+    def _detail_doubts(self, detail: np.ndarray) -> list[str]:
+        """Say along which axes a scan has too little fine structure, or too much."""
+        known = np.reshape(self.detail, (3, -1))
+        if known.shape[1] < _ENOUGH:
+            return []
+        low, high = (
+            np.array([_limit(tuple(values), side) for values in known]) for side in ("below", "above")
+        )
+        found = []
+        for wrong, what in ((detail < low, "blurred or in thick slices"), (detail > high, "noisy")):
+            if wrong.any():
+                axes = ", ".join(name for name, there in zip(_AXES, wrong, strict=True) if there)
+                ratio = np.exp((detail - known.mean(1))[wrong])
+                found.append(
+                    f"{what} along {axes}: {ratio[np.abs(np.log(ratio)).argmax()]:.2f} times the fine structure of the "
+                    "healthy scans; findings may be no lesions"
                 )
         return found
 

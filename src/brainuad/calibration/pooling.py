@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 
-TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
+from brainuad.scoring.rarity import TAIL, tail_quantiles
+
+__all__ = ["TAIL", "pooled_thresholds", "tail_quantiles"]
+
 STEPS = 1024
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 _HAIR = 1 + 1e-9  # 0.1 in floating point may be a hair less than 0.1
-
-
-def tail_quantiles(values: Any) -> np.ndarray:
-    """Return the smallest values that no more than the fractions ``TAIL`` of all values exceed.
-
-    Args:
-        values: Map values in one brain, any shape, not empty.
-
-    Returns:
-        ``(1001,)`` float32, ascending: 4 kB that stand for a scan. A fraction read from them lies between two
-        neighbours in ``TAIL``, so it is at most 1.2 % of itself off (0.01 may be 0.00988 to 0.01012).
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float32), axis=None)
-    allowed = np.floor(np.round(TAIL * ordered.size, 6)).astype(np.int64)
-    return ordered[np.maximum(ordered.size - 1 - allowed, 0)]
 
 
 def pooled_thresholds(

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brainuad.calibration.healthy import BrainMaps, HealthyScan
-from brainuad.calibration.pooling import tail_quantiles
+import numpy as np
+from torch import Tensor, from_numpy
+
+from brainuad.calibration.healthy import HealthyScan
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics, relative_name
+from brainuad.scoring.atlas import (
+    CARRIED,
+    HealthyMoments,
+    HealthyStatistics,
+    base_of,
+    bases_of,
+    relative_name,
+)
+from brainuad.scoring.rarity import PARTS, RARITY, Part, fused, pooled_tail, rarity, tail_quantiles
 
 
 def set_against_health(
@@ -30,22 +40,66 @@ def set_against_health(
     others = [sum(other != subject for other in subjects) for subject in subjects]
     if min(others, default=0) < 2:
         return None, list(scans)
-    names = list(scans[0].maps.values)
+    names = [name for name in scans[0].maps.values if name in CARRIED]
     statistics = HealthyStatistics(names, scans[0].maps.mask.shape)
     for scan in scans:
         statistics.add(scan.maps.maps(), scan.maps.mask)
     found = []
+    has_rarity = set(bases_of(RARITY)) <= set(scans[0].maps.values)
+    parts: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS if has_rarity}
     for scan, subject in zip(scans, subjects, strict=True):
         own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
         mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
-        finals = {}
+        relative: dict[str, Tensor] = {}
+        finals: dict[str, np.ndarray] = {}
         for base in names:
             without = [(maps.map(base), maps.mask) for maps in own]
-            relative = statistics.score(relative_name(base), scan.maps.map(base), mask, without)
-            final = postprocess(relative, mask).numpy()
-            tails[relative_name(base)] = tail_quantiles(final[mask])
-            scores[relative_name(base)] = scan_score(final, mask)
-            finals[relative_name(base)] = final
-        values = {**scan.final.values, **BrainMaps.of(finals, mask).values}
-        found.append(replace(scan, tails=tails, scores=scores, final=BrainMaps(mask, values)))
-    return statistics.carried(), found
+            name = relative_name(base)
+            relative[name] = statistics.score(name, scan.maps.map(base), mask, without)
+            finals[name] = postprocess(relative[name], mask).numpy()
+            tails[name] = tail_quantiles(finals[name][mask])
+            scores[name] = scan_score(finals[name], mask)
+        for part, cleaned in parts.items():
+            map = scan.maps.map(part.score) if base_of(part.score) is None else relative[part.score]
+            cleaned.append(part.cleaned(map, mask).numpy()[mask])
+        found.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
+    health = statistics.carried()
+    if parts:
+        found = _with_rarity(found, subjects, parts)
+        voxels = [scan.voxels for scan in scans]
+        health = replace(health, tails={str(part): _tail(cleaned, voxels) for part, cleaned in parts.items()})
+    return health, found
+
+
+def _tail(cleaned: Sequence[np.ndarray], voxels: Sequence[int]) -> np.ndarray:
+    """Return what the values of several brains reach."""
+    return pooled_tail(np.stack([tail_quantiles(values) for values in cleaned]), voxels)
+
+
+def _with_rarity(
+    scans: Sequence[HealthyScan], subjects: Sequence[str], parts: dict[Part, list[np.ndarray]]
+) -> list[HealthyScan]:
+    """Return the scans with how rare in other subjects' brains their values are; ``parts`` are those in the brains."""
+    found = []
+    tails = {part: [tail_quantiles(values) for values in cleaned] for part, cleaned in parts.items()}
+    for index, (scan, subject) in enumerate(zip(scans, subjects, strict=True)):
+        others = [place for place, whose in enumerate(subjects) if whose != subject]
+        voxels = [scans[place].voxels for place in others]
+        rarities = [
+            rarity(
+                from_numpy(cleaned[index]),
+                pooled_tail(np.stack([tails[part][place] for place in others]), voxels),
+            )
+            for part, cleaned in parts.items()
+        ]
+        map = np.zeros(scan.maps.mask.shape, dtype=np.float32)
+        map[scan.maps.mask] = fused(rarities).numpy()
+        found.append(
+            replace(
+                scan,
+                tails={**scan.tails, RARITY: tail_quantiles(map[scan.maps.mask])},
+                scores={**scan.scores, RARITY: scan_score(map, scan.maps.mask)},
+                final=scan.final.and_of({RARITY: map}),
+            )
+        )
+    return found

@@ -11,7 +11,6 @@ import sys
 import typer
 
 from brainuad.cli import (  # noqa: F401  (each registers its command)
-    bench,
     calibrate,
     check,
     compare,
@@ -27,7 +26,7 @@ from brainuad.cli import (  # noqa: F401  (each registers its command)
     train,
 )
 from brainuad.cli.app import app
-from brainuad.console import report_bug
+from brainuad.console import print_anything, report_bug
 
 __all__ = ["app", "main"]
 
@@ -35,4 +34,5 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the program ``brainuad``."""
     sys.excepthook = report_bug
+    print_anything()
     typer.main.get_command(app)(prog_name="brainuad")

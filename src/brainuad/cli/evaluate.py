@@ -72,10 +72,10 @@ def evaluate(
 
     Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
-    from brainuad.evaluate import OURS, REFERENCE, evaluate_cases, failures, headline
-    from brainuad.evaluate.ranks import joined_ranks
     from brainuad.runs import load_trained
     from brainuad.scoring.atlas import score_names
+    from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
+    from brainuad.study.ranks import joined_ranks
 
     wanted_scores, wanted_sets = listed(scores), listed(sets)
     known("--scores", wanted_scores or [], score_names())

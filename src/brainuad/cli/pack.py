@@ -19,7 +19,7 @@ def pack(
         list[str] | None,
         typer.Argument(
             metavar="[SETTING=VALUE]...",
-            help="As for `brainuad train`: experiment=lite datamodule.cfg.mode=t2 start_fold=1 ...",
+            help="As for `brainuad train`: experiment=lite datamodule.cfg.mode=t2 fold=1 ...",
         ),
     ] = None,
 ) -> None:

@@ -35,6 +35,13 @@ def prepare(
             help="Finds the brain where there is no mask; hd-bet is yours to install.", **one_of(EXTRACTORS)
         ),
     ] = "deepbet",
+    bias_levels: Annotated[
+        str,
+        typer.Option(
+            help="Of the bias correction: 4 as published, 1 leaves large lesions as they are.",
+            **one_of(("1", "4")),
+        ),
+    ] = "4",
     splits: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +74,13 @@ def prepare(
             rows.append(row)
             advance(f"{row['status']}: {row['subject']}: {row['message']}" if row["message"] else "")
 
-        prepare_cohort(scans, output, Preparation(float(spacing), seed, extractor), jobs=jobs, report=report)
+        prepare_cohort(
+            scans,
+            output,
+            Preparation(float(spacing), seed, extractor, int(bias_levels)),
+            jobs=jobs,
+            report=report,
+        )
     if as_json:
         print_rows(sorted(rows, key=lambda row: str(row["subject"])), as_json)
     else:

@@ -74,7 +74,8 @@ def score(
     """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
     from brainuad.data.inputs import find_scans, output_paths
     from brainuad.detector import load_model
-    from brainuad.scan.run import SCORES_CSV, Settings, score_scans
+    from brainuad.scan.run import Settings, score_scans
+    from brainuad.scan.table import SCORES_CSV
     from brainuad.scoring.atlas import score_names
 
     known("--score", [score] if score else [], score_names())

@@ -51,7 +51,7 @@ def sweep(
     from brainuad.data.leaks import leak_free, scans_of_others
     from brainuad.runs import load_trained
     from brainuad.scoring.ensembles import ENSEMBLES
-    from brainuad.sweep import Ablations, run_sweep
+    from brainuad.study.sweep import Ablations, run_sweep
 
     names = listed(ensembles) or list(ENSEMBLES)
     known("--ensembles", names, list(ENSEMBLES))

@@ -16,6 +16,7 @@ from brainuad.compare.differences import Comparison, Comparisons
 from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
 from brainuad.files import write_text
+from brainuad.study.tables import markdown_table
 
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
@@ -78,15 +79,13 @@ def write_comparisons(
 
 
 def _markdown(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str) -> str:
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|").replace("<", "&lt;") for value in values) + " |"
-
+    shown = [[cell.replace("<", "&lt;") for cell in cells(row)] for row in comparisons.rows]
     parts = [
         "# Comparison",
         f"Split {split}, {space} space. " + method(comparisons),
         "\n".join(f"- {run.name}: `{run.folder}`" for run in runs),
         "\n".join(f"- Warning: {text}" for text in comparisons.warnings),
-        "\n".join([line(HEADINGS), line(["---"] * len(HEADINGS)), *map(line, map(cells, comparisons.rows))]),
+        markdown_table(HEADINGS, shown),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -76,11 +76,11 @@ class AtlasBrain:
         """Return an array on the grid cut to the box, in its place in atlas space."""
         return Volume.from_array(array[self.box], self.affine)
 
-    def correct(self, resampled: np.ndarray) -> Volume:
+    def correct(self, resampled: np.ndarray, bias_levels: int) -> Volume:
         """Return what :meth:`resample` gave, cut to the box and bias-corrected."""
         # The paper cuts to the box *before* N4, so that the empty margin does not stretch the spline grid.
         cut = self.cut(resampled)
-        return cut.with_array(correct_bias(cut, self.mask[self.box]))
+        return cut.with_array(correct_bias(cut, self.mask[self.box], bias_levels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int
             f"shows no brain, or none that could be registered: the atlas explains {alike:.2f} times what it explains "
             f"when it is laid wrongly, of brains more than {_NO_BRAIN:g} times"
         )
-    corrected = located.correct(resampled)
+    corrected = located.correct(resampled, config.bias_levels)
     image, mask, _, grid = place_volumes(corrected, located.cut(located.mask), None, config)
     aligned = alignment(resampled, located.frame)
     if not np.isfinite(aligned):

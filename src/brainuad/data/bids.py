@@ -47,6 +47,7 @@ _IGNORED = (
     "scores.csv",
     "findings.csv",
     "run.json",
+    "failed",
 )  # ours that the specification does not know
 
 
@@ -196,7 +197,7 @@ def _check_known(root: Path, option: str, wanted: set[str], present: set[str]) -
 def _description(folder: Path) -> dict[str, Any]:
     """Return a data set's description; {} if it cannot be understood, for nothing depends on it but its kind."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s: cannot be read (%s)", folder / DESCRIPTION, error)
         return {}

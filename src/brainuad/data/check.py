@@ -19,8 +19,10 @@ from brainuad.data.cohort import (
     paper_folds,
     read_paper_layout,
 )
+from brainuad.data.intensity import on_zero
 from brainuad.data.leaks import find_leaks
 from brainuad.data.packed import is_packed, read_packed
+from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256
@@ -115,6 +117,11 @@ def check_case(case: Case) -> list[Problem]:
             _error(case.image, f"is constant ({image.array.flat[0]:g})", "Convert the scan again")
         )
         image = None
+    if image is not None:
+        try:
+            on_zero(image.array)
+        except ValueError as error:
+            problems.append(_error(case.image, str(error), "A run would refuse it"))
     if mask is not None:
         problems += _mask_problems(case, mask)
     if image is not None and mask is not None:
@@ -202,7 +209,7 @@ def _load(path: Path, problems: list[Problem]) -> Volume | None:
 
 
 def _mask_problems(case: Case, mask: Volume) -> Iterator[Problem]:
-    if not (mask.array > 0.5).any():
+    if not mask.inside.any():
         yield _error(case.mask, "is empty: no voxel above 0.5", "Extract the brain again")
     elif not ((mask.array == 0) | (mask.array == mask.array.max())).all():
         yield _warning(
@@ -216,7 +223,7 @@ def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: 
         yield _shape_error(mask_path, mask, image_path, image)
         return
     yield from _grid_problems(mask_path, mask, image_path, image)
-    brain = image.array[mask.array > 0.5]
+    brain = image.array[mask.inside]
     if brain.size and brain.min() == brain.max():
         yield _error(image_path, f"is constant inside the brain mask ({brain[0]:g})", "Check image and mask")
 
@@ -241,9 +248,11 @@ def _lesion_problems(
     lesion_path: Path, lesion: Volume, mask_path: Path, mask: Volume | None
 ) -> Iterator[Problem]:
     """Look at a lesion mask, alone and inside the brain mask (None where that cannot be read)."""
-    voxels = lesion.array > 0.5
+    voxels = lesion.inside
     if (lesion.array != np.rint(lesion.array)).any():
         yield _warning(lesion_path, "holds interpolated values", "Voxels above 0.5 count as lesion")
+    if fault := truth_fault(lesion):
+        yield _error(lesion_path, fault, "Give the outline of the lesions")
     if not voxels.any():
         yield _warning(lesion_path, "is empty: no voxel above 0.5", "Dice and AUPRC are undefined for it")
     if mask is None:
@@ -252,7 +261,7 @@ def _lesion_problems(
         yield _shape_error(lesion_path, lesion, mask_path, mask)
         return
     yield from _grid_problems(lesion_path, lesion, mask_path, mask)
-    outside = int((voxels & ~(mask.array > 0.5)).sum())
+    outside = int((voxels & ~mask.inside).sum())
     if outside == 0:
         return
     share = f"{outside} of {int(voxels.sum())} lesion voxels lie outside the brain mask"

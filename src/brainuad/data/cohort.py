@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brainuad.data.tables import SPLIT_COLUMNS, parse_age, parse_label, read_table
+from brainuad.data.tables import SPLIT_COLUMNS, has_no_rows, parse_age, parse_label, read_table
 from brainuad.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,9 @@ def read_paper_layout(
     absent: list[str] = []
     for stem, dataset, split in files:
         path = root / "splits" / f"{stem}.csv"
-        if not path.is_file():
-            if training and stem.endswith(f"fold{fold}"):
+        needed = training and stem.endswith(f"fold{fold}")
+        if not path.is_file() or (not needed and has_no_rows(path)):
+            if needed:
                 present = ", ".join(map(str, paper_folds(data_dir))) or "none"
                 raise InputError(path, "missing, and training needs it", f"Folds present: {present}")
             absent.append(path.name)

@@ -14,6 +14,7 @@ from scipy import ndimage
 from brainuad.data.registration import itk_fault, one_itk_thread, to_sitk
 from brainuad.data.volume import Volume
 
+PUBLISHED_BIAS_LEVELS = 4
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
 _FOUND_BY = {
@@ -24,6 +25,9 @@ _FOUND_BY = {
 _SMALLEST_BRAIN = 250.0  # mL: below a newborn's
 _USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
 _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
+_COARSE, _AROUND = 4.0, 20.0  # mm: where the head is looked for, and what is left around it
+_AIR = 0.1  # of the brightest: what is darker is air
+_MOSTLY = 0.3  # of the field of view: a box of less than that is taken in its place
 _DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below it
 
 
@@ -48,8 +52,8 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.
 
     Args:
-        image: The scan, with or without skull.
-        given: Brain mask or parcellation on the same grid, above 0 in the brain.
+        image: The scan, with or without skull, 0 around it.
+        given: Brain mask or parcellation on the same grid, above 0.5 in the brain.
         modality: deepbet knows "t1" only.
 
     Raises:
@@ -59,7 +63,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     if not np.ptp(image.array) > 0:
         raise ValueError(f"holds one value only ({image.array.flat[0]:g})")
     if given is not None:
-        mask, source = given.array > 0, "given"
+        mask, source = given.inside, "given"
         if not mask.any():
             raise ValueError("the brain mask is empty")
         inside = image.array[mask]
@@ -74,7 +78,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     else:
         raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
     closed = close_sulci(mask, image.spacing)
-    ml = float(closed.sum() * np.prod(image.spacing) / 1000)
+    ml = float(closed.sum() * image.voxel_ml)
     if not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
         raise ValueError(f"shows no brain: {_FOUND_BY[source]} {ml:.0f} mL")
     return Brain(closed, source, ml, _doubts(closed, ml))
@@ -87,7 +91,7 @@ def extracted_brain(image: Volume) -> np.ndarray | None:
     """
     # Interpolated images ring around zero: half a percent of the bright end tells tissue from ringing.
     tissue = image.array > 0.005 * np.percentile(image.array, 99.5)
-    ml = tissue.sum() * np.prod(image.spacing) / 1000
+    ml = tissue.sum() * image.voxel_ml
     return tissue if 0 < ml < _LARGEST_BRAIN and max(_sections_on_faces(tissue).values()) < 0.3 else None
 
 
@@ -98,10 +102,33 @@ def deepbet_mask(image: Volume) -> np.ndarray:
         ValueError: It finds no brain.
     """
     network = copy(_deepbet())  # it keeps the bounding box of its scan: one for each, with the same weights
+    mask = np.zeros(image.array.shape, dtype=bool)
+    box = _without_air(image)
     try:
-        return network.postprocess(network.run_model(image.array.copy()) > 0.5).astype(bool)
+        mask[box] = network.postprocess(network.run_model(image.array[box].copy()) > 0.5)
+        return mask
     except (AssertionError, ValueError) as error:  # its ways to say that its mask is empty
         raise ValueError("shows no brain: brain extraction (deepbet) found nothing") from error
+
+
+def _without_air(image: Volume) -> tuple[slice, ...]:
+    """Return the box of the head with a margin, where most of a scan is air around it; else all of the scan.
+
+    deepbet looks for the brain in a copy of 128 voxels a side, in which such a head would be too small.
+    """
+    steps = [max(1, round(_COARSE / step)) for step in image.spacing]
+    coarse = image.array[:: steps[0], :: steps[1], :: steps[2]]
+    parts, count = ndimage.label(coarse > _AIR * np.percentile(coarse, 99.9))
+    if not count:
+        return (slice(None),) * 3
+    largest = int(np.bincount(parts.ravel())[1:].argmax())
+    found = ndimage.find_objects(parts)[largest]
+    margins = [round(_AROUND / step) for step in image.spacing]
+    box = tuple(
+        slice(max(0, part.start * step - margin), min(length, part.stop * step + margin))
+        for part, step, margin, length in zip(found, steps, margins, image.array.shape, strict=True)
+    )
+    return box if image.array[box].size < _MOSTLY * image.array.size else (slice(None),) * 3
 
 
 @cache
@@ -151,16 +178,23 @@ def on_same_grid(label: Volume, image: Volume) -> bool:
 
 
 def correct_bias(
-    volume: Volume, mask: np.ndarray, *, working_spacing: float = 6.0, iterations: int = 100
+    volume: Volume,
+    mask: np.ndarray,
+    levels: int = PUBLISHED_BIAS_LEVELS,
+    *,
+    working_spacing: float = 6.0,
+    iterations: int = 100,
 ) -> np.ndarray:
     """Divide out the smooth multiplicative bias field inside the brain (N4, Tustison et al. 2010).
 
-    Four levels, tolerance 5e-4, as published. The field is smooth, so it is estimated on a grid of about
-    ``working_spacing`` mm and evaluated on the scan's own.
+    The field is smooth, so it is estimated on a grid of about ``working_spacing`` mm and evaluated on the scan's own.
 
     Args:
         volume: Brain-extracted scan with positive intensities in the brain.
         mask: ``(X, Y, Z)`` bool brain mask.
+        levels: Each halves the distance between the knots of the field, which begins as one cubic piece over the whole
+            brain. With the four that were published it is some 2 cm, and a large lesion is taken for bias and
+            flattened; with one it stays.
         working_spacing: Grid of the estimate in mm.
         iterations: Most iterations a level.
 
@@ -176,7 +210,7 @@ def correct_bias(
     inside = sitk.Cast(to_sitk(volume.with_array(positive)) > 0.5, sitk.sitkUInt8)
     shrink = [max(1, round(working_spacing / spacing)) for spacing in volume.spacing]
     correction = sitk.N4BiasFieldCorrectionImageFilter()
-    correction.SetMaximumNumberOfIterations([iterations] * 4)
+    correction.SetMaximumNumberOfIterations([iterations] * levels)
     correction.SetConvergenceThreshold(5e-4)
     try:
         with one_itk_thread():

@@ -64,17 +64,6 @@ class BrainFrame:
         matrix = np.linalg.inv(volume.affine) @ _or_identity(atlas_to_scan) @ self.affine
         return resample(volume.array, matrix, self.shape, order=order)
 
-    def to_native(
-        self, array: np.ndarray, volume: Volume, atlas_to_scan: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Resample a map on the grid back onto a scan's voxels: the reverse of :meth:`to_model`.
-
-        Returns:
-            The shape of ``volume.array``, float32; zero outside the grid.
-        """
-        matrix = np.linalg.inv(_or_identity(atlas_to_scan) @ self.affine) @ volume.affine
-        return resample_map(array, matrix, volume.array.shape)
-
 
 def _or_identity(matrix: np.ndarray | None) -> np.ndarray:
     return np.eye(4) if matrix is None else matrix

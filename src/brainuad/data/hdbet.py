@@ -55,9 +55,9 @@ def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
         mask = Volume.load(written)
     if not on_same_grid(mask, image):
         raise ValueError(f"{PROGRAM} wrote a brain mask on another grid ({mask.array.shape})")
-    if not (mask.array > 0.5).any():
+    if not mask.inside.any():
         raise ValueError(f"{PROGRAM} found no brain")
-    return mask.array > 0.5
+    return mask.inside
 
 
 def _has_gpu() -> bool:

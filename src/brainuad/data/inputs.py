@@ -28,7 +28,7 @@ _OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, 
 _LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings and temporary prefixes
 # Results of this package, and what others keep beside scans. "_brain" and "_scan" are judged by their neighbours.
 _NOT_SCANS = re.compile(
-    r"(_anomaly|_lesions?|_reconstruction|[_-]mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
+    r"(_anomaly|_lesions?|_reconstruction|mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
 )
 
 

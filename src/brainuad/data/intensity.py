@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+_ZERO = (-0.005, 0.1)  # of the range: ringing below, noise of air above; a background there is 0
+_EVEN = 0.05  # of the range: how much the faces of a scan differ where they show background only
+_CLEARLY = 0.1  # of the range: what is that far below the background is no noise and no ringing
+_MOST_BELOW = 0.05  # of what is clearly no background
+
 
 def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float = 0.125) -> np.ndarray:
     """Smooth along, not across, the edges of an ``(X, Y, Z)`` image; voxels count as 1 mm.
@@ -25,6 +30,42 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float =
         flowed = sitk.CurvatureFlow(image, timeStep=time_step, numberOfIterations=iterations)
         smooth[box] = sitk.GetArrayFromImage(flowed)
     return smooth
+
+
+def on_zero(array: np.ndarray) -> np.ndarray:
+    """Shift a scan so that what surrounds the head or brain is 0 and tissue is above it.
+
+    All that follows counts on that: brains are cut out by zeros, and bias is divided out. A scan whose background is 0
+    already, ringing and noise apart, is returned as it is; one of [-1, 1] or a z-scored head is shifted.
+
+    Args:
+        array: ``(X, Y, Z)`` float32 intensities in any unit.
+
+    Raises:
+        ValueError: More than a little lies below the background, as where the brain alone was standardised, or unsigned
+            numbers were read as signed. No shift brings that back.
+    """
+    faces = np.concatenate([array.take((0, -1), axis).ravel() for axis in range(3)])
+    if array.min() >= 0 and not np.median(faces):
+        return array
+    darkest, brightest = (float(value) for value in np.percentile(array[::2, ::2, ::2], (0.5, 99.5)))
+    low, level, high = (float(value) for value in np.percentile(faces, (25, 50, 75)))
+    span = max(brightest, level) - min(darkest, level)
+    if not span:  # one value
+        return array
+    if high - low > _EVEN * span:  # tissue reaches the faces: the background is below zero, or not seen
+        level = min(darkest, 0.0)
+    if _ZERO[0] * span <= level <= _ZERO[1] * span:
+        level = 0.0
+    away = array - np.float32(level)
+    below = int((away < -_CLEARLY * span).sum())
+    share = below / max(below + int((away > _CLEARLY * span).sum()), 1)
+    if share > _MOST_BELOW:
+        raise ValueError(
+            f"has {share:.0%} of its tissue below its background of {level:.4g}: it looks standardised, or its "
+            "unsigned numbers are read as signed; give the original scan"
+        )
+    return away if level else array
 
 
 def scale_to_percentiles(

@@ -17,18 +17,18 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from brainuad.cache import Cache
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
 from brainuad.data.frame import ATLAS_CENTRE, BrainFrame
-from brainuad.data.intensity import curvature_flow, scale_to_percentiles
+from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentiles
 from brainuad.data.sampling import sample_axes
+from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
-from brainuad.files import sha256
+from brainuad.files import Cache, sha256
 
 _LOADER_VERSION = (
-    4  # raise when the same settings give other numbers, so that old cache entries are not taken
+    5  # raise when the same settings give other numbers, so that old cache entries are not taken
 )
 MAX_OFF_CENTRE_MM = 60.0  # scans in atlas space lie nearer than this
 _MAX_CACHE_BYTES = 20_000_000_000
@@ -152,7 +152,7 @@ def load_native(case: Case, config: DataConfig) -> NativeCase:
 
 def _native(volumes: _Volumes) -> NativeCase:
     image, mask, lesion = volumes
-    return NativeCase(image, mask.array > 0.5, None if lesion is None else lesion.array > 0.5)
+    return NativeCase(image, mask.inside, None if lesion is None else lesion.inside)
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -195,19 +195,6 @@ def _read_entry(handle: BinaryIO) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def place(case: Case, config: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Bring a case onto the model's grid, without the cache.
-
-    With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
-    zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
-    ``affine="used"`` the scan is placed on the atlas grid of the same size and spacing first, and scaled there.
-
-    Returns:
-        image, mask, lesion or None, and the affine from grid indices to the scan's mm.
-    """
-    return _placed(case, _read_files(case, config), config)
-
-
 def _read_files(case: Case, config: DataConfig) -> _Volumes:
     image, mask = Volume.load(case.image), Volume.load(case.mask)
     lesion = Volume.load(case.lesion) if case.lesion is not None else None
@@ -215,7 +202,9 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
         fault = _grid_fault(label, image, config) if label is not None else ""
         if fault:
             raise InputError(path or "", fault, "Resample it onto the image's grid")
-    if not (mask.array > 0.5).any():
+    if lesion is not None and (fault := truth_fault(lesion)):
+        raise InputError(case.lesion or "", fault, "Give the outline of the lesions")
+    if not mask.inside.any():
         raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
     return image, mask, lesion
 
@@ -244,12 +233,20 @@ def _grid_fault(label: Volume, image: Volume, config: DataConfig) -> str:
 def place_volumes(
     image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Do the work of :func:`place` for volumes of one grid.
+    """Bring volumes of one grid onto the model's.
+
+    With ``affine="ignored"`` the array is taken as it lies in the file, 1 voxel as 1 mm: curvature flow, centre crop or
+    zero-padding to ``imageDim``, percentile scaling inside the brain, reduction (B-spline; nearest for labels). With
+    ``affine="used"`` the scan is placed on the atlas grid of the same size and spacing first, and scaled there.
+
+    Returns:
+        image, mask, lesion or None, and the affine from grid indices to the scan's mm.
 
     Raises:
-        ValueError: The image is constant in the brain, the brain is not on the grid, or, with ``affine="used"``, the
-            scan is not in atlas space.
+        ValueError: The image is constant in the brain or looks standardised, the brain is not on the grid, or, with
+            ``affine="used"``, the scan is not in atlas space.
     """
+    image = image.with_array(on_zero(image.array))
     use_grid = _used_grid if config.affine == "used" else _ignored_grid
     return use_grid(image, mask, lesion, config)
 
@@ -280,7 +277,7 @@ def _used_grid(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
     frame = BrainFrame((x, y, z), config.rescaleFactor)
-    brain = mask.array > 0.5
+    brain = mask.inside
     off = off_centre(brain, mask.affine)
     if off > MAX_OFF_CENTRE_MM:
         raise ValueError(

@@ -12,23 +12,58 @@ from contextlib import contextmanager
 import numpy as np
 import SimpleITK as sitk
 
-from brainuad.data.frame import atlas_brain
+from brainuad.data.frame import atlas_brain, resample
 from brainuad.data.volume import Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_ROUNDING = 1e-3  # cosine between two axes, a twentieth of a degree: 0.2 mm at the far end of a brain
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
-    """Return a SimpleITK image (LPS space) of a volume whose axes need not be orthogonal to the scanner's."""
+    """Return a SimpleITK image (LPS space) of a volume whose axes are square to each other, as ITK's are.
+
+    Raises:
+        ValueError: They are not, by more than rounding: see :func:`on_square_axes`.
+    """
+    if not _is_square(volume.affine):
+        raise ValueError("has axes that are not square to each other")
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
+    image.SetSpacing(volume.spacing)
     lps = _RAS_TO_LPS @ volume.affine
-    spacing = np.asarray(volume.spacing)
-    image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
-    # Rounding in a stored affine can leave axes a hair from orthonormal, which ITK refuses: take the nearest rotation.
-    left, _, right = np.linalg.svd(lps[:3, :3] / spacing)
-    image.SetDirection((left @ right).ravel().tolist())
+    image.SetDirection(_nearest_rotation(lps).ravel().tolist())
     return image
+
+
+def on_square_axes(volume: Volume) -> Volume:
+    """Return a volume on axes that are square to each other: itself, or resampled (linearly) where they are not.
+
+    A registration by 12 parameters that was written into a header leaves such axes. The grid's voxels have the scan's
+    size, and it holds all of the scan.
+    """
+    if _is_square(volume.affine):
+        return volume
+    affine = np.eye(4)
+    affine[:3, :3] = _nearest_rotation(volume.affine) * volume.spacing
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.array.shape) - 1)
+    places = (np.linalg.inv(affine) @ volume.affine @ np.c_[corners, np.ones(8)].T)[:3]
+    first = np.floor(places.min(1))
+    affine[:3, 3] = affine[:3, :3] @ first
+    x, y, z = (np.ceil(places.max(1)) - first).astype(int) + 1
+    matrix = np.linalg.inv(volume.affine) @ affine
+    return Volume.from_array(resample(volume.array, matrix, (int(x), int(y), int(z)), order=1), affine)
+
+
+def _is_square(affine: np.ndarray) -> bool:
+    """Whether the axes are square to each other but for the rounding of a stored affine."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < _ROUNDING)
+
+
+def _nearest_rotation(affine: np.ndarray) -> np.ndarray:
+    """Return the axes, ``(3, 3)``, that are square to each other and nearest to an affine's."""
+    left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    return np.asarray(left @ right)
 
 
 def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
@@ -49,7 +84,7 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     try:
         with one_itk_thread():  # more would add the metric up in another order each time
             # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
-            return _register(to_sitk(atlas_brain()), _averaged(to_sitk(brain), 2), seed)
+            return _register(to_sitk(atlas_brain()), _averaged(to_sitk(on_square_axes(brain)), 2), seed)
     except RuntimeError as error:
         raise ValueError(f"could not be registered to the atlas ({itk_fault(error)})") from error
 
@@ -117,8 +152,8 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
         ValueError: Registration fails, as it does where the scans do not overlap.
     """
     # Blocks of 4 mm are the grid on which the two are compared. Finer detail in the other scan would go unused.
-    images = _averaged(to_sitk(fixed), 4), _averaged(to_sitk(moving), 2)
-    mask = sitk.Cast(_averaged(to_sitk(fixed.with_array(brain)), 4) > 0.5, sitk.sitkUInt8)
+    images = _averaged(to_sitk(on_square_axes(fixed)), 4), _averaged(to_sitk(on_square_axes(moving)), 2)
+    mask = sitk.Cast(_averaged(to_sitk(on_square_axes(fixed.with_array(brain))), 4) > 0.5, sitk.sitkUInt8)
     still = sitk.Euler3DTransform()
     middle = fixed.affine @ [*np.argwhere(brain).mean(0), 1]
     still.SetCenter((_RAS_TO_LPS @ middle)[:3].tolist())

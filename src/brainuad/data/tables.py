@@ -1,56 +1,69 @@
-"""Reading and writing the CSV files that list scans."""
+"""Reading the CSV files that list scans."""
 
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from brainuad.errors import InputError
-from brainuad.files import write_text
+from brainuad.files import csv_reader
 
 SPLIT_COLUMNS = ("img_name", "age", "label", "img_path", "mask_path", "seg_path")
 MISSING_TEXT = ("", "nan", "none", "na")
+_NAMES = ("subject", "img_name", "participant_id")  # columns in which NA is somebody's initials
 
 
 def read_table(path: Path, required: Iterable[str]) -> list[tuple[dict[str, str], str]]:
     """Return a CSV's rows as text by column, each with its place ("file.csv line 3") for messages.
 
-    Columns beyond the ``required`` ones are kept. Missing values, "nan" among them, become "".
+    Columns beyond the ``required`` ones are kept, empty rows are not. Missing values, "nan" among them, become ""; a
+    subject may be called NA.
 
     Raises:
-        InputError: There is no such file, it is no CSV, it has no rows, or it lacks a column.
+        InputError: There is no such file, it is no CSV, it has no rows, lacks a column or has one twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        reader = csv_reader(path)
     except FileNotFoundError:
         raise InputError(path, "no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, f"cannot be read as text ({error})", "Save it as CSV in UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
         found = [(name or "").strip() for name in reader.fieldnames or ()]
         reader.fieldnames = found
         records = [(record, f"{path} line {reader.line_num}") for record in reader]
     except csv.Error as error:
         raise InputError(path, f"is no CSV ({error})", "Separate columns by commas") from error
+    if twice := sorted({name for name in found if name and found.count(name) > 1}):
+        raise InputError(path, f"has the column {', '.join(twice)} twice", "Remove one, or rename it")
     missing = sorted(set(required) - set(found))
     if missing:
         raise InputError(
             path, f"lacks the columns {', '.join(missing)}", f"It has {', '.join(found) or 'none'}"
         )
-    if not records:
+    rows = [({name: _clean(name, record.get(name)) for name in found}, place) for record, place in records]
+    rows = [(row, place) for row, place in rows if any(row.values())]
+    if not rows:
         raise InputError(path, "has no rows")
-    return [({name: _clean(record.get(name)) for name in found}, place) for record, place in records]
+    return rows
 
 
-def _clean(text: str | None) -> str:
+def has_no_rows(path: Path) -> bool:
+    """Whether a CSV holds a heading at most; False where it cannot be read, which reading tells."""
+    try:
+        return not any(any(filter(None, row.values())) for row in csv_reader(path))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _clean(column: str, text: str | None) -> str:
     """Strip a value, and make every spelling of a missing one empty."""
     text = (text or "").strip()
-    return "" if text.lower() in MISSING_TEXT else text
+    named = column in _NAMES and text == "NA"
+    return "" if text.lower() in MISSING_TEXT and not named else text
 
 
 def parse_label(text: str, place: str) -> int:
@@ -82,18 +95,3 @@ def parse_age(text: str) -> float | None:
     except ValueError:
         return None
     return age if math.isfinite(age) else None
-
-
-def write_split(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a split file of the paper's layout, all or nothing.
-
-    Args:
-        path: The CSV file, say ``DATA_DIR/Data/splits/IXI_test.csv``.
-        rows: Values by ``SPLIT_COLUMNS``; None or an absent one is written empty. Paths begin with /Train or
-            /Test.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, SPLIT_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

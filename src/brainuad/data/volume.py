@@ -102,6 +102,16 @@ class Volume:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def inside(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool, where a mask is set: above 0.5, which is half of a fraction and any whole number."""
+        return np.asarray(self.array > 0.5)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
     def file_axes(self) -> np.ndarray:
         """Return the array in the axes of the file it came from."""
         to_file = ornt_transform(_RAS, io_orientation(self._file_affine()))

@@ -48,8 +48,6 @@ from brainuad.evaluation.statistics import (
 from brainuad.evaluation.streaming import ScoreHistogram, curve_histogram, empty_histogram, score_histogram
 from brainuad.evaluation.thresholds import (
     FALSE_POSITIVE_FRACTIONS,
-    false_positive_thresholds,
-    pooled_best_threshold,
     pooled_greedy_threshold,
 )
 
@@ -80,7 +78,6 @@ __all__ = [
     "curve_histogram",
     "dice",
     "empty_histogram",
-    "false_positive_thresholds",
     "find_lesions",
     "greedy_best_dice",
     "hausdorff",
@@ -91,7 +88,6 @@ __all__ = [
     "paired_difference",
     "paired_permutation_test",
     "paired_ratio",
-    "pooled_best_threshold",
     "pooled_greedy_threshold",
     "reconstruction_errors",
     "scan_auroc",

@@ -1,8 +1,7 @@
 """All thresholds of an anomaly map at once: AUROC, average precision and the best Dice from one sort.
 
 Sorting the scores of lesion and healthy voxels separately is all these measures need: the confusion counts at
-any threshold are two binary searches. A map on CUDA is sorted there, and `average_precision` and `best_dice` fetch a
-few numbers from it.
+any threshold are two binary searches.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from brainuad.evaluation._arrays import as_bool, as_scores, ratio
 
@@ -163,8 +159,6 @@ def average_precision(map: Any, lesion: Any) -> float:
     Raises:
         ValueError: The shapes differ or the map holds NaN.
     """
-    if _on_device(map):
-        return _figures_on_device(map, lesion)[0]
     return threshold_curve(map, lesion).average_precision()
 
 
@@ -184,8 +178,6 @@ def best_dice(map: Any, lesion: Any) -> tuple[float, float]:
     Raises:
         ValueError: The shapes differ or the map holds NaN.
     """
-    if _on_device(map):
-        return _figures_on_device(map, lesion)[1:]
     return threshold_curve(map, lesion).best_dice()
 
 
@@ -205,37 +197,3 @@ def greedy_best_dice(map: Any, lesion: Any) -> tuple[float, float]:
         ValueError: The shapes differ or the map holds NaN.
     """
     return threshold_curve(map, lesion).greedy_best_dice()
-
-
-def _on_device(map: Any) -> bool:
-    return isinstance(map, Tensor) and map.is_cuda and map.numel() > 0
-
-
-def _figures_on_device(map: Tensor, lesion: Any) -> tuple[float, float, float]:
-    """Return average precision, best Dice and its threshold by PyTorch alone, with one transfer at the end.
-
-    Raises:
-        ValueError: The shapes differ or the map holds NaN.
-    """
-    if tuple(map.shape) != tuple(lesion.shape):
-        raise ValueError(f"map has shape {tuple(map.shape)}, lesion {tuple(lesion.shape)}")
-    scores = map.detach().flatten()
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.to(torch.float32 if scores.dtype.itemsize == 2 else torch.float64)
-    scores, order = scores.sort()
-    truth = torch.as_tensor(lesion, device=map.device).flatten()[order].bool()
-    # For the threshold just below each voxel's score: the voxels that are not called lesion, and what they miss.
-    below = torch.searchsorted(scores, scores)
-    missed = F.pad(truth.cumsum(0), (1, 0))
-    positives = missed[-1]
-    hits, called = (positives - missed[below]).double(), len(scores) - below
-    precision = torch.where(truth, hits / called, 0).sum() / positives
-    dice = 2 * hits / (called + positives)
-    best = len(scores) - 1 - dice.flip(0).argmax(0, keepdim=True)  # of equal ones the highest threshold
-    lower = torch.cat([torch.nextafter(scores[:1], scores.new_tensor([-torch.inf])), scores])
-    undefined = torch.where(positives > 0, 0.0, torch.nan)
-    found = [precision, dice[best][0] + undefined, lower[below[best]][0] + undefined, scores.isnan().sum()]
-    *figures, missing = torch.stack([value.double() for value in found]).tolist()
-    if missing:
-        raise ValueError(f"map holds {missing:.0f} NaN")
-    return figures[0], figures[1], figures[2]

@@ -97,8 +97,8 @@ class ScoreHistogram:
     def best_dice(self) -> tuple[float, float]:
         """Return the largest Dice at the name of a bin and that threshold; both NaN without a lesion.
 
-        ``map > threshold`` has exactly this Dice; a threshold within a bin can have a larger one, up to
-        `best_dice_bound`. Of equally good thresholds the highest is taken.
+        ``map > threshold`` has exactly this Dice; a threshold within a bin can have a
+        larger one. Of equally good thresholds the highest is taken.
         """
         if not self.lesion.any():
             return math.nan, math.nan
@@ -106,14 +106,6 @@ class ScoreHistogram:
         dice = 2 * true_positives / (true_positives + false_positives + self.lesion.sum())
         best = len(dice) - 1 - int(np.argmax(dice[::-1]))
         return float(dice[best]), self._just_below(best)
-
-    def best_dice_bound(self) -> float:
-        """Return a number that the best Dice of the map itself does not exceed; NaN without a lesion."""
-        if not self.lesion.any():
-            return math.nan
-        true_positives, false_positives = self._above_or_in()
-        fewest = false_positives - self.healthy
-        return float((2 * true_positives / (true_positives + fewest + self.lesion.sum())).max())
 
     def dice_above(self, threshold: float) -> float:
         """Return the Dice of ``map > threshold``, exact at the names of bins; NaN if both are empty."""
@@ -125,8 +117,7 @@ class ScoreHistogram:
     def false_positive_threshold(self, fraction: float) -> float:
         """Return the smallest name of a bin that no more than a fraction of the healthy voxels exceeds.
 
-        The smallest threshold of all lies in the same bin. As with
-        `brainuad.evaluation.false_positive_thresholds` the fraction is never exceeded.
+        The smallest threshold of all lies in the same bin.
 
         Raises:
             ValueError: There are no healthy voxels, or the fraction is not at least 0 and below 1.

@@ -17,11 +17,11 @@ from brainuad.models.base import Draws, Inference, Model
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
-SEVERITY_STEPS = 1000  # from no change to one as large as the range of intensities
 POSE_NUMBERS = 6
 LARGEST_ANGLE, LARGEST_SCALE, LARGEST_SHIFT = 0.14, 0.08, 3.0  # radians, share, pixels
 RESTORATION_WEIGHT = 2.0  # of the error of the restored slice beside that of the marks
 SMOOTH_OVERLAP = 20.0  # pixels that keep the overlap of small anomalies from jumping
+VISIBLE = 0.04  # change, over 3 x 3 pixels, below which nobody could mark anything
 
 
 class Pair(NamedTuple):
@@ -31,15 +31,13 @@ class Pair(NamedTuple):
         painted: (B, S, X, Y) slabs with anomalies, of random contrast.
         clean: (B, X, Y) the middle slices without, of the same contrast.
         brain: (B, X, Y) bool.
-        lesion: (B, X, Y) bool, where the middle slices were visibly changed.
-        severity: (B,) largest change in the middle slice, in [0, 1]; of slabs without anomaly a random number.
+        lesion: (B, X, Y) bool, where the middle slices were changed and the change can be seen.
     """
 
     painted: Tensor
     clean: Tensor
     brain: Tensor
     lesion: Tensor
-    severity: Tensor
 
 
 @dataclass
@@ -50,7 +48,7 @@ class RestorationSettings(UNetSettings):
         neighbours: Axial slices on each side that the model sees.
         inverted: Share of its training slabs in which dark tissue may become bright.
         families: Of its synthetic anomalies; all by default.
-        severities: At which it restores a scan; the mean is taken.
+        mirrored: Average with what it makes of the mirror image.
     """
 
     name: str = "restoration"
@@ -60,19 +58,20 @@ class RestorationSettings(UNetSettings):
     neighbours: int = 2
     inverted: float = 0.0
     families: tuple[str, ...] = ()
-    severities: tuple[float, ...] = field(default=(0.3, 0.7), metadata=TEST_TIME)
+    mirrored: bool = field(default=True, metadata=TEST_TIME)
 
 
 @MODELS.register("restoration", settings=RestorationSettings)
 class RestorationModel(Model):
     """Sees five axial slices; returns the middle one as it would look healthy, and where it does not.
 
-    It is trained on healthy scans alone. Half of what it learns is that of DISYRE (Naval Marimont et al. 2024): a
-    severity, as diffusion has a noise level, and the healthy slice behind an anomaly. The other half is a map of the
-    anomaly itself.
+    It is trained on healthy scans alone. Half of what it learns is that of DISYRE (Naval Marimont et al. 2024), the
+    healthy slice behind an anomaly; the other half is a map of the anomaly itself. DISYRE's severity, the size of the
+    change, is not given to the network: in training it tells whether there is an anomaly at all, which nobody knows of
+    a scan.
 
     Args:
-        config: Network, anomalies and severities.
+        config: Network and anomalies.
 
     Attributes:
         config: The settings.
@@ -110,24 +109,24 @@ class RestorationModel(Model):
             [painted, images], masks, draws["contrast"], self.bank, self.config.inverted
         )
         middle = self.neighbours
-        change = (painted[:, middle] - clean[:, middle]).abs().amax((1, 2))
-        severity = torch.where(lesion.any(2).any(1), change, draws["pose"][:, -1]).clamp(0, 1)
-        return Pair(painted, clean[:, middle], masks[:, middle], lesion, severity)
+        # a contrast can hide what was painted
+        change = F.avg_pool2d((painted[:, middle] - clean[:, middle]).abs(), 3, stride=1, padding=1)
+        return Pair(painted, clean[:, middle], masks[:, middle], lesion & (change > VISIBLE))
 
-    def predict(self, slabs: Tensor, severity: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, slabs: Tensor) -> tuple[Tensor, Tensor]:
         """Return restored middle slices and the logits of their anomalies, (B, X, Y) each.
 
         Args:
             slabs: (B, S, X, Y) in about [0, 1].
-            severity: (B,) in [0, 1].
         """
-        output = self.unet(slabs, (severity * (SEVERITY_STEPS - 1)).long()).float()
+        no_noise = torch.zeros(len(slabs), dtype=torch.long, device=slabs.device)
+        output = self.unet(slabs, no_noise).float()
         return slabs[:, self.neighbours] + output[:, 0], output[:, 1]
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return cross-entropy and Dice loss of the marks, and the absolute error of the restored slice."""
         pair = self.training_pair(images, masks, draws)
-        restored, logits = self.predict(pair.painted, pair.severity)
+        restored, logits = self.predict(pair.painted)
         brain, lesion = pair.brain.float(), pair.lesion.float()
         pixels = brain.sum().clamp(min=1)
         entropy = (
@@ -142,19 +141,16 @@ class RestorationModel(Model):
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return restored middle slices, and the probability of an anomaly at each pixel, (B, 1, X, Y) each.
 
-        They are means over the severities of the settings, each of the slab and of its mirror image.
+        With ``mirrored`` they are means with those of the mirror image.
         """
-        severities = self.config.severities
+        views = (False, True) if self.config.mirrored else (False,)
         restored, marks = torch.zeros_like(images[:, :1]), torch.zeros_like(images[:, :1])
-        for severity in severities:
-            level = torch.full((len(images),), float(severity), device=images.device)
-            for mirrored in (False, True):
-                slabs = images.flip(2) if mirrored else images
-                slices, logits = self.predict(slabs, level)
-                found = torch.stack([slices, torch.sigmoid(logits)])
-                found = found.flip(2) if mirrored else found
-                restored += found[0, :, None] / (2 * len(severities))
-                marks += found[1, :, None] / (2 * len(severities))
+        for mirrored in views:
+            slices, logits = self.predict(images.flip(2) if mirrored else images)
+            found = torch.stack([slices, torch.sigmoid(logits)])
+            found = found.flip(2) if mirrored else found
+            restored += found[0, :, None] / len(views)
+            marks += found[1, :, None] / len(views)
         return restored, marks
 
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -206,6 +202,3 @@ def _check(config: RestorationSettings) -> None:
             raise InputError(
                 "model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}"
             )
-    if not config.severities or not all(0 <= severity <= 1 for severity in config.severities):
-        fault = f"{tuple(config.severities)} are no severities"
-        raise InputError("model.cfg.severities", fault, "Give one or more of 0 to 1")

@@ -14,12 +14,14 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.data.atlas import AtlasBrain
-from brainuad.data.extract import Brain, extracted_brain, find_brain, on_same_grid
+from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.hdbet import PROGRAM, hdbet_mask
+from brainuad.data.intensity import on_zero
 from brainuad.data.raw import RawScan
 from brainuad.data.raw.archives import digest, read_volume
 from brainuad.data.registration import register_to_atlas, register_within_session
+from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import write_json
@@ -39,11 +41,14 @@ class Preparation:
         seed: Seeds the registration's sampling.
         extractor: What finds the brain in a scan with skull and without mask: "deepbet", for T1, or "hd-bet", which is
             the published protocol's and has to be installed.
+        bias_levels: Of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 is the published
+            protocol, 1 what the ``lite`` models do.
     """
 
     spacing: float = 1.0
     seed: int = 0
     extractor: str = "deepbet"
+    bias_levels: int = PUBLISHED_BIAS_LEVELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +183,8 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
     images = {modality: read_volume(path) for modality, path in scan.images.items()}
     for modality, image in images.items():
         image.check_placed(scan.images[modality])
+        with _blame(scan.images[modality], "Look at its values"):
+            images[modality] = image.with_array(on_zero(image.array))
     leading = "t1" if "t1" in images else next(iter(images))
     first, path = images[leading], scan.images[leading]
     given = _same_grid(scan.mask, first) if scan.mask else None
@@ -193,7 +200,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
         if not np.isfinite(aligned):
             raise ValueError("could not be registered to the atlas (nothing of it lies there)")
         volumes: dict[str, tuple[Volume, type[np.generic]]] = {
-            leading: (located.correct(resampled), np.float32)
+            leading: (located.correct(resampled, settings.bias_levels), np.float32)
         }
 
     transforms = {leading: transform}
@@ -209,7 +216,8 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
                 notes.append(f"{modality} shows only {shown:.0%} of the brain")
             transforms[modality] = moved @ transform
             there = replace(located, atlas_to_scan=transforms[modality])
-            volumes[modality] = located.correct(there.resample(extracted)), np.float32
+            corrected = located.correct(there.resample(extracted), settings.bias_levels)
+            volumes[modality] = corrected, np.float32
 
     volumes["mask"] = located.cut(located.mask), np.uint8
     if given is not None and _is_parcellation(given):
@@ -236,9 +244,9 @@ def _blame(path: Path, remedy: str) -> Iterator[None]:
 
 
 def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | None, extractor: str) -> Brain:
-    if scan.mask and given is not None and not (given.array > 0).any():
-        raise InputError(scan.mask, "the brain mask is empty", "Give a mask that is above 0 in the brain")
-    remedy = "Give a mask that is above 0 in the brain"
+    if scan.mask and given is not None and not given.inside.any():
+        raise InputError(scan.mask, "the brain mask is empty", "Give a mask that is above 0.5 in the brain")
+    remedy = "Give a mask that is above 0.5 in the brain"
     if modality != "t1":
         remedy += f", or the T1 scan of the session, or --extractor {PROGRAM}"
     with _blame(scan.images[modality], remedy):
@@ -259,7 +267,7 @@ def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.nda
     """
     matrix = np.linalg.inv(first.affine) @ np.linalg.inv(moved) @ image.affine
     there = resample(brain, matrix, image.array.shape, order=0) > 0.5
-    shown = float(there.sum() * np.prod(image.spacing) / (brain.sum() * np.prod(first.spacing)))
+    shown = float(there.sum() * image.voxel_ml / (brain.sum() * first.voxel_ml))
     if shown < _LITTLE:
         raise ValueError(f"shows only {shown:.0%} of the brain")
     values = image.array[there]
@@ -271,8 +279,12 @@ def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.nda
 def _lesion(scan: RawScan, first: Volume) -> np.ndarray | None:
     if scan.lesion is None:
         return None
-    labels = _same_grid(scan.lesion, first).array
-    return labels > 0.5 if scan.lesion_label is None else np.rint(labels) == scan.lesion_label
+    labels = _same_grid(scan.lesion, first)
+    if scan.lesion_label is not None:
+        labels = labels.with_array(np.rint(labels.array) == scan.lesion_label)
+    if fault := truth_fault(labels):
+        raise InputError(scan.lesion, fault, "Give the outline of the lesions")
+    return labels.inside
 
 
 def _is_parcellation(mask: Volume) -> bool:

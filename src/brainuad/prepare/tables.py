@@ -12,7 +12,7 @@ from brainuad.data.raw import RawScan
 from brainuad.data.raw.splits import FOLDS
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
 from brainuad.errors import InputError
-from brainuad.files import write_text
+from brainuad.files import locked, write_text
 from brainuad.prepare.layout import place
 
 Row = dict[str, Any]
@@ -50,7 +50,15 @@ def check_tables(data_dir: Path) -> None:
 
 
 def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
-    """Bring prepare.csv, the splits and the manifests up to date with the ``rows`` of some of the ``scans``."""
+    """Bring prepare.csv, the splits and the manifests up to date with the ``rows`` of some of the ``scans``.
+
+    Other processes that do the same at that moment wait.
+    """
+    with locked(data_dir / "prepare.csv"):
+        _write_tables(data_dir, scans, rows)
+
+
+def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
     status = {(row["dataset"], row["subject"]): row["status"] for row in rows}
     left_out = {(row["dataset"], row["subject"]): row.get("left_out", ()) for row in rows}
     seen = [scan for scan in scans if (scan.dataset, scan.subject) in status]

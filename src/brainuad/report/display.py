@@ -97,7 +97,7 @@ def read_display(scored: Scored) -> Display:
     if (layer := layers["findings"]) is not None:
         volumes["findings"] = _to_grid(layer.array, layer.affine, affine, shape, order=0).astype(np.uint16)
     if (layer := layers.get("lesion")) is not None:
-        volumes["lesion"] = _to_grid(layer.array > 0, layer.affine, affine, shape, order=0) > 0
+        volumes["lesion"] = _to_grid(layer.array > 0.5, layer.affine, affine, shape, order=0) > 0
     if "scan" in volumes:
         volumes["scan"] = _scaled(volumes["scan"], volumes["brain"])
     return Display(affine, volumes, notes)

@@ -82,7 +82,7 @@ def montage(
             row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, color="white", fontsize=9)
-    figure.suptitle(title, color="white", fontsize=11)
+    figure.suptitle(title, color="white", fontsize=11, parse_math=False)  # names may hold dollars
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
     bar = figure.colorbar(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brainuad.errors import InputError
+from brainuad.files import csv_reader
 
 Point = tuple[float, float, float]
 _OF_THE_RUN = ("run.json", "dataset_description.json")
@@ -196,12 +197,22 @@ def read_records(folder: str | Path) -> Records:
     return Records(folder, rows, run, healthy, notes)
 
 
+def sidecar_paths(folder: Path) -> list[Path]:
+    """Return the JSON files of a folder of results that may be scans' sidecars, in order; not those of runs below."""
+    runs = [path.parent for path in folder.rglob(_OF_THE_RUN[0]) if path.parent != folder]
+    return [
+        path
+        for path in sorted(folder.rglob("*.json"))
+        if not (path.parent == folder and path.name in _OF_THE_RUN)
+        and not path.name.startswith(".")
+        and path.is_file()
+        and not any(run in path.parents for run in runs)
+    ]
+
+
 def _sidecar_rows(folder: Path) -> list[Row]:
     rows: list[Row] = []
-    for path in sorted(folder.rglob("*.json")):
-        of_the_run = path.parent == folder and path.name in _OF_THE_RUN
-        if of_the_run or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in sidecar_paths(folder):
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -320,8 +331,7 @@ def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return {entry["name"]: entry for entry in csv.DictReader(handle)}
+        return {entry["name"]: entry for entry in csv_reader(path)}
     except (OSError, ValueError, KeyError, csv.Error) as error:
         fault = "has no column 'name'" if isinstance(error, KeyError) else f"cannot be read ({error})"
         notes.append(f"{path.name} {fault}: scans that failed are not listed here")

@@ -35,7 +35,7 @@ def score(
         image: Path of a NIfTI file, nibabel image, or ``(X, Y, Z)`` array or tensor, in any orientation and
             voxel size.
         model: A detector, or what :func:`load_model` takes.
-        brain_mask: The same kinds, on the scan's grid, above 0 in the brain. Without it the brain is what is not
+        brain_mask: The same kinds, on the scan's grid, above 0.5 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
         affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
         score: As ``--score`` of the command line: "l1_ssim_z" is relative to healthy scans. By default the model's own

@@ -31,7 +31,7 @@ def score_scan(
     Args:
         scan: With or without skull.
         detector: The model.
-        brain_mask: Above 0 in the brain, on the scan's grid; without it the brain is looked for.
+        brain_mask: Above 0.5 in the brain, on the scan's grid; without it the brain is looked for.
         score: As :meth:`Detector.maps` takes it; by default the model's default.
         fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
         seed: Seeds registration and reconstruction.

@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from brainuad.errors import InputError
+from brainuad.files import sha256
 
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_IMAGE = re.compile(r"(^|[_-])(t1|t2|t1w|t2w|flair|pd|image)$", re.IGNORECASE)
+_IMAGE = frozenset({"t1", "t2", "t1w", "t2w", "flair", "pd", "image", "scan"})
+_ANY_MASK = frozenset({"mask", "label", "labels", "dseg", "desc", "space", "orig"})
 
 
-def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None:
+@dataclass(frozen=True)
+class MaskKind:
+    """What masks of a kind are called, beside the name of their scan.
+
+    Attributes:
+        words: Words that say which kind it is.
+        first: Words that come before others: ``x_mask`` is a brain mask sooner than ``x_brain``.
+    """
+
+    words: frozenset[str]
+    first: frozenset[str]
+
+
+BRAIN = MaskKind(
+    frozenset({
+        "brain", "brainmask", "brainseg", "bet", "hdbet", "synthstrip", "aseg", "aparc", "synthseg", "parcellation",
+        "muse", "dlmuse",
+    }),
+    frozenset({"mask", "brainmask"}),
+)  # fmt: skip
+_LESIONS = frozenset({
+    "lesion", "lesions", "seg", "segmentation", "roi", "gt", "truth", "consensus", "annotation", "wmh", "tumour",
+    "tumor", "stroke",
+})  # fmt: skip
+LESION = MaskKind(_LESIONS, _LESIONS)
+
+
+def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
     """Return the mask of a scan: ``source`` itself, or the file in that folder with the scan's name.
 
-    For ``patient07_t1.nii.gz`` that is the file of the same name, or one that begins with ``patient07_`` and does not
-    end as images do.
+    The mask of ``patient07_t1.nii.gz`` is ``patient07_mask.nii.gz`` or ``patient07_t1_brain_mask.nii.gz``: the scan's
+    name, with or without its contrast, and words of masks of the kind. Any other word (``patient07_followup_mask``),
+    or another session or run of BIDS, makes it the mask of another scan. A file of the scan's very name is its mask if
+    there is none with such words.
 
     Args:
-        scan: The scan's file.
+        scan: The scan's file, or the folder of a DICOM series.
         source: A mask, or a folder that is searched with its subfolders.
-        words: Of several files, those whose names hold one of these words are meant.
+        kind: ``BRAIN`` or ``LESION``.
 
     Returns:
-        None if the folder holds none.
+        None if the folder holds none. The scan itself and copies of it are none.
 
     Raises:
         InputError: ``source`` does not exist, or several files could be meant.
@@ -32,14 +64,13 @@ def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None
         return source
     if not source.is_dir():
         raise InputError(source, "no such file or folder", "Check the path")
-    stem = _NIFTI.sub("", scan.name)
-    subject = _IMAGE.sub("", stem)
-    files = [path for path in sorted(source.rglob("*")) if _NIFTI.search(path.name)]
-    same = [path for path in files if _NIFTI.sub("", path.name) == stem and not _is_same(path, scan)]
-    found = same or [path for path in files if _belongs(_NIFTI.sub("", path.name), subject)]
-    found = [path for path in found if not _is_same(path, scan)]
-    named = [path for path in found if any(word in path.name.lower() for word in words)]
-    found = named or found
+    ranks: dict[Path, tuple[bool, bool, bool, int]] = {}
+    for path in sorted(source.rglob("*")):
+        if _NIFTI.search(path.name) and not path.name.startswith("."):
+            rank = _rank(_words(scan.name), _words(path.name), kind)
+            if rank is not None and not _is_same(path, scan):
+                ranks[path] = rank
+    found = [path for path, rank in ranks.items() if rank == min(ranks.values())]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise InputError(
@@ -48,11 +79,27 @@ def mask_for(scan: Path, source: Path, *, words: tuple[str, ...]) -> Path | None
     return found[0] if found else None
 
 
+def _words(name: str) -> list[str]:
+    return re.split(r"[\W_]+", _NIFTI.sub("", name).lower())
+
+
+def _rank(scan: list[str], name: list[str], kind: MaskKind) -> tuple[bool, bool, bool, int] | None:
+    """Return how far a name is from that of the scan's mask, for the least; None if it is of something else."""
+    if name == scan:
+        return True, True, True, 0
+    contrast = {word for word in scan[1:][-1:] if word in _IMAGE}
+    subject = scan[: len(scan) - len(contrast)]
+    rest = name[len(subject) :]
+    allowed = _ANY_MASK | kind.words | contrast
+    if name[: len(subject)] != subject or not set(rest) - contrast or not set(rest) <= allowed:
+        return None
+    return False, not set(rest) & kind.first, not set(rest) & kind.words, len(rest)
+
+
 def _is_same(path: Path, scan: Path) -> bool:
-    """Whether a file is the scan itself, however the paths are written."""
-    return path.resolve() == scan.resolve()
-
-
-def _belongs(stem: str, subject: str) -> bool:
-    rest = stem.removeprefix(subject)
-    return rest != stem and (not rest or not rest[0].isalnum()) and not _IMAGE.search(rest)
+    """Whether a file is the scan itself, however the paths are written, or a copy of it."""
+    if path.resolve() == scan.resolve():
+        return True
+    if not (scan.is_file() and path.is_file()) or path.stat().st_size != scan.stat().st_size:
+        return False
+    return sha256(path) == sha256(scan)

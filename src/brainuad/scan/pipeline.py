@@ -12,6 +12,7 @@ import numpy as np
 from brainuad.data.atlas import PlacedScan, place_scan
 from brainuad.data.extract import Brain, find_brain
 from brainuad.data.frame import resample, resample_map
+from brainuad.data.intensity import on_zero
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.devices import device_told_from_scan
@@ -48,7 +49,7 @@ class ScanMaps:
     def to_model(self, volume: Volume) -> np.ndarray:
         """Bring labels on the scan's grid, above 0.5 where set, onto the model's grid: ``(X, Y, Z)`` bool."""
         matrix = np.linalg.inv(volume.affine) @ self.placed.to_scan
-        share = resample(volume.array > 0.5, matrix, self.placed.mask.shape, order=1)
+        share = resample(volume.inside, matrix, self.placed.mask.shape, order=1)
         return share > 0.5
 
 
@@ -65,7 +66,7 @@ def map_scan(
     Args:
         scan: The scan, with or without skull.
         detector: The model.
-        brain_mask: Above 0 in the brain, on the scan's grid.
+        brain_mask: Above 0.5 in the brain, on the scan's grid.
         scores: As :meth:`Detector.maps` takes them; by default the model's default.
         seed: Seeds registration and reconstruction.
 
@@ -82,9 +83,10 @@ def map_scan(
         now = time.perf_counter()
         seconds[step], clock = round(now - clock, 3), now
 
-    brain = find_brain(scan, brain_mask, modality=detector.modality)
+    above_zero = scan.with_array(on_zero(scan.array))
+    brain = find_brain(above_zero, brain_mask, modality=detector.modality)
     lap("brain")
-    placed = place_scan(scan, brain.mask, detector.data_config, seed=seed)
+    placed = place_scan(above_zero, brain.mask, detector.data_config, seed=seed)
     lap("place")
     with device_told_from_scan(detector.device):
         maps = detector.maps(placed.image, placed.mask, scores or [detector.default_score], seed, lap=lap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def write_result(
     outputs: Mapping[str, str],
     about: Mapping[str, Any],
     lesion: Volume | None = None,
+    also: Callable[[], dict[str, str]] = dict,
 ) -> dict[str, Any]:
     """Write a scored scan's files, its sidecar last: where that is, the rest is complete.
 
@@ -136,6 +137,7 @@ def write_result(
             the scan itself is wanted too.
         about: Further entries of the sidecar, or other values of what is in it: name, scan, lesion_mask.
         lesion: Ground truth for the picture, above 0.5 in lesions, on any grid of the scanner's space.
+        also: Writes what is made of the maps, once they are there, and returns its names by content.
 
     Returns:
         What the sidecar holds.
@@ -155,6 +157,7 @@ def write_result(
         result.maps.scan.save(sidecar.parent / outputs["scan"])
     with _drawing:
         _draw(result, sidecar.parent / outputs["montage"], str(about["name"]), lesion)
+    outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = {"brainuad": __version__, "status": "done", **result.record, **about}
     record |= {"seconds": seconds, "outputs": outputs, "lesion_mask": about.get("lesion_mask")}

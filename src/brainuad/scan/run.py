@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import logging
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as _sha256
@@ -20,27 +18,21 @@ from typing import Any
 from brainuad._version import __version__
 from brainuad.data.bids import write_dataset_description
 from brainuad.data.inputs import Scan, open_scan, output_paths
+from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
-from brainuad.files import sha256, write_json, write_text
+from brainuad.files import sha256, write_json
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
-from brainuad.scan.identity import check_name_free, hash_of, may_replace, series_hash
-from brainuad.scan.masks import mask_for
+from brainuad.scan.identity import check_name_free, hash_of, series_hash
+from brainuad.scan.masks import BRAIN, LESION, MaskKind, mask_for
 from brainuad.scan.result import ScoreResult, write_result
+from brainuad.scan.table import Row, forget_failure, record_failure, row_of, write_table
 
-Row = dict[str, Any]
-COLUMNS = (
-    "name", "status", "score", "percentile", "findings", "rare", "lesion_ml", "brain_ml", "alignment", "seconds",
-    "warnings", "message",
-)  # fmt: skip
-FINDING_COLUMNS = (
-    "name", "label", "region", "side", "mni_x", "mni_y", "mni_z", "healthy_alike", "healthy_scans", "rare", "ml",
-    "peak", "mean", "scanner_x", "scanner_y", "scanner_z",
-)  # fmt: skip
-SCORES_CSV, FINDINGS_CSV, RUN_JSON = "scores.csv", "findings.csv", "run.json"
+logger = logging.getLogger(__name__)
+RUN_JSON = "run.json"
 _SIDECAR = 2  # what one holds; raise when that changes
 _LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
 
@@ -77,8 +69,9 @@ def score_scans(
     """Score scans into a folder; those scored before with the same model, settings and files are skipped.
 
     Beside each scan's files (:func:`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
-    NIfTI) it writes ``run.json``, a description of the data set for BIDS, and at the end or when interrupted
-    ``scores.csv`` and ``findings.csv``, in which rows of scans that are not in this run stay.
+    NIfTI) it writes ``run.json``, a description of the data set for BIDS, a sidecar of every scan that failed, and at
+    the end or when interrupted ``scores.csv`` and ``findings.csv``, in which rows of scans that are not in this run
+    stay.
 
     Args:
         scans: What to score.
@@ -123,22 +116,17 @@ def score_scans(
         write_dataset_description(output, root, detector.modality)
     write_json(output / RUN_JSON, run)  # a folder that cannot be written to is found out before the work
     rows: dict[Scan, Row] = {}
-    found: list[Row] = []
     counts: Counter[str] = Counter()
     try:
-        for scan, row, findings, skipped in each(work, scans, jobs):
+        for scan, row, skipped in each(work, scans, jobs):
             rows[scan] = row
-            found += findings
             counts["skipped" if skipped else row["status"]] += 1
             report(row, skipped)
     finally:  # an interrupted run leaves its tables too
         ordered = [rows[scan] for scan in scans if scan in rows]
         run["seconds"] = round(time.perf_counter() - clock, 1)
         run["counts"] = {status: counts[status] for status in ("done", "skipped", "failed")}
-        names = [row["name"] for row in ordered]
-        _write_table(output / SCORES_CSV, COLUMNS, ordered, names)
-        found.sort(key=lambda row: (names.index(row["name"]), row["label"]))
-        _write_table(output / FINDINGS_CSV, FINDING_COLUMNS, found, names)
+        write_table(output, ordered)
         write_json(output / RUN_JSON, run)
     return ordered
 
@@ -153,23 +141,18 @@ class _Work:
     settings: Settings
     overwrite: bool
 
-    def __call__(self, scan: Scan) -> tuple[Scan, Row, list[Row], bool]:
-        """Score a scan, or find it done: the scan, its row, those of its findings, and whether it was skipped."""
+    def __call__(self, scan: Scan) -> tuple[Scan, Row, bool]:
+        """Score a scan, or find it done: the scan, its row, and whether it was skipped."""
         started = time.perf_counter()
         try:
             record, skipped = self.record(scan)
-            return scan, _row(record), _finding_rows(record), skipped
+            forget_failure(scan, self.output)
+            return scan, row_of(record), skipped
         except SCAN_ERRORS as error:
             if not isinstance(error, InputError):
                 error = unusable(scan.source, error)
-            sidecar = self.output / output_paths(scan)["sidecar"]
-            if may_replace(scan, sidecar):
-                with suppress(OSError):  # no result of before must pass for this run's
-                    sidecar.unlink(missing_ok=True)
             seconds = round(time.perf_counter() - started, 1)
-            row: Row = dict.fromkeys(COLUMNS, "")
-            row |= {"name": scan.name, "status": "failed", "seconds": seconds, "message": str(error)}
-            return scan, row, [], False
+            return scan, record_failure(scan, self.output, str(error), seconds), False
 
     def record(self, scan: Scan) -> tuple[dict[str, Any], bool]:
         """Return what a scan's sidecar holds, and whether it did before."""
@@ -178,11 +161,17 @@ class _Work:
         clock = time.perf_counter()
         settings, paths = self.settings, output_paths(scan)
         sidecar = self.output / paths["sidecar"]
-        brain_path = self.mask(scan, settings.brain_mask, ("brain", "mask"))
+        brain_path = self.mask(scan, settings.brain_mask, BRAIN)
         if brain_path is None and settings.brain_mask is not None:
             remedy = "Name masks after their scans, or leave out the masks"
             raise InputError(settings.brain_mask, f"holds no brain mask for {scan.source.name}", remedy)
-        lesion_path = self.mask(scan, settings.lesion_mask, ("lesion", "seg"))
+        lesion_path = self.mask(scan, settings.lesion_mask, LESION)
+        if lesion_path is None and settings.lesion_mask is not None:
+            logger.warning(
+                "%s: holds no lesion mask for %s, which is shown without",
+                settings.lesion_mask,
+                scan.source.name,
+            )
         hashes = [hash_of(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
         recipe = self.recipe(hashes)
         if not self.overwrite and (known := _finished(sidecar, recipe)) is not None:
@@ -191,6 +180,8 @@ class _Work:
         brain, lesion = (Volume.load(path) if path else None for path in (brain_path, lesion_path))
         if brain and brain_path:
             check_same_grid(brain, volume, brain_path)
+        if lesion and lesion_path and (fault := truth_fault(lesion)):
+            raise InputError(lesion_path, fault, "Give the outline of the lesions")
         read = round(time.perf_counter() - clock, 3)
         result = score_scan(
             volume,
@@ -210,32 +201,39 @@ class _Work:
                 "sha256": hashes[0],
                 "series": series_hash(scan),
             },
+            "brain_mask": str(brain_path.absolute()) if brain_path else None,
             "lesion_mask": str(lesion_path.absolute()) if lesion_path else None,
             "recipe": recipe,
         }
         outputs = {
             kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")
         }
-        if scan.kind == "dicom":
-            outputs |= self.for_dicom(scan, result, self.output / paths["segmentation"])
-        return write_result(result, sidecar, outputs, about, lesion), False
+        if scan.kind != "dicom":
+            return write_result(result, sidecar, outputs, about, lesion), False
+        outputs["scan"] = f"{scan.name}_scan.nii.gz"
 
-    def for_dicom(self, scan: Scan, result: ScoreResult, segmentation: Path) -> dict[str, str]:
-        """Write findings as a DICOM segmentation; return the names of what a DICOM scan has besides the maps."""
+        def segment() -> dict[str, str]:
+            return self.segment(scan, result, self.output / paths["segmentation"])
+
+        return write_result(result, sidecar, outputs, about, lesion, segment), False
+
+    def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
+        """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
         from brainuad.data.dicom import write_segmentation
 
-        outputs = {"scan": f"{scan.name}_scan.nii.gz"}
-        segmentation.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         known, labels = result.record["calibration"], result.volumes["lesions"]
-        healthy = known["scans"] if known else 0
-        findings = result.record["findings"]
-        if write_segmentation(labels, findings, healthy, scan.source, scan.series, segmentation):
-            outputs["segmentation"] = segmentation.name
-        return outputs
+        findings, healthy = result.record["findings"], known["scans"] if known else 0
+        try:
+            if write_segmentation(labels, findings, healthy, scan.source, scan.series, path):
+                return {"segmentation": path.name}
+        except SCAN_ERRORS as error:
+            result.record["warnings"].append(f"no DICOM segmentation: {' '.join(str(error).split())}")
+        return {}
 
-    def mask(self, scan: Scan, source: Path | None, words: tuple[str, ...]) -> Path | None:
+    def mask(self, scan: Scan, source: Path | None, kind: MaskKind) -> Path | None:
         """Return the scan's mask in a folder of masks, or the one mask."""
-        return None if source is None else mask_for(scan.source, source, words=words)
+        return None if source is None else mask_for(scan.source, source, kind)
 
     def recipe(self, hashes: list[str]) -> str:
         """Return a key that changes with whatever could change the scan's results."""
@@ -263,49 +261,3 @@ def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
         return known if known["recipe"] == recipe and complete else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or as good as absent
         return None
-
-
-def _row(record: dict[str, Any]) -> Row:
-    percentile = record["score"]["percentile"]
-    rare = [finding["rare"] for finding in record["findings"]]
-    return {
-        "name": record["name"],
-        "status": "done",
-        "score": round(record["score"]["value"], 5),
-        "percentile": "" if percentile is None else round(percentile, 1),
-        "findings": len(record["findings"]),
-        "rare": "" if None in rare else sum(rare),
-        "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
-        "brain_ml": round(record["brain"]["ml"], 1),
-        "alignment": record["alignment"],
-        "seconds": round(sum(record["seconds"].values()), 1),
-        "warnings": "; ".join(record["warnings"]),
-        "message": "",
-    }
-
-
-def _finding_rows(record: dict[str, Any]) -> list[Row]:
-    scans = (record["calibration"] or {}).get("scans", "")
-    rows = []
-    for finding in record["findings"]:
-        row = finding | {"name": record["name"]}
-        row |= {"healthy_scans": "" if finding["healthy_alike"] is None else scans}
-        for place, point in (("mni", finding["mni_mm"]), ("scanner", finding["centre_mm"])):
-            row |= {f"{place}_{axis}": round(value, 1) for axis, value in zip("xyz", point, strict=True)}
-        rows.append(row)
-    return rows
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: list[Row], names: Sequence[str]) -> None:
-    """Bring a table up to date with all rows of some scans."""
-    here = set(names)
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            before = [row for row in csv.DictReader(handle) if row.get("name") not in here]
-    except (OSError, ValueError, csv.Error):  # absent, or damaged: the sidecars have it all
-        before = []
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*before, *rows])
-    write_text(path, text.getvalue())

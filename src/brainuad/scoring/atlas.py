@@ -4,7 +4,8 @@ Grids of registered scans agree voxel by voxel, so healthy scans give every voxe
 always high in health (ventricles, the brain's rim, wherever the model reconstructs badly) is high no more. A score
 ``<name>_z`` is the map of score ``<name>``, less its healthy mean, in healthy standard deviations, and 0 where it is
 below the mean; ``model_z`` is that of the model's own map, where it makes one. ``intensity_atlas`` is the same of the
-image itself, in both directions: a baseline without a model.
+image itself, in both directions: a baseline without a model. ``rarity`` sets maps of several scales against healthy
+scans (:mod:`brainuad.scoring.rarity`).
 
 `HealthyStatistics` learns from scans and can leave any of them out again; `HealthyMoments` is what a model carries.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
+from brainuad.scoring.rarity import PARTS, RARITY, TAIL, fused, rarity
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
@@ -45,7 +47,7 @@ Pair = tuple[Any, Any]  # map and mask
 def score_names() -> list[str]:
     """Return every score: those of the registry, the model's own map, and those relative to health."""
     names = [*SCORES, OWN_MAP]
-    return [*names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
+    return [RARITY, *names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
 
 
 def base_of(name: str) -> str | None:
@@ -56,6 +58,8 @@ def base_of(name: str) -> str | None:
     """
     if name == INTENSITY_ATLAS:
         return IMAGE
+    if name == RARITY:
+        return None
     base = name if name in set(SCORES) else name.removesuffix("_z")
     if base != OWN_MAP:
         SCORES[base]  # raises with the nearest name
@@ -65,6 +69,16 @@ def base_of(name: str) -> str | None:
 def relative_name(base: str) -> str:
     """Return the score that sets the map ``base`` against health; the inverse of `base_of`."""
     return INTENSITY_ATLAS if base == IMAGE else f"{base}_z"
+
+
+def bases_of(name: str) -> list[str]:
+    """Return the maps that a score is made from: its own, or that of each part.
+
+    Raises:
+        InputError: The score is unknown.
+    """
+    names = [part.score for part in PARTS] if name == RARITY else [name]
+    return [base_of(part) or part for part in names]
 
 
 class HealthyStatistics:
@@ -190,18 +204,23 @@ class HealthyMoments:
     Attributes:
         scans: Number of healthy scans.
         moments: By map, mean and standard deviation, ``(X, Y, Z)`` float32 each, as `HealthyStatistics.moments` gives.
+        tails: By part of the score "rarity", ``(1001,)`` what healthy brains reach; empty where that was not measured.
     """
 
     scans: int
     moments: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    tails: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal hash: equal for moments that give equal scores."""
         digest = hashlib.sha256()
-        for name, pair in sorted(self.moments.items()):
+        known = {name: list(pair) for name, pair in self.moments.items()}
+        for name, arrays in sorted(
+            (known | {f"tail {name}": [tail] for name, tail in self.tails.items()}).items()
+        ):
             digest.update(name.encode())
-            for array in pair:
+            for array in arrays:
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
@@ -216,6 +235,28 @@ class HealthyMoments:
         assert base is not None
         self.check(base)
         return _deviation(name, map, mask, self.moments[base])
+
+    @property
+    def has_rarity(self) -> bool:
+        """Whether the score "rarity" can be computed."""
+        return all(str(part) in self.tails for part in PARTS)
+
+    def rarity(self, maps: Mapping[str, Any], mask: Any) -> Tensor:
+        """Return how rare in healthy brains is what maps say, over all scales: ``(X, Y, Z)`` from 0, cleaned.
+
+        Args:
+            maps: Those of ``bases_of("rarity")`` at least, ``(X, Y, Z)`` each, before post-processing.
+            mask: ``(X, Y, Z)`` brain mask.
+
+        Raises:
+            InputError: The moments of a map are not there.
+        """
+        rarities = []
+        for part in PARTS:
+            base = base_of(part.score)
+            map = maps[part.score] if base is None else self.score(part.score, maps[base], mask)
+            rarities.append(rarity(part.cleaned(map, mask), self.tails[str(part)]))
+        return keep_inside(fused(rarities), mask)
 
     def check(self, base: str) -> None:
         """Check that the moments of a map are there.
@@ -245,6 +286,7 @@ class HealthyMoments:
             for kind, array in zip(("mean", "sd"), pair, strict=True):
                 values = np.append(array[~alike], array.flat[0])
                 arrays[f"{kind} {name}"] = values.astype(np.float16 if _fit_16_bits(*pair) else np.float32)
+        arrays |= {f"tail {name}": np.asarray(tail, dtype=np.float32) for name, tail in self.tails.items()}
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, {"scans": str(self.scans)})
 
@@ -269,7 +311,12 @@ class HealthyMoments:
                 if not sd.min() > 0:
                     raise ValueError("holds a standard deviation that is not positive")
                 moments[name] = mean, sd
-            return cls(scans, moments)
+            tails = {
+                name.removeprefix("tail "): tail for name, tail in arrays.items() if name.startswith("tail ")
+            }
+            if any(tail.shape != TAIL.shape or not (np.diff(tail) >= 0).all() for tail in tails.values()):
+                raise ValueError("holds a tail that does not rise")
+            return cls(scans, moments, tails)
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             remedy = "Calibrate again, or remove it"
             raise InputError(path, "holds no moments of healthy scans", remedy) from error

@@ -1,14 +1,13 @@
 """Cleaning of anomaly maps: erosion of the brain's rim, median filter, removal of small components.
 
 The order and the settings are those of Behrendt et al., ISBI 2024: erode, median, threshold, drop small
-components. The functions take tensors or arrays and return tensors on the device of what they were given. What is
-on CUDA stays there; elsewhere the median is NumPy's and the components are cc3d's, which are faster on a processor.
-Results are equal to the bit.
+components. The functions take tensors or arrays and return tensors on the device of what they were given. The
+median is PyTorch's on CUDA and NumPy's, which is faster on a processor, elsewhere, equal to the bit.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from brainuad.scoring._arrays import as_mask, as_volume, keep_inside, mask_on
 
 WINDOW_VOXELS = 2**26  # of the windows that are sorted at a time on a GPU: 256 MB
 ENCLOSING = 26  # voxels that enclose one
+Volume = TypeVar("Volume", np.ndarray, Tensor)
 
 
 def erode_brain(map: Any, mask: Any) -> Tensor:
@@ -44,7 +44,7 @@ def erode_brain(map: Any, mask: Any) -> Tensor:
     return keep_inside(values, brain)
 
 
-def median_filter(map: Any, size: int = 5) -> Tensor:
+def median_filter(map: Any, size: int = 5, step: int = 1) -> Tensor:
     """Return the median over a cube of ``size`` voxels around every voxel.
 
     Borders are reflected with the edge voxel repeated (``d c b a | a b c d | d c b a``), as in
@@ -53,15 +53,20 @@ def median_filter(map: Any, size: int = 5) -> Tensor:
     Args:
         map: Anomaly map (X, Y, Z).
         size: Edge of the cube in voxels, odd.
+        step: Take every ``step``-th voxel of the cube along each axis, its middle and its ends among them: a large cube
+            costs as little as a small one.
 
     Raises:
-        ValueError: ``size`` is not an odd positive number, or the map is not (X, Y, Z).
+        ValueError: ``size`` is not an odd positive number, ``step`` does not divide half of the rest, or the map is
+            not (X, Y, Z).
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size must be odd and positive, got {size}")
+    if step < 1 or size // 2 % step:
+        raise ValueError(f"step must divide {size // 2}, got {step}")
     values = as_volume(map, "map")
     if values.is_cuda:
-        return _median_on_device(values, size // 2)
+        return _median_on_device(values, size // 2, step)
     array = values.cpu().numpy()
     result = np.zeros(array.shape, array.dtype)
     occupied = np.nonzero(array)
@@ -70,22 +75,21 @@ def median_filter(map: Any, size: int = 5) -> Tensor:
         # the reflected voxels are zeros as well, as they should be.
         half = size // 2
         box = tuple(slice(max(int(i.min()) - half, 0), int(i.max()) + half + 1) for i in occupied)
-        result[box] = _median_of_windows(array[box], half)
+        result[box] = _median_of_windows(array[box], half, step)
     return torch.from_numpy(result).to(values.device)
 
 
-def _median_on_device(values: Tensor, half: int) -> Tensor:
+def _median_on_device(values: Tensor, half: int, step: int) -> Tensor:
     """Return the median filter of (X, Y, Z) by PyTorch alone; which windows are sorted, see `_median_of_windows`."""
     size = 2 * half + 1
-    middle = size**3 // 2
+    middle = len(range(0, size, step)) ** 3 // 2
     padded = values
     for axis, length in enumerate(values.shape):
         place = torch.arange(-half, length + half, device=values.device) % (2 * length)
         padded = padded.index_select(axis, place.minimum(2 * length - 1 - place))
-    signs = torch.stack([padded > 0, padded < 0]).float()
-    shares = F.avg_pool3d(signs[:, None], size, stride=1)[:, 0]
-    places = (shares > (middle + 0.5) / size**3).any(0).nonzero()
-    windows = padded.unfold(0, size, 1).unfold(1, size, 1).unfold(2, size, 1)
+    positive, negative = (_window_sums(signs.int(), size, step) for signs in (padded > 0, padded < 0))
+    places = ((positive > middle) | (negative > middle)).nonzero()
+    windows = padded.unfold(0, size, 1).unfold(1, size, 1).unfold(2, size, 1)[..., ::step, ::step, ::step]
     result = torch.zeros_like(values)
     for some in places.split(max(1, WINDOW_VOXELS // size**3)):
         voxels = some.unbind(1)
@@ -93,7 +97,7 @@ def _median_on_device(values: Tensor, half: int) -> Tensor:
     return result
 
 
-def _median_of_windows(array: np.ndarray, half: int) -> np.ndarray:
+def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
     """Return the median filter of (X, Y, Z), one sagittal plane at a time to bound the memory.
 
     Only windows that hold more positive values than any median has beside it, or more negative ones, are sorted: in
@@ -101,28 +105,35 @@ def _median_of_windows(array: np.ndarray, half: int) -> np.ndarray:
     """
     size = 2 * half + 1
     padded = np.pad(array, half, mode="symmetric")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))
-    middle = size**3 // 2
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))[
+        ..., ::step, ::step, ::step
+    ]
+    taken = int(np.prod(windows.shape[3:]))
     result = np.zeros(array.shape, array.dtype)
-    nonzero = (_window_sums(padded > 0, size) > middle) | (_window_sums(padded < 0, size) > middle)
+    counted = np.uint8 if taken < 256 else np.int64
+    positive, negative = (
+        _window_sums(signs.astype(counted), size, step) for signs in (padded > 0, padded < 0)
+    )
+    nonzero = (positive > taken // 2) | (negative > taken // 2)
     for plane, neighbourhoods, wanted in zip(result, windows, nonzero, strict=True):
-        rows = neighbourhoods[wanted].reshape(-1, size**3)
-        rows.partition(middle, axis=1)
-        plane[wanted] = rows[:, middle]
+        rows = neighbourhoods[wanted].reshape(-1, taken)
+        rows.partition(taken // 2, axis=1)
+        plane[wanted] = rows[:, taken // 2]
     return result
 
 
-def _window_sums(mask: np.ndarray, size: int) -> np.ndarray:
-    """Return how many voxels of (X, Y, Z) bool are set in every cube of ``size`` voxels that fits in."""
-    sums: np.ndarray = mask.astype(np.uint8 if size**3 < 256 else np.int64)
+def _window_sums(values: Volume, size: int, step: int) -> Volume:
+    """Return the sum of (X, Y, Z) over every cube of ``size`` voxels that fits in; every ``step``-th counts."""
     for axis in range(3):
-        planes = np.moveaxis(sums, axis, 0)
-        starts = len(planes) - size + 1
-        added: np.ndarray = planes[:starts].copy()
-        for step in range(1, size):
-            np.add(added, planes[step : step + starts], out=added)
-        sums = np.moveaxis(added, 0, axis)
-    return sums
+        starts = values.shape[axis] - size + 1
+        index: list[slice] = [slice(None)] * 3
+        index[axis] = slice(0, starts)
+        added = values[tuple(index)] + 0
+        for shift in range(step, size, step):
+            index[axis] = slice(shift, shift + starts)
+            added += values[tuple(index)]
+        values = added
+    return values
 
 
 def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
@@ -141,8 +152,6 @@ def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
     Raises:
         ValueError: The map is not (X, Y, Z).
     """
-    if isinstance(binary, Tensor) and binary.is_cuda and binary.ndim == 3 and min_voxels <= ENCLOSING:
-        return _drop_small_on_device(binary.bool(), min_voxels)
     device = binary.device if isinstance(binary, Tensor) else "cpu"
     labels, _ = large_components(as_mask(binary, "binary"), min_voxels)
     return torch.from_numpy(labels > 0).to(device)
@@ -180,39 +189,15 @@ def _filled_voxels(places: np.ndarray) -> int:
     return int(ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum())
 
 
-def _drop_small_on_device(foreground: Tensor, min_voxels: int) -> Tensor:
-    """Return (X, Y, Z) bool without components of fewer voxels, by a fixed number of steps of PyTorch.
-
-    Every voxel has a number, and takes the highest among its neighbours again and again. ``min_voxels - 2`` times
-    are enough to number a component of ``min_voxels - 1`` voxels throughout. So a component is small if its voxels
-    have one number and are few; where numbers meet, it is large.
-    """
-    dtype = torch.float32 if foreground.numel() < 2**24 else torch.float64  # numbers have to be exact
-    numbers = torch.arange(1, foreground.numel() + 1, dtype=dtype, device=foreground.device)
-    numbers = numbers.reshape(foreground.shape) * foreground
-    for _ in range(min_voxels - 2):
-        numbers = _highest_neighbour(numbers) * foreground
-    lowest = -_highest_neighbour(torch.where(foreground, -numbers, -torch.inf))
-    meets = foreground & ((_highest_neighbour(numbers) != numbers) | (lowest != numbers))
-    place = numbers.flatten().long()
-    count = torch.zeros(foreground.numel() + 1, dtype=torch.int32, device=foreground.device)
-    sizes = count.scatter_add(0, place, torch.ones_like(place, dtype=torch.int32))
-    meetings = count.scatter_add(0, place, meets.flatten().int())
-    return foreground & ((sizes >= min_voxels) | (meetings > 0))[place].reshape(foreground.shape)
-
-
-def _highest_neighbour(values: Tensor) -> Tensor:
-    return F.max_pool3d(values[None, None], 3, stride=1, padding=1)[0, 0]
-
-
-def postprocess(map: Any, mask: Any) -> Tensor:
-    """Return the map after `erode_brain` and a 5 x 5 x 5 `median_filter`, ready for a threshold.
+def postprocess(map: Any, mask: Any, size: int = 5, step: int = 1) -> Tensor:
+    """Return the map after `erode_brain` and `median_filter`, ready for a threshold.
 
     Args:
         map: Anomaly map (X, Y, Z).
         mask: Brain mask (X, Y, Z).
+        size: Of the median filter, as is ``step``; 5 and 1 are the published ones.
 
     Raises:
-        ValueError: As `erode_brain`.
+        ValueError: As `erode_brain` and `median_filter`.
     """
-    return median_filter(erode_brain(map, mask))
+    return median_filter(erode_brain(map, mask), size, step)

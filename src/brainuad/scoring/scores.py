@@ -5,13 +5,19 @@ with the brain in [0, 1], ``reconstructions`` (S, X, Y, Z) on the same scale, ``
 the brain. The map is (X, Y, Z), higher is more anomalous, and zero outside the mask. The built-in scores
 compare the image with the mean of its reconstructions; those ``OF_THE_IMAGE`` need none. `score_maps` computes
 several at once and shares what they have in common.
+
+What SSIM maps a score is made of stands in its name: ``ssim_1.1`` is of one width, any; ``ssim_mean`` is an ensemble
+over the model's widths (`brainuad.scoring.ensembles`), ``ssim_weights:0.25,0.75`` one of given weights; ``ssim2d_1.1``
+and so on have two-dimensional windows in axial slices.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,9 +26,11 @@ from torch import Tensor
 from brainuad.config import SSIM_SIGMAS
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_volume, keep_inside
+from brainuad.scoring.ensembles import ENSEMBLES, LEARNT, ensemble, slicewise_ssim_maps
 from brainuad.scoring.ssim import fuse_maps, ssim_ensemble, ssim_maps
 
 OF_THE_IMAGE = ("intensity_bright", "intensity_dark", "random")
+MAX_WIDTH = 50.0  # voxels
 
 
 class _Comparison:
@@ -46,7 +54,7 @@ class _Comparison:
                 )
         self.sigmas = tuple(sigmas)
         self.keep = keep
-        self._ssim: dict[float, Tensor] = {}
+        self._ssim: dict[tuple[float, bool], Tensor] = {}
 
     @property
     def reconstruction(self) -> Tensor:
@@ -55,13 +63,14 @@ class _Comparison:
             raise ValueError("there is no reconstruction to compare with")
         return self._mean
 
-    def ssim(self, sigmas: Sequence[float]) -> list[Tensor]:
-        """Return the SSIM maps at the given widths, each computed once."""
-        missing = [sigma for sigma in dict.fromkeys(sigmas) if sigma not in self._ssim]
+    def ssim(self, sigmas: Sequence[float], *, flat: bool = False) -> list[Tensor]:
+        """Return the SSIM maps at the given widths, each computed once; ``flat``: with two-dimensional windows."""
+        make = slicewise_ssim_maps if flat else ssim_maps
+        missing = [sigma for sigma in dict.fromkeys(sigmas) if (sigma, flat) not in self._ssim]
         if missing:
-            maps = ssim_maps(self.reconstruction, self.image, sigmas=missing)
-            self._ssim.update(zip(missing, maps, strict=True))
-        return [self._ssim[sigma] for sigma in sigmas]
+            maps = make(self.reconstruction, self.image, sigmas=missing)
+            self._ssim.update(zip([(sigma, flat) for sigma in missing], maps, strict=True))
+        return [self._ssim[sigma, flat] for sigma in sigmas]
 
     @cached_property
     def absolute_error(self) -> Tensor:
@@ -76,24 +85,14 @@ class _Comparison:
         return 1 - ssim_ensemble(self.reconstruction, self.image, sigmas=self.sigmas)
 
 
-_SharedScore = Callable[[_Comparison], Tensor]
-_BUILT_IN: dict[str, _SharedScore] = {}
+@dataclass(frozen=True)
+class _Score:
+    """A score that is a function of a comparison, so that `score_maps` can share the comparison."""
 
+    of: Callable[[_Comparison], Tensor]
 
-def _built_in(name: str) -> Callable[[_SharedScore], _SharedScore]:
-    """Register a score that is a function of a comparison, so that `score_maps` can share the comparison."""
-
-    def decorate(shared: _SharedScore) -> _SharedScore:
-        def score(image: Any, reconstructions: Any, mask: Any) -> Tensor:
-            return keep_inside(shared(_Comparison(image, reconstructions)), mask)
-
-        score.__name__ = score.__qualname__ = name
-        score.__doc__ = shared.__doc__
-        SCORES.register(name)(score)
-        _BUILT_IN[name] = shared
-        return shared
-
-    return decorate
+    def __call__(self, image: Any, reconstructions: Any, mask: Any) -> Tensor:
+        return keep_inside(self.of(_Comparison(image, reconstructions)), mask)
 
 
 def score_maps(
@@ -120,15 +119,19 @@ def score_maps(
         InputError: A name is not registered.
         ValueError: The shapes do not fit together, or a score needs reconstructions and there are none.
     """
-    names = list(names)
-    comparison = _Comparison(image, reconstructions, sigmas, keep=not _SINGLE_WIDTHS.isdisjoint(names))
-    maps = {}
-    for name in names:
-        if name in _BUILT_IN:
-            maps[name] = keep_inside(_BUILT_IN[name](comparison), mask)
-        else:
-            maps[name] = SCORES[name](image, reconstructions, mask)
-    return maps
+    entries = {name: SCORES[name] for name in names}
+    keep = any(_SSIM.fullmatch(name) and name != "ssim_ensemble" for name in entries)
+    comparison = _Comparison(image, reconstructions, sigmas, keep=keep)
+    return {
+        name: keep_inside(entry.of(comparison), mask)
+        if isinstance(entry, _Score)
+        else entry(image, reconstructions, mask)
+        for name, entry in entries.items()
+    }
+
+
+def _built_in(name: str) -> Callable[[Callable[[_Comparison], Tensor]], _Score]:
+    return lambda of: SCORES.register(name)(_Score(of))
 
 
 @_built_in("l1")
@@ -175,14 +178,38 @@ def _random(comparison: _Comparison) -> Tensor:
     return torch.rand(comparison.image.shape, generator=generator).to(comparison.image.device)
 
 
-def _single_width(sigma: float) -> _SharedScore:
-    def shared(comparison: _Comparison) -> Tensor:
-        return 1 - comparison.ssim([sigma])[0]
-
-    shared.__doc__ = f"One minus SSIM with a Gaussian window of width {sigma} voxels, in [0, 2]."
-    return shared
+_SSIM = re.compile(r"ssim(?P<flat>2d)?_(?P<what>.+)")
 
 
-_SINGLE_WIDTHS = {f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS}
+@SCORES.family
+def _of_ssim(name: str) -> _Score | None:
+    """Return the score whose name spells out which SSIM maps it is made of, in [0, 2]."""
+    match = _SSIM.fullmatch(name)
+    if match is None:
+        return None
+    what, flat = match["what"], match["flat"] is not None
+    how = "default" if what == "ensemble" else what
+    try:
+        if how.startswith("weights:"):
+            weights = [float(weight) for weight in how.removeprefix("weights:").split(",")]
+            return _Score(partial(_ssim_of_widths, how=LEARNT, weights=weights, flat=flat))
+        if how in ENSEMBLES and how != LEARNT:
+            return _Score(partial(_ssim_of_widths, how=how, flat=flat))
+        width = float(how)
+    except ValueError:
+        return None
+    return _Score(partial(_ssim_of_width, width=width, flat=flat)) if 0 < width <= MAX_WIDTH else None
+
+
+def _ssim_of_widths(
+    comparison: _Comparison, how: str, weights: Sequence[float] = (), *, flat: bool
+) -> Tensor:
+    return ensemble(torch.stack(comparison.ssim(comparison.sigmas, flat=flat)), how, weights)
+
+
+def _ssim_of_width(comparison: _Comparison, width: float, *, flat: bool) -> Tensor:
+    return 1 - comparison.ssim([width], flat=flat)[0]
+
+
 for _sigma in SSIM_SIGMAS:
-    _built_in(f"ssim_{_sigma:g}")(_single_width(_sigma))
+    SCORES.register(f"ssim_{_sigma:g}")(_Score(partial(_ssim_of_width, width=_sigma, flat=False)))

@@ -16,6 +16,7 @@ from scipy import ndimage
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.extract import on_same_grid
+from brainuad.data.intensity import on_zero
 from brainuad.data.loading import MAX_OFF_CENTRE_MM, off_centre
 from brainuad.data.simulate import (
     Lesion,
@@ -145,17 +146,22 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     """Read a healthy scan with its mask and parcellation.
 
     Raises:
-        InputError: A file is missing, damaged or of another grid, or the labels are not MUSE's.
+        InputError: A file is missing, damaged or of another grid, the image looks standardised, or the labels are not
+            MUSE's.
     """
     image, mask, parcellation = Volume.load(case.image), Volume.load(case.mask), Volume.load(labels)
+    try:
+        image = image.with_array(on_zero(image.array))
+    except ValueError as error:
+        raise InputError(case.image, str(error), "Prepare it again") from error
     for path, other in ((case.mask, mask), (labels, parcellation)):
         if not on_same_grid(other, image):
             raise InputError(path, "lies on another grid than its image", f"Resample it onto {case.image}")
-    if (off := off_centre(mask.array > 0.5, mask.affine)) > MAX_OFF_CENTRE_MM:
+    if (off := off_centre(mask.inside, mask.affine)) > MAX_OFF_CENTRE_MM:
         fault = f"lies {off:.0f} mm from the atlas brain, and lesions are placed in atlas space"
         raise InputError(case.image, fault, "Run `brainuad prepare` first")
     try:
-        tissues = Tissues.from_labels(parcellation.array, mask.array > 0.5, image.spacing)
+        tissues = Tissues.from_labels(parcellation.array, mask.inside, image.spacing)
     except ValueError as error:
         raise InputError(labels, str(error), "Prepare the scans from a MUSE parcellation") from error
     return Healthy(case, image, mask, tissues, levels_of(image.array, tissues))

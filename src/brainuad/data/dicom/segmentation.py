@@ -20,6 +20,11 @@ _NOTE = "Research use only; not for diagnosis"
 _TOLERANCE = 0.01  # mm between a voxel of the labels and its pixel
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes and NIfTI's
 _SERIES_NUMBER = 9001
+# What the standard wants of an image though it may be empty (type 2): removing names often removes all of it.
+_MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 def write_segmentation(
@@ -53,6 +58,7 @@ def write_segmentation(
     from pydicom.uid import generate_uid
 
     images, positions, sides = _source_images(series_folder, series_uid)
+    _complete(images, positions)
     pixels = _on_frames(labels, positions, sides, series_folder)
     segments = np.zeros(pixels.shape, dtype=np.uint8)
     for number, finding in enumerate(findings, 1):
@@ -94,7 +100,7 @@ def write_segmentation(
             content_label="FINDINGS",
             content_description=_NOTE,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             series_folder,
             f"lacks what a DICOM segmentation must repeat ({error})",
@@ -146,6 +152,19 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
         raise InputError(
             folder, f"does not say where its images lie ({error})", "The NIfTI results are complete"
         ) from error
+
+
+def _complete(images: list[Any], positions: np.ndarray) -> None:
+    """Give headers empty values where the standard allows them, and slices their distance as thickness."""
+    apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
+    for image in images:
+        for name in _MAY_BE_EMPTY:
+            if image.get(name) is None:
+                setattr(image, name, "")
+        if image.PatientSex not in ("", "M", "F", "O"):
+            image.PatientSex = ""
+        if apart and not image.get("SliceThickness"):
+            image.SliceThickness = round(apart, 6)
 
 
 def _on_frames(labels: Volume, positions: np.ndarray, sides: np.ndarray, folder: Path) -> np.ndarray:

@@ -111,10 +111,12 @@ def is_dicom(path: Path) -> bool:
 def list_series(files: Iterable[Path]) -> list[Series]:
     """Group DICOM images by series, in the order of their first file; other DICOM files and copies are left out.
 
+    Images of one SOPInstanceUID at several places are no copies: some programs that remove names give all the same.
     Files that cannot be read are named in a warning.
     """
     found: dict[str, Series] = {}
-    parts: dict[str, dict[str, Slice]] = defaultdict(dict)
+    parts: dict[str, dict[tuple[object, ...], Slice]] = defaultdict(dict)
+    copies = 0
     for path in files:
         try:
             with disable_value_validation():  # what is odd but can be used is no news
@@ -125,7 +127,9 @@ def list_series(files: Iterable[Path]) -> list[Series]:
         if series is not None:
             found.setdefault(series.uid, series)
             part = series.slices[0]
-            parts[series.uid].setdefault(part.instance, part)
+            copies += parts[series.uid].setdefault((part.instance, part.position), part) is not part
+    if copies:
+        logger.info("%d copies of DICOM images left out", copies)
     return [replace(series, slices=tuple(parts[uid].values())) for uid, series in found.items()]
 
 

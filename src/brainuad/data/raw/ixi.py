@@ -10,6 +10,7 @@ from brainuad.data.raw.archives import nifti_files
 from brainuad.data.raw.scan import RawScan
 from brainuad.data.raw.splits import FOLDS, healthy_folds
 from brainuad.data.tables import parse_age, read_table
+from brainuad.errors import InputError
 
 _NUMBER = re.compile(r"IXI\d{3}")
 
@@ -41,8 +42,8 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
 
 def _sorted_into_folders(root: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
     files = {m: _by_number(sorted((root / m).glob("*.nii*"))) for m in ("t1", "t2")}
-    masks = [path for name in ("mask", "brainseg") for path in sorted((root / name).glob("*.nii*"))]
-    return files, _by_number(masks)
+    masks = [_by_number(sorted((root / name).glob("*.nii*"))) for name in ("mask", "brainseg")]
+    return files, masks[0] | masks[1]
 
 
 def _downloaded(root: Path) -> dict[str, dict[str, Path]]:
@@ -54,7 +55,12 @@ def _downloaded(root: Path) -> dict[str, dict[str, Path]]:
 
 
 def _by_number(paths: list[Path]) -> dict[str, Path]:
-    return {match.group(): path for path in paths if (match := _NUMBER.search(path.name))}
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (match := _NUMBER.search(path.name)) and found.setdefault(match.group(), path) is not path:
+            fault = f"and {found[match.group()]} are of one subject"
+            raise InputError(path, fault, "Keep one")
+    return found
 
 
 def _participants(folder: Path) -> dict[str, dict[str, str]]:

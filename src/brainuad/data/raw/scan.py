@@ -18,7 +18,7 @@ class RawScan:
         subject: Identifier, used in file names.
         dataset: Folder name in the paper's layout ("ixi", "MSLUB", ...).
         images: Modality ("t1", "t2") to file, or to a member of a tar archive, whose path goes through the archive's.
-        mask: Brain mask or parcellation (above 0 is brain) on the first image's grid, or None.
+        mask: Brain mask or parcellation (above 0.5 is brain) on the first image's grid, or None.
         lesion: Lesion labels on that grid, or None.
         split: "train", "val", "test", or "" for none.
         age: In years, or None.

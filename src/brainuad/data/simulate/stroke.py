@@ -64,7 +64,7 @@ def stroke(image: Volume, mask: np.ndarray, outline: Volume, *, seed: int) -> tu
     Args:
         image: Prepared healthy T1 scan, in atlas space.
         mask: Brain mask on the grid of ``image``, bool.
-        outline: Stroke mask in MNI152 space (above 0 is stroke).
+        outline: Stroke mask in MNI152 space (above 0.5 is stroke).
         seed: Seeds the texture.
 
     Returns:
@@ -82,17 +82,17 @@ def outline_coverage(outline: Volume, image: Volume, *, size: float = 1.0) -> np
     """Return the fraction of each voxel of ``image``, in atlas space, that an outline in MNI152 space takes.
 
     Args:
-        outline: Above 0 is stroke.
+        outline: Above 0.5 is stroke.
         image: Gives the grid, ``(X, Y, Z)``.
         size: Multiple of the outline's own volume; it grows or shrinks about its centre.
     """
     scale = np.eye(4)
     if size != 1:
-        centre = (outline.affine @ [*np.argwhere(outline.array > 0).mean(0), 1])[:3]
+        centre = (outline.affine @ [*np.argwhere(outline.inside).mean(0), 1])[:3]
         scale[:3, :3] /= size ** (1 / 3)
         scale[:3, 3] = centre - scale[:3, :3] @ centre
     matrix = np.linalg.inv(outline.affine) @ scale @ ATLAS_TO_MNI @ image.affine
-    covered = resample((outline.array > 0).astype(np.float32), matrix, image.array.shape, order=1)
+    covered = resample(outline.inside.astype(np.float32), matrix, image.array.shape, order=1)
     return np.clip(covered, 0, 1)
 
 
@@ -111,7 +111,7 @@ def stroke_lesion(
         tissues: Of the healthy brain.
         rng: Draws the strength.
         image: Healthy scan in atlas space.
-        outline: Stroke in MNI152 space, above 0.
+        outline: Stroke in MNI152 space, above 0.5.
         contrast: Multiple of the usual strength.
         size: Multiple of the outline's own volume.
 
@@ -120,7 +120,7 @@ def stroke_lesion(
     """
     coverage = outline_coverage(outline, image, size=size) * tissues.parenchyma
     # The atlas is larger than MNI152 space by the determinant of the map between them.
-    expected = (outline.array > 0).sum() * np.prod(outline.spacing) / 1000 * size
+    expected = outline.inside.sum() * outline.voxel_ml * size
     expected /= np.linalg.det(ATLAS_TO_MNI[:3, :3])
     if coverage.sum() * tissues.voxel_ml < MIN_INSIDE * expected:
         return None

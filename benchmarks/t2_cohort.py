@@ -1,0 +1,92 @@
+"""List what a T2 model is trained on where no healthy T2 scan can be had.
+
+    brainuad prepare ...                                # IXI and ds002748 on T1, BraTS 2021 on T2: docs/datasets.md
+    brainuad simulate IXI -o SIMULATED --modality t2
+    python benchmarks/t2_cohort.py SIMULATED BRATS_T2 -o OUT --t1 IXI [--t1 DS002748]
+    brainuad pack OUT/manifest.csv -o t2.npz experiment=restoration datamodule.cfg.mode=t2
+
+OUT/manifest.csv lists, as if all of them were T2: T2 scans simulated from IXI's T1; the T1 scans themselves, for a
+model that sees every contrast (``model.cfg.inverted``); and what is far from the tumour in the T2 scans of BraTS's
+validation patients. Those are no healthy people, and a slice without a tumour need not be healthy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from brainuad.data.cohort import MANIFEST_COLUMNS, Case, read_cases
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+
+MARGIN_SLICES = 5  # between a slice that is taken and the nearest one with tumour
+LEAST_SLICES = 4  # that a patient is worth taking for
+REPEATS = 8  # of each patient, for there are few
+
+
+def main() -> None:
+    """Write the tumour-free slices and the manifest."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("simulated", type=Path)
+    parser.add_argument("brats", type=Path)
+    parser.add_argument("--t1", type=Path, action="append", default=[])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        rows = [
+            row(case.subject, case.image, case.mask, case.split, "simulated T2")
+            for case in read_cases(arguments.simulated / "manifest.csv", "t2")
+            if case.healthy and case.split != "test"
+        ]
+        for folder in arguments.t1:
+            rows += [
+                row(case.subject, case.image, case.mask, case.split, f"{case.dataset} T1")
+                for case in read_cases(folder / "manifest.csv", "t1")
+                if case.healthy and case.split == "train"
+            ]
+        for case in read_cases(arguments.brats / "manifest_t2.csv", "t2"):
+            if case.lesion is not None and case.split == "val":
+                rows += tumour_free(case, arguments.output)
+    except InputError as error:
+        raise SystemExit(f"t2_cohort.py: {error}") from None
+    with (arguments.output / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*MANIFEST_COLUMNS, "dataset"])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{len(rows)} rows in {arguments.output / 'manifest.csv'}")
+
+
+def row(subject: str, image: Path, mask: Path, split: str, dataset: str) -> dict[str, object]:
+    """Return a row of the manifest for a scan that counts as healthy."""
+    paths = {"image": image.resolve(), "mask": mask.resolve()}
+    return {"subject": subject, **paths, "seg": "", "label": 0, "split": split, "dataset": dataset}
+
+
+def tumour_free(case: Case, output: Path) -> list[dict[str, object]]:
+    """Write the brain mask of the slices far from a patient's tumour, and return the rows that take it for healthy."""
+    assert case.lesion is not None
+    mask, lesion = Volume.load(case.mask), Volume.load(case.lesion)
+    ill = np.flatnonzero((lesion.array > 0.5).any((0, 1)))
+    places = np.arange(mask.array.shape[2])
+    far = np.abs(places[:, None] - ill).min(1) >= MARGIN_SLICES
+    brain = (mask.array > 0.5) & far
+    slices = int(brain.any((0, 1)).sum())
+    print(f"{case.subject}: {slices} of {(mask.array > 0.5).any((0, 1)).sum()} slices")
+    if slices < LEAST_SLICES:
+        return []
+    path = output / f"{case.subject}_mask.nii.gz"
+    mask.with_array(brain).save(path, np.uint8)
+    return [
+        row(f"{case.subject}.{number}", case.image, path, "train", "Brats21 without tumour")
+        for number in range(REPEATS)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""What `brainuad.study` gives, under the name that it had before."""
+
+from brainuad.study import *  # noqa: F403

@@ -1,0 +1,23 @@
+"""Evaluation of a detector on a cohort: thresholds from validation scans, figures of test scans, tables."""
+
+from brainuad.study.cohort import evaluate_cases
+from brainuad.study.protocol import BASELINES, OURS, QUICK, REFERENCE, Protocol
+from brainuad.study.scorer import Reconstructor, ScoredCase, Scorer, case_seed
+from brainuad.study.tables import failures, headline, read_cases_csv, wide
+
+__all__ = [
+    "BASELINES",
+    "OURS",
+    "QUICK",
+    "REFERENCE",
+    "Protocol",
+    "Reconstructor",
+    "ScoredCase",
+    "Scorer",
+    "case_seed",
+    "evaluate_cases",
+    "failures",
+    "headline",
+    "read_cases_csv",
+    "wide",
+]

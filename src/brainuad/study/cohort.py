@@ -1,0 +1,185 @@
+"""Evaluate a detector on a cohort: which cases and scores, and what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainuad.data.cohort import Case
+from brainuad.data.leaks import find_leaks, scans_of_others
+from brainuad.detector import Detector
+from brainuad.errors import InputError
+from brainuad.files import atomic_path, write_json, write_text
+from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
+from brainuad.study.loader import Loader
+from brainuad.study.pages import latex_tables, markdown
+from brainuad.study.progress import without_nan
+from brainuad.study.protocol import BASELINES, OURS, Protocol
+from brainuad.study.ranks import Ranks
+from brainuad.study.run import Run
+from brainuad.study.scorer import MIN_OTHERS, ScoredCase, Scorer
+from brainuad.study.summary import Subjects, curves, summarise_all
+from brainuad.study.tables import Pools, Rows, spelled_out
+
+ALONE = Ranks()
+
+
+def evaluate_cases(
+    detector: Detector,
+    cases: Sequence[Case],
+    output: str | Path,
+    *,
+    sets: Sequence[str] | None = None,
+    scores: Sequence[str] | None = None,
+    baselines: bool = True,
+    protocol: Protocol = OURS,
+    seed: int = 0,
+    postprocess: bool = True,
+    progress: Callable[[Case, str], None] = lambda case, message: None,
+    on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    figures: bool = False,
+    ranks: Ranks = ALONE,
+) -> pd.DataFrame:
+    """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
+
+    Thresholds come from validation scans alone: false-positive thresholds from all healthy ones, and each set's
+    from the best pooled Dice on its annotated ones. Where there are none, nothing is measured at these thresholds
+    and ``summary.json`` says why. Validation scans have rows of their own without what was fitted to them.
+
+    What is finished is kept in ``progress.jsonl`` and ``histograms/``: a rerun with the same model, scans and
+    settings skips it, score by score.
+
+    Args:
+        detector: The model, on its device.
+        cases: Validation and test cases; training cases are left out.
+        output: Folder of the results.
+        sets: Data sets to evaluate, all by default. Healthy validation scans of other sets still set thresholds.
+        scores: Scores of the registry, "model" for the model's own map, and those relative to health: "<name>_z".
+            By default the model's default.
+        baselines: Add scores that need no model.
+        protocol: The rules; ``REFERENCE`` are those of the published release.
+        seed: Seeds the noise; every case has its own, whichever other cases there are.
+        postprocess: Erode and median-filter maps, and drop small components from predictions.
+        progress: Called after each case with it and why it failed, "" where it did not.
+        on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
+            case's rows does not score it again.
+        figures: Draw figures, and each set's best, median and worst case.
+        ranks: The processes that share the work, each calling this with the same arguments. The first writes the
+            results, which are those of one process alone.
+
+    Returns:
+        The contents of ``cases.csv``: one row a case, score, space, threshold and measure; empty in ranks other than
+        the first.
+
+    Raises:
+        InputError: A set or score is unknown, the model cannot give a score, there is no test case, too few healthy
+            scans to compare with, or the folder cannot be written to.
+    """
+    if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
+        detector = detector.with_settings(shared_noise=True)
+    scores = list(scores) if scores else [detector.default_score]
+    for name in scores:
+        detector.check_makes(name)
+    chosen = _choose(cases, sets)
+    healthy = [case for case in cases if case.split == "val" and case.healthy]
+    scorer = Scorer(detector, seed, postprocess=postprocess)
+    names, notes = scores_to_compute(
+        scores,
+        baselines,
+        detector.health,
+        lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load)),
+    )
+    run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
+    run.evaluate(chosen)
+    table, run.rows = run.rows.table(), Rows()  # not both in memory
+    if not ranks.first:
+        return spelled_out(table)
+    about = run.about() | {"notes": notes, "leaks": [str(leak) for leak in find_leaks(cases)]}
+    summary, drawn = _write_tables(Path(output), table, about, run.pools, run.subjects)
+    if figures:
+        from brainuad.study.figures import draw_figures
+
+        draw_figures(Path(output) / "figures", table, drawn, summary)
+        run.draw_montages(table, summary)
+    return spelled_out(table)
+
+
+def _write_tables(
+    output: Path,
+    table: pd.DataFrame,
+    about: Mapping[str, Any],
+    pools: Pools,
+    subjects: Subjects,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write ``cases.csv``, ``summary.csv``, ``curves.json``, the pages, and, last, ``summary.json``.
+
+    Returns:
+        The contents of ``summary.json`` and ``curves.json``.
+    """
+    with atomic_path(output / "cases.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    summary, figures = summarise_all(table, about["scores"], pools, subjects)
+    write_text(output / "summary.csv", summary.to_csv(index=False))
+    drawn = without_nan(curves(pools))
+    write_json(output / "curves.json", drawn)
+    found = without_nan({**about, **figures})
+    write_text(output / "summary.md", markdown(summary, found))
+    for name, text in latex_tables(summary, found).items():
+        write_text(output / "latex" / f"{name}.tex", text)
+    write_json(output / "summary.json", found)
+    return found, drawn
+
+
+def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
+    known = list(dict.fromkeys(case.dataset for case in cases))
+    for name in sets or ():
+        if name not in known:
+            raise InputError(name, "is none of the data sets", f"There are: {', '.join(known) or 'none'}")
+    chosen = [c for c in cases if c.split in ("val", "test") and (sets is None or c.dataset in sets)]
+    if not any(case.split == "test" for case in chosen):
+        raise InputError("cases", "hold no test case", "Check the split files and the chosen data sets")
+    return chosen
+
+
+def scores_to_compute(
+    scores: Sequence[str],
+    baselines: bool,
+    health: HealthyMoments | None,
+    usable: Callable[[], Sequence[Case]],
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the scores to compute, baselines first, and what to say of those relative to health.
+
+    ``usable`` gives the healthy validation scans that can be loaded.
+    """
+    names = list(dict.fromkeys([*(BASELINES if baselines else ()), *scores]))
+    relative = [name for name in names if base_of(name) is not None]  # raises on unknown names
+    if not relative:
+        return tuple(names), []
+    scans = usable()
+    others = scans_of_others(scans)
+    if others >= MIN_OTHERS:
+        return tuple(names), []
+    if health is not None and all(base_of(name) in health.moments for name in relative):
+        note = f"compared with the {health.scans} healthy scans that the model was calibrated on"
+        return tuple(names), [f"{', '.join(relative)}: {note}"]
+    why = f"needs {MIN_OTHERS + 1} healthy validation scans to compare with, there are {len(scans)}"
+    if len(scans) > MIN_OTHERS:
+        why = f"needs {MIN_OTHERS} healthy validation scans of others to compare each with, for one there are {others}"
+    for name in relative:
+        if name in scores:
+            raise InputError(name, why, "Add healthy scans with split val, or choose other scores")
+    return tuple(name for name in names if name not in relative), [f"{INTENSITY_ATLAS} {why}"]
+
+
+def loadable(cases: Sequence[Case], load: Loader) -> list[Case]:
+    """Return the cases that can be loaded."""
+    found = []
+    for case in load.in_turn(cases):
+        with suppress(InputError):
+            load(case)
+            found.append(case)
+    return found

@@ -1,0 +1,223 @@
+"""Figures of an evaluation, drawn from the tables and small curves that it has stored."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from brainuad.files import atomic_path
+from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
+from brainuad.study.scorer import ScoredCase
+from brainuad.study.tables import wide
+
+MOST_PANELS = 6  # scores a row of Dice against threshold
+FIRST_COLOUR, FULL_COLOUR = healthy_name(0.05), healthy_name(0.001)
+GREYS = ("#bbbbbb", "#888888", "#555555", "#000000")
+Row = Mapping[str, Any]
+
+
+def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -> list[Path]:
+    """Write the figures of all sets with lesions; nothing where there is none.
+
+    Args:
+        folder: Where to.
+        table: The tidy table.
+        curves: Pooled curves, as in ``curves.json``.
+        summary: As in ``summary.json``.
+
+    Returns:
+        Their paths.
+    """
+    sets = list(curves)
+    if not sets:
+        return []
+    scores = list(summary["scores"])
+    colours = _colours(scores)
+    precision_recall, froc = _panels(sets), _panels(sets)
+    for name, (_, axes) in (("precision_recall", precision_recall), ("froc", froc)):
+        for axis, dataset in zip(axes, sets, strict=True):
+            for score in scores:
+                if name in curves[dataset].get(score, {}):
+                    _DRAW[name](axis, curves[dataset][score][name], score, colours[score])
+            axis.set_title(dataset, fontsize=10)
+            axis.grid(alpha=0.25)
+    paths = [_save(precision_recall[0], folder / "precision_recall.png")]
+    if any(axis.lines for axis in froc[1]):
+        paths.append(_save(froc[0], folder / "froc.png"))
+    test = wide(table, split="test")
+    paths.append(_save(_violins(test, sets, scores, colours), folder / "per_case.png"))
+    paths.append(_save(_dice_against_threshold(curves, summary, test), folder / "dice_threshold.png"))
+    return paths
+
+
+def draw_montage(
+    scored: ScoredCase, score: str, thresholds: Mapping[str, float], path: Path, title: str
+) -> None:
+    """Draw one case with a map, on the colour scale that healthy scans have set."""
+    prepared = scored.prepared
+    overlay = Overlay(score, scored.maps[score], thresholds[FIRST_COLOUR], thresholds[FULL_COLOUR])
+    figure = montage(
+        prepared.image,
+        scored.reconstruction,
+        [overlay],
+        prepared.mask,
+        prepared.lesion,
+        title=title,
+        scale_meaning="red: 5% of healthy brain is higher · yellow: 0.1%",
+    )
+    save_montage(figure, path)
+
+
+def telling_cases(test: pd.DataFrame, dataset: str, score: str) -> dict[str, tuple[str, float]]:
+    """Return the best, the median and the worst case of a set by average precision, and their values."""
+    rows = test[(test["set"] == dataset) & (test["score"] == score)].dropna(subset="average_precision")
+    rows = rows.sort_values("average_precision", ascending=False, kind="stable")
+    places = {"best": 0, "median": (len(rows) - 1) // 2, "worst": len(rows) - 1}
+    return {
+        name: (str(rows["case"].iloc[place]), float(rows["average_precision"].iloc[place]))
+        for name, place in places.items()
+        if len(rows)
+    }
+
+
+def file_name(*parts: str) -> str:
+    """Return a safe file name without suffix."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+
+
+def _colours(scores: Sequence[str]) -> dict[str, str]:
+    ours = [score for score in scores if score not in BASELINES]
+    palette = dict(zip(BASELINES, GREYS, strict=True))
+    return palette | {score: f"C{index % 10}" for index, score in enumerate(ours)}
+
+
+def _panels(sets: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.2 * len(sets) + 1.8, 3.9), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, len(sets), squeeze=False)[0])
+
+
+def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> None:
+    # A step curve: the precision holds from the recall before, as in the average precision.
+    axis.step(curve["recall"], curve["precision"], where="pre", label=score, color=colour, lw=1.3)
+    if not any(line.get_label() == "chance" for line in axis.lines):
+        axis.axhline(curve["chance"], color="k", ls=":", lw=1, label="chance")
+    axis.set(xlabel="recall", ylabel="precision, voxels of all scans", xlim=(0, 1), ylim=(0, 1))
+
+
+def _draw_froc(axis: Axes, curve: Row, score: str, colour: str) -> None:
+    # From the strictest threshold to where false positives are most: below, components merge.
+    rates, found = (np.array(curve[name])[::-1] for name in ("false_positives_per_scan", "sensitivity"))
+    end = int(rates.argmax()) + 1
+    axis.plot(rates[:end], found[:end], ".-", ms=3, label=score, color=colour, lw=1.3)
+    axis.set(xlabel="false positives a scan", ylabel="share of lesions found", ylim=(0, 1))
+    axis.set_xscale("symlog", linthresh=1)
+
+
+_DRAW = {"precision_recall": _draw_precision_recall, "froc": _draw_froc}
+
+
+def _violins(
+    test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], colours: Mapping[str, str]
+) -> Figure:
+    columns = {
+        "average_precision": "average precision",
+        "best_dice": "Dice, oracle",
+        f"dice@{VALIDATION}": "Dice, validation",
+    }
+    shown = {name: title for name, title in columns.items() if name in test}
+    figure = Figure(
+        figsize=(1.2 + 0.5 * len(scores) * len(sets), 2.7 * len(shown) + 0.8), dpi=150, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(shown), len(sets), squeeze=False)
+    for row, (measure, title) in zip(axes, shown.items(), strict=True):
+        row[0].set_ylabel(title)
+        for axis, dataset in zip(row, sets, strict=True):
+            if not test[test["set"] == dataset][measure].notna().any():
+                axis.text(0.5, 0.5, "no threshold", ha="center", va="center", transform=axis.transAxes)
+            for place, score in enumerate(scores):
+                values = (
+                    test[(test["set"] == dataset) & (test["score"] == score)][measure].dropna().to_numpy()
+                )
+                if len(values) > 2 and np.ptp(values) > 0:
+                    parts = axis.violinplot(values, [place], widths=0.8, showextrema=False)
+                    parts["bodies"][0].set(facecolor=colours[score], alpha=0.35)
+                axis.plot(np.full(len(values), place), values, ".", ms=3, color=colours[score])
+                if len(values):
+                    axis.hlines(values.mean(), place - 0.25, place + 0.25, color="k", lw=1.2)
+            axis.set(xlim=(-0.6, len(scores) - 0.4), ylim=(0, 1))
+            axis.grid(alpha=0.25, axis="y")
+            axis.set_xticks(range(len(scores)), [""] * len(scores))
+    for axis, dataset in zip(axes[0], sets, strict=True):
+        axis.set_title(dataset, fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xticks(range(len(scores)), scores, rotation=60, ha="right", fontsize=7)
+    return figure
+
+
+def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Figure:
+    """Draw pooled voxel-wise Dice over thresholds, with the thresholds found marked and the range of the oracle's."""
+    ours = [score for score in summary["scores"] if score not in BASELINES] or list(summary["scores"])
+    ours = ours[:MOST_PANELS]
+    sets = list(curves)
+    figure = Figure(figsize=(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(sets), len(ours), squeeze=False)
+    styles = {**dict.fromkeys(HEALTHY, ("#1f77b4", "--")), VALIDATION: ("#d62728", "-")}
+    for row, dataset in zip(axes, sets, strict=True):
+        for axis, score in zip(row, ours, strict=True):
+            curve = curves[dataset].get(score, {}).get("precision_recall")
+            if curve is None:
+                continue
+            recall, precision = np.array(curve["recall"], float), np.array(curve["precision"], float)
+            with np.errstate(invalid="ignore"):
+                dice = 2 * recall * precision / (recall + precision)
+            axis.plot(np.maximum(curve["threshold"], 0), np.nan_to_num(dice), color="k", lw=1.3)
+            for name, at in _thresholds(summary, dataset, score).items():
+                colour, style = styles[name]
+                axis.axvline(at, color=colour, ls=style, lw=1)
+                axis.text(at, 0.99, name, rotation=90, va="top", ha="right", fontsize=6, color=colour,
+                          transform=axis.get_xaxis_transform())  # fmt: skip
+            oracle = test[(test["set"] == dataset) & (test["score"] == score)].get(f"threshold@{ORACLE}")
+            if oracle is not None and oracle.notna().any():
+                low, high = np.nanquantile(oracle, [0.25, 0.75])
+                axis.axvspan(low, high, color="#2ca02c", alpha=0.2, lw=0)
+            axis.set_title(f"{dataset}: {score}", fontsize=8)
+            axis.set_ylim(0, 1)
+            axis.grid(alpha=0.25)
+    for axis in axes[-1]:
+        axis.set_xlabel("threshold; green: middle half of the oracle's", fontsize=7)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Dice, voxels of all scans", fontsize=8)
+    return figure
+
+
+def _thresholds(summary: Row, dataset: str, score: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for entry in summary["thresholds"]:
+        if entry["set"] in ("all", dataset) and entry["thresholds"]:
+            found |= entry["thresholds"].get(score, {})
+    return {name: at for name, at in found.items() if at is not None and not math.isnan(at)}
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=7, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path

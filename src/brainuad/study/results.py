@@ -1,0 +1,244 @@
+"""What was found of single cases: taken from disk where it is known, measured where it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from brainuad._version import __version__
+from brainuad.data.cohort import Case
+from brainuad.data.leaks import People, people, scans_of_others
+from brainuad.errors import InputError
+from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
+from brainuad.scoring.atlas import HealthyStatistics, base_of
+from brainuad.study.measures import (
+    Measures,
+    Space,
+    case_facts,
+    froc_counts,
+    measure,
+    model_space,
+    native_space,
+)
+from brainuad.study.progress import Progress, key_of, read_histograms, without_nan, write_histograms
+from brainuad.study.protocol import MODEL, Protocol, Thresholds
+from brainuad.study.ranks import Ranks
+from brainuad.study.scorer import CASE_ERRORS, MIN_OTHERS, ScoredCase, Scorer
+
+Row = dict[str, Any]
+NO_THRESHOLDS = Thresholds()
+HEALTH_FILE = "health.safetensors"
+
+
+class Health:
+    """What a scorer knows of health, on disk too.
+
+    Args:
+        scorer: Learns it.
+        cases: Healthy validation scans.
+        scores: All scores; those that are not relative to health need none of this.
+        key: Changes with whatever could change a score of a scan.
+        output: Folder of the results.
+    """
+
+    def __init__(
+        self, scorer: Scorer, cases: Sequence[Case], scores: Sequence[str], key: str, output: Path
+    ) -> None:
+        self.scorer, self.cases, self.file = scorer, list(cases), output / HEALTH_FILE
+        self.relative = [name for name in scores if base_of(name) is not None]
+        carried = scorer.detector.health.fingerprint if scorer.detector.health else ""
+        scans = [(case.dataset, case.subject, scorer.load.content(case)) for case in self.cases]
+        self.key = key_of(key, scans, people(self.cases), carried)
+        self._people = People(self.cases)
+
+    def key_for(self, case: Case) -> str:
+        """Return a key that changes with whatever could change what a case is compared with."""
+        return key_of(self.key, self._people.own(case))
+
+    def know(self, names: Sequence[str]) -> None:
+        """Have the statistics ready if any of ``names`` needs them.
+
+        Raises:
+            InputError: Too few scans can be used, and the model carries none.
+        """
+        scorer = self.scorer
+        if scorer.statistics is not None or not set(self.relative) & set(names):
+            return
+        carried = scorer.detector.health is not None  # then the model's own will do
+        if (carried and scans_of_others(self.cases) < MIN_OTHERS) or self.take_up():
+            return
+        scorer.learn_health(self.cases, self.relative)
+        if scorer.statistics is None:
+            if carried:
+                return
+            enough = f"to compare each with {MIN_OTHERS} of other people"
+            fault = f"of {len(self.cases)} healthy validation scans too few could be used {enough}"
+            raise InputError(", ".join(self.relative), fault, "Look at these scans, or choose other scores")
+        scans = [self.cases.index(case) for case in scorer.healthy]
+        scorer.statistics.save(self.file, json.dumps({"key": self.key, "scans": scans}))
+
+    def take_up(self) -> bool:
+        """Take the statistics that an earlier run, or the first rank, has left, if any."""
+        with suppress(InputError):  # missing, or damaged: it is made again
+            statistics, about = HealthyStatistics.load(self.file)
+            stored = json.loads(about)
+            wanted = {base_of(name) for name in self.relative}
+            if stored["key"] == self.key and wanted <= set(statistics.sums):
+                self.scorer.statistics = statistics
+                self.scorer.healthy = [self.cases[index] for index in stored["scans"]]
+                return True
+        return False
+
+    def share(self, ranks: Ranks) -> None:
+        """Have the first of several ranks learn from healthy scans, which all have reconstructed before."""
+        if ranks.count == 1 or not self.relative or ranks.agreed(self.take_up()):
+            return
+        for case in self.scorer.load.in_turn(ranks.share(self.cases)):
+            with suppress(*CASE_ERRORS):
+                self.scorer.score(case, ())  # loaded and reconstructed, into the cache
+        ranks.wait()
+        if ranks.first:
+            with suppress(InputError):  # too few: every case will say so
+                self.know(self.relative)
+        ranks.wait()
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What was found of one case: measures by score and space, counts by "space score"."""
+
+    facts: dict[str, float]
+    measures: dict[str, dict[str, Measures]]
+    froc: dict[str, dict[str, Any]]
+    histograms: dict[str, ScoreHistogram]
+
+
+class Results:
+    """The results of cases.
+
+    Args:
+        scorer: Makes the maps.
+        scores: That may be asked for.
+        protocol: The rules.
+        output: Folder of ``progress.jsonl``, ``histograms/`` and ``health.safetensors``.
+        healthy: Healthy validation scans, for scores relative to health.
+        rank: Number of the process.
+        on_scored: Called with the volumes of each case that is scored.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        scores: Sequence[str],
+        protocol: Protocol,
+        output: Path,
+        healthy: Sequence[Case],
+        rank: int = 0,
+        on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    ) -> None:
+        self.scorer, self.protocol, self.on_scored = scorer, protocol, on_scored
+        self.folder = output / "histograms"
+        self.progress = Progress(output / "progress.jsonl", rank)
+        detector = scorer.detector.result_key
+        self.key = key_of(__version__, detector, asdict(protocol), scorer.seed, scorer.postprocess)
+        self.health = Health(scorer, healthy, scores, self.key, output)
+
+    def of(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result:
+        """Return what is known of a case, and measure what is not, of each score with its thresholds.
+
+        Raises:
+            CASE_ERRORS: It cannot be scored.
+        """
+        keys = {name: self.case_key(case, name, at) for name, at in thresholds.items()}
+        facts_key = self.case_key(case)
+        entries = {name: entry for name, key in keys.items() if (entry := self.progress.get(key)) is not None}
+        histograms: dict[str, ScoreHistogram] = {}
+        for file in dict.fromkeys(entry["histograms"] for entry in entries.values()):
+            histograms |= read_histograms(self.folder / file)
+        missing = [name for name in keys if name not in entries or f"{MODEL} {name}" not in histograms]
+        facts = self.progress.get(facts_key)
+        if missing or facts is None:
+            self.health.know(missing)
+            scored = self.scorer.score(case, missing)
+            file = f"{key_of(*(keys[name] for name in missing))}.npz"
+            found, fresh, counts = self.measure(scored, thresholds, file)
+            write_histograms(self.folder / file, counts)
+            if facts is None:  # else other scores were asked for before, or a run was ended between two lines
+                facts = found
+                self.progress.put(facts_key, without_nan(facts))
+            for name in missing:
+                self.progress.put(keys[name], without_nan(fresh[name]))
+            entries |= fresh
+            histograms |= counts
+            self.on_scored(scored)
+        return Result(
+            facts,
+            {name: entries[name]["measures"] for name in keys},
+            {name: entries[name]["froc"] for name in keys if entries[name]["froc"] is not None},
+            histograms,
+        )
+
+    def incomplete(self, case: Case, thresholds: Mapping[str, Thresholds]) -> bool:
+        """Whether anything of a case is not known yet, as far as the progress tells."""
+        keys = [self.case_key(case), *(self.case_key(case, name, at) for name, at in thresholds.items())]
+        return not all(key in self.progress for key in keys)
+
+    def greedy_threshold(self, cases: Sequence[Case], name: str) -> float:
+        """Return the threshold of the release's search on the pooled maps of cases, which are made again.
+
+        The search compares Dice at thresholds between which few voxels may lie, and binned counts would lead it astray.
+
+        Raises:
+            CASE_ERRORS: One cannot be scored.
+        """
+        key = key_of("greedy threshold", [self.case_key(case, name) for case in cases])
+        known = self.progress.get(key)
+        if known is None:
+            self.health.know([name])
+            maps, lesions = [], []
+            for case in self.scorer.load.in_turn(cases):
+                scored = self.scorer.score(case, [name])
+                space = self.model_space(scored)
+                maps.append(scored.maps[name][space.voxels])
+                lesions.append(space.truth[space.voxels])
+            known = without_nan([pooled_greedy_threshold(maps, lesions)])
+            self.progress.put(key, known)
+        return math.nan if known[0] is None else float(known[0])
+
+    def model_space(self, scored: ScoredCase) -> Space:
+        """Return the model's grid of a scored case."""
+        spacing = self.scorer.detector.data_config.rescaleFactor
+        return model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+
+    def measure(
+        self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
+    ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
+        """Return a scored case's facts, its entries by score, and its counts by "space score"."""
+        model = self.model_space(scored)
+        spaces = [model]
+        if self.protocol.native:
+            native = self.scorer.load.native(scored.prepared)
+            spaces.append(native_space(scored.prepared, native, model))
+        entries: dict[str, Row] = {}
+        histograms = {}
+        for name, anomaly in scored.maps.items():
+            at, measures, froc = thresholds[name], {}, None
+            for space in spaces:
+                measures[space.name], counts = measure(space, anomaly, self.protocol, at)
+                histograms[f"{space.name} {name}"] = counts
+            if self.protocol.lesion_wise and at.froc and scored.prepared.case.split == "test":
+                froc = froc_counts(model, anomaly, at)
+            entries[name] = {"measures": measures, "froc": froc, "histograms": file}
+        return case_facts(model, scored.reconstruction), entries, histograms
+
+    def case_key(self, case: Case, name: str = "", thresholds: Thresholds = NO_THRESHOLDS) -> str:
+        """Return a key that changes with whatever could change what is measured of a case's score."""
+        values = without_nan(asdict(thresholds))
+        health = self.health.key_for(case) if name and base_of(name) is not None else ""
+        content = self.scorer.load.content(case)
+        return key_of(self.key, case.dataset, case.subject, case.split, content, name, values, health)

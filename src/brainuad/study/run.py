@@ -1,0 +1,287 @@
+"""One evaluation run: measures of every case, thresholds before test cases, what is known taken from disk."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from brainuad._version import __version__
+from brainuad.data.cohort import Case
+from brainuad.errors import InputError
+from brainuad.evaluation import (
+    FALSE_POSITIVE_FRACTIONS,
+    ScoreHistogram,
+    empty_histogram,
+)
+from brainuad.modelfile import portable
+from brainuad.study.protocol import (
+    FROC_FRACTIONS,
+    MODEL,
+    VALIDATION,
+    Protocol,
+    Thresholds,
+    healthy_name,
+)
+from brainuad.study.ranks import Ranks
+from brainuad.study.results import Result, Results
+from brainuad.study.scorer import CASE_ERRORS, ScoredCase, Scorer
+from brainuad.study.tables import Pools, Rows, Subject, case_rows, failed_row, wide
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """One call of ``evaluate_cases``; where ranks share it, the first comes to know all results."""
+
+    scorer: Scorer
+    scores: tuple[str, ...]
+    protocol: Protocol
+    output: Path
+    healthy: list[Case]
+    report: Callable[[Case, str], None]
+    on_scored: Callable[[ScoredCase], None]
+    ranks: Ranks = field(default_factory=Ranks)
+    rows: Rows = field(default_factory=Rows)
+    thresholds: list[Row] = field(default_factory=list)  # and what they were found on
+    failed: list[Row] = field(default_factory=list)
+    pools: Pools = field(default_factory=Pools)
+    subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.results = Results(
+            self.scorer,
+            self.scores,
+            self.protocol,
+            self.output,
+            self.healthy,
+            self.ranks.number,
+            self.on_scored,
+        )
+
+    def evaluate(self, cases: Sequence[Case]) -> None:
+        """Measure validation and test cases; healthy validation cases come first."""
+        self.names = _names(cases)
+        self.results.health.share(self.ranks)
+        known = self.ranks.agreed(self.healthy_thresholds())
+        for dataset in dict.fromkeys(case.dataset for case in cases):
+            members = [case for case in cases if case.dataset == dataset]
+            thresholds = self.ranks.agreed(self.set_thresholds(dataset, members, known))
+            tests = [case for case in members if case.split == "test"]
+            for case, found in self.each_measured(tests, thresholds):
+                self.pools.add(case, found.histograms, found.froc)
+            # pathological validation cases without annotation set no threshold
+            others = [c for c in members if c.split != "test" and c.lesion is None and c.label != 0]
+            for _ in self.each_measured(others, known):
+                pass
+
+    def each_measured(
+        self, cases: Sequence[Case], thresholds: Mapping[str, Thresholds]
+    ) -> Iterator[tuple[Case, Result]]:
+        """Yield the measures of those cases that can be scored.
+
+        Ranks divide the cases; then the first yields all of them, and the others none.
+        """
+        in_turn = partial(
+            self.scorer.load.in_turn,
+            wanted=partial(self.results.incomplete, thresholds=thresholds),
+            native=self.protocol.native,
+        )
+        if self.ranks.count > 1:
+            for case in in_turn(self.ranks.share(cases)):
+                with suppress(*CASE_ERRORS):  # the first tries again, and reports
+                    self.results.of(case, thresholds)
+            self.ranks.wait()
+            if not self.ranks.first:
+                return
+            self.results.progress.read()
+        for case in in_turn(cases):
+            found = self.measured(case, thresholds)
+            if found is not None:
+                yield case, found
+
+    def healthy_thresholds(self) -> dict[str, Thresholds]:
+        """Return the thresholds that fractions of healthy brain exceed."""
+        nothing = dict.fromkeys(self.scores, Thresholds())
+        pooled = {name: empty_histogram() for name in self.scores}
+        used = []
+        for case, found in self.each_measured(self.healthy, nothing):
+            used.append(case)
+            for name in self.scores:
+                pooled[name] += found.histograms[f"{MODEL} {name}"]
+        entry: Row = {"set": "all", "kind": "false-positive fraction of healthy brain"}
+        if used:
+            thresholds = {name: _healthy_thresholds(pooled[name]) for name in self.scores}
+            entry["found_on"] = _listed(used)
+        else:
+            thresholds = {name: self.calibrated(name) for name in self.scores}
+            if any(thresholds[name].named for name in self.scores):
+                entry["found_on"] = ["the healthy scans that the model was calibrated on"]
+        found_any = any(thresholds[name].named for name in self.scores)
+        self.note(entry, {name: dict(thresholds[name].named) for name in self.scores} if found_any else None)
+        return thresholds
+
+    def calibrated(self, name: str) -> Thresholds:
+        """Return the thresholds that came with the model, none where they are of other settings."""
+        calibration = self.scorer.detector.calibration
+        if calibration is None or self.protocol.shared_noise:
+            return Thresholds()
+        if calibration.postprocess is not self.scorer.postprocess:
+            return Thresholds()
+        of_score = calibration.thresholds.get(name, {})
+        named = {
+            healthy_name(fraction): float(of_score[fraction])
+            for fraction in FALSE_POSITIVE_FRACTIONS
+            if fraction in of_score
+        }
+        return Thresholds(named, tuple(sorted(set(named.values()))))
+
+    def set_thresholds(
+        self, dataset: str, cases: Sequence[Case], known: Mapping[str, Thresholds]
+    ) -> dict[str, Thresholds]:
+        """Return what is known and the threshold of the best pooled Dice on a set's annotated validation cases."""
+        annotated = [case for case in cases if case.split == "val" and case.lesion is not None]
+        pooled = {name: empty_histogram() for name in self.scores}
+        used = []
+        for case, found in self.each_measured(annotated, known):
+            used.append(case)
+            for name in self.scores:
+                pooled[name] += found.histograms[f"{MODEL} {name}"]
+        best = {name: self.best_threshold(name, used, pooled[name]) for name in self.scores} if used else {}
+        best = {name: threshold for name, threshold in best.items() if not math.isnan(threshold)}
+        if any(case.lesion is not None for case in cases):
+            how = "greedy search" if self.protocol.greedy_threshold else "best"
+            entry: Row = {"set": dataset, "kind": f"{how} of the pooled Dice", "found_on": _listed(used)}
+            self.note(entry, {name: {VALIDATION: at} for name, at in best.items()} or None)
+        return {
+            name: Thresholds({**known[name].named, VALIDATION: best[name]}, known[name].froc)
+            if name in best
+            else known[name]
+            for name in self.scores
+        }
+
+    def best_threshold(self, name: str, used: Sequence[Case], pooled: ScoreHistogram) -> float:
+        """Return the threshold of the best pooled Dice; NaN if no case has a lesion on the grid."""
+        if self.protocol.greedy_threshold:
+            return self.results.greedy_threshold(used, name)
+        threshold = pooled.best_dice()[1]
+        return -1.0 if threshold == -math.inf else threshold  # below every map
+
+    def note(self, entry: Row, found: dict[str, dict[str, float]] | None) -> None:
+        """Remember thresholds and what they were found on, or why there are none."""
+        entry.setdefault("found_on", [])
+        if found is None:
+            entry["why"] = (
+                "no validation case of this kind could be used: nothing is measured at this threshold"
+            )
+        self.thresholds.append({**entry, "thresholds": found})
+
+    def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result | None:
+        """Return a case's measures, from an earlier run if they are known; None if it cannot be scored."""
+        message, found = "", None
+        try:
+            found = self.results.of(case, thresholds)
+        except CASE_ERRORS as error:
+            message = message_of(case, error)
+        if case in self.names:  # not a healthy scan of a set that was not chosen
+            name = self.names[case]
+            self.subjects[case.dataset, case.split, name] = Subject.of(case)
+            if found is None:
+                self.failed.append(
+                    {"set": case.dataset, "case": name, "split": case.split, "message": message}
+                )
+                self.rows.add([failed_row(case, name, message)])
+            else:
+                self.rows.add(case_rows(case, name, found.facts, found.measures))
+        self.report(case, message)
+        return found
+
+    def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+        """Draw each set's best, median and worst case by its best score, where colours have a meaning."""
+        from brainuad.study.figures import draw_montage, file_name, telling_cases
+
+        healthy = summary["thresholds"][0]["thresholds"] or {}
+        cases = {(case.dataset, name): case for case, name in self.names.items() if case.split == "test"}
+        test = wide(table, split="test")
+        for dataset, compared in summary["comparisons"].items():
+            score = compared["best"]
+            if not healthy.get(score):
+                continue
+            for kind, (name, precision) in telling_cases(test, dataset, score).items():
+                self.results.health.know([score])
+                scored = self.scorer.score(cases[dataset, name], [score])
+                title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
+                path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
+                draw_montage(scored, score, healthy[score], path, title)
+
+    def about(self) -> Row:
+        """Return what made the results, for ``summary.json``."""
+        detector = self.scorer.detector
+        return {
+            "version": __version__,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "model": {
+                "name": detector.name,
+                "fingerprint": detector.fingerprint,
+                "settings": asdict(detector.model_config),
+                "provenance": detector.provenance,
+            },
+            "data": portable(detector.data_config),
+            "device": str(detector.device),
+            "precision": detector.precision,
+            "compiled": detector.compiled,
+            "protocol": asdict(self.protocol),
+            "scores": list(self.scores),
+            "postprocess": self.scorer.postprocess,
+            "seed": self.scorer.seed,
+            "thresholds": self.thresholds,
+            "cases": {"evaluated": len(self.subjects), "failed": self.failed},
+        }
+
+
+def _healthy_thresholds(pooled: ScoreHistogram) -> Thresholds:
+    def at(fraction: float) -> float:
+        return max(pooled.false_positive_threshold(fraction), -1.0)
+
+    named = {healthy_name(fraction): at(fraction) for fraction in FALSE_POSITIVE_FRACTIONS}
+    return Thresholds(named, tuple(sorted({at(fraction) for fraction in FROC_FRACTIONS})))
+
+
+def _listed(cases: Sequence[Case]) -> list[str]:
+    return [f"{case.dataset} {case.subject}" for case in cases]
+
+
+def _names(cases: Sequence[Case]) -> dict[Case, str]:
+    """Return what each case is called: its subject, and its file too where a set has several scans of a subject."""
+    times: dict[tuple[str, str, str], int] = {}
+    for case in cases:
+        key = (case.dataset, case.split, case.subject)
+        times[key] = times.get(key, 0) + 1
+    return {
+        case: case.subject
+        if times[case.dataset, case.split, case.subject] == 1
+        else f"{case.subject} {case.image.name}"
+        for case in cases
+    }
+
+
+def message_of(case: Case, error: BaseException) -> str:
+    """Return one line for a failed case; only an ``InputError`` names the file itself."""
+    if isinstance(error, InputError):
+        return str(error)
+    what = " ".join(str(error).split()) or "no memory left"
+    return f"{case.image}: {type(error).__name__}: {what}"

@@ -1,0 +1,242 @@
+"""From a case to its final anomaly maps: load, reconstruct, compare, set against health, clean."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from brainuad.data.cohort import Case
+from brainuad.data.leaks import People, scans_of_others
+from brainuad.data.loading import PreparedCase, cache_folder
+from brainuad.detector import Detector
+from brainuad.devices import device_told_from_scan
+from brainuad.errors import InputError
+from brainuad.files import Cache
+from brainuad.models.base import Inference
+from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
+from brainuad.scoring.rarity import cleaned
+from brainuad.study.loader import Loader
+
+MAX_BYTES = 4_000_000_000  # of reconstructions on disk, so that a new score costs seconds
+MIN_OTHERS = 2  # scans of other people, for a mean and a deviation
+# what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
+CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
+
+
+class Reconstructor:
+    """Has a model look at images, each only once as long as what it made is in the cache.
+
+    A reconstruction is found by the image's voxels, the detector's fingerprint (weights and settings, those of the
+    noise among them), the kind of device, its precision and the seed; a model's own map by the brain mask too. A
+    reconstruction is rounded to 16 bits whether it comes from the cache or not, so results do not depend on the cache.
+    The entries used longest ago make room for new ones.
+
+    Args:
+        detector: The model.
+        max_bytes: Size of the cache.
+    """
+
+    def __init__(self, detector: Detector, max_bytes: int = MAX_BYTES) -> None:
+        self.detector = detector
+        folder = cache_folder(detector.data_config) / "reconstructions"
+        self.cache = Cache(folder, max_bytes, "Reconstructions are not kept")
+        self._detector_key = detector.result_key
+
+    def __call__(self, image: np.ndarray, seed: int) -> Tensor:
+        """Return what :meth:`Detector.reconstruct` does, rounded to 16 bits, as float32.
+
+        Raises:
+            InputError: The model does not reconstruct.
+            ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
+        """
+        stack = self.infer(image, None, seed).reconstruction
+        return self.detector.reconstruct(image, seed) if stack is None else stack  # which says why not
+
+    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> Inference:
+        """Return what :meth:`Detector.infer` does, reconstructions rounded to 16 bits, as float32.
+
+        Raises:
+            ValueError: The image is not (X, Y, Z), or what the model makes of it holds NaN or infinite values.
+        """
+        model = self.detector.model
+        stack = own = None
+        if model.reconstructs:
+            name = self._name(image, seed)
+            stack = self._read(name, np.float16, (1, *image.shape))
+        if wants_map := model.has_map and mask is not None:
+            map_name = self._name(image, seed, mask)
+            own = self._read(map_name, np.float32, image.shape)
+        if (model.reconstructs and stack is None) or (wants_map and own is None):
+            made = self.detector.infer(image, mask, seed)
+            if made.reconstruction is not None:
+                stack = made.reconstruction.numpy().astype(np.float16)
+                self._write(name, stack, "reconstruction")
+            if made.anomaly is not None:
+                own = made.anomaly.numpy()
+                self._write(map_name, own, "map")
+        return Inference(
+            None if stack is None else torch.from_numpy(stack.astype(np.float32)),
+            None if own is None else torch.from_numpy(own),
+        )
+
+    def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
+        found = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
+        if found is None or found.dtype != kind or found.shape != shape or not np.isfinite(found).all():
+            return None
+        return found
+
+    def _write(self, name: str, array: np.ndarray, what: str) -> None:
+        if not np.isfinite(array).all():
+            raise ValueError(f"its {what} holds NaN or infinite values")
+        self.cache.write(name, array.nbytes, lambda handle: np.save(handle, array, allow_pickle=False))
+
+    def _name(self, image: np.ndarray, seed: int, mask: np.ndarray | None = None) -> str:
+        text = f"{self._detector_key} {seed} 1 {image.shape} {image.dtype} "
+        found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes())
+        if mask is not None:
+            found.update(b"map" + np.ascontiguousarray(mask).tobytes())
+        return f"{found.hexdigest()[:32]}.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredCase:
+    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` if any, and the final map of every score."""
+
+    prepared: PreparedCase
+    reconstruction: np.ndarray | None
+    maps: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """A case with its maps before they are set against health and cleaned."""
+
+    prepared: PreparedCase
+    reconstruction: Tensor | None
+    mask: Tensor
+    maps: dict[str, Tensor]
+
+
+def case_seed(seed: int, case: Case) -> int:
+    """Return the seed of a case's noise, a function of the seed, the set and the subject."""
+    digest = hashlib.sha256(f"{seed}/{case.dataset}/{case.subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(eq=False)
+class Scorer:
+    """Scores cases one at a time.
+
+    Attributes:
+        detector: The model.
+        seed: Seeds the noise; every case has its own, whichever other cases there are.
+        postprocess: Whether maps are eroded and median-filtered.
+        statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`. Without them such scores
+            compare with what the model itself carries.
+        healthy: The cases they were learnt from.
+        reconstructor: From an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``, in place of the
+            detector's own, which go through the cache.
+    """
+
+    detector: Detector
+    seed: int = 0
+    postprocess: bool = True
+    statistics: HealthyStatistics | None = None
+    healthy: list[Case] = field(default_factory=list)
+    reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.load = Loader(self.detector.data_config)
+        self._cached = Reconstructor(self.detector)
+        self._people = People(self.healthy)
+
+    def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
+        """Return a case's final maps.
+
+        What a subject's own scan has told about health is left out when the subject is scored.
+
+        Raises:
+            InputError: A file cannot be used.
+            ValueError: The reconstruction is not finite, or too few healthy scans are left to compare with.
+            DeviceError: The device does not work any more.
+        """
+        with device_told_from_scan(self.detector.device):
+            return self._score(case, names)
+
+    def _score(self, case: Case, names: Iterable[str]) -> ScoredCase:
+        bases = {name: base_of(name) for name in names}
+        compared = self._compare(case, [base or name for name, base in bases.items()])
+        relative = [base for base in bases.values() if base is not None]
+        own = (
+            []
+            if not relative
+            else [
+                compared if other == case else self._compare(other, relative)
+                for other in self.own_scans(case)
+            ]
+        )
+        mask = compared.prepared.mask
+        found = {}
+        for name, base in bases.items():
+            final = compared.maps[base or name]
+            if base is not None and self.statistics is not None:
+                twins = [(twin.maps[base], twin.prepared.mask) for twin in own]
+                final = self.statistics.score(name, final, mask, twins)
+            elif base is not None:
+                if self.detector.health is None:
+                    raise ValueError(f"{name} needs healthy scans to compare with")
+                final = self.detector.health.score(name, final, mask)
+            found[name] = (cleaned(name, final, compared.mask) if self.postprocess else final).cpu().numpy()
+        reconstruction = None if compared.reconstruction is None else compared.reconstruction.numpy()
+        return ScoredCase(compared.prepared, reconstruction, found)
+
+    def learn_health(
+        self, cases: Sequence[Case], names: Iterable[str], report: Callable[[Case], None] = lambda case: None
+    ) -> None:
+        """Learn from healthy scans what ``names``, scores relative to health, compare with.
+
+        A scan that cannot be used is left out. Each is compared with those of other people: where one would have fewer
+        than two, the statistics stay None.
+        """
+        bases = list(dict.fromkeys(base for name in names if (base := base_of(name)) is not None))
+        statistics: HealthyStatistics | None = None
+        used = []
+        for case in self.load.in_turn(cases):
+            try:
+                with device_told_from_scan(self.detector.device):
+                    compared = self._compare(case, bases, look=bases != [IMAGE])
+            except CASE_ERRORS:
+                continue  # it will fail again, and be reported, when it is scored
+            statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
+            statistics.add(compared.maps, compared.prepared.mask)
+            used.append(case)
+            report(case)
+        if scans_of_others(used) >= MIN_OTHERS:
+            self.statistics, self.healthy = statistics, used
+
+    def own_scans(self, case: Case) -> list[Case]:
+        """Return the healthy scans of a case's own person, itself among them where it is one."""
+        if self._people.cases != self.healthy:
+            self._people = People(self.healthy)
+        return [self.healthy[place] for place in self._people.own(case)]
+
+    def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
+        """Return a case's raw maps; without a ``look`` of the model at it those that need none."""
+        prepared = self.load(case)
+        seed = case_seed(self.seed, case)
+        stack = own = None
+        if self.reconstructor is not None:
+            stack = self.reconstructor(prepared.image, seed)
+        elif look:
+            stack, own = self._cached.infer(prepared.image, prepared.mask, seed)
+        wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
+        place = self.detector.map_device
+        image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
+        maps = self.detector.compare(image, stack, mask, wanted, own=own)
+        maps[IMAGE] = image
+        return _Compared(prepared, None if stack is None else stack.mean(0), mask, maps)

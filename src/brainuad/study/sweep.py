@@ -1,0 +1,265 @@
+"""Which SSIM width suits which pathology? Average precision and Dice against width, and what ensembles make of it.
+
+Every width and every ensemble is a score, every ablation a detector with other settings; cases are scored and measured
+as in an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brainuad._version import __version__
+from brainuad.data.cohort import Case
+from brainuad.data.leaks import People
+from brainuad.detector import SCORE, Detector
+from brainuad.errors import InputError
+from brainuad.files import write_json, write_text
+from brainuad.scoring.atlas import OWN_MAP
+from brainuad.scoring.ensembles import LEARNT, learn_weights
+from brainuad.study.cohort import loadable, scores_to_compute
+from brainuad.study.progress import key_of
+from brainuad.study.protocol import ANY, MODEL, QUICK
+from brainuad.study.results import NO_THRESHOLDS, Results
+from brainuad.study.run import message_of
+from brainuad.study.scorer import CASE_ERRORS, Scorer, case_seed
+from brainuad.study.sweep_page import BASE, ENSEMBLE, MEASURES, RAW, SLICES, WIDTH, draw, page
+from brainuad.study.sweep_page import SCORE as PLAIN
+
+SAMPLED = 2000  # voxels of lesion, and as many of healthy brain, a scan, to learn weights from
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What else to vary, one at a time.
+
+    Attributes:
+        windows: Two-dimensional windows too.
+        postprocessing: Without it too.
+        timesteps: Single noise levels (1-based) to reconstruct at.
+        draws: Numbers of independent draws of the noise to average.
+        shared_noise: One noise field for all slices too.
+    """
+
+    windows: bool = False
+    postprocessing: bool = False
+    timesteps: tuple[int, ...] = ()
+    draws: tuple[int, ...] = ()
+    shared_noise: bool = False
+
+
+NO_ABLATIONS = Ablations()
+
+
+@dataclass(frozen=True, eq=False)
+class _Variant:
+    """One way to make the maps: what it is called, who measures, scores beside those of SSIM, and its windows."""
+
+    name: str
+    results: Results
+    plain: Sequence[str] = ("l1",)
+    windows: str = "ssim"
+
+
+def run_sweep(
+    detector: Detector,
+    cases: Sequence[Case],
+    output: str | Path,
+    *,
+    sigmas: Sequence[float],
+    ensembles: Sequence[str] = ("default",),
+    ablations: Ablations = NO_ABLATIONS,
+    split: str = "test",
+    sets: Sequence[str] | None = None,
+    report: Callable[[Case, str], None] = lambda case, message: None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Sweep over widths and write ``sweep.csv``, ``summary.csv``, ``summary.md``, ``sweep.png`` and ``sweep.json``.
+
+    Args:
+        detector: The model, on its device.
+        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt", healthy
+            ones what intensities are usual where. Scans of the person who is measured teach nothing.
+        output: Folder of the results; a rerun continues there.
+        sigmas: Widths in voxels.
+        ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
+        ablations: What else to vary.
+        split: "test" or "val".
+        sets: Data sets to sweep, all by default. Validation cases of others still teach.
+        report: Called after each case with it and why it failed, "" where it did not.
+
+    Returns:
+        One row a case and map, and a message for each case that failed.
+
+    Raises:
+        InputError: The model makes no reconstruction, there is no annotated case, nothing to learn from, or the folder
+            cannot be written to.
+    """
+    detector.check_makes(SCORE)
+    annotated = [case for case in cases if case.split == split and case.lesion is not None]
+    chosen = [case for case in annotated if sets is None or case.dataset in sets]
+    if not chosen:
+        raise InputError("cases", f"hold no {split} case with a drawn lesion", "A sweep needs them")
+    output = Path(output)
+    healthy = [case for case in cases if case.split == "val" and case.healthy]
+    teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
+    variants = list(_variants(detector, healthy, output, ablations))
+    weights = _Weights(variants[0].results, teachers)
+    learnt = weights.without(None) if LEARNT in ensembles else {"weights": [], "cases": []}
+    rows: list[Row] = []
+    failed: list[str] = []
+    for case in variants[0].results.scorer.load.in_turn(chosen):
+        message = ""
+        try:
+            own = weights.without(case)["weights"] if LEARNT in ensembles else []
+            rows += [row for variant in variants for row in _rows(case, variant, sigmas, ensembles, own)]
+        except CASE_ERRORS as error:
+            message = message_of(case, error)
+            failed.append(message)
+        report(case, message)
+    table = pd.DataFrame(rows)
+    if rows:
+        summary, text = page(table, weights.widths, failed)
+        write_text(output / "sweep.csv", table.to_csv(index=False))
+        write_text(output / "summary.csv", summary.to_csv(index=False))
+        write_text(output / "summary.md", text)
+        draw(summary, output / "sweep.png")
+    about = {
+        "version": __version__,
+        "model": {"name": detector.name, "fingerprint": detector.fingerprint},
+        "settings": asdict(detector.model_config),
+        "sigmas": list(sigmas),
+        "ensembles": list(ensembles),
+        "ablations": asdict(ablations),
+        "split": split,
+        "learnt": {
+            "weights": dict(zip(map(str, weights.widths), learnt["weights"], strict=False)),
+            "on": learnt["cases"],
+            "without": "scans of the person who is measured",
+        },
+        "failed": failed,
+    }
+    write_json(output / "sweep.json", about)
+    return table, failed
+
+
+def _variants(
+    detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations
+) -> Iterator[_Variant]:
+    """Yield the ways to make the maps, the detector's own first.
+
+    Raises:
+        InputError: The model lacks a setting.
+    """
+    scorer = Scorer(detector)
+    load = scorer.load
+    names, _ = scores_to_compute(["l1"], True, detector.health, lambda: loadable(healthy, load))
+    plain = [*names, OWN_MAP] if detector.model.has_map else names
+
+    def results(of: Detector, *, postprocess: bool = True) -> Results:
+        scorer = Scorer(of, postprocess=postprocess)
+        scorer.load = load  # files are hashed once
+        return Results(scorer, plain, QUICK, output, healthy)
+
+    own = results(detector)
+    yield _Variant(BASE, own, plain)
+    if vary.postprocessing:
+        yield _Variant(RAW, results(detector, postprocess=False), plain)
+    if vary.windows:
+        yield _Variant(SLICES, own, (), "ssim2d")
+    for level in vary.timesteps:
+        changed = detector.with_settings(noise_ensemble=False, test_timesteps=level)
+        yield _Variant(f"t = {level}", results(changed))
+    for count in vary.draws:
+        yield _Variant(f"{count} draws averaged", results(detector.with_settings(noise_draws=count)))
+    if vary.shared_noise:
+        shared = not asdict(detector.model_config).get("shared_noise")
+        name = "shared noise" if shared else "independent noise"
+        yield _Variant(name, results(detector.with_settings(shared_noise=shared)))
+
+
+def _rows(
+    case: Case, variant: _Variant, sigmas: Sequence[float], ensembles: Sequence[str], weights: Sequence[float]
+) -> Iterator[Row]:
+    """Yield a row a map of one case: what was varied, what the map is, and how good it is."""
+    scores = {(PLAIN, name): name for name in variant.plain}
+    scores |= {(WIDTH, f"{sigma:g}"): f"{variant.windows}_{sigma:.9g}" for sigma in sigmas}
+    spelled = {LEARNT: f"weights:{','.join(map(repr, weights))}", "default": "ensemble"}
+    scores |= {(ENSEMBLE, name): f"{variant.windows}_{spelled.get(name, name)}" for name in ensembles}
+    found = variant.results.of(case, dict.fromkeys(scores.values(), NO_THRESHOLDS))
+    place = {"set": case.dataset, "case": case.subject, "split": case.split, "variant": variant.name}
+    for (kind, name), score in scores.items():
+        measures = found.measures[score][MODEL][ANY]
+        yield place | {"kind": kind, "name": name} | {what: measures[what] for what in (*MEASURES, "chance")}
+
+
+class _Weights:
+    """The weights of "learnt", one a width of the model.
+
+    Args:
+        results: Score the teachers, and keep the weights.
+        teachers: Annotated validation scans.
+    """
+
+    def __init__(self, results: Results, teachers: Sequence[Case]) -> None:
+        self.results, self.teachers, self._people = results, teachers, People(teachers)
+        self.widths = tuple(results.scorer.detector.model_config.sigma_ens)
+        self._learnt: dict[tuple[int, ...], Row] = {}
+        self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
+
+    def without(self, measured: Case | None) -> Row:
+        """Learn the weights from the teachers, without scans of the person who is measured.
+
+        Returns:
+            "weights" and "cases", from whom.
+
+        Raises:
+            InputError: There is none, or none can be used.
+        """
+        own = () if measured is None else self._people.own(measured)
+        if own in self._learnt:
+            return self._learnt[own]
+        teachers = [case for place, case in enumerate(self.teachers) if place not in own]
+        key = key_of("weights", [self.results.case_key(case) for case in teachers])
+        stored: Row | None = self.results.progress.get(key)
+        if stored is None:
+            taught = [(case, self.samples_of(case)) for case in teachers]
+            used = [(case, found) for case, found in taught if not isinstance(found, str)]
+            if not used:
+                why = next((f"none can be used: {found}" for _, found in taught), "there is none")
+                others = " of other people" * bool(own)
+                fault = f"needs validation scans with drawn lesions{others}; {why}"
+                raise InputError(f"ensemble {LEARNT!r}", fault, "Leave it out")
+            parts = zip(*(found for _, found in used), strict=True)
+            values, lesion = (np.concatenate(part) for part in parts)
+            names = [f"{case.dataset} {case.subject}" for case, _ in used]
+            stored = {"weights": learn_weights(values, lesion), "cases": names}
+            self.results.progress.put(key, stored)
+        self._learnt[own] = stored
+        return stored
+
+    def samples_of(self, case: Case) -> tuple[np.ndarray, np.ndarray] | str:
+        """Return what a case teaches, or why it cannot; the weights come from the others then.
+
+        Returns:
+            Anomalies ``(N, K)`` of as many lesion as healthy voxels, and which are lesion.
+        """
+        if case not in self._samples:
+            try:
+                scored = self.results.scorer.score(case, [f"ssim_{width:.9g}" for width in self.widths])
+            except CASE_ERRORS as error:
+                self._samples[case] = " ".join(str(error).split())
+                return self._samples[case]
+            mask, lesion = scored.prepared.mask, scored.prepared.lesion
+            assert lesion is not None
+            rng = np.random.default_rng(case_seed(0, case))
+            places = [np.flatnonzero(kind) for kind in (lesion, (mask | lesion) & ~lesion)]
+            chosen = np.concatenate([rng.permutation(of_kind)[:SAMPLED] for of_kind in places])
+            values = np.stack([map.ravel()[chosen] for map in scored.maps.values()], axis=1)
+            self._samples[case] = values, lesion.ravel()[chosen]
+        return self._samples[case]
