@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import run
 from exact import false_positive_threshold
@@ -14,6 +15,7 @@ from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
 from brainuad.calibrate import SUMMARIES, calibrate
+from brainuad.calibration.findings import measure_findings
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
@@ -90,6 +92,12 @@ def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: Sc
     assert list(calibration.thresholds) == list(SCORES)
     for score, anomaly in mapped.maps.items():
         assert scan_score(anomaly, mapped.placed.mask) in calibration.scan_scores[score]
+    for score, known in calibration.findings.items():
+        for fraction, healthy in known.items():
+            kept = np.float32(np.float16(mapped.maps[score]))
+            findings = measure_findings(kept, calibration.threshold(score, fraction))
+            assert len(findings) in healthy.counts
+            assert [healthy.alike(peak, voxels) > 0 for peak, voxels in findings] == [True] * len(findings)
     assert round(mapped.brain.ml, 5) in calibration.looks.brain_ml
     assert round(mapped.placed.alignment, 5) in calibration.looks.alignment
     assert calibration.scans == 2
@@ -138,6 +146,7 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     assert made.calibration.scans == 3
     relative = {"l1_z", "ssim_ensemble_z", "l1_ssim_z", "ssim_0.3_z", "intensity_atlas"}
     assert set(made.calibration.thresholds) == {*SCORES, *relative, RARITY}
+    assert set(made.calibration.findings) == {"l1", "ssim_ensemble", "l1_ssim", "ssim_0.3", *relative, RARITY}
     detector = Detector.load(tmp_path / "out")
     assert detector.health is not None
     assert detector.health.scans == 3
@@ -147,6 +156,12 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     sidecar = json.loads((tmp_path / "scored" / "mslub19_t1.json").read_text())
     assert sidecar["settings"]["score"] == "l1_z"
     assert sidecar["calibration"]["threshold"] == pytest.approx(made.calibration.threshold("l1_z", 0.01))
+    assert sidecar["calibration"]["healthy_findings"]["count"]["lowest"] == min(
+        made.calibration.findings["l1_z"][0.01].counts
+    )
+    alike = [finding["healthy_alike"] for finding in sidecar["findings"]]
+    assert alike == sorted(alike)
+    assert [finding["rare"] for finding in sidecar["findings"]] == [number == 0 for number in alike]
     assert "tiny" not in run(*words, "l2_z", "--model", tmp_path / "out", code=1).stderr
     refused = run(*words, "l1_z", "--model", room / "model", code=1).stderr
     assert "l1_z: needs healthy scans to compare with" in refused

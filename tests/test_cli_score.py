@@ -137,6 +137,7 @@ def test_a_rerun_skips_and_python_agrees(scored, model):
         "score",
         "percentile",
         "findings",
+        "rare",
         "lesion_ml",
     ]
     assert text.splitlines()[1].startswith("oblique\tdone\t")
@@ -313,7 +314,7 @@ def test_a_disk_that_fills_up_is_named(model, tmp_path):
     assert "_anomaly.nii.gz: cannot be written (File too large)" in done.stderr
     assert "Traceback" not in done.stderr
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == [".scores.csv.lock", "failed", "run.json", "scores.csv"]
+    assert left == [".scores.csv.lock", "failed", "findings.csv", "run.json", "scores.csv"]
 
 
 @pytest.mark.slow

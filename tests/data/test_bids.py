@@ -146,7 +146,7 @@ def test_outputs_are_a_derivative_that_the_validator_accepts(dataset):
             else:
                 (output / path).write_text("{}")
                 (output / path).with_suffix(".html").write_text("a page of its own in a large report")
-    for name in ("scores.csv", "report.html", "run.json"):
+    for name in ("scores.csv", "findings.csv", "report.html", "run.json"):
         (output / name).write_text("{}")
     assert output_paths(scans[1]) == {
         kind: f"sub-01/ses-2/anat/sub-01_ses-2_acq-mprage_run-1_{end}"

@@ -281,19 +281,37 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
     converted = open_scan(scan)
     labels = np.zeros(volume.array.shape, dtype=np.float32)
     labels[10:14, 20:25, 22:25], labels[25, 20, 12], labels[20:23, 11:13, 28] = 1, 2, 3
-    findings = [{"label": label, "ml": 1.5, "peak": 0.5} for label in (1, 2, 3)]
+    about = {
+        "region": "left thalamus",
+        "mni_mm": [-10.6, -18.2, 8.0],
+        "ml": 1.5,
+        "peak": 0.5,
+        "healthy_alike": 2,
+    }
+    findings = [
+        about | {"label": 1},
+        about | {"label": 2, "region": ""},
+        about | {"label": 3, "healthy_alike": None},
+    ]
     path = tmp_path / "out" / "segmentation.dcm"
-    assert write_segmentation(converted.with_array(labels), findings, scan.source, scan.series, path)
+    assert write_segmentation(converted.with_array(labels), findings, 35, scan.source, scan.series, path)
 
     segmentation = highdicom.seg.segread(path)
     assert segmentation.segment_numbers == [1, 2, 3]
     first = segmentation.get_segment_description(1)
-    assert (first.segment_label, first.algorithm_type.name) == ("finding 1", "AUTOMATIC")
+    assert (first.segment_label, first.algorithm_type.name) == ("finding 1, left thalamus", "AUTOMATIC")
+    assert [segmentation.get_segment_description(number).SegmentDescription for number in (1, 2, 3)] == [
+        f"{words}. Research use only; not for diagnosis"
+        for words in (
+            "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, the like in 2 of 35 healthy scans",
+            "MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, the like in 2 of 35 healthy scans",
+            "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500",
+        )
+    ]
     assert (first.algorithm_identification.name, first.algorithm_identification.version) == (
         "brainuad",
         "0.1.0",
     )
-    assert "esearch use only; not for diagnosis" in first.SegmentDescription
     assert "Research use only; not for diagnosis" in segmentation.ContentDescription
     sources = {pydicom.dcmread(file).SOPInstanceUID for file in (tmp_path / "series").iterdir()}
     assert {uid for _, _, uid in segmentation.get_source_image_uids()} == sources
@@ -344,17 +362,17 @@ def test_no_findings_make_no_segmentation_and_other_places_are_refused(tmp_path)
     write_series(tmp_path / "series", volume)
     (scan,) = find(tmp_path / "series")
     path = tmp_path / "segmentation.dcm"
-    assert not write_segmentation(volume, [], scan.source, scan.series, path)
-    one = [{"label": 1, "ml": 1.0, "peak": 0.5}]
+    assert not write_segmentation(volume, [], 35, scan.source, scan.series, path)
+    one = [{"label": 1, "ml": 1.0, "peak": 0.5, "mni_mm": [0, 0, 0], "region": "", "healthy_alike": None}]
     elsewhere = Volume.from_array(volume.array, np.array([[1, 0, 0, 1.0], *np.eye(4)[1:]]) @ volume.affine)
     with pytest.raises(InputError, match="does not lie where the findings lie"):
-        write_segmentation(elsewhere, one, scan.source, scan.series, path)
+        write_segmentation(elsewhere, one, 35, scan.source, scan.series, path)
     for file in scan.source.iterdir():
         image = pydicom.dcmread(file)
         del image.FrameOfReferenceUID
         image.save_as(file)
     with pytest.raises(InputError, match="NIfTI results are complete"):
-        write_segmentation(volume.with_array(volume.array > 0), one, scan.source, scan.series, path)
+        write_segmentation(volume.with_array(volume.array > 0), one, 35, scan.source, scan.series, path)
     assert not path.exists()
 
 

@@ -17,7 +17,13 @@ REFERENCE = Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.npz"
 SCALE = {
     "scans": 15, "fraction": 0.01, "threshold": 0.4, "interval": [0.38, 0.43],
     "first_colour": 0.33, "full_colour": 0.55,
+    "healthy_findings": {
+        "fraction": 0.01,
+        "count": {"median": 6.0, "lowest": 2.0, "highest": 11.0},
+        "ml": {"median": 8.25, "lowest": 1.5, "highest": 19.0},
+    },
 }  # fmt: skip
+RARE = 3  # findings of every scan
 # names and warnings that want to be markup
 EVIL = "<img src=x onerror=document.title='owned'>"
 SCRIPT = "</script><script>document.title='owned'</script>"
@@ -64,7 +70,10 @@ def find(
                 "peak": float(anomaly[region].max()), "mean": float(anomaly[region].mean()),
                 "centre_mm": [round(float(value), 1) for value in centre],
                 "atlas_mm": [round(float(value), 1) for value in centre - np.array([1, 17, 4])],
+                "mni_mm": [round(float(value), 1) for value in centre + np.array([2, -3, 5])],
                 "side": "left" if centre[0] < -2 else "right" if centre[0] > 2 else "midline",
+                "region": "<b>left</b> thalamus" if label == 1 else "", "healthy_alike": label - 1,
+                "rare": label <= RARE,
             }
         )  # fmt: skip
     return ordered, rows

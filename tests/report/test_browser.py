@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from chromium import chromium, programs
-from scored_folder import EVIL
+from scored_folder import EVIL, RARE
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -118,6 +118,17 @@ def test_a_click_or_enter_on_a_finding_moves_the_crosshair_there(page, report):
     assert page.where() == pytest.approx(known[2], abs=0.51)
     assert float(page.text("at-value")) > 0
     assert "healthy brain's voxels are this high" in page.text("at-meaning")
+
+
+def test_common_findings_are_folded_away_until_they_are_asked_for(page, report):
+    known = centres(report)
+    folded = "return document.querySelector('article.current details.common').open"
+    assert not page.run(folded)
+    press(page, *"n" * (RARE - 1))
+    assert not page.run(folded)
+    press(page, "n")
+    assert page.run(folded)
+    assert page.where() == pytest.approx(known[RARE], abs=0.51)
 
 
 def test_keys_and_sliders(page, report):

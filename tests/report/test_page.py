@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 from matplotlib import image as mpl_image
-from scored_folder import EVIL, SCALE, SCRIPT, patient, write_scan
+from scored_folder import EVIL, RARE, SCALE, SCRIPT, patient, write_scan
 from typer.testing import CliRunner
 
 from brainuad.cli import app
@@ -144,6 +144,37 @@ def test_numbers_in_the_table_are_those_of_the_sidecar(scored):
     ]
     for finding in entry["findings"]:
         assert f"{finding['peak']:.3f}" in page.text
+        assert f"{finding['healthy_alike']} of 15" in page.text
+    assert "<b>left</b> thalamus" in page.text
+
+
+def test_findings_are_headed_by_what_healthy_scans_have(scored):
+    page = read(build_report(scored))
+    entry = json.loads((scored / "patient19_t1.json").read_text())
+    text = " ".join(page.text.split())
+    count = len(entry["findings"])
+    assert f"{RARE} of {count} findings are rarer than in 1 of 20 healthy scans" in text
+    assert (
+        "Of 15 healthy scans, half have 6 findings or more (2 to 11), 8.2 mL in all or more (1.5 to 19.0)."
+        in text
+    )
+    assert f"{count - RARE} findings that healthy scans have too" in text
+    assert payload(page)["rare"] == RARE
+
+
+def test_a_list_of_unknown_rarity_is_not_folded(scored):
+    path = scored / "patient19_t1.json"
+    entry = json.loads(path.read_text())
+    del entry["calibration"]["healthy_findings"]
+    for finding in entry["findings"]:
+        for name in ("mni_mm", "region", "healthy_alike", "rare"):
+            del finding[name]
+    path.write_text(json.dumps(entry))
+    page = read(build_report(scored))
+    assert f"{len(entry['findings'])} findings" in page.text
+    assert "largest first." in page.text
+    assert "healthy scans have too" not in page.text
+    assert payload(page)["rare"] is None
 
 
 def test_colours_are_on_the_scale_of_the_calibration_whatever_the_map(cohort_page):
@@ -155,7 +186,8 @@ def test_colours_are_on_the_scale_of_the_calibration_whatever_the_map(cohort_pag
 
 
 def test_words_name_the_fraction_chosen():
-    scale = Scale(**(SCALE | {"fraction": 0.001, "threshold": 0.55, "interval": None}))
+    changed = {"fraction": 0.001, "threshold": 0.55, "interval": None, "findings": None}
+    scale = Scale(**({name: SCALE.get(name) for name in Scale.__annotations__} | changed))
     assert scale_words(scale).startswith(
         "0.1 % of a healthy brain's voxels are at or above 0.550 (findings);"
     )

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
+from brainuad.calibration import HealthyFindings
 from brainuad.data.frame import ATLAS_CENTRE
-from brainuad.scan.findings import find_findings
+from brainuad.data.places import mni_of
+from brainuad.scan.findings import find_findings, rarest_first
 
 TO_ATLAS = np.eye(4)
 TO_ATLAS[:3, 3] = ATLAS_CENTRE  # scanner's origin at the middle of the atlas
@@ -66,6 +68,32 @@ def test_places_and_sides():
     ]  # fmt: skip
     for found in findings:
         assert np.subtract(found.atlas_mm, found.centre_mm) == pytest.approx(ATLAS_CENTRE)
+        assert found.mni_mm == pytest.approx(mni_of(np.array(found.atlas_mm)), abs=0.02)
+        assert found.region.startswith(found.side) or found.side == "midline"
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=15, deadline=None)
+def test_rarest_findings_come_first_and_keep_their_voxels(seed):
+    rng = np.random.default_rng(seed)
+    anomaly = ndimage.gaussian_filter(rng.random((24, 20, 16)), 1).astype(np.float32)
+    threshold = float(np.quantile(anomaly, 0.9))
+    healthy = HealthyFindings.of(
+        [[(float(rng.uniform(threshold, anomaly.max())), int(rng.integers(1, 20)))] for _ in range(30)]
+    )
+    labels, findings, _ = find_findings(anomaly, threshold, np.eye(4), TO_ATLAS)
+    new_labels, ordered = rarest_first(labels, findings, healthy, 0.002)
+    assert [found.label for found in ordered] == list(range(1, len(findings) + 1))
+    assert [(found.healthy_alike, -found.ml) for found in ordered] == sorted(
+        (found.healthy_alike, -found.ml) for found in ordered
+    )
+    assert sorted(found.centre_mm for found in ordered) == sorted(found.centre_mm for found in findings)
+    np.testing.assert_array_equal(new_labels > 0, labels > 0)
+    for found in ordered:
+        assert (new_labels == found.label).sum() == found.voxels
+        assert anomaly[new_labels == found.label].max() == pytest.approx(found.peak, abs=1e-5)
+        assert found.healthy_alike == healthy.alike(found.peak, found.voxels / 2)
+        assert found.rare == (found.healthy_alike < 1.5)
 
 
 def test_small_regions_are_left_out():

@@ -27,7 +27,7 @@ from brainuad.errors import DeviceError, InputError
 from brainuad.files import locked
 from brainuad.scan.assess import score_scan
 from brainuad.scan.run import Settings, score_scans
-from brainuad.scan.table import COLUMNS, write_table
+from brainuad.scan.table import COLUMNS, FINDING_COLUMNS, write_table
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
     return done
 
 
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "scores.csv").open(newline="") as handle:
+def table(folder: Path, name: str = "scores.csv") -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as handle:
         return list(csv.DictReader(handle))
 
 
@@ -79,12 +79,20 @@ def test_the_tables_say_what_the_sidecars_say(scans, scored, detector, tmp_path)
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     written = table(tmp_path / "out")
     assert tuple(written[0]) == COLUMNS
+    findings = table(tmp_path / "out", "findings.csv")
+    assert tuple(findings[0]) == FINDING_COLUMNS
     for row, again in zip(rows, written, strict=True):
         sidecar = json.loads((tmp_path / "out" / f"{row['name']}.json").read_text())
         assert {name: str(value) for name, value in row.items()} == again
         assert row["findings"] == len(sidecar["findings"])
         assert row["lesion_ml"] == pytest.approx(sum(f["ml"] for f in sidecar["findings"]), abs=1e-3)
         assert row["score"] == pytest.approx(sidecar["score"]["value"], abs=1e-5)
+        listed = [line for line in findings if line["name"] == row["name"]]
+        assert [line["label"] for line in listed] == [str(f["label"]) for f in sidecar["findings"]]
+        for line, finding in zip(listed, sidecar["findings"], strict=True):
+            assert (line["region"], float(line["ml"])) == (finding["region"], finding["ml"])
+            assert float(line["mni_x"]) == pytest.approx(finding["mni_mm"][0], abs=0.051)
+    assert findings
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert about["counts"] == {"done": 3, "skipped": 0, "failed": 0}
     assert [entry["name"] for entry in about["inputs"]] == ["a", "b", "c"]
@@ -438,7 +446,7 @@ def test_masks_that_cannot_be_used_are_named(detector, tmp_path, kind, message):
     assert message in row["message"]
     assert "\n" not in row["message"]
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == [".scores.csv.lock", "failed", "run.json", "scores.csv"]
+    assert left == [".scores.csv.lock", "failed", "findings.csv", "run.json", "scores.csv"]
 
 
 def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):

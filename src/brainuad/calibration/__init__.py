@@ -1,6 +1,7 @@
 """What a model does on healthy scans: thresholds, the range of scan scores, and what such scans look like."""
 
 from brainuad.calibration.figures import FEW_SCANS, Calibration
+from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings, Spread
 from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
@@ -8,11 +9,14 @@ from brainuad.calibration.relative import set_against_health
 
 __all__ = [
     "FEW_SCANS",
+    "SMALLEST_FINDING",
     "BrainMaps",
     "Calibration",
+    "HealthyFindings",
     "HealthyScan",
     "Look",
     "Looks",
+    "Spread",
     "calibration_of",
     "look_at",
     "pooled_thresholds",

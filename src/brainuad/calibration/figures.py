@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from brainuad.calibration._values import number, numbers, sequence, table
+from brainuad.calibration.findings import HealthyFindings
 from brainuad.calibration.looks import Looks, look_at
 from brainuad.errors import InputError
 
@@ -35,6 +37,7 @@ class Calibration:
         intervals: Score to fraction to the 95 % bootstrap interval of the threshold, drawing scans.
         scan_scores: Score to every scan's score, sorted.
         looks: What the scans look like.
+        findings: Score to fraction to the scans' findings at that threshold; of the scores that users take.
     """
 
     scans: int
@@ -49,6 +52,7 @@ class Calibration:
     intervals: Table = field(default_factory=dict)
     scan_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     looks: Looks = field(default_factory=Looks)
+    findings: Mapping[str, Mapping[float, HealthyFindings]] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Any) -> Calibration:
@@ -76,6 +80,10 @@ class Calibration:
             intervals=_by_fraction(table(values, "intervals", {}), _ends),
             scan_scores={score: numbers(scores, score) for score in scores},
             looks=Looks.from_dict(table(values, "looks")) if "looks" in values else Looks(),
+            findings=_by_fraction(
+                table(values, "findings", {}),
+                lambda known, name: HealthyFindings.from_dict(table(known, name)),
+            ),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +102,10 @@ class Calibration:
             "intervals": _by_text(self.intervals),
             "scan_scores": {score: list(known) for score, known in self.scan_scores.items()},
             "looks": {} if self.looks == Looks() else self.looks.to_dict(),
+            "findings": {
+                score: {f"{fraction:g}": found.to_dict() for fraction, found in known.items()}
+                for score, known in self.findings.items()
+            },
         }
         return {name: value for name, value in values.items() if value not in ("", [], {})}
 
@@ -119,6 +131,16 @@ class Calibration:
             return None
         low, high = self._at(found, fraction)
         return float(low), float(high)
+
+    def healthy_findings(self, score: str, fraction: float) -> tuple[float, HealthyFindings] | None:
+        """Return what healthy scans have above a threshold, and for which fraction: ``fraction`` or the next larger.
+
+        The threshold for a larger fraction is lower, so regions are as high and at least as large: a finding is never
+        taken for rarer than it is. None where the findings of the healthy scans are unknown.
+        """
+        known = self.findings.get(score, {})
+        reached = [at for at in known if at >= fraction or math.isclose(at, fraction)]
+        return (min(reached), known[min(reached)]) if reached else None
 
     def percentile(self, score: str, value: float) -> float | None:
         """Return the percentage of healthy scans with a lower scan score, 0 to 100; equal ones count half.

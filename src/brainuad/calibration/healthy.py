@@ -10,6 +10,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
+from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
@@ -22,7 +23,7 @@ KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY)]))  # maps of a scan, wh
 
 @dataclass(frozen=True, eq=False)
 class BrainMaps:
-    """Maps of one scan before post-processing, in the brain only.
+    """Maps of one scan, in the brain only.
 
     Attributes:
         mask: ``(X, Y, Z)`` bool brain mask.
@@ -40,6 +41,10 @@ class BrainMaps:
             mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
         )
 
+    def and_of(self, maps: Mapping[str, Any]) -> BrainMaps:
+        """Return these maps and further ones, ``(X, Y, Z)`` each."""
+        return BrainMaps(self.mask, {**self.values, **BrainMaps.of(maps, self.mask).values})
+
     def map(self, name: str) -> np.ndarray:
         """Return a map, ``(X, Y, Z)`` float32, 0 outside the brain."""
         full = np.zeros(self.mask.shape, dtype=np.float32)
@@ -53,14 +58,15 @@ class BrainMaps:
 
 @dataclass(frozen=True, eq=False)
 class HealthyScan:
-    """What a calibration needs to know of one healthy scan, some 2 MB.
+    """What a calibration needs to know of one healthy scan, some 4 MB.
 
     Attributes:
         tails: By score, :func:`brainuad.calibration.pooling.tail_quantiles` of the map in the brain.
         scores: By score, the scan's: the mean over the brain.
         voxels: Brain voxels on the model's grid.
         look: What it looks like.
-        maps: What other healthy scans are compared with.
+        maps: What other healthy scans are compared with, before post-processing.
+        final: By score, the post-processed map, for the findings in it: of the scores that users take.
     """
 
     tails: Mapping[str, np.ndarray]
@@ -68,6 +74,7 @@ class HealthyScan:
     voxels: int
     look: Look
     maps: BrainMaps
+    final: BrainMaps
 
     @classmethod
     def of(
@@ -94,7 +101,8 @@ class HealthyScan:
         known = {**raw, IMAGE: image}
         kept = {name: known[name] for name in KEPT if name in known}
         look = look_at(image, mask, brain_ml, alignment)
-        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask))
+        final = BrainMaps.of({name: maps[name] for name in CARRIED if name in maps}, mask)
+        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""
@@ -112,6 +120,8 @@ class HealthyScan:
             "brain": np.packbits(self.maps.mask),
             "carried": np.array(list(self.maps.values)),
             "values": np.stack(list(self.maps.values.values())),
+            "final_names": np.array(list(self.final.values), dtype=str),
+            "final": np.array(list(self.final.values.values())),
         }
 
     @classmethod
@@ -120,7 +130,10 @@ class HealthyScan:
         names = arrays["names"].tolist()
         shape = tuple(arrays["shape"].tolist())
         mask = np.unpackbits(arrays["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
-        maps = BrainMaps(mask, dict(zip(arrays["carried"].tolist(), arrays["values"], strict=True)))
+        maps, final = (
+            BrainMaps(mask, dict(zip(arrays[names].tolist(), arrays[values], strict=True)))
+            for names, values in (("carried", "values"), ("final_names", "final"))
+        )
         brain_ml, alignment = (None if np.isnan(value) else float(value) for value in arrays["measured"])
         return cls(
             dict(zip(names, arrays["tails"], strict=True)),
@@ -128,6 +141,7 @@ class HealthyScan:
             int(arrays["voxels"]),
             Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment, arrays["detail"]),
             maps,
+            final,
         )
 
 
@@ -168,6 +182,15 @@ def calibration_of(
         subjects=tuple(dict.fromkeys(subjects)),
         left_out=tuple(left_out),
         intervals=intervals,
+        findings={
+            name: {
+                fraction: HealthyFindings.of(
+                    measure_findings(scan.final.map(name), threshold) for scan in scans
+                )
+                for fraction, threshold in thresholds[name].items()
+            }
+            for name in scans[0].final.values
+        },
         scan_scores={name: tuple(sorted(scan.scores[name] for scan in scans)) for name in thresholds},
         looks=Looks.of([scan.look for scan in scans]),
     )

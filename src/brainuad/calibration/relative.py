@@ -51,17 +51,18 @@ def set_against_health(
         own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
         mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
         relative: dict[str, Tensor] = {}
+        finals: dict[str, np.ndarray] = {}
         for base in names:
             without = [(maps.map(base), maps.mask) for maps in own]
             name = relative_name(base)
             relative[name] = statistics.score(name, scan.maps.map(base), mask, without)
-            final = postprocess(relative[name], mask).numpy()
-            tails[name] = tail_quantiles(final[mask])
-            scores[name] = scan_score(final, mask)
+            finals[name] = postprocess(relative[name], mask).numpy()
+            tails[name] = tail_quantiles(finals[name][mask])
+            scores[name] = scan_score(finals[name], mask)
         for part, cleaned in parts.items():
             map = scan.maps.map(part.score) if base_of(part.score) is None else relative[part.score]
             cleaned.append(part.cleaned(map, mask).numpy()[mask])
-        found.append(replace(scan, tails=tails, scores=scores))
+        found.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
     health = statistics.carried()
     if parts:
         found = _with_rarity(found, subjects, parts)
@@ -98,6 +99,7 @@ def _with_rarity(
                 scan,
                 tails={**scan.tails, RARITY: tail_quantiles(map[scan.maps.mask])},
                 scores={**scan.scores, RARITY: scan_score(map, scan.maps.mask)},
+                final=scan.final.and_of({RARITY: map}),
             )
         )
     return found

@@ -120,7 +120,7 @@ def score(
     if as_json:
         print(json.dumps({"scans": rows, "report": page and str(page)}, indent=2))
     else:
-        columns = ("name", "status", "score", "percentile", "findings", "lesion_ml")
+        columns = ("name", "status", "score", "percentile", "findings", "rare", "lesion_ml")
         print_rows([{column: row[column] for column in columns} for row in rows], as_json=False)
         say(f"every scan: {output / SCORES_CSV}" + (f"; report: {page}" if page else ""))
     exit_by_failures([row["status"] == "failed" for row in rows])

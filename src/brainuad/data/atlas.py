@@ -101,6 +101,11 @@ class PlacedScan:
     atlas_to_scan: np.ndarray
     alignment: float
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume that a voxel of the grid has in the scan, in mL."""
+        return abs(float(np.linalg.det(self.to_scan[:3, :3]))) / 1000
+
 
 def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int = 0) -> PlacedScan:
     """Prepare a raw scan and load it, with the same steps as preparation to files and loading from them.

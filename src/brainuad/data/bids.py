@@ -45,6 +45,7 @@ _IGNORED = (
     "*.png",
     "*.html",
     "scores.csv",
+    "findings.csv",
     "run.json",
     "failed",
 )  # ours that the specification does not know

@@ -42,6 +42,7 @@ class _View:
     montage: str = ""
     alt: str = ""
     words: str = ""
+    healthy: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     payload: dict[str, Any] | None = None
 
@@ -165,19 +166,21 @@ def _view(row: Row, id: str) -> _View:
         display = read_display(scored)
     except InputError as error:
         row = replace(row, status="damaged", message=str(error))
-        return _View(id, row, row.warnings, facts=facts)
+        return _View(id, row, row.warnings, healthy=healthy_words(scored.scale), facts=facts)
     words = scale_words(scored.scale)
     shown = "scan, reconstruction" if "reconstruction" in display.volumes else "scan"
     alt = f"Axial slices of {row.name}: {shown} and anomaly map. {row.findings} findings."
     payload = {
         "name": row.name,
         "layers": encode(display),
+        "rare": row.rare,
         "scale": _colours(scored.scale),
         "steps": _steps(scored.scale),
         "words": words,
     }
     montage = _montage(row, scored, display, words)
-    return _View(id, row, (*row.warnings, *display.notes), montage, alt, words, facts, payload)
+    warnings = (*row.warnings, *display.notes)
+    return _View(id, row, warnings, montage, alt, words, healthy_words(scored.scale), facts, payload)
 
 
 def scale_words(scale: Scale | None) -> str:
@@ -195,6 +198,21 @@ def scale_words(scale: Scale | None) -> str:
         f"{_percent(FULL_FRACTION)} at or above {scale.full_colour:.3f} (brightest yellow). "
         f"Measured on {scale.scans} healthy scans."
     )
+
+
+def healthy_words(scale: Scale | None) -> str:
+    """Say what healthy scans have where findings are looked for, "" where that is unknown."""
+    if scale is None or scale.findings is None:
+        return ""
+    count, ml = scale.findings.count, scale.findings.ml
+    words = (
+        f"Of {scale.scans} healthy scans, half have {count.median:g} findings or more "
+        f"({count.lowest:g} to {count.highest:g}), "
+        f"{ml.median:.1f} mL in all or more ({ml.lowest:.1f} to {ml.highest:.1f})"
+    )
+    if scale.findings.fraction > scale.fraction:
+        words += f", at the threshold for {_percent(scale.findings.fraction)}"
+    return words + "."
 
 
 def _percent(fraction: float) -> str:

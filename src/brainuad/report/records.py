@@ -21,13 +21,16 @@ class Finding:
     """A connected region above the threshold, as measured on the scan's own grid.
 
     Attributes:
-        label: Its value in the volume of findings; 1 is the largest.
+        label: Its value in the volume of findings; 1 is the first of the list.
         ml: Volume in mL.
         peak: Highest map value in it.
         mean: Mean map value in it.
         centre_mm: Centre in scanner mm (RAS+).
-        atlas_mm: Centre in mm of the atlas, where it is known.
+        mni_mm: Centre in mm of MNI152, where it is known.
         side: "left", "right" or "midline".
+        region: Name of the region of the atlas that holds most of it, or "".
+        healthy_alike: How many healthy scans have the like, where it is known.
+        rare: Whether that is rarer than 1 in 20; where it is not known, False.
     """
 
     label: int
@@ -35,8 +38,35 @@ class Finding:
     peak: float
     mean: float
     centre_mm: Point
-    atlas_mm: Point | None
+    mni_mm: Point | None
     side: str
+    region: str
+    healthy_alike: int | None
+    rare: bool
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of one number over healthy scans."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class HealthyFindings:
+    """What healthy scans have above the threshold, or above that for a larger fraction.
+
+    Attributes:
+        fraction: Fraction of healthy brain voxels that the threshold marks.
+        count: Findings of a scan.
+        ml: Their volume together, in mL of this head.
+    """
+
+    fraction: float
+    count: Spread
+    ml: Spread
 
 
 @dataclass(frozen=True)
@@ -50,6 +80,7 @@ class Scale:
         interval: 95 % bootstrap interval of the threshold, where it is known.
         first_colour: Map value that 5 % of healthy brain voxels reach.
         full_colour: Map value that 0.1 % of healthy brain voxels reach.
+        findings: What healthy scans have above the threshold, where it is known.
     """
 
     scans: int
@@ -58,6 +89,7 @@ class Scale:
     interval: tuple[float, float] | None
     first_colour: float
     full_colour: float
+    findings: HealthyFindings | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +104,7 @@ class Scored:
         model: Its name, fingerprint, contrast.
         settings: Score, false-positive fraction, seed, device.
         scale: None if the model has not been calibrated.
-        findings: Largest first.
+        findings: As they are listed: those that fewest healthy scans have the like of first, then the largest.
         outputs: Files by what they hold: "anomaly", "lesions", "reconstruction", "brain", "montage".
         lesion_mask: Ground truth, where there is one.
         raw: The sidecar as it is.
@@ -102,6 +134,7 @@ class Row:
         score: Mean of the map over the brain.
         percentile: Percentage of healthy scans that score lower.
         findings: How many.
+        rare: How many of them are rarer than in 1 of 20 healthy scans, where that is known.
         lesion_ml: Volume of all findings in mL.
         warnings: What a person should know before trusting the map.
         scored: Everything about it, if it was scored.
@@ -113,6 +146,7 @@ class Row:
     score: float | None = None
     percentile: float | None = None
     findings: int | None = None
+    rare: int | None = None
     lesion_ml: float | None = None
     warnings: tuple[str, ...] = ()
     scored: Scored | None = None
@@ -227,29 +261,37 @@ def _row(path: Path, raw: dict[str, Any]) -> Row:
         score=_number(raw["score"]["value"]),
         percentile=None if percentile is None else _number(percentile),
         findings=len(findings),
+        rare=sum(finding.rare for finding in findings) if _tell_rarity(scored) else None,
         lesion_ml=sum(finding.ml for finding in findings),
         warnings=tuple(str(warning) for warning in raw["warnings"]),
         scored=scored,
     )
 
 
+def _tell_rarity(scored: Scored) -> bool:
+    return scored.scale is not None and scored.scale.findings is not None
+
+
 def _finding(entry: dict[str, Any]) -> Finding:
-    atlas = entry.get("atlas_mm")
+    mni, alike = entry.get("mni_mm"), entry.get("healthy_alike")
     return Finding(
         label=int(entry["label"]),
         ml=_number(entry["ml"]),
         peak=_number(entry["peak"]),
         mean=_number(entry["mean"]),
         centre_mm=_point(entry["centre_mm"]),
-        atlas_mm=_point(atlas) if atlas else None,
+        mni_mm=_point(mni) if mni else None,
         side=str(entry["side"]),
+        region=str(entry.get("region") or ""),
+        healthy_alike=None if alike is None else int(alike),
+        rare=entry.get("rare") is True,
     )
 
 
 def _scale(entry: dict[str, Any] | None) -> Scale | None:
     if entry is None:
         return None
-    interval = entry.get("interval")
+    interval, healthy = entry.get("interval"), entry.get("healthy_findings")
     scale = Scale(
         scans=int(entry["scans"]),
         fraction=_number(entry["fraction"]),
@@ -257,10 +299,19 @@ def _scale(entry: dict[str, Any] | None) -> Scale | None:
         interval=(_number(interval[0]), _number(interval[1])) if interval else None,
         first_colour=_number(entry["first_colour"]),
         full_colour=_number(entry["full_colour"]),
+        findings=_healthy_findings(healthy) if healthy else None,
     )
     if not scale.full_colour > scale.first_colour:
         raise ValueError(f"the colour scale ends at {scale.full_colour:g}, before it begins")
     return scale
+
+
+def _healthy_findings(entry: dict[str, Any]) -> HealthyFindings:
+    count, ml = (
+        Spread(*(_number(entry[name][key]) for key in ("median", "lowest", "highest")))
+        for name in ("count", "ml")
+    )
+    return HealthyFindings(_number(entry["fraction"]), count, ml)
 
 
 def _number(value: Any) -> float:

@@ -7,15 +7,14 @@ from dataclasses import asdict
 
 import numpy as np
 
+from brainuad.calibration import SMALLEST_FINDING
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.evaluation import scan_score
-from brainuad.scan.findings import MOST_FINDINGS, Finding, find_findings
+from brainuad.scan.findings import MOST_FINDINGS, Finding, find_findings, rarest_first
 from brainuad.scan.healthy import against_healthy
 from brainuad.scan.pipeline import map_scan
 from brainuad.scan.result import ScoreResult
-
-_SMALLEST_FINDING = 8  # voxels of the model's grid, as in the published protocol
 
 
 def score_scan(
@@ -64,8 +63,10 @@ def score_scan(
             threshold,
             scan.affine,
             np.linalg.inv(placed.atlas_to_scan),
-            smallest_ml=_SMALLEST_FINDING * abs(float(np.linalg.det(placed.to_scan[:3, :3]))) / 1000,
+            smallest_ml=SMALLEST_FINDING * placed.voxel_ml,
         )
+        if detector.calibration and (healthy := detector.calibration.healthy_findings(score, fpr)):
+            labels, findings = rarest_first(labels, findings, healthy[1], placed.voxel_ml)
         if more:
             doubts.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
     volumes["lesions"] = scan.with_array(labels)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
+from brainuad.calibration import HealthyFindings
 from brainuad.data.frame import ATLAS_CENTRE
+from brainuad.data.places import mni_of, region_at
 
 MOST_FINDINGS = 255  # labels of an 8-bit image
 _MIDLINE = 4.0  # mm to either side of the atlas's middle
@@ -21,14 +23,19 @@ class Finding:
     """A connected region of high anomaly, measured on the scan's grid.
 
     Attributes:
-        label: Its value in the image of findings; 1 is the largest.
+        label: Its value in the image of findings; 1 is the first of the list.
         voxels: Voxels of the scan.
         ml: Volume in mL.
         peak: Highest value of the anomaly map in it.
         mean: Mean value of the anomaly map in it.
         centre_mm: Its voxel nearest to its centre of mass, in scanner mm (RAS+).
         atlas_mm: The same in mm of the SRI24 atlas.
+        mni_mm: The same in mm of MNI152 (ICBM 2009c), by one affine from SRI24.
         side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's middle.
+        region: Name of the region of the atlas that holds most of it, or "".
+        healthy_alike: How many healthy scans of the calibration have a finding as high and as large, or None where the
+            calibration does not say.
+        rare: Whether that is rarer than 1 in 20, or None.
     """
 
     label: int
@@ -38,7 +45,11 @@ class Finding:
     mean: float
     centre_mm: Point
     atlas_mm: Point
+    mni_mm: Point
     side: str
+    region: str
+    healthy_alike: int | None = None
+    rare: bool | None = None
 
 
 def find_findings(
@@ -79,6 +90,31 @@ def find_findings(
     return labels, findings, len(order) - len(kept)
 
 
+def rarest_first(
+    labels: np.ndarray, findings: list[Finding], healthy: HealthyFindings, grid_voxel_ml: float
+) -> tuple[np.ndarray, list[Finding]]:
+    """Say of each finding how many healthy scans have its like, and list those first that fewest have.
+
+    Args:
+        labels: ``(X, Y, Z)`` uint8, as :func:`find_findings` gives them.
+        findings: The findings, largest first.
+        healthy: The findings of healthy scans at the same threshold.
+        grid_voxel_ml: Volume that a voxel of the model's grid has in the scan, in mL.
+
+    Returns:
+        New labels and findings, rarest first, of equally rare ones the largest.
+    """
+    alike = [healthy.alike(finding.peak, finding.ml / grid_voxel_ml) for finding in findings]
+    order = sorted(range(len(findings)), key=alike.__getitem__)
+    new_labels = np.zeros(MOST_FINDINGS + 1, dtype=np.uint8)
+    for label, index in enumerate(order, 1):
+        new_labels[findings[index].label] = label
+    return new_labels[labels], [
+        replace(findings[index], label=label, healthy_alike=alike[index], rare=healthy.is_rare(alike[index]))
+        for label, index in enumerate(order, 1)
+    ]
+
+
 def _measure(
     label: int,
     labels: np.ndarray,
@@ -94,6 +130,7 @@ def _measure(
     # the centre of mass of a bent region may lie outside it
     centre = in_mm[((in_mm - in_mm.mean(0)) ** 2).sum(1).argmin()]
     in_atlas = (scan_to_atlas @ [*centre, 1])[:3]
+    all_in_atlas = in_mm @ scan_to_atlas[:3, :3].T + scan_to_atlas[:3, 3]
     off_middle = in_atlas[0] - ATLAS_CENTRE[0]
     side = "midline" if abs(off_middle) <= _MIDLINE else "right" if off_middle > 0 else "left"
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
@@ -105,7 +142,9 @@ def _measure(
         mean=round(float(values.mean()), 5),
         centre_mm=_point(centre),
         atlas_mm=_point(in_atlas),
+        mni_mm=_point(mni_of(in_atlas)),
         side=side,
+        region=region_at(all_in_atlas),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from brainuad.calibration import Looks, look_at
+from brainuad.calibration import Calibration, Looks, Spread, look_at
 from brainuad.detector import Detector
 from brainuad.scan.pipeline import ScanMaps
 
@@ -41,5 +42,18 @@ def against_healthy(
         "interval": calibration.interval(score, fpr),
         "first_colour": calibration.threshold(score, FIRST_COLOUR),
         "full_colour": calibration.threshold(score, FULL_COLOUR),
+        "healthy_findings": _healthy_findings(calibration, score, fpr, placed.voxel_ml),
     }
     return known, calibration.percentile(score, value), doubts
+
+
+def _healthy_findings(
+    calibration: Calibration, score: str, fpr: float, voxel_ml: float
+) -> dict[str, Any] | None:
+    """Return how many findings healthy scans have, and how large they would be in this head, as plain values."""
+    known = calibration.healthy_findings(score, fpr)
+    if known is None:
+        return None
+    fraction, healthy = known
+    ml = [round(voxels * voxel_ml, 3) for voxels in healthy.voxels]
+    return {"fraction": fraction, "count": asdict(Spread.of(healthy.counts)), "ml": asdict(Spread.of(ml))}

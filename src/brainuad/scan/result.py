@@ -39,7 +39,8 @@ class ScoreResult:
         score: Mean of the anomaly map over the brain, on the model's grid.
         percentile: Percentage of healthy scans with a lower score, or None where the model does not know.
         threshold: Map value above which a voxel belongs to a finding, or None without calibration.
-        findings: Connected regions above the threshold, largest first.
+        findings: Connected regions above the threshold: those first that fewest healthy scans have the like of, where
+            the calibration knows, then the largest.
         warnings: What a person should know before trusting the map.
         seconds: Time by step.
         record: The sidecar's contents so far: model, settings, calibration, findings ...

@@ -33,6 +33,7 @@ from brainuad.scan.table import Row, forget_failure, record_failure, row_of, wri
 
 logger = logging.getLogger(__name__)
 RUN_JSON = "run.json"
+_SIDECAR = 2  # what one holds; raise when that changes
 _LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
 
 
@@ -69,7 +70,8 @@ def score_scans(
 
     Beside each scan's files (:func:`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
     NIfTI) it writes ``run.json``, a description of the data set for BIDS, a sidecar of every scan that failed, and at
-    the end or when interrupted ``scores.csv``, in which rows of scans that are not in this run stay.
+    the end or when interrupted ``scores.csv`` and ``findings.csv``, in which rows of scans that are not in this run
+    stay.
 
     Args:
         scans: What to score.
@@ -220,9 +222,10 @@ class _Work:
         from brainuad.data.dicom import write_segmentation
 
         path.unlink(missing_ok=True)
-        findings = result.record["findings"]
+        known, labels = result.record["calibration"], result.volumes["lesions"]
+        findings, healthy = result.record["findings"], known["scans"] if known else 0
         try:
-            if write_segmentation(result.volumes["lesions"], findings, scan.source, scan.series, path):
+            if write_segmentation(labels, findings, healthy, scan.source, scan.series, path):
                 return {"segmentation": path.name}
         except SCAN_ERRORS as error:
             result.record["warnings"].append(f"no DICOM segmentation: {' '.join(str(error).split())}")
@@ -237,7 +240,7 @@ class _Work:
         settings = self.settings
         asked = [settings.score, settings.fpr, settings.seed]
         calibration = self.detector.calibration and self.detector.calibration.to_dict()
-        parts = [__version__, self.detector_key, calibration, asked, hashes]
+        parts = [__version__, _SIDECAR, self.detector_key, calibration, asked, hashes]
         return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,11 +1,11 @@
-"""``scores.csv`` of a folder of scored scans: made of their sidecars, whatever became of the table in between."""
+"""``scores.csv`` and ``findings.csv`` of scored scans: made of their sidecars, whatever became of these in between."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,14 @@ from brainuad.report.records import sidecar_paths
 from brainuad.scan.identity import may_replace, series_hash
 
 Row = dict[str, Any]
-SCORES_CSV = "scores.csv"
+SCORES_CSV, FINDINGS_CSV = "scores.csv", "findings.csv"
 COLUMNS = (
-    "name", "status", "score", "percentile", "findings", "lesion_ml", "brain_ml", "alignment", "seconds", "warnings",
-    "message",
+    "name", "status", "score", "percentile", "findings", "rare", "lesion_ml", "brain_ml", "alignment", "seconds",
+    "warnings", "message",
+)  # fmt: skip
+FINDING_COLUMNS = (
+    "name", "label", "region", "side", "mni_x", "mni_y", "mni_z", "healthy_alike", "healthy_scans", "rare", "ml",
+    "peak", "mean", "scanner_x", "scanner_y", "scanner_z",
 )  # fmt: skip
 _FAILED = "failed"  # folder of the sidecars of scans that failed; elsewhere BIDS wants an image beside each
 
@@ -36,16 +40,37 @@ def row_of(record: dict[str, Any]) -> Row:
     if record["status"] != "done":
         return row | {"seconds": record["seconds"], "message": record["message"]}
     percentile = record["score"]["percentile"]
+    rare = [finding.get("rare") for finding in record["findings"]]  # unknown of what was scored before
     return row | {
         "score": round(record["score"]["value"], 5),
         "percentile": "" if percentile is None else round(percentile, 1),
         "findings": len(record["findings"]),
+        "rare": "" if None in rare else sum(rare),
         "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
         "brain_ml": round(record["brain"]["ml"], 1),
         "alignment": record["alignment"],
         "seconds": round(sum(record["seconds"].values()), 1),
         "warnings": "; ".join(record["warnings"]),
     }
+
+
+def finding_rows_of(record: dict[str, Any]) -> list[Row]:
+    """Return a row for each finding of a scan by what its sidecar holds; what was not known then is empty.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError: It is no sidecar, or damaged.
+    """
+    rows = []
+    for finding in record.get("findings", []):
+        row = finding | {"name": record["name"]}
+        if finding.get("healthy_alike") is not None:
+            row["healthy_scans"] = record["calibration"]["scans"]
+        for place, point in (("mni", finding.get("mni_mm")), ("scanner", finding["centre_mm"])):
+            row |= {
+                f"{place}_{axis}": round(value, 1) for axis, value in zip("xyz", point or (), strict=False)
+            }
+        rows.append(row)
+    return rows
 
 
 def record_failure(scan: Scan, output: Path, message: str, seconds: float) -> Row:
@@ -72,10 +97,10 @@ def forget_failure(scan: Scan, output: Path) -> None:
 
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
-    """Bring ``scores.csv`` up to date: the sidecars' rows, and those of a run.
+    """Bring ``scores.csv`` up to date: the sidecars' rows, and those of a run; and ``findings.csv``: the sidecars'.
 
-    Rows keep their order; new ones follow by name, then the run's. A row without a sidecar stays. Other processes that
-    do the same at that moment wait.
+    Rows keep their order; new ones follow by name, then the run's. A row without a sidecar stays. Findings come in the
+    order of their scans. Other processes that do the same at that moment wait.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -84,31 +109,41 @@ def write_table(output: Path, rows: Iterable[Row]) -> None:
     path = output / SCORES_CSV
     with locked(path):
         known = _known(output)
-        before = _before(path) | {name: known[name] for name in sorted(known)}
+        before = _before(path) | {name: known[name][0] for name in sorted(known)}
         for row in rows:
             before.pop(row["name"], None)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*before.values(), *rows])
-        write_text(path, text.getvalue())
+        listed = [*before.values(), *rows]
+        findings = [finding for row in listed if row["name"] in known for finding in known[row["name"]][1]]
+        write_text(path, _as_csv(COLUMNS, listed))
+        write_text(output / FINDINGS_CSV, _as_csv(FINDING_COLUMNS, findings))
+
+
+def _as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _failure(scan: Scan, output: Path) -> Path:
     return output / _FAILED / f"{scan.name}.json"
 
 
-def _known(output: Path) -> dict[str, Row]:
-    """Return the rows of all sidecars by name; of a scan that failed after it was done, the later one."""
-    records: list[tuple[bool, Row]] = []
+def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
+    """Return the row of all sidecars by name, and those of their findings; of a scan that failed after it was done, the
+    later one.
+    """
+    records: list[tuple[bool, Row, list[Row]]] = []
     for path in sidecar_paths(output):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if "brainuad" in record and "scan" in record:
-                records.append((path.parent == output / _FAILED, row_of(record)))
+                failed = path.parent == output / _FAILED
+                records.append((failed, row_of(record), finding_rows_of(record)))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue  # some other JSON, or damaged: the row of before stays
-    return {row["name"]: row for _, row in sorted(records, key=lambda found: found[0])}
+    return {row["name"]: (row, rows) for _, row, rows in sorted(records, key=lambda found: found[0])}
 
 
 def _before(path: Path) -> dict[str, Row]:

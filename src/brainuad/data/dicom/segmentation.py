@@ -30,6 +30,7 @@ _MAY_BE_EMPTY = (
 def write_segmentation(
     labels: Volume,
     findings: Sequence[Mapping[str, Any]],
+    healthy_scans: int,
     series_folder: Path,
     series_uid: str,
     path: Path,
@@ -38,7 +39,8 @@ def write_segmentation(
 
     Args:
         labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
-        findings: With "label", "ml" and "peak"; segment numbers are their order.
+        findings: As the sidecar lists them; segment numbers are their order.
+        healthy_scans: Healthy scans that the model was calibrated on.
         series_folder: Holds the series, in it or below.
         series_uid: Its SeriesInstanceUID.
         path: The file to write.
@@ -70,7 +72,7 @@ def write_segmentation(
     for number, finding in enumerate(findings, 1):
         segment = highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"finding {number}",
+            segment_label=", ".join(filter(None, [f"finding {number}", finding["region"]])),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -78,7 +80,7 @@ def write_segmentation(
             tracking_uid=generate_uid(entropy_srcs=[*seeds, "finding", str(number)]),
             tracking_id=f"finding {number}",
         )
-        segment.SegmentDescription = f"{finding['ml']:.2f} mL, peak {finding['peak']:.3f}. {_NOTE}"
+        segment.SegmentDescription = f"{_in_words(finding, healthy_scans)}. {_NOTE}"
         described.append(segment)
     try:
         segmentation = highdicom.seg.Segmentation(
@@ -107,6 +109,14 @@ def write_segmentation(
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
     return True
+
+
+def _in_words(finding: Mapping[str, Any], healthy_scans: int) -> str:
+    x, y, z = (round(value) for value in finding["mni_mm"])
+    words = [f"MNI {x}, {y}, {z} mm", f"{finding['ml']:.2f} mL", f"peak {finding['peak']:.3f}"]
+    if finding["healthy_alike"] is not None:
+        words.append(f"the like in {finding['healthy_alike']} of {healthy_scans} healthy scans")
+    return ", ".join(filter(None, [finding["region"], *words]))
 
 
 def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.ndarray]:

@@ -94,7 +94,9 @@ async function start() {
 
   function go(row) {
     const centre = row.dataset.centre.split(" ").map(Number);
-    row.closest("tbody").querySelectorAll("tr").forEach((other) => other.classList.toggle("selected", other === row));
+    const folded = row.closest("details");
+    if (folded) folded.open = true;
+    current.querySelectorAll("tr[data-centre]").forEach((other) => other.classList.toggle("selected", other === row));
     viewer.set({ selected: Number(row.dataset.label) });
     viewer.moveTo(centre);
     byId("announce").textContent = `Crosshair at finding ${row.dataset.label}`;
@@ -114,7 +116,7 @@ async function start() {
     byId("loading").hidden = false;
     article.querySelector(".slot").append(section);
     section.hidden = false;
-    if (!await viewer.show(next.layers, next.scale)) return;
+    if (!await viewer.show(next)) return;
     shown = next;
     byId("planes").setAttribute("aria-label", `Three planes of ${next.name}`);
     document.querySelectorAll("input[data-axis]").forEach((slider) => {
@@ -123,7 +125,7 @@ async function start() {
     describeScale();
     refresh();
     const finding = article.querySelector("tr[data-centre]");
-    if (finding) go(finding); else viewer.moveTo([0, 1, 2].map((axis) => (viewer.range(axis)[0] + viewer.range(axis)[1]) / 2));
+    if (finding && !finding.closest("details")) go(finding); else viewer.moveTo([0, 1, 2].map((axis) => (viewer.range(axis)[0] + viewer.range(axis)[1]) / 2));
     byId("loading").hidden = true;
   }
 

@@ -26,13 +26,13 @@ async function createViewer(canvas, outlines, onMove) {
   await nv.attachToCanvas(canvas);
   // alpha 0 for what lies below the first colour, then red to yellow
   nv.addColormap("brainuad", { R: [255, 255, 255], G: [0, 0, 255], B: [0, 0, 0], A: [0, 255, 255], I: [0, 1, 255] });
-  const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0 };
+  const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0, rare: Infinity };
   let volumes = {};
   let grid = null;
   let shows = 0;
 
   // returns whether it is still this scan that is wanted
-  async function show(layers, scale) {
+  async function show({ layers, scale, rare }) {
     const turn = ++shows;
     const loaded = {};
     for (const [name, base64] of Object.entries(layers)) {
@@ -47,6 +47,7 @@ async function createViewer(canvas, outlines, onMove) {
     const header = volumes.anomaly.hdr;
     grid = { shape: header.dims.slice(1, 4), voxel: header.pixDims[1], origin: header.affine.slice(0, 3).map((row) => row[3]) };
     state.selected = 0;
+    state.rare = rare ?? Infinity; // findings up to this label are rare in health, or nobody knows
     arrange();
     return true;
   }
@@ -107,10 +108,15 @@ async function createViewer(canvas, outlines, onMove) {
     const y = (b) => top + (1 - (grid.origin[up] + b * grid.voxel - tile.leftTopMM[1]) / tile.fovMM[1]) * height;
     const thin = new Path2D();
     const thick = new Path2D();
+    const faint = new Path2D();
     for (let b = 0; b <= grid.shape[up]; b++) {
       for (let a = 0; a <= grid.shape[across]; a++) {
         const [own, before, below] = [label(a, b), label(a - 1, b), label(a, b - 1)];
-        const path = (other) => (name === "findings" && state.selected && [own, other].includes(state.selected) ? thick : thin);
+        const path = (other) => {
+          if (name !== "findings") return thin;
+          if (state.selected && [own, other].includes(state.selected)) return thick;
+          return [own, other].some((found) => found > 0 && found <= state.rare) ? thin : faint;
+        };
         if (own !== before) {
           path(before).moveTo(x(a - 0.5), y(b - 0.5));
           path(before).lineTo(x(a - 0.5), y(b + 0.5));
@@ -128,6 +134,10 @@ async function createViewer(canvas, outlines, onMove) {
     pen.clip();
     pen.lineCap = "round";
     pen.strokeStyle = colour;
+    pen.lineWidth = ratio;
+    pen.globalAlpha = 0.5;
+    pen.stroke(faint);
+    pen.globalAlpha = 1;
     pen.lineWidth = 1.5 * ratio;
     pen.stroke(thin);
     pen.lineWidth = 3 * ratio;

@@ -1,0 +1,128 @@
+"""What healthy scans have above a threshold, and how many of them have the like of a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from brainuad.calibration._values import number, numbers, sequence
+from brainuad.components import components
+
+SMALLEST_FINDING = 8  # voxels of the model's grid, as in the published protocol
+RARE = 0.05  # share of healthy scans that have the like of a finding, below which it is rare
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of one number over the healthy scans."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Take them from the number of each scan, of one scan at least."""
+        return cls(float(np.median(values)), float(min(values)), float(max(values)))
+
+
+@dataclass(frozen=True)
+class HealthyFindings:
+    """The findings of healthy scans at one threshold, measured on the model's grid.
+
+    A scan has the like of a finding if one of its own is at least as high *and* at least as large. So of each scan no
+    more is kept than the findings that no other one of it exceeds in both.
+
+    Attributes:
+        counts: Findings of each scan.
+        voxels: Their voxels together, by scan.
+        greatest: By scan, peak and voxels of its findings that none exceeds in both, highest first.
+    """
+
+    counts: tuple[int, ...]
+    voxels: tuple[int, ...]
+    greatest: tuple[tuple[tuple[float, int], ...], ...]
+
+    @classmethod
+    def of(cls, scans: Iterable[Sequence[tuple[float, int]]]) -> HealthyFindings:
+        """Take them from peak and voxels of all findings of each scan."""
+        found = [list(scan) for scan in scans]
+        return cls(
+            tuple(len(scan) for scan in found),
+            tuple(sum(voxels for _, voxels in scan) for scan in found),
+            tuple(_greatest(scan) for scan in found),
+        )
+
+    def alike(self, peak: float, voxels: float) -> int:
+        """Return how many of the scans have the like of a finding.
+
+        Args:
+            peak: Its highest map value.
+            voxels: Its volume, in voxels of the model's grid.
+        """
+        return sum(any(high >= peak and size >= voxels for high, size in scan) for scan in self.greatest)
+
+    def is_rare(self, alike: int) -> bool:
+        """Whether so few scans have the like of a finding that it is rarer than in 1 of 20 healthy scans."""
+        return alike < RARE * len(self.counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "counts": list(self.counts),
+            "voxels": list(self.voxels),
+            "greatest": [[list(finding) for finding in scan] for scan in self.greatest],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HealthyFindings:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: An entry is missing or cannot be used.
+        """
+        counts, voxels = (tuple(map(int, numbers(values, name))) for name in ("counts", "voxels"))
+        greatest = tuple(
+            tuple(map(_pair, sequence({"greatest": scan}, "greatest")))
+            for scan in sequence(values, "greatest")
+        )
+        if not len(counts) == len(voxels) == len(greatest) > 0:
+            raise ValueError("has findings of another number of scans than it says")
+        return cls(counts, voxels, greatest)
+
+
+def measure_findings(anomaly: np.ndarray, threshold: float) -> list[tuple[float, int]]:
+    """Return peak and voxels of the 26-connected regions above a threshold, of ``SMALLEST_FINDING`` voxels or more.
+
+    Args:
+        anomaly: ``(X, Y, Z)`` map on the model's grid.
+        threshold: Voxels with a greater value belong to a region.
+    """
+    labels, count = components(anomaly > threshold)
+    if not count:
+        return []
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    peaks = ndimage.maximum(anomaly, labels, np.arange(1, count + 1))
+    return [
+        (round(float(peak), 4), int(size))
+        for peak, size in zip(peaks, sizes, strict=True)
+        if size >= SMALLEST_FINDING
+    ]
+
+
+def _greatest(findings: Iterable[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
+    kept: list[tuple[float, int]] = []
+    for peak, voxels in sorted(findings, reverse=True):
+        if not kept or voxels > kept[-1][1]:
+            kept.append((peak, voxels))
+    return tuple(kept)
+
+
+def _pair(values: Any) -> tuple[float, int]:
+    if not isinstance(values, list) or len(values) != 2:
+        raise ValueError(f"has {str(values)[:40]!r} for a finding's peak and voxels")
+    return number({"peak": values[0]}, "peak"), int(number({"voxels": values[1]}, "voxels"))
