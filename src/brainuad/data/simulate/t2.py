@@ -30,10 +30,10 @@ def simulated_t2(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Turn a T1 scan's contrast into that of T2.
 
-    A voxel's T1 intensity tells the mixture of tissues in it (grey with white matter, or CSF with grey matter), and the
-    same mixture of the T2 intensities takes its place; where white matter meets a ventricle, the mixture is of these
-    two. Noise, a weak bias field and the dark rim that brain extraction leaves are new. What T1 cannot tell is missing: iron in the basal ganglia beyond what
-    darkens them through T1, flow, vessels that are dark on both.
+    A voxel's T1 intensity tells the mixture of tissues in it (grey with white matter, or CSF with grey matter), and
+    the same mixture of the T2 intensities takes its place; where white matter meets a ventricle, the mixture is of
+    these two. Noise, a weak bias field and the dark rim that brain extraction leaves are new. What T1 cannot tell is
+    missing: iron in the basal ganglia beyond what darkens them through T1, flow, vessels that are dark on both.
 
     Args:
         image: ``(X, Y, Z)`` bias-corrected T1 scan.
