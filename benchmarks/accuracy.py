@@ -2,9 +2,10 @@
 
     python benchmarks/accuracy.py MODEL DATA_DIR -o OUT
 
-DATA_DIR is a manifest of what ``brainuad prepare --spacing 2`` wrote, with the roles of ``benchmarks/roles``, for real
-patients (BraTS 2021, MSLUB), healthy scans of another scanner (ds002748) and IXI with its parcellation; or the folder,
-which knows the paper's sets only. Lesions of four kinds are simulated in IXI's validation and test scans. Then
+DATA_DIR is a manifest of what ``brainuad prepare --spacing 2 --bias-levels 1`` wrote, with the roles of
+``benchmarks/roles``, for real patients (BraTS 2021, MSLUB), healthy scans of another scanner (ds002748) and IXI with
+its parcellation; or the folder, which knows the paper's sets only. Lesions of four kinds are simulated in IXI's
+validation and test scans. Then
 
 - on *validation*: what raises average precision over the paper's preset (noise, scores, post-processing, ensembles),
   for real patients and, apart from them, for simulated lesions; where there are real patients, they decide;

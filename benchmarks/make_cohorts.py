@@ -2,12 +2,12 @@
 
     python benchmarks/make_cohorts.py COHORT STROKE_MASKS -o OUT
 
-COHORT is a manifest of what ``brainuad prepare --spacing 2`` wrote for BraTS 2021, MSLUB, ds002748 and IXI, with the
-roles of ``benchmarks/roles``, or the folder; STROKE_MASKS a folder of outlines in MNI152 space. Writes two manifests
-with their files: ``OUT/scans`` (real patients, healthy scans of both scanners, and one semi-synthetic stroke in every
-healthy IXI scan; validation and test) and ``OUT/demo``, which is what the package ships: the test scans of ``DEMO``.
-Both list real lesions first and simulated ones last. No outline is used twice, so validation and test share none.
-"""
+COHORT is a manifest of what ``brainuad prepare --spacing 2 --bias-levels 1`` wrote for BraTS 2021, MSLUB, ds002748 and
+IXI, with the roles of ``benchmarks/roles``, or the folder; STROKE_MASKS a folder of outlines in MNI152 space. Writes
+two manifests with their files: ``OUT/scans`` (real patients, healthy scans of both scanners, and one semi-synthetic
+stroke in every healthy IXI scan; validation and test) and ``OUT/demo``, which is what the package ships: the test
+scans of ``DEMO``. Both list real lesions first and simulated ones last. No outline is used twice, so validation and
+test share none. """
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, relative_name
+from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
+from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.study.protocol import healthy_name
 
@@ -24,12 +25,20 @@ BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
     relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
 )  # to healthy scans at the same place
-SCORES = (*BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
+SCORES = (
+    RARITY,
+    *BASELINES,
+    "l1",
+    *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS),
+    SCORE,
+    "l1_ssim",
+    *RELATIVE,
+)
 OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map
 PICTURED = {
     "l1": "L1",
     SCORE: "SSIM ensemble",
-    "l1_ssim_z": "L1 x SSIM, relative to health",
+    RARITY: "rarity in health, over scales",
     OWN_MAP: "the model's own map",
 }
 MEASURES = ("average_precision", "best_dice")
@@ -115,7 +124,7 @@ def score_cohort(
 
 def makes(detector: Detector, score: str) -> bool:
     """Whether a model makes what a score is computed from."""
-    return (base_of(score) or score) in (IMAGE, *detector.plain_scores)
+    return set(bases_of(score)) <= {IMAGE, *detector.plain_scores}
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:

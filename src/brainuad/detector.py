@@ -31,6 +31,7 @@ from brainuad.scoring.rarity import RARITY, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
+PAPER = "paper"  # what a person may call it
 
 
 def known_models() -> list[str]:
@@ -421,6 +422,10 @@ class Detector:
         if self.model.has_map:
             return OWN_MAP
         return RARITY if self.health is not None and self.health.has_rarity else SCORE
+
+    def score_called(self, name: str | None) -> str:
+        """Return the score that a person means: the default for None, the SSIM ensemble for "paper"."""
+        return SCORE if name == PAPER else name or self.default_score
 
     def check_score(self, name: str) -> None:
         """Check that a score can be computed with this model.

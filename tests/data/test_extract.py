@@ -12,6 +12,19 @@ FILES = Path(__file__).parent.parent / "files"
 DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
 
+def test_one_level_leaves_a_tumour_that_four_flatten():
+    volume, mask, lesion = (Volume.load(DEMO / f"BraTS2021_01484_{kind}.nii.gz") for kind in ("t1", "mask", "seg"))
+    brain, tumour = mask.array > 0, lesion.array > 0.5
+
+    def contrast(array: np.ndarray) -> float:
+        return float(np.median(array[tumour]) - np.median(array[brain & ~tumour])) / array[brain].std()
+
+    before = contrast(volume.array)
+    assert before < -1
+    assert contrast(correct_bias(volume, brain, 1)) == pytest.approx(before, rel=0.1)
+    assert abs(contrast(correct_bias(volume, brain, 4))) < 0.2 * abs(before)
+
+
 def test_a_known_bias_field_is_removed():
     volume = Volume.load(DEMO / "patient07_t1.nii.gz")
     mask = Volume.load(DEMO / "patient07_mask.nii.gz").array > 0

@@ -44,7 +44,7 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="Score, '<score>_z' relative to health; repeat, or use commas. "
-            "By default the model's own map (model) where it makes one, else ssim_ensemble.",
+            "By default the model's default, as of `brainuad score`.",
         ),
     ] = None,
     modality: Annotated[

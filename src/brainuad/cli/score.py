@@ -38,8 +38,8 @@ def score(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Anomaly score; l1_ssim_z sets it against healthy scans at the same place. "
-            "By default the model's own map (model) where it makes one, else ssim_ensemble.",
+            help="Anomaly score; by default the one that found most in real validation scans: rarity in healthy "
+            "brains over several scales, or the model's own map (model). paper is the paper's SSIM ensemble.",
         ),
     ] = None,
     fpr: Annotated[
@@ -73,12 +73,12 @@ def score(
 ) -> None:
     """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
     from brainuad.data.inputs import find_scans, output_paths
-    from brainuad.detector import load_model
+    from brainuad.detector import PAPER, load_model
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
     from brainuad.scoring.atlas import score_names
 
-    known("--score", [score] if score else [], score_names())
+    known("--score", [score] if score else [], [*score_names(), PAPER])
     number, shares = _share(shard)
     detector = load_model(model, device, precision)
     scans = find_scans(
@@ -110,7 +110,7 @@ def score(
             notes = row["message"] or row["warnings"]
             advance(f"{row['name']}: {notes}" if notes and not skipped else "")
 
-        settings = Settings(score or detector.default_score, fpr, seed, brain_mask, lesion_mask)
+        settings = Settings(detector.score_called(score), fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
     page = None
     if not (no_report or shard):

@@ -38,8 +38,8 @@ def score(
         brain_mask: The same kinds, on the scan's grid, above 0.5 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
         affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
-        score: As ``--score`` of the command line: "l1_ssim_z" is relative to healthy scans. By default the model's own
-            map where it makes one, else "ssim_ensemble".
+        score: As ``--score`` of the command line: by default rarity in healthy brains over several scales, or the
+            model's own map where it makes one; "paper" is the paper's SSIM ensemble.
         seed: Seeds registration and reconstruction: the same seed gives the same map.
 
     Raises:
@@ -47,7 +47,7 @@ def score(
             know the score.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
-    score = score or detector.default_score
+    score = detector.score_called(score)
     detector.check_score(score)
     name = _name_of(image)
     scan = _as_volume(image, affine, name)

@@ -40,7 +40,7 @@ def score_scan(
         ValueError: The scan or its mask cannot be used.
         InputError: The model's calibration has no threshold for ``fpr``, or the model does not know the score.
     """
-    score = score or detector.default_score
+    score = detector.score_called(score)
     maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed)
     clock = time.perf_counter()
     placed, anomaly = maps.placed, maps.maps[score]
