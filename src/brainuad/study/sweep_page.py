@@ -88,9 +88,7 @@ def _cells(summary: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
-    values = table.pivot_table(
-        index="case", columns=["kind", "name"], values="average_precision", sort=False
-    )
+    values = table.pivot_table(index="case", columns=["kind", "name"], values="average_precision", sort=False)
     widths = [column for column in values if column[0] == WIDTH]
     best = max(widths, key=lambda column: values[column].mean())
     if len(values) < 2:
