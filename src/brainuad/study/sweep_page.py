@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from brainuad.evaluation import by_subject, paired_difference, summarise
-from brainuad.files import atomic_path
-from brainuad.study.tables import markdown_table
+from brainuad.files import atomic_path, markdown_table
 
 BASE, SLICES, RAW = "3-D windows, post-processed", "2-D windows", "no post-processing"
 WIDTH, ENSEMBLE, SCORE = "width", "ensemble", "score"
