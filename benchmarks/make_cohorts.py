@@ -7,7 +7,7 @@ IXI, with the roles of ``benchmarks/roles``, or the folder; STROKE_MASKS a folde
 two manifests with their files: ``OUT/scans`` (real patients, healthy scans of both scanners, and one semi-synthetic
 stroke in every healthy IXI scan; validation and test) and ``OUT/demo``, which is what the package ships: the test
 scans of ``DEMO``. Both list real lesions first and simulated ones last. No outline is used twice, so validation and
-test share none. """
+test share none."""
 
 from __future__ import annotations
 

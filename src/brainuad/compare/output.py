@@ -15,8 +15,7 @@ from brainuad._version import __version__
 from brainuad.compare.differences import Comparison, Comparisons
 from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
-from brainuad.files import write_text
-from brainuad.study.tables import markdown_table
+from brainuad.files import markdown_table, write_text
 
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip

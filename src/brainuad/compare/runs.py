@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from brainuad.errors import InputError
-from brainuad.study.tables import COLUMNS, FAILED
 
 FILE = "cases.csv"
+COLUMNS = ("set", "case", "subject", "split", "score", "space", "threshold", "metric", "value", "message")
+FAILED = "failed"
 
 
 @dataclass(frozen=True, eq=False)

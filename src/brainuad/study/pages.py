@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from brainuad.evaluation import CONTRAST_CLASSES, MIN_OVERLAP, SIZE_CLASSES
+from brainuad.files import markdown_table
 from brainuad.study.protocol import ANY, KNOWS, MODEL, NATIVE, ORACLE, VALIDATION, healthy_name
-from brainuad.study.tables import markdown_table
 
 Row = Mapping[str, Any]
 LENIENT, STRICT = healthy_name(0.05), healthy_name(0.01)

@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from brainuad.evaluation import by_subject, paired_difference, summarise
-from brainuad.files import atomic_path
-from brainuad.study.tables import markdown_table
+from brainuad.files import atomic_path, markdown_table
 
 BASE, SLICES, RAW = "3-D windows, post-processed", "2-D windows", "no post-processing"
 WIDTH, ENSEMBLE, SCORE = "width", "ensemble", "score"
@@ -88,9 +87,7 @@ def _cells(summary: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
-    values = table.pivotmarkdown_table(
-        index="case", columns=["kind", "name"], values="average_precision", sort=False
-    )
+    values = table.pivot_table(index="case", columns=["kind", "name"], values="average_precision", sort=False)
     widths = [column for column in values if column[0] == WIDTH]
     best = max(widths, key=lambda column: values[column].mean())
     if len(values) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,9 +206,3 @@ def headline(table: pd.DataFrame) -> str:
     means = groups[[name for name in HEADLINE if name in cases]].mean().rename(columns=HEADLINE)
     means.insert(0, "scans", groups.size())
     return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in (heads, *rows)]
-    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
