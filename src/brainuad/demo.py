@@ -124,7 +124,7 @@ def score_cohort(
 
 def makes(detector: Detector, score: str) -> bool:
     """Whether a model makes what a score is computed from."""
-    return set(bases_of(score)) <= {IMAGE, *detector.plain_scores}
+    return set(bases_of(score, detector.parts)) <= {IMAGE, *detector.plain_scores}
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:

@@ -27,7 +27,7 @@ from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
 from brainuad.scoring.atlas import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import RARITY, cleaned
+from brainuad.scoring.rarity import PARTS, RARITY, Part, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
@@ -156,6 +156,11 @@ class Detector:
     def modality(self) -> str:
         """The contrast it was trained on: "t1" or "t2"."""
         return self.data_config.mode
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the score "rarity" is made of."""
+        return PARTS[self.modality]
 
     @property
     def device(self) -> torch.device:
@@ -383,7 +388,7 @@ class Detector:
                 reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
-        plain = dict.fromkeys(base for name in bases for base in bases_of(name))
+        plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.parts))
         plain.pop(IMAGE, None)
         maps = {}
         if OWN_MAP in plain:
@@ -398,7 +403,7 @@ class Detector:
         found = {}
         for name, base in bases.items():
             if name == RARITY:
-                found[name] = self._known_health(name).rarity(maps, mask)
+                found[name] = self._known_health(name).rarity(maps, mask, self.parts)
             elif base is None:
                 found[name] = maps[name]
             else:
@@ -421,7 +426,7 @@ class Detector:
         """
         if self.model.has_map:
             return OWN_MAP
-        return RARITY if self.health is not None and self.health.has_rarity else SCORE
+        return RARITY if self.health is not None and self.health.has_rarity(self.parts) else SCORE
 
     def score_called(self, name: str | None) -> str:
         """Return the score that a person means: the default for None, the SSIM ensemble for "paper"."""
@@ -436,7 +441,7 @@ class Detector:
         """
         self.check_makes(name)
         base = base_of(name)
-        if name == RARITY and not self._known_health(name).has_rarity:
+        if name == RARITY and not self._known_health(name).has_rarity(self.parts):
             fault = f"was not measured on the healthy scans that {self.name} was calibrated on"
             raise InputError(name, fault, "Calibrate it again: brainuad calibrate MODEL HEALTHY... -o DIR")
         if base is not None:
@@ -449,7 +454,7 @@ class Detector:
             InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
         """
         scores = self.plain_scores
-        if set(bases_of(name)) <= {IMAGE, *scores}:
+        if set(bases_of(name, self.parts)) <= {IMAGE, *scores}:
             return
         has = (
             "a reconstruction and no map of its own"

@@ -11,9 +11,10 @@ from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
 from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyStatistics, relative_name
-from brainuad.scoring.rarity import PARTS, RARITY, fused, pooled_tail, rarity
+from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)
+PARTS = (Part("l1_ssim_z", 3), Part("ssim_1.7", 9, 2))
 
 
 def raw_maps(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -35,7 +36,7 @@ def healthy_scans(count: int) -> list[HealthyScan]:
 
 def test_each_is_compared_with_the_scans_of_others() -> None:
     scans, subjects = healthy_scans(5), ["a", "b", "a", "c", "d"]
-    health, related = set_against_health(scans, subjects)
+    health, related = set_against_health(scans, subjects, PARTS)
     assert health is not None
     assert health.scans == 5
     for number, (scan, subject) in enumerate(zip(related, subjects, strict=True)):
@@ -53,9 +54,9 @@ def test_each_is_compared_with_the_scans_of_others() -> None:
 
 def test_rarity_is_that_in_the_scans_of_others() -> None:
     scans, subjects = healthy_scans(5), ["a", "b", "a", "c", "d"]
-    health, related = set_against_health(scans, subjects)
+    health, related = set_against_health(scans, subjects, PARTS)
     assert health is not None
-    assert health.has_rarity
+    assert health.has_rarity(PARTS)
 
     def part_maps(number: int) -> list[np.ndarray]:
         others = HealthyStatistics(CARRIED, SHAPE)

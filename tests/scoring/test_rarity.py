@@ -15,9 +15,10 @@ from scipy import ndimage
 from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
 from brainuad.scoring.atlas import HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import PARTS, RARITY, TAIL, cleaned, fused, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import RARITY, TAIL, Part, cleaned, fused, pooled_tail, rarity, tail_quantiles
 
 SHAPE = (30, 28, 16)
+PARTS = (Part("l1_ssim_z", 3), Part("ssim_1.7", 9, 2))
 samples = hnp.arrays(np.float32, st.integers(2, 300), elements=st.floats(0, 5, width=16))
 
 
@@ -84,7 +85,7 @@ def test_every_part_is_cleaned_at_its_own_scale(tmp_path: Path) -> None:
     health = moments(rng)
     mask = np.zeros(SHAPE, bool)
     mask[2:-2, 2:-2, 2:-2] = True
-    maps = {name: (rng.random(SHAPE) * mask).astype(np.float32) for name in bases_of(RARITY)}
+    maps = {name: (rng.random(SHAPE) * mask).astype(np.float32) for name in bases_of(RARITY, PARTS)}
     expected = []
     for part in PARTS:
         base = base_of(part.score)
@@ -95,14 +96,15 @@ def test_every_part_is_cleaned_at_its_own_scale(tmp_path: Path) -> None:
         footprint[:: part.step, :: part.step, :: part.step] = True
         filtered = ndimage.median_filter(erode_brain(map, mask).numpy(), footprint=footprint, mode="reflect")
         expected.append(rarity(torch.from_numpy(filtered), health.tails[str(part)]))
-    found = health.rarity(maps, mask)
+    found = health.rarity(maps, mask, PARTS)
     torch.testing.assert_close(found, fused(expected) * torch.from_numpy(mask))
     assert torch.equal(cleaned(RARITY, found, mask), found)
 
     health.save(tmp_path / "health.safetensors")
     again = HealthyMoments.load(tmp_path / "health.safetensors")
-    assert again.has_rarity
-    torch.testing.assert_close(again.rarity(maps, mask), found, rtol=1e-2, atol=1e-2)
+    assert again.has_rarity(PARTS)
+    assert not again.has_rarity([*PARTS, Part("l1", 3)])
+    torch.testing.assert_close(again.rarity(maps, mask, PARTS), found, rtol=1e-2, atol=1e-2)
     changed = HealthyMoments(5, health.moments, {name: tail + 1 for name, tail in health.tails.items()})
     assert changed.fingerprint != health.fingerprint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
-from brainuad.scoring.rarity import RARITY
+from brainuad.scoring.rarity import PARTS, RARITY
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
-KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY)]))  # maps of a scan, where the model makes them
+# maps of a scan, where the model makes them
+KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY, chain.from_iterable(PARTS.values()))]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,11 @@ from brainuad.scoring.atlas import (
     bases_of,
     relative_name,
 )
-from brainuad.scoring.rarity import PARTS, RARITY, Part, fused, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity, tail_quantiles
 
 
 def set_against_health(
-    scans: Sequence[HealthyScan], subjects: Sequence[str]
+    scans: Sequence[HealthyScan], subjects: Sequence[str], parts: Sequence[Part] = ()
 ) -> tuple[HealthyMoments | None, list[HealthyScan]]:
     """Learn what healthy maps are like at each voxel, and add to each scan its scores relative to the others.
 
@@ -32,6 +32,7 @@ def set_against_health(
     Args:
         scans: The scans, all with the same ``maps``.
         subjects: Who each is of.
+        parts: Of the score "rarity".
 
     Returns:
         The moments over all scans and the scans with their further scores; None and the scans as they are where
@@ -45,8 +46,8 @@ def set_against_health(
     for scan in scans:
         statistics.add(scan.maps.maps(), scan.maps.mask)
     found = []
-    has_rarity = set(bases_of(RARITY)) <= set(scans[0].maps.values)
-    parts: dict[Part, list[np.ndarray]] = {part: [] for part in PARTS if has_rarity}
+    has_rarity = set(bases_of(RARITY, parts)) <= set(scans[0].maps.values)
+    in_brains: dict[Part, list[np.ndarray]] = {part: [] for part in parts if has_rarity}
     for scan, subject in zip(scans, subjects, strict=True):
         own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
         mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
@@ -59,15 +60,16 @@ def set_against_health(
             finals[name] = postprocess(relative[name], mask).numpy()
             tails[name] = tail_quantiles(finals[name][mask])
             scores[name] = scan_score(finals[name], mask)
-        for part, cleaned in parts.items():
+        for part, cleaned in in_brains.items():
             map = scan.maps.map(part.score) if base_of(part.score) is None else relative[part.score]
             cleaned.append(part.cleaned(map, mask).numpy()[mask])
         found.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
     health = statistics.carried()
-    if parts:
-        found = _with_rarity(found, subjects, parts)
+    if in_brains:
+        found = _with_rarity(found, subjects, in_brains)
         voxels = [scan.voxels for scan in scans]
-        health = replace(health, tails={str(part): _tail(cleaned, voxels) for part, cleaned in parts.items()})
+        tails_of_all = {str(part): _tail(cleaned, voxels) for part, cleaned in in_brains.items()}
+        health = replace(health, tails=tails_of_all)
     return health, found
 
 

@@ -30,7 +30,7 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
-from brainuad.scoring.rarity import PARTS, RARITY, TAIL, fused, rarity
+from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, rarity
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
@@ -71,13 +71,13 @@ def relative_name(base: str) -> str:
     return INTENSITY_ATLAS if base == IMAGE else f"{base}_z"
 
 
-def bases_of(name: str) -> list[str]:
-    """Return the maps that a score is made from: its own, or that of each part.
+def bases_of(name: str, parts: Iterable[Part]) -> list[str]:
+    """Return the maps that a score is made from: its own; of rarity, that of each part.
 
     Raises:
         InputError: The score is unknown.
     """
-    names = [part.score for part in PARTS] if name == RARITY else [name]
+    names = dict.fromkeys(part.score for part in parts) if name == RARITY else [name]
     return [base_of(part) or part for part in names]
 
 
@@ -236,23 +236,23 @@ class HealthyMoments:
         self.check(base)
         return _deviation(name, map, mask, self.moments[base])
 
-    @property
-    def has_rarity(self) -> bool:
-        """Whether the score "rarity" can be computed."""
-        return all(str(part) in self.tails for part in PARTS)
+    def has_rarity(self, parts: Iterable[Part]) -> bool:
+        """Whether the score "rarity" of these parts can be computed."""
+        return all(str(part) in self.tails for part in parts)
 
-    def rarity(self, maps: Mapping[str, Any], mask: Any) -> Tensor:
+    def rarity(self, maps: Mapping[str, Any], mask: Any, parts: Iterable[Part]) -> Tensor:
         """Return how rare in healthy brains is what maps say, over all scales: ``(X, Y, Z)`` from 0, cleaned.
 
         Args:
-            maps: Those of ``bases_of("rarity")`` at least, ``(X, Y, Z)`` each, before post-processing.
+            maps: Those of ``bases_of("rarity", parts)`` at least, ``(X, Y, Z)`` each, before post-processing.
             mask: ``(X, Y, Z)`` brain mask.
+            parts: What is fused.
 
         Raises:
             InputError: The moments of a map are not there.
         """
         rarities = []
-        for part in PARTS:
+        for part in parts:
             base = base_of(part.score)
             map = maps[part.score] if base is None else self.score(part.score, maps[base], mask)
             rarities.append(rarity(part.cleaned(map, mask), self.tails[str(part)]))
