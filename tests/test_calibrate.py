@@ -144,7 +144,7 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     three.write_text(cohort.read_text().replace(",0,test", ",0,val"))
     made = calibrate(room / "model", [three], tmp_path / "out", device="cpu")
     assert made.calibration.scans == 3
-    relative = {"l1_z", "ssim_ensemble_z", "l1_ssim_z", "ssim_0.3_z", "intensity_atlas"}
+    relative = {"l1_z", "l1_ssim_z", "intensity_atlas"}
     assert set(made.calibration.thresholds) == {*SCORES, *relative, RARITY}
     assert set(made.calibration.findings) == {"l1", "ssim_ensemble", "l1_ssim", "ssim_0.3", *relative, RARITY}
     detector = Detector.load(tmp_path / "out")

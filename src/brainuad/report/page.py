@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -302,9 +303,8 @@ def _asset(name: str) -> Markup:
 def _niivue() -> Markup:
     folder = files("brainuad.assets") / "niivue"
     licence = (folder / "LICENSE").read_text(encoding="utf-8")
-    return _inline(
-        f"/* NiiVue 0.69.0\n{licence}*/\n" + (folder / "niivue.umd.js").read_text(encoding="utf-8")
-    )
+    code = gzip.decompress((folder / "niivue.umd.js.gz").read_bytes()).decode()
+    return _inline(f"/* NiiVue 0.69.0\n{licence}*/\n{code}")
 
 
 def _inline(text: str) -> Markup:

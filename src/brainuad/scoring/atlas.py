@@ -36,7 +36,7 @@ INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
-CARRIED = ("l1", "ssim_0.3", "ssim_ensemble", "l1_ssim", OWN_MAP, IMAGE)
+CARRIED = ("l1", "l1_ssim", OWN_MAP, IMAGE)
 SMOOTHING_VOXELS = 1.0
 SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
