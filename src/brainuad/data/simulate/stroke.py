@@ -88,7 +88,7 @@ def outline_coverage(outline: Volume, image: Volume, *, size: float = 1.0) -> np
     """
     scale = np.eye(4)
     if size != 1:
-        centre = (outline.affine @ [*np.argwhereoutline.inside.mean(0), 1])[:3]
+        centre = (outline.affine @ [*np.argwhere(outline.inside).mean(0), 1])[:3]
         scale[:3, :3] /= size ** (1 / 3)
         scale[:3, 3] = centre - scale[:3, :3] @ centre
     matrix = np.linalg.inv(outline.affine) @ scale @ ATLAS_TO_MNI @ image.affine
