@@ -101,7 +101,7 @@ def test_thick_slices_and_noise_are_noticed(healthy: list[Image], looks: Looks) 
     image, mask = healthy[0]
     noise = 0.15 * np.random.default_rng(0).normal(size=image.shape)
     for changed, words in (
-        (thick(image), "blurred or in thick slices along bottom to top"),
+        (thick(image), "blurred or in thick slices along left to right, back to front, bottom to top: 0.2"),
         (np.clip(image + noise, 0, 1), "noisy along left to right, back to front, bottom to top"),
     ):
         assert any(words in doubt for doubt in looks.doubts(look_at(changed * mask, mask))), words
