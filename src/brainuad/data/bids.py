@@ -45,6 +45,7 @@ _IGNORED = (
     "*.png",
     "*.html",
     "scores.csv",
+    ".scores.csv.lock",
     "run.json",
     "failed",
 )  # ours that the specification does not know
