@@ -197,7 +197,8 @@ class Looks:
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
         if not other_kind:
-            found += self._detail_doubts(look.detail)
+            # other intensities change differences too: then noise is not what to tell
+            found += self._detail_doubts(look.detail, noise=not found)
         if look.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= look.brain_ml <= high:
@@ -214,8 +215,8 @@ class Looks:
                 )
         return found
 
-    def _detail_doubts(self, detail: np.ndarray) -> list[str]:
-        """Say along which axes a scan has too little fine structure, or too much."""
+    def _detail_doubts(self, detail: np.ndarray, *, noise: bool) -> list[str]:
+        """Say along which axes a scan has too little fine structure, or too much where ``noise`` is wanted."""
         known = np.reshape(self.detail, (3, -1))
         if known.shape[1] < _ENOUGH:
             return []
@@ -224,7 +225,7 @@ class Looks:
         )
         found = []
         for wrong, what in ((detail < low, "blurred or in thick slices"), (detail > high, "noisy")):
-            if wrong.any():
+            if wrong.any() and (noise or what != "noisy"):
                 axes = ", ".join(name for name, there in zip(_AXES, wrong, strict=True) if there)
                 ratio = np.exp((detail - known.mean(1))[wrong])
                 found.append(

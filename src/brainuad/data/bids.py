@@ -46,6 +46,7 @@ _IGNORED = (
     "*.html",
     "scores.csv",
     "findings.csv",
+    ".scores.csv.lock",
     "run.json",
     "failed",
 )  # ours that the specification does not know

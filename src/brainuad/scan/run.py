@@ -228,7 +228,8 @@ class _Work:
             if write_segmentation(labels, findings, healthy, scan.source, scan.series, path):
                 return {"segmentation": path.name}
         except SCAN_ERRORS as error:
-            result.record["warnings"].append(f"no DICOM segmentation: {' '.join(str(error).split())}")
+            warning = f"no DICOM segmentation: {' '.join(str(error).split())}"
+            result.record["warnings"] = [*result.record["warnings"], warning]
         return {}
 
     def mask(self, scan: Scan, source: Path | None, kind: MaskKind) -> Path | None:
