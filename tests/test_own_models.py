@@ -84,7 +84,7 @@ def journey(room: Path, model: Path, out: Path, scores: list[str]) -> dict[str, 
     """Calibrate, score with a report, and evaluate by the default score and by ``scores``, as a user types it."""
     cohort, calibrated = room / "cohort.csv", out / "calibrated"
     shown = run("calibrate", model, cohort, "-o", calibrated, "--device", "cpu")
-    default = load_model(model, "cpu").default_score
+    default = load_model(calibrated, "cpu").default_score
     assert f"{default}\t1.0%" in shown.stdout
     run("score", IMAGE, "-o", out / "scored", "--model", calibrated, "--brain-mask", MASK, "--device", "cpu")
     sidecar = json.loads(next((out / "scored").glob("*_t1_4mm.json")).read_text())
