@@ -15,6 +15,7 @@ BUILT_IN = [
     "l2",
     "ssim_ensemble",
     "l1_ssim",
+    "brighter_ssim",
     "intensity_bright",
     "intensity_dark",
     "random",
@@ -62,6 +63,8 @@ def test_formulas(case):
     torch.testing.assert_close(maps["l1"], (image - mean).abs() * mask)
     torch.testing.assert_close(maps["l2"], (image - mean) ** 2 * mask)
     torch.testing.assert_close(maps["l1_ssim"], maps["l1"] * maps["ssim_ensemble"])
+    brighter = image > mean
+    torch.testing.assert_close(maps["brighter_ssim"], maps["l1_ssim"] * brighter)
     torch.testing.assert_close(maps["ssim_0.9"], (1 - ssim_maps(mean, image, sigmas=[0.9])[0]) * mask)
     torch.testing.assert_close(maps["intensity_bright"], image.clamp(min=0) * mask)
     torch.testing.assert_close(maps["intensity_dark"], (1 - image).clamp(min=0) * mask)
@@ -118,7 +121,8 @@ def test_names_say_which_ssim_maps(case):
     torch.testing.assert_close(SCORES["ssim_1.1"](*case), maps["ssim_1.1"])
     assert base_of("ssim_1.1") is None
     assert base_of("ssim_1.1_z") == "ssim_1.1"
-    assert "ssim_1.1" not in set(SCORES)
+    assert SCORES["ssim_1.2"] is not None
+    assert "ssim_1.2" not in set(SCORES)
 
 
 @pytest.mark.parametrize("name", ["ssim_0", "ssim_51", "ssim_nan", "ssim_learnt", "ssim_weights:a", "l1_1.1"])

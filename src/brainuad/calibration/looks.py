@@ -19,6 +19,9 @@ LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
 BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm
 MIDDLE, BRIGHT = (0.3, 0.6), (0.8, 1.0)  # quantiles of the healthy mean: in T1, grey and deep white matter
 ONE_IN = 1000  # healthy scans that each limit is to give a needless warning for, were the values normal
+LEAST_CONTRAST = (
+    0.25  # of the healthy scans'; tumours take away more than half of it, T2 and FLAIR all or more
+)
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENOUGH = 5  # scans to say from how much they differ
 
@@ -179,11 +182,12 @@ class Looks:
         found: list[str] = []
         other_kind = False
         if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
-            contrast, low = _contrast(look.blocks, self.unpacked()), _limit(self.contrasts, "below")
+            contrast, usual = _contrast(look.blocks, self.unpacked()), float(np.mean(self.contrasts))
+            low = LEAST_CONTRAST * usual
             if not contrast >= low:
                 other_kind = True
                 found.append(
-                    f"contrast {contrast:.2f} where healthy scans have {low:.2f} or more: another kind of scan than "
+                    f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "
                     "the model's, or a failed registration"
                 )
         if len(self.distances) >= _ENOUGH and not other_kind:

@@ -48,10 +48,10 @@ class Part:
         return postprocess(map, mask, self.size, self.step)
 
 
-# By modality, chosen on validation scans (docs/results.md): lesions that are as bright as brain on T1 are bright on T2.
+# By modality, chosen on real validation scans (docs/decisions.md). On T2 lesions are bright.
 PARTS = {
     "t1": (Part("l1_ssim_z", 3), Part("ssim_1.7", 9, 2)),
-    "t2": (Part("l1_ssim", 3), Part("l1_ssim", 9, 2)),
+    "t2": (Part("brighter_ssim", 3), Part("brighter_ssim", 9, 2)),
 }
 
 

@@ -158,6 +158,12 @@ def _l1_ssim(comparison: _Comparison) -> Tensor:
     return comparison.absolute_error * comparison.dissimilarity
 
 
+@_built_in("brighter_ssim")
+def _brighter_ssim(comparison: _Comparison) -> Tensor:
+    """How much brighter than its reconstruction, times one minus the SSIM ensemble: lesions on T2 and FLAIR."""
+    return (comparison.image - comparison.reconstruction).clamp(min=0) * comparison.dissimilarity
+
+
 @_built_in("intensity_bright")
 def _intensity_bright(comparison: _Comparison) -> Tensor:
     """The image itself, a baseline without a model: lesions are bright on T2 and FLAIR."""
