@@ -105,6 +105,11 @@ def test_every_part_is_cleaned_at_its_own_scale(tmp_path: Path) -> None:
     assert again.has_rarity(PARTS)
     assert not again.has_rarity([*PARTS, Part("l1", 3)])
     torch.testing.assert_close(again.rarity(maps, mask, PARTS), found, rtol=1e-2, atol=1e-2)
+    HealthyMoments(5, {}, health.tails).save(tmp_path / "tails.safetensors")
+    alone = HealthyMoments.load(tmp_path / "tails.safetensors")
+    assert alone.has_rarity(PARTS)
+    with pytest.raises(InputError, match="It compares none voxel by voxel"):
+        alone.check("l1")
     changed = HealthyMoments(5, health.moments, {name: tail + 1 for name, tail in health.tails.items()})
     assert changed.fingerprint != health.fingerprint
 

@@ -19,6 +19,7 @@ from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
 from brainuad.scoring.rarity import PARTS, RARITY
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
+TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # scores that users take, whose findings are kept
 # maps of a scan, where the model makes them
 KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY, chain.from_iterable(PARTS.values()))]))
 
@@ -103,7 +104,7 @@ class HealthyScan:
         known = {**raw, IMAGE: image}
         kept = {name: known[name] for name in KEPT if name in known}
         look = look_at(image, mask, brain_ml, alignment)
-        final = BrainMaps.of({name: maps[name] for name in CARRIED if name in maps}, mask)
+        final = BrainMaps.of({name: maps[name] for name in TAKEN if name in maps}, mask)
         return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -265,7 +265,8 @@ class HealthyMoments:
             InputError: They are not.
         """
         if base not in self.moments:
-            known = f"Choose one of {', '.join(map(relative_name, self.moments))}"
+            known = ", ".join(map(relative_name, self.moments))
+            known = f"Choose one of {known}" if known else "It compares none voxel by voxel; choose rarity"
             raise InputError(
                 relative_name(base), "is not among the scores that the model compares with health", known
             )
@@ -277,7 +278,7 @@ class HealthyMoments:
         Raises:
             InputError: It cannot be written.
         """
-        first = next(iter(self.moments.values()))[0]
+        first = next((pair[0] for pair in self.moments.values()), np.zeros((0, 0, 0)))
         alike = np.ones(first.shape, dtype=bool)
         for array in (array for pair in self.moments.values() for array in pair):
             alike &= array == array.flat[0]  # the grid's corner lies outside every brain
