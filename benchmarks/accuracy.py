@@ -32,7 +32,6 @@ import accuracy_tables as tables
 import numpy as np
 import pandas as pd
 import torch
-from brainuad.sweep import run_sweep
 from PIL import Image
 from torch import Tensor
 
@@ -51,6 +50,7 @@ from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_coho
 from brainuad.study import OURS, Reconstructor, Scorer, evaluate_cases
 from brainuad.study.figures import file_name
 from brainuad.study.progress import Progress, key_of
+from brainuad.study.sweep import run_sweep
 
 PAPER = {"noise_ensemble": False, "test_timesteps": 500, "noise_draws": 1}
 PLAIN = ("ssim_ensemble", "l1", "l1_ssim", "ssim_0.3", "ssim_0.7", "ssim_1.3")

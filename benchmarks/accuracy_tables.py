@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from brainuad.sweep.names import BASE, ENSEMBLE, SCORE, WIDTH
 
 from brainuad.evaluation import holm, paired_difference, paired_permutation_test, paired_ratio, summarise
 from brainuad.files import write_text
 from brainuad.study import BASELINES, failures, wide
+from brainuad.study.sweep_page import BASE, ENSEMBLE, SCORE, WIDTH
 
 Key = tuple[str, str, str]  # noise, score, post-processing
 Candidates = dict[Key, pd.DataFrame]  # average precision, subjects by pathologies

@@ -146,7 +146,7 @@ def test_with_three_healthy_scans_scores_relative_to_health_work(
     assert made.calibration.scans == 3
     relative = {"l1_z", "l1_ssim_z", "intensity_atlas"}
     assert set(made.calibration.thresholds) == {*SCORES, *relative, RARITY}
-    assert set(made.calibration.findings) == {"l1", "ssim_ensemble", "l1_ssim", "ssim_0.3", *relative, RARITY}
+    assert set(made.calibration.findings) == {"l1", "ssim_ensemble", "l1_ssim", *relative, RARITY}
     detector = Detector.load(tmp_path / "out")
     assert detector.health is not None
     assert detector.health.scans == 3

@@ -253,7 +253,7 @@ def test_a_t2_alone_needs_a_mask_or_hd_bet(tmp_path):
     row = prepare_scan(scan, tmp_path / "Data", COARSE)
     assert row["status"] == "failed"
     assert "is not brain-extracted" in row["message"]
-    assert "Give a mask that is above 0 in the brain, or the T1 scan of the session" in row["message"]
+    assert "Give a mask that is above 0.5 in the brain, or the T1 scan of the session" in row["message"]
 
 
 @pytest.mark.slow

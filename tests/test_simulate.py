@@ -64,7 +64,7 @@ def test_every_subject_gets_every_kind_and_stays_in_its_split(cohort):
     assert set(table.loc[~healthy, "dataset"]) == {f"simulated {kind}" for kind in KINDS}
     assert (table["label"] == (~healthy).astype(int)).all()
     assert (table.loc[~healthy, "volume_ml"] > 0.1).all()
-    assert table.loc[~healthy, "contrast"].between(0.05, 1).all()
+    assert table.loc[~healthy, "contrast"].between(0.03, 1).all()
     assert not find_leaks(manifest_cases(cohort / "manifest.csv"))
 
 

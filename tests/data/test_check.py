@@ -241,7 +241,7 @@ def test_lists_that_cannot_be_read_are_problems_too(paper_tree: PaperTree, tmp_p
     assert "no splits folder" in only(check_data_dir(tmp_path, "t1")).fault
     data_dir = paper_tree()
     assert "training needs it" in only(check_data_dir(data_dir, "t1", fold=3)).fault
-    (data_dir / "Data/splits/IXI_train_fold1.csv").write_text("a,b\n")
+    (data_dir / "Data/splits/IXI_train_fold1.csv").write_text("a,b\n1,2\n")
     found = check_data_dir(data_dir, "t1")
     assert [problem.severity for problem in found] == ["warning", "error"]
     assert "lacks the columns" in found[1].fault

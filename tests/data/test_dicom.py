@@ -339,10 +339,10 @@ def test_what_removing_names_removes_is_left_empty(tmp_path):
             delattr(image, name)
         image.save_as(path)
     (scan,) = find(tmp_path / "series")
-    one, path = [{"label": 1, "ml": 1.0, "peak": 0.5}], tmp_path / "segmentation.dcm"
-    assert write_segmentation(
-        open_scan(scan).with_array(volume.array > 100), one, scan.source, scan.series, path
-    )
+    one = [{"label": 1, "ml": 1.0, "peak": 0.5, "mni_mm": [0, 0, 0], "region": "", "healthy_alike": None}]
+    path = tmp_path / "segmentation.dcm"
+    labels = open_scan(scan).with_array(volume.array > 100)
+    assert write_segmentation(labels, one, 35, scan.source, scan.series, path)
     written = pydicom.dcmread(path)
     assert all(str(written.get(name, "")) in ("", "None") for name in removed[:9])
     measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]

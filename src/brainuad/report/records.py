@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,11 @@ def read_records(folder: str | Path) -> Records:
 
 def sidecar_paths(folder: Path) -> list[Path]:
     """Return the JSON files of a folder of results that may be scans' sidecars, in order; not those of runs below."""
-    runs = [path.parent for path in folder.rglob(_OF_THE_RUN[0]) if path.parent != folder]
+    runs = [
+        path.parent
+        for path in folder.rglob(_OF_THE_RUN[0])
+        if path.parent != folder and not _is_sidecar(path)
+    ]
     return [
         path
         for path in sorted(folder.rglob("*.json"))
@@ -208,6 +213,13 @@ def sidecar_paths(folder: Path) -> list[Path]:
         and path.is_file()
         and not any(run in path.parents for run in runs)
     ]
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether a JSON file is that of a scan: a scan may have any name, that of a run's file too."""
+    with suppress(OSError, ValueError, RecursionError):
+        return "scan" in json.loads(path.read_text(encoding="utf-8"))
+    return False
 
 
 def _sidecar_rows(folder: Path) -> list[Row]:
