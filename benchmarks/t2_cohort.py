@@ -1,13 +1,15 @@
 """List what a T2 model is trained on where no healthy T2 scan can be had.
 
-    brainuad prepare ...                                # IXI and ds002748 on T1, BraTS 2021 on T2: docs/datasets.md
+    brainuad prepare ...                                # IXI on T1, BraTS 2021 on T2: docs/datasets.md
     brainuad simulate IXI -o SIMULATED --modality t2
-    python benchmarks/t2_cohort.py SIMULATED BRATS_T2 -o OUT --t1 IXI [--t1 DS002748]
-    brainuad pack OUT/manifest.csv -o t2.npz experiment=restoration datamodule.cfg.mode=t2
+    python benchmarks/t2_cohort.py SIMULATED BRATS_T2 -o OUT
+    brainuad pack OUT/manifest.csv -o t2.npz experiment=lite datamodule.cfg.mode=t2
+    brainuad train experiment=lite data_dir=t2.npz datamodule.cfg.mode=t2 initial_weights=lite-t1 \
+      "model.cfg.train_timesteps=[240,900]" trainer.precision=bf16 trainer.max_time=00:40:00 seed=1
 
-OUT/manifest.csv lists, as if all of them were T2: T2 scans simulated from IXI's T1; the T1 scans themselves, for a
-model that sees every contrast (``model.cfg.inverted``); and what is far from the tumour in the T2 scans of BraTS's
-validation patients. Those are no healthy people, and a slice without a tumour need not be healthy.
+The last line made ``lite-t2``. OUT/manifest.csv lists T2 scans simulated from IXI's T1, and what is far from the tumour
+in the T2 scans of BraTS's validation patients. Those are no healthy people, and a slice without a tumour need not be
+healthy.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ def main() -> None:
     )
     parser.add_argument("simulated", type=Path)
     parser.add_argument("brats", type=Path)
-    parser.add_argument("--t1", type=Path, action="append", default=[])
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -44,12 +45,6 @@ def main() -> None:
             for case in read_cases(arguments.simulated / "manifest.csv", "t2")
             if case.healthy and case.split != "test"
         ]
-        for folder in arguments.t1:
-            rows += [
-                row(case.subject, case.image, case.mask, case.split, f"{case.dataset} T1")
-                for case in read_cases(folder / "manifest.csv", "t1")
-                if case.healthy and case.split == "train"
-            ]
         for case in read_cases(arguments.brats / "manifest_t2.csv", "t2"):
             if case.lesion is not None and case.split == "val":
                 rows += tumour_free(case, arguments.output)
