@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from painted import count_work, healthy_cases
 
@@ -15,7 +16,7 @@ from brainuad.data.loading import load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import HealthyStatistics
+from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics
 from brainuad.study import Scorer, case_seed, evaluate_cases, wide
 
 
@@ -52,6 +53,28 @@ def test_scores_relative_to_health_leave_the_scan_itself_out(
     evaluate_cases(detector, chosen, folder, scores=("l1_z",))
     assert calls == []
     assert (folder / "cases.csv").read_bytes() == before
+
+
+def test_rarity_is_that_in_the_scans_of_the_calibration(
+    detector: Detector, cases: list[Case], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="rarity: needs healthy scans to compare with"):
+        evaluate_cases(detector, cases, tmp_path / "none", scores=("rarity",))
+
+    def calibrated(high: float) -> Detector:
+        shape = (20, 24, 15)
+        moments = np.zeros(shape, np.float32), np.full(shape, 0.1, np.float32)
+        tails = {str(part): np.linspace(0, high, 1001, dtype=np.float32) for part in detector.parts}
+        return replace(detector, health=HealthyMoments(5, {"l1_ssim": moments}, tails))
+
+    def found(calibrated: Detector, folder: Path) -> pd.Series:
+        table = wide(evaluate_cases(calibrated, cases, folder, scores=("rarity",), baselines=False))
+        return table.set_index("case")["scan_score"]
+
+    folder = tmp_path / "out"
+    before, after = found(calibrated(1.0), folder), found(calibrated(2.0), folder)
+    assert (after < before).all()  # another calibration in the same folder is another result
+    pd.testing.assert_series_equal(after, found(calibrated(2.0), tmp_path / "anew"))
 
 
 def test_a_subject_is_not_compared_with_its_own_healthy_scan(

@@ -15,6 +15,7 @@ from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, write_json, write_text
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
+from brainuad.scoring.rarity import RARITY
 from brainuad.study.loader import Loader
 from brainuad.study.pages import latex_tables, markdown
 from brainuad.study.progress import without_nan
@@ -83,7 +84,8 @@ def evaluate_cases(
         detector = detector.with_settings(shared_noise=True)
     scores = list(scores) if scores else [detector.default_score]
     for name in scores:
-        detector.check_makes(name)
+        # rarity is that in the healthy scans of the calibration, whoever is evaluated
+        (detector.check_score if name == RARITY else detector.check_makes)(name)
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess)

@@ -16,6 +16,7 @@ from brainuad.data.leaks import People, people, scans_of_others
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.scoring.atlas import HealthyStatistics, base_of
+from brainuad.scoring.rarity import RARITY
 from brainuad.study.measures import (
     Measures,
     Space,
@@ -240,5 +241,8 @@ class Results:
         """Return a key that changes with whatever could change what is measured of a case's score."""
         values = without_nan(asdict(thresholds))
         health = self.health.key_for(case) if name and base_of(name) is not None else ""
+        carried = self.scorer.detector.health
+        if name == RARITY and carried is not None:
+            health = carried.fingerprint
         content = self.scorer.load.content(case)
         return key_of(self.key, case.dataset, case.subject, case.split, content, name, values, health)
