@@ -22,7 +22,6 @@ import torch
 from scipy import ndimage
 
 from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health, tail_quantiles
-from brainuad.calibration.pooling import TAIL
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
 from brainuad.evaluation import summarise
@@ -30,6 +29,7 @@ from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
 from brainuad.scoring import postprocess
 from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, HealthyMoments, base_of
+from brainuad.scoring.rarity import TAIL
 
 SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")
 MAPPED = [name for name in CARRIED if name not in (IMAGE, OWN_MAP)]

@@ -25,9 +25,8 @@ from brainuad.errors import InputError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-ENTRY = re.compile(
-    r"[0-9a-f]{32}\.np[yz]"
-)  # what a file is called; whatever else lies in the folder is not ours
+# what a file is called; whatever else lies in the folder is not ours
+ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
 
 
 @contextmanager

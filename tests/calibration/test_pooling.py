@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from brainuad.calibration.pooling import TAIL, pooled_thresholds, tail_quantiles
+from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS
+from brainuad.scoring.rarity import TAIL, tail_quantiles
 
 FINITE = st.floats(-10, 10, width=32)
 

@@ -4,8 +4,9 @@ from brainuad.calibration.figures import FEW_SCANS, Calibration
 from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings, Spread
 from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of
 from brainuad.calibration.looks import Look, Looks, look_at
-from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
+from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.calibration.relative import set_against_health
+from brainuad.scoring.rarity import tail_quantiles
 
 __all__ = [
     "FEW_SCANS",

@@ -13,10 +13,10 @@ from brainuad._version import __version__
 from brainuad.calibration.figures import Calibration
 from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.looks import Look, Looks, look_at
-from brainuad.calibration.pooling import pooled_thresholds, tail_quantiles
+from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
-from brainuad.scoring.rarity import PARTS, RARITY
+from brainuad.scoring.rarity import PARTS, RARITY, tail_quantiles
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
 TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # scores that users take, whose findings are kept
@@ -64,7 +64,7 @@ class HealthyScan:
     """What a calibration needs to know of one healthy scan, some 4 MB.
 
     Attributes:
-        tails: By score, :func:`brainuad.calibration.pooling.tail_quantiles` of the map in the brain.
+        tails: By score, :func:`brainuad.scoring.rarity.tail_quantiles` of the map in the brain.
         scores: By score, the scan's: the mean over the brain.
         voxels: Brain voxels on the model's grid.
         look: What it looks like.

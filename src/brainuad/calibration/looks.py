@@ -19,9 +19,8 @@ LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
 BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm
 MIDDLE, BRIGHT = (0.3, 0.6), (0.8, 1.0)  # quantiles of the healthy mean: in T1, grey and deep white matter
 ONE_IN = 1000  # healthy scans that each limit is to give a needless warning for, were the values normal
-LEAST_CONTRAST = (
-    0.25  # of the healthy scans'; tumours take away more than half of it, T2 and FLAIR all or more
-)
+# of the healthy scans'; tumours take away more than half of it, T2 and FLAIR all or more
+LEAST_CONTRAST = 0.25
 _AXES = ("left to right", "back to front", "bottom to top")
 _ENOUGH = 5  # scans to say from how much they differ
 

@@ -6,9 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from brainuad.scoring.rarity import TAIL, tail_quantiles
-
-__all__ = ["TAIL", "pooled_thresholds", "tail_quantiles"]
+from brainuad.scoring.rarity import TAIL
 
 STEPS = 1024
 RESAMPLES = 2000

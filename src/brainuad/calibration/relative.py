@@ -66,32 +66,36 @@ def set_against_health(
         found.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
     health = statistics.carried()
     if in_brains:
-        found = _with_rarity(found, subjects, in_brains)
+        reached = {
+            part: np.stack([tail_quantiles(values) for values in cleaned])
+            for part, cleaned in in_brains.items()
+        }
+        found = _with_rarity(found, subjects, in_brains, reached)
         voxels = [scan.voxels for scan in scans]
-        tails_of_all = {str(part): _tail(cleaned, voxels) for part, cleaned in in_brains.items()}
-        health = replace(health, tails=tails_of_all)
+        health = replace(health, tails={str(part): pooled_tail(own, voxels) for part, own in reached.items()})
     return health, found
 
 
-def _tail(cleaned: Sequence[np.ndarray], voxels: Sequence[int]) -> np.ndarray:
-    """Return what the values of several brains reach."""
-    return pooled_tail(np.stack([tail_quantiles(values) for values in cleaned]), voxels)
-
-
 def _with_rarity(
-    scans: Sequence[HealthyScan], subjects: Sequence[str], parts: dict[Part, list[np.ndarray]]
+    scans: Sequence[HealthyScan],
+    subjects: Sequence[str],
+    parts: dict[Part, list[np.ndarray]],
+    reached: dict[Part, np.ndarray],
 ) -> list[HealthyScan]:
-    """Return the scans with how rare in other subjects' brains their values are; ``parts`` are those in the brains."""
+    """Return the scans with how rare in other subjects' brains their values are.
+
+    Args:
+        scans: The scans.
+        subjects: Who each is of.
+        parts: By part, its values in the brain of each scan.
+        reached: By part, ``(N, 1001)``, the `tail_quantiles` of these.
+    """
     found = []
-    tails = {part: [tail_quantiles(values) for values in cleaned] for part, cleaned in parts.items()}
     for index, (scan, subject) in enumerate(zip(scans, subjects, strict=True)):
         others = [place for place, whose in enumerate(subjects) if whose != subject]
         voxels = [scans[place].voxels for place in others]
         rarities = [
-            rarity(
-                from_numpy(cleaned[index]),
-                pooled_tail(np.stack([tails[part][place] for place in others]), voxels),
-            )
+            rarity(from_numpy(cleaned[index]), pooled_tail(reached[part][others], voxels))
             for part, cleaned in parts.items()
         ]
         map = np.zeros(scan.maps.mask.shape, dtype=np.float32)

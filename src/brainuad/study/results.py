@@ -240,9 +240,7 @@ class Results:
     def case_key(self, case: Case, name: str = "", thresholds: Thresholds = NO_THRESHOLDS) -> str:
         """Return a key that changes with whatever could change what is measured of a case's score."""
         values = without_nan(asdict(thresholds))
-        health = self.health.key_for(case) if name and base_of(name) is not None else ""
-        carried = self.scorer.detector.health
-        if name == RARITY and carried is not None:
-            health = carried.fingerprint
+        relative = name and (name == RARITY or base_of(name) is not None)
+        health = self.health.key_for(case) if relative else ""
         content = self.scorer.load.content(case)
         return key_of(self.key, case.dataset, case.subject, case.split, content, name, values, health)

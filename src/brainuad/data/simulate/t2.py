@@ -18,10 +18,8 @@ GREY = (1.35, 1.6)
 CSF = (2.7, 3.5)
 NOISE = (0.025, 0.05)  # standard deviation, in white matter's unit
 BIAS = 0.03  # standard deviation of what a bias field leaves after its correction
-RIM_MM = (
-    2.0,
-    6.0,
-)  # over which brain extraction lets a scan fade; in real T2 scans 2 to 10 % of the brain is dark
+# over which brain extraction lets a scan fade; in real T2 scans 2 to 10 % of the brain is dark
+RIM_MM = (2.0, 6.0)
 BLUR_VOXELS = 0.45  # smooths the T1 scan's noise, which the steep contrast of CSF would amplify
 
 
