@@ -19,6 +19,7 @@ from brainuad.train import fit, is_complete
 from brainuad.train.callbacks import Epochs
 from brainuad.train.fit import caught_interrupts
 from brainuad.train.module import Training
+from brainuad.train.reports import Progress
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch, stop: Callable[[Epochs], None]) -> None:
@@ -65,6 +66,26 @@ def test_interrupted_and_resumed_equals_unbroken(
     torch.manual_seed(100 + step)
     fit(tiny(resume=True), train_volumes, val_volumes, tmp_path)
     assert_same_training(unbroken, tmp_path)
+
+
+@pytest.mark.parametrize(("step", "saved"), [(2, 3), (6, 6)])
+def test_a_signal_that_comes_when_the_step_has_looked_for_one(
+    step: int,
+    saved: int,
+    train_volumes: TrainingVolumes,
+    val_volumes: TrainingVolumes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hook(self: Progress, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "on_train_batch_end", hook)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), train_volumes, val_volumes, tmp_path)
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == saved
+    assert is_complete(tiny(), tmp_path) == (saved == 6)
 
 
 def test_a_checkpoint_from_another_device_goes_on_the_same(

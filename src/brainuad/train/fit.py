@@ -18,7 +18,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -93,6 +93,22 @@ def caught_interrupts() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class OwnSignals(Callback):
+    """Gives SIGTERM back to the handler of before Lightning.
+
+    Lightning puts its own in front, which ends training with exit code 0 where the signal comes after ``Epochs`` has
+    looked for one, and then without a checkpoint of that step.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Replace Lightning's handler, which it has just installed."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice off the terminal; errors still come through."""
@@ -146,7 +162,7 @@ def build_trainer(
         gradient_clip_val=settings.gradient_clip_val or None,
         benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
+        callbacks=[OwnSignals(), epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -180,7 +196,8 @@ def fit(
         InputError: The checkpoint to resume from is damaged or belongs to other settings or data; nothing can be
             compiled here; or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then, and
             ``model/`` holds the best.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best. Where it
+            was the last step of all, training is complete nevertheless.
     """
     started = time.monotonic()
     module = Training(config, train, val)
@@ -229,4 +246,6 @@ def fit(
             "seconds": round(time.monotonic() - started, 1),
         }
         write_json(run_dir / "training.json", summary)
+    if interrupt.is_set():  # in the last step, or while it was written
+        raise KeyboardInterrupt
     return run_dir / "model"
