@@ -1,7 +1,9 @@
 """Settings of all tests."""
 
+import getpass
 import logging
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,11 @@ for name in (
 ):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What was compiled for a processor of other kernels does not fit the headers compiled for this one, but is found by the
+# same name: it then writes beyond its memory.
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    folder = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}-{capability}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 import torch  # noqa: E402
 
