@@ -1,5 +1,6 @@
 """Models of healthy brains: the network, its diffusion process, the noise it removes. Tensors in and out."""
 
+from brainuad.models.atlas import AtlasModel
 from brainuad.models.conditioned import ConditionedDiffusionModel
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
@@ -8,6 +9,7 @@ from brainuad.models.restoration import RestorationModel
 from brainuad.models.unet import build_unet
 
 __all__ = [
+    "AtlasModel",
     "ConditionedDiffusionModel",
     "DiffusionModel",
     "RestorationModel",
