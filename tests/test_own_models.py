@@ -126,6 +126,10 @@ def test_the_healthy_atlas(room: Path, tmp_path: Path, capsys: pytest.CaptureFix
     fold = Path(capsys.readouterr().out.strip()) / "fold0"
     assert json.loads((fold / "training.json").read_text())["steps"] == 0
     assert (fold / "evaluation" / "summary.json").is_file()
+    written = (fold / "model" / "config.yaml").stat().st_mtime_ns
+    assert experiment.main([*words, f"data_dir={two}", "name=two", "resume=True"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == fold.parent
+    assert (fold / "model" / "config.yaml").stat().st_mtime_ns == written  # it was complete
     detector = load_model(fold / "model", "cpu")
     assert detector.model_config.grid == (40, 48, 36)
     assert detector.provenance["training_scans"] == 2
@@ -170,7 +174,10 @@ def test_a_model_without_a_weight(room: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_setting_of_another_model_is_wrong_usage(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["model.cfg.latent_dim=3", "data_dir=d", "log_dir=l"]) == 2
     error = capsys.readouterr().err
-    assert "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae, tiny-vae: add model=ae" in error
+    assert (
+        "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae, tiny-vae: add model=ae"
+        in error
+    )
     assert error.count("\n") == 1
 
 
@@ -265,6 +272,7 @@ def test_a_model_has_what_it_overrides() -> None:
     nothing, images = Nothing(), torch.rand(2, 1, 4, 4)
     assert nothing.infer(images, images > 0, None) == Inference(None, None)
     assert nothing.draw(2, (4, 4), torch.Generator()) == {}
+    assert not nothing.fits
     with pytest.raises(NotImplementedError):
         nothing.loss(images, images > 0, {})
 

@@ -84,7 +84,9 @@ def test_stopped_and_resumed_it_ends_the_same(
             fit(experiment(name), train_volumes, val_volumes, tmp_path)
     assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
     fit(experiment(name, resume=True), train_volumes, val_volumes, tmp_path)
-    weights, expected = (load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (tmp_path, run))
+    weights, expected = (
+        load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (tmp_path, run)
+    )
     assert weights.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(weights[key], value), key

@@ -1,4 +1,4 @@
-"""The healthy atlas as a model: how far a voxel lies from what healthy scans have there. A baseline without a network."""
+"""The healthy atlas as a model: how far a voxel lies from what healthy scans have there. A baseline, no network."""
 
 from __future__ import annotations
 

@@ -163,7 +163,11 @@ def build_trainer(
         gradient_clip_val=settings.gradient_clip_val or None,
         benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[OwnSignals(), epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
+        callbacks=[
+            OwnSignals(),
+            epochs,
+            Progress(epochs),
+        ],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -240,9 +244,7 @@ def fit(
             raise
     if trainer.is_global_zero:
         device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-        write_summary(
-            config, run_dir, started, device=device, precision=precision, steps=trainer.global_step
-        )
+        write_summary(config, run_dir, started, device=device, precision=precision, steps=trainer.global_step)
     if interrupt.is_set():  # in the last step, or while it was written
         raise KeyboardInterrupt
     return run_dir / "model"
