@@ -26,7 +26,7 @@ from brainuad.study import Reconstructor
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 PLUGIN = Path(__file__).parent / "plugin" / "extra_models.py"
-NAMES = {"vae": "VAE", "feature-distance": "FeatureDistance", "blur": "Blur"}
+NAMES = {"tiny-vae": "TinyVAE", "feature-distance": "FeatureDistance", "blur": "Blur"}
 SPLITS = {"IXI067": "train", "IXI096": "val", "IXI097": "val", "IXI105": "val", "patient19": "test"}
 GRID = {"imageDim": (160, 192, 144), "rescaleFactor": 4.0, "affine": "used", "smoothing_iterations": 0}
 SMALL = [
@@ -115,11 +115,33 @@ def test_restoration(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {"model", "image", "l1"} <= set(load_model(tmp_path / "calibrated", "cpu").health.moments)
 
 
+@pytest.mark.slow(seconds=20)
+def test_the_healthy_atlas(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = tmp_path / "two.csv"
+    two.write_text((room / "cohort.csv").read_text().replace("0,val", "0,train", 1))
+    words = ["model=atlas", *SMALL, f"log_dir={tmp_path / 'logs'}"]
+    assert experiment.main([*words, f"data_dir={room / 'cohort.csv'}"]) == 1
+    assert "atlas: 1 healthy scan gives no standard deviation" in capsys.readouterr().err
+    assert experiment.main([*words, f"data_dir={two}", "name=two"]) == 0
+    fold = Path(capsys.readouterr().out.strip()) / "fold0"
+    assert json.loads((fold / "training.json").read_text())["steps"] == 0
+    assert (fold / "evaluation" / "summary.json").is_file()
+    written = (fold / "model" / "config.yaml").stat().st_mtime_ns
+    assert experiment.main([*words, f"data_dir={two}", "name=two", "resume=True"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == fold.parent
+    assert (fold / "model" / "config.yaml").stat().st_mtime_ns == written  # it was complete
+    detector = load_model(fold / "model", "cpu")
+    assert detector.model_config.grid == (40, 48, 36)
+    assert detector.provenance["training_scans"] == 2
+    run("models", "verify", fold / "model", "--device", "cpu")
+    assert "reconstruction" not in journey(room, fold / "model", tmp_path, ["model", "intensity_dark"])
+
+
 @pytest.mark.slow(seconds=30)
 def test_a_model_of_another_package_that_reconstructs(
     room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = trained(room, tmp_path, capsys, "model=vae", "trainer=smoke", "model.cfg.latent_dim=5")
+    model = trained(room, tmp_path, capsys, "model=tiny-vae", "trainer=smoke", "model.cfg.latent_dim=5")
     assert load_model(model, "cpu").model_config.latent_dim == 5
     assert journey(room, model, tmp_path, [])["reconstruction"].is_file()
     run("score", IMAGE, "-o", tmp_path / "none", "--model", model, "--score", "model", code=1)
@@ -152,7 +174,10 @@ def test_a_model_without_a_weight(room: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_setting_of_another_model_is_wrong_usage(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["model.cfg.latent_dim=3", "data_dir=d", "log_dir=l"]) == 2
     error = capsys.readouterr().err
-    assert "model.cfg.latent_dim: no setting of the model ddpm. It is one of vae: add model=vae" in error
+    assert (
+        "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae, tiny-vae: add model=ae"
+        in error
+    )
     assert error.count("\n") == 1
 
 
@@ -247,6 +272,7 @@ def test_a_model_has_what_it_overrides() -> None:
     nothing, images = Nothing(), torch.rand(2, 1, 4, 4)
     assert nothing.infer(images, images > 0, None) == Inference(None, None)
     assert nothing.draw(2, (4, 4), torch.Generator()) == {}
+    assert not nothing.fits
     with pytest.raises(NotImplementedError):
         nothing.loss(images, images > 0, {})
 

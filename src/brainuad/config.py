@@ -313,6 +313,8 @@ def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> li
     """
     here = flat_settings(config)
     free = (*FREE_ON_RESUME, *(f"model.cfg.{name}" for name in untrained_settings(config.model.cfg)))
+    if saved.get("model.cfg.name") != config.model.cfg.name:  # then its other settings go without saying
+        free = (*free, *(key for key in (*saved, *here) if re.match(r"model\.cfg\.(?!name$)", key)))
     known = (key for key in saved if key in here or not key.startswith("model.cfg."))
     return [
         f"{key}={saved.get(key)} there, {here.get(key)} here"

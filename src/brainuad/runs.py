@@ -51,7 +51,8 @@ def newest_run(config: ExperimentConfig) -> Path | None:
     mismatch: InputError | None = None
     for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
         stored = folder / ".hydra" / "config.yaml"
-        if not stored.is_file() or not any(folder.glob("fold*/checkpoints/last.ckpt")):
+        begun = [*folder.glob("fold*/checkpoints/last.ckpt"), *folder.glob("fold*/training.json")]
+        if not stored.is_file() or not begun:
             continue
         loaded = OmegaConf.load(stored)
         assert isinstance(loaded, DictConfig)

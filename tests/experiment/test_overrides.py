@@ -15,6 +15,7 @@ from brainuad.overrides import (
     check_settings,
     path_overrides,
     read_environment,
+    read_overrides,
     split_arguments,
 )
 
@@ -34,6 +35,11 @@ from brainuad.overrides import (
         (["experiment=ddpm"], "Did you mean 'DDPM/DDPM'?"),
         (["model=lit"], "Did you mean 'lite'?"),
         (["-m", "model=lite,lit"], "Did you mean 'lite'?"),
+        (
+            ["model.cfg.latent_dim=8"],
+            "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae: add model=ae",
+        ),
+        (["model=ae", "model.cfg.divergence=1"], "no setting of the model ae. It is one of vae"),
     ],
 )
 def test_unknown_names(
@@ -95,9 +101,25 @@ def test_precisions_as_lightning_spells_them(word: str) -> None:
     check_settings(compose_presets("experiment=smoke", f"trainer.precision={word}"))
 
 
-@pytest.mark.parametrize("preset", ["DDPM/DDPM", "DDPM/reference", "paper", "lite", "smoke"])
+PRESETS = ["DDPM/DDPM", "DDPM/reference", "paper", "lite", "smoke", "DAE/DAE", "VAE/VAE", "AE/AE", "atlas"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid(preset: str) -> None:
     check_settings(compose_presets(f"experiment={preset}"))
+
+
+def test_settings_of_the_chosen_model() -> None:
+    config = read_overrides(["model=vae", "model.cfg.latent_dim=8", "data_dir=d", "log_dir=l"])
+    assert (config.model.cfg.name, config.model.cfg.latent_dim) == ("vae", 8)
+    assert compose_presets("experiment=lite", "model=lite-dae").model.cfg.widths == (24, 48, 96, 192)
+
+
+def test_the_denoising_preset_takes_the_published_steps() -> None:
+    config = compose_presets("experiment=DAE/DAE")
+    trainer, data = config.trainer, config.datamodule.cfg
+    assert (config.model.cfg.name, config.model.cfg.widths) == ("dae", (64, 128, 256, 512))
+    assert (trainer.max_steps, trainer.decay_steps, data.batch_size, data.lr) == (67200, 67200, 16, 1e-4)
 
 
 def test_groups_go_before_the_experiment() -> None:

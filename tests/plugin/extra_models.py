@@ -14,8 +14,8 @@ from brainuad.registry import MODELS
 
 
 @dataclass
-class VAESettings(ModelSettings):
-    """Settings of :class:`VAE`.
+class TinyVAESettings(ModelSettings):
+    """Settings of :class:`TinyVAE`.
 
     Attributes:
         latent_dim: Numbers that a slice is summed up in.
@@ -26,11 +26,11 @@ class VAESettings(ModelSettings):
     divergence: float = 1e-3
 
 
-@MODELS.register("vae", settings=VAESettings)
-class VAE(Model):
+@MODELS.register("tiny-vae", settings=TinyVAESettings)
+class TinyVAE(Model):
     """A variational autoencoder (Kingma & Welling 2014): reconstructs through a few numbers."""
 
-    def __init__(self, config: VAESettings) -> None:
+    def __init__(self, config: TinyVAESettings) -> None:
         super().__init__()
         self.config = config
         self.encode = nn.Sequential(

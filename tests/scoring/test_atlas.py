@@ -4,9 +4,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 
+from brainuad import moments
 from brainuad.errors import InputError
 from brainuad.registry import SCORES
-from brainuad.scoring import atlas
 from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics, base_of, relative_name, score_names
 
 SHAPE = (14, 12, 10)
@@ -31,8 +31,8 @@ def learnt(scans, names=("l1",)):
 
 
 def test_without_smoothing_moments_are_those_of_each_voxel(scans, monkeypatch):
-    monkeypatch.setattr(atlas, "SMOOTHING_VOXELS", 1e-3)
-    monkeypatch.setattr(atlas, "SD_FLOOR", 0)
+    monkeypatch.setattr(moments, "SMOOTHING_VOXELS", 1e-3)
+    monkeypatch.setattr(moments, "SD_FLOOR", 0)
     mean, sd = learnt(scans).moments("l1")
     inside, stack = scans[0][1], np.stack([map for map, _ in scans])
     np.testing.assert_allclose(mean[inside], stack.mean(0)[inside], atol=1e-5)
@@ -43,7 +43,7 @@ def test_moments_are_those_of_a_gaussian_neighbourhood(scans):
     """Against weighted moments over all voxels and scans around one voxel."""
     weights = ndimage.gaussian_filter(
         np.eye(1, np.prod(SHAPE), np.ravel_multi_index((7, 6, 5), SHAPE)).reshape(SHAPE),
-        atlas.SMOOTHING_VOXELS,
+        moments.SMOOTHING_VOXELS,
     )
     weights = np.stack([weights * mask for _, mask in scans])
     stack = np.stack([map for map, _ in scans])

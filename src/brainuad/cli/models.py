@@ -154,12 +154,15 @@ def _verified(name: str, device: str) -> dict[str, Any]:
 
 
 def _works(detector: Any) -> bool:
-    """Whether a model makes finite values for the middle slices of the atlas brain, on its grid."""
+    """Whether a model makes finite values for the middle slices of the atlas brain, on its grid.
+
+    One that learnt from whole volumes is shown all slices, for it may be tied to them.
+    """
     from brainuad.data.frame import atlas_brain
     from brainuad.data.loading import crop_or_pad
 
     config = detector.data_config
-    x, y, _ = (round(length / config.rescaleFactor) for length in config.imageDim)
-    image = crop_or_pad(atlas_brain().array / 255, (x, y, 4))
+    x, y, z = (round(length / config.rescaleFactor) for length in config.imageDim)
+    image = crop_or_pad(atlas_brain().array / 255, (x, y, z if detector.model.fits else 4))
     found = detector.infer(image, image > 0)
     return all(bool(made.isfinite().all()) for made in found if made is not None)

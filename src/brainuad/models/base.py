@@ -4,6 +4,8 @@ A training step has two halves. ``draw`` makes every random number of the step, 
 fixed sequence of tensor operations. So devices that share a batch see what one device would, a resumed run goes on as
 an unbroken one, and on CUDA a whole step can be recorded once and replayed.
 
+A model that needs no steps learns in one go, by ``fit``.
+
 Scoring asks for a reconstruction, for the model's own map of anomalies, or for both. A model has what it overrides.
 """
 
@@ -42,13 +44,15 @@ class Inference(NamedTuple):
 class Model(nn.Module):
     """A model of healthy brains.
 
-    A model overrides ``reconstruct``, ``maps`` or both; to be trained, ``draw`` and ``loss``.
+    A model overrides ``reconstruct``, ``maps`` or both; to be trained step by step ``draw`` and ``loss``, or ``fit`` to
+    learn in one go.
 
     Attributes:
         neighbours: Axial slices on each side that the model sees besides the one it judges. Slabs have
             S = 2 * neighbours + 1 slices.
         whole_volumes: Whether it is given all slabs of a volume at once, because it draws random numbers for all of
-            them; it divides them into network calls by itself then. Others are given a batch at a time.
+            them or needs to know where each lies; it divides them into network calls by itself then. Others are given
+            a batch at a time.
     """
 
     neighbours: int = 0
@@ -63,6 +67,23 @@ class Model(nn.Module):
     def has_map(self) -> bool:
         """Whether it makes a map of anomalies by itself."""
         return type(self).maps is not Model.maps
+
+    @property
+    def fits(self) -> bool:
+        """Whether it learns from all volumes in one go, without steps."""
+        return type(self).fit is not Model.fit
+
+    def fit(self, images: Tensor, masks: Tensor) -> ModelSettings:
+        """Learn from all training volumes in one go; training calls it in place of steps.
+
+        Args:
+            images: (N, X, Y, Z) healthy volumes on one grid, in about [0, 1].
+            masks: (N, X, Y, Z) bool brain masks.
+
+        Returns:
+            The settings that build a model for the weights there are now.
+        """
+        raise NotImplementedError
 
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy import ndimage
 from torch import Tensor
 
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
+from brainuad.moments import voxelwise_moments
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
 from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, rarity
@@ -37,9 +37,6 @@ IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "l1_ssim", OWN_MAP, IMAGE)
-SMOOTHING_VOXELS = 1.0
-SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
-_ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
 
 Pair = tuple[Any, Any]  # map and mask
 
@@ -112,10 +109,7 @@ class HealthyStatistics:
             self.squares[name] += values**2
 
     def moments(self, name: str, without: Iterable[Pair] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of a map over healthy scans, ``(X, Y, Z)`` float32 each.
-
-        Both are taken over a Gaussian neighbourhood of ``SMOOTHING_VOXELS``, for a few scans say little about one
-        voxel, and registration is not exact. The deviation is at least ``SD_FLOOR`` times the brain's.
+        """Return mean and standard deviation of a map over healthy scans, as :mod:`brainuad.moments` takes them.
 
         Args:
             name: The map.
@@ -129,7 +123,7 @@ class HealthyStatistics:
             raise ValueError(f"{self.scans - len(left_out)} healthy scans give no standard deviation")
         if not left_out:
             if name not in self._known:
-                self._known[name] = _moments(self.count, self.sums[name], self.squares[name])
+                self._known[name] = voxelwise_moments(self.count, self.sums[name], self.squares[name])
             return self._known[name]
         count, total, squares = self.count.copy(), self.sums[name].copy(), self.squares[name].copy()
         for map, mask in left_out:
@@ -138,7 +132,7 @@ class HealthyStatistics:
             count -= inside
             total -= values
             squares -= values**2
-        return _moments(count, total, squares)
+        return voxelwise_moments(count, total, squares)
 
     def score(self, name: str, map: Any, mask: Any, without: Iterable[Pair] = ()) -> Tensor:
         """Return a map in standard deviations above health, 0 below the mean and outside the mask.
@@ -351,24 +345,3 @@ def _deviation(name: str, map: Any, mask: Any, moments: tuple[np.ndarray, np.nda
 def _inside(map: Any, inside: np.ndarray) -> np.ndarray:
     values = as_volume(map, "map").cpu().numpy()
     return np.where(inside, values, np.float32(0)).astype(np.float32)
-
-
-def _moments(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    voxels = float(count.sum(dtype=np.float64))
-    whole_mean = float(total.sum(dtype=np.float64)) / voxels
-    whole_sd = np.sqrt(max(float(squares.sum(dtype=np.float64)) / voxels - whole_mean**2, 0))
-    # Around the brain-wide mean, so that the variance does not cancel in float32.
-    centred = total - count * np.float32(whole_mean)
-    second = squares - 2 * np.float32(whole_mean) * total + count * np.float32(whole_mean**2)
-    blurred = [
-        ndimage.gaussian_filter(array, SMOOTHING_VOXELS, mode="constant")
-        for array in (count, centred, second)
-    ]
-    weight = np.maximum(blurred[0], np.float32(1e-6))
-    mean = blurred[1] / weight
-    variance = np.maximum(blurred[2] / weight - mean**2, 0)
-    known = blurred[0] >= _ENOUGH
-    typical = np.sqrt(np.average(variance, weights=count)) or 1.0
-    sd = np.maximum(np.sqrt(variance), SD_FLOOR * typical)
-    mean = np.where(known, mean + whole_mean, whole_mean)
-    return mean.astype(np.float32), np.where(known, sd, whole_sd or 1.0).astype(np.float32)

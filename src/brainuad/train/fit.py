@@ -29,6 +29,7 @@ from brainuad.data.slices import TrainingVolumes
 from brainuad.devices import compile_networks
 from brainuad.errors import InputError
 from brainuad.files import write_json
+from brainuad.modelfile import write_model
 from brainuad.train.budget import Budget
 from brainuad.train.callbacks import Epochs, Interrupted
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
@@ -162,7 +163,11 @@ def build_trainer(
         gradient_clip_val=settings.gradient_clip_val or None,
         benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[OwnSignals(), epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
+        callbacks=[
+            OwnSignals(),
+            epochs,
+            Progress(epochs),
+        ],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -179,7 +184,8 @@ def fit(
 
     Writes ``checkpoints/last.ckpt`` (to resume), ``model/`` (settings and averaged weights of the lowest
     validation loss, written at the first validation and then just before ``last.ckpt``), ``metrics.csv``,
-    ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``.
+    ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``. A model that learns in one go
+    (``Model.fit``) takes no steps; then there are ``model/`` and ``training.json`` alone.
 
     Args:
         config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
@@ -208,6 +214,8 @@ def fit(
     resumed_step = 0
     if config.resume and last.exists():
         resumed_step = check_resumable(last, config, module.data_hash)
+    if module.model.fits:
+        return fit_at_once(module, run_dir, fold, started)
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
         try:
@@ -235,17 +243,40 @@ def fit(
             epochs.write_best()  # a repetition might end here too
             raise
     if trainer.is_global_zero:
-        summary = {
-            "version": __version__,
-            "lightning": lightning.__version__,
-            "torch": torch.__version__,
-            "device": str(trainer.strategy.root_device),
-            "precision": str(trainer.precision),
-            "steps": trainer.global_step,
-            **{name: getattr(config.trainer, name) for name in LENGTHS},
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        write_json(run_dir / "training.json", summary)
+        device, precision = str(trainer.strategy.root_device), str(trainer.precision)
+        write_summary(config, run_dir, started, device=device, precision=precision, steps=trainer.global_step)
     if interrupt.is_set():  # in the last step, or while it was written
         raise KeyboardInterrupt
     return run_dir / "model"
+
+
+def fit_at_once(module: Training, run_dir: Path, fold: int, started: float) -> Path:
+    """Have a model learn from all volumes without steps; write it, and return its folder."""
+    config, volumes = module.config, module.train_volumes
+    settings = module.model.fit(volumes.images, volumes.masks)
+    if is_main_process():
+        provenance = {"seed": config.seed, "fold": fold, "training_scans": len(volumes)}
+        data = config.datamodule.cfg
+        write_model(run_dir / "model", module.model, settings, data, provenance=provenance)
+        write_summary(config, run_dir, started, device="cpu", precision="32-true", steps=0)
+    return run_dir / "model"
+
+
+def write_summary(config: ExperimentConfig, run_dir: Path, started: float, **how: Any) -> None:
+    """Write ``training.json``, which says that training is complete and how it went.
+
+    Args:
+        config: The experiment.
+        run_dir: Folder of the model.
+        started: ``time.monotonic()`` when training began.
+        how: Device, precision and steps.
+    """
+    summary = {
+        "version": __version__,
+        "lightning": lightning.__version__,
+        "torch": torch.__version__,
+        **how,
+        **{name: getattr(config.trainer, name) for name in LENGTHS},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(run_dir / "training.json", summary)

@@ -91,7 +91,7 @@ class Training(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model: Any = MODELS[config.model.cfg.name](config.model.cfg)
-        if not any(weight.requires_grad for weight in self.model.parameters()):
+        if not self.model.fits and not any(weight.requires_grad for weight in self.model.parameters()):
             raise InputError(
                 config.model.cfg.name, "has no weights to train", "Save it as it is: Detector.save"
             )
