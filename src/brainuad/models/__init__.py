@@ -3,6 +3,7 @@
 from brainuad.models.conditioned import ConditionedDiffusionModel
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
+from brainuad.models.patched import PatchedDiffusionModel
 from brainuad.models.release import load_reference_state_dict
 from brainuad.models.restoration import RestorationModel
 from brainuad.models.unet import build_unet
@@ -10,6 +11,7 @@ from brainuad.models.unet import build_unet
 __all__ = [
     "ConditionedDiffusionModel",
     "DiffusionModel",
+    "PatchedDiffusionModel",
     "RestorationModel",
     "build_unet",
     "gaussian_noise",
