@@ -221,11 +221,17 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     ``reference`` brings ``model.cfg.shared_noise`` with it, in training as in evaluation.
 
     Raises:
+        InputError: A setting of the model has no value, where a preset asks for one.
         OmegaConfBaseException: A name or the type of a value is not in the schema.
     """
     values: Any = OmegaConf.to_container(config)
     settings = values.get("model", {}).get("cfg", {})
     name = str(settings.get("name", "ddpm"))
+    for key, value in settings.items():
+        if value == MISSING and not values.get("onlyEval"):  # which takes it from the saved model
+            raise InputError(
+                f"model.cfg.{key}", "has no value", f"This preset needs one: model.cfg.{key}=VALUE"
+            )
     schema = ExperimentConfig(model=ModelNode(settings_class(name)(name=name)))
     if settings:
         values["model"]["cfg"] = own_settings(name, settings)

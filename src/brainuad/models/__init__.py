@@ -6,6 +6,7 @@ from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simpl
 from brainuad.models.patched import PatchedDiffusionModel
 from brainuad.models.release import load_reference_state_dict
 from brainuad.models.restoration import RestorationModel
+from brainuad.models.spark import SparkModel
 from brainuad.models.unet import build_unet
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "DiffusionModel",
     "PatchedDiffusionModel",
     "RestorationModel",
+    "SparkModel",
     "build_unet",
     "gaussian_noise",
     "load_reference_state_dict",

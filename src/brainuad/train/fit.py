@@ -162,7 +162,11 @@ def build_trainer(
         gradient_clip_val=settings.gradient_clip_val or None,
         benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[OwnSignals(), epochs, Progress(epochs)],  # in this order: progress shows the epoch that ended
+        callbacks=[
+            OwnSignals(),
+            epochs,
+            Progress(epochs),
+        ],  # in this order: progress shows the epoch that ended
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -193,9 +197,9 @@ def fit(
         The exported model's folder, ``run_dir / "model"``.
 
     Raises:
-        InputError: The checkpoint to resume from is damaged or belongs to other settings or data; nothing can be
-            compiled here; or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then, and
-            ``model/`` holds the best.
+        InputError: What training starts from cannot be used; the checkpoint to resume from is damaged or belongs to
+            other settings or data; nothing can be compiled here; or the loss or the weights became NaN or infinite.
+            ``last.ckpt`` stays as it was then, and ``model/`` holds the best.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best. Where it
             was the last step of all, training is complete nevertheless.
     """
@@ -208,6 +212,8 @@ def fit(
     resumed_step = 0
     if config.resume and last.exists():
         resumed_step = check_resumable(last, config, module.data_hash)
+    if not resumed_step:
+        module.start()
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
         try:
