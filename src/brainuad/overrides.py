@@ -29,6 +29,7 @@ from brainuad.models.base import own_settings, settings_class
 from brainuad.registry import MODELS
 
 CONFIG_MODULE = "brainuad.conf"
+REQUIRED = "REQUIRED"  # in a preset: the user gives it (of a setting with a default, Hydra's ??? would be the default)
 GROUPS = ("experiment", "model", "datamodule", "trainer", "callbacks", "logger")
 FLAGS = {"--resume": "resume=True", "--allow-leaks": "allow_leaks=True"}
 # Hydra's flags that take a value as the next word, and those that bring configuration files of the user's own
@@ -221,17 +222,11 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
     ``reference`` brings ``model.cfg.shared_noise`` with it, in training as in evaluation.
 
     Raises:
-        InputError: A setting of the model has no value, where a preset asks for one.
         OmegaConfBaseException: A name or the type of a value is not in the schema.
     """
     values: Any = OmegaConf.to_container(config)
     settings = values.get("model", {}).get("cfg", {})
     name = str(settings.get("name", "ddpm"))
-    for key, value in settings.items():
-        if value == MISSING and not values.get("onlyEval"):  # which takes it from the saved model
-            raise InputError(
-                f"model.cfg.{key}", "has no value", f"This preset needs one: model.cfg.{key}=VALUE"
-            )
     schema = ExperimentConfig(model=ModelNode(settings_class(name)(name=name)))
     if settings:
         values["model"]["cfg"] = own_settings(name, settings)
@@ -271,6 +266,10 @@ def check_settings(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(known)}")
+    if not config.onlyEval:  # which takes it from the saved model
+        for name, value in vars(model).items():
+            if value == REQUIRED:
+                raise InputError(f"model.cfg.{name}", "has no value", f"Add model.cfg.{name}=VALUE")
     if trainer.max_time:
         parse_time(trainer.max_time)
     for name, number, least in (

@@ -156,10 +156,11 @@ def test_presets_of_published_models(preset: str, model: dict[str, Any], epochs:
 def test_a_pretrained_encoder_must_be_given_to_train() -> None:
     preset = "experiment=cDDPM/DDPM_cond_spark_2D"
     with pytest.raises(InputError, match=r"model\.cfg\.pretrained_encoder: has no value"):
-        check_overrides([preset], multirun=False)
+        check_settings(compose_presets(preset))
+    check_settings(compose_presets(preset, "onlyEval=True", "load_checkpoint=run"))
     config = compose_presets(preset, "model.cfg.pretrained_encoder=folder")
+    check_settings(config)
     assert (config.model.cfg.encoder, config.model.cfg.pretrained_encoder) == ("resnet50", "folder")
-    assert compose_presets(preset, "onlyEval=True").model.cfg.pretrained_encoder == ""
 
 
 @pytest.mark.parametrize("model", ["lite", "lite-cddpm", "lite-pddpm", "lite-spark"])

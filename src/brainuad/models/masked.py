@@ -1,7 +1,7 @@
 """Convolutional networks that see part of a slice: what is hidden stays zero and is left out of the statistics.
 
 A convolution fills in zeros from their neighbours. So its output, once it is normalised, is multiplied by the mask of
-what is shown. Such layers do what submanifold sparse convolutions do (Tian et al. 2023, SparK, section 3.1).
+what is shown. Such layers do what submanifold sparse convolutions do (SparK, Tian et al. 2023).
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class SparkModel(Model):
     A cell is as large as a pixel of the encoder's coarsest level: 32 x 32 pixels of ResNet-50, 16 x 16 of the small
     encoder. The encoder sees the other cells only, as a sparse network would. The decoder begins with the coarsest
     level, doubles the resolution again and again, and adds the encoder's next level, where a learnt vector stands for
-    the hidden cells. The paper's decoder, of 768 channels, is as the cDDPM paper has it one of 512. Unlike SparK's, the
-    loss is of intensities, not normalised cell by cell: so the model can reconstruct.
+    the hidden cells. Its width is that of the cDDPM paper. Unlike SparK's, the loss is of intensities, not normalised
+    cell by cell: so the model can reconstruct.
 
     It reconstructs in the way it was trained. Cells are dealt at random into groups of about ``1 - mask_ratio`` of
     them. Each group in turn is shown, and each cell becomes the mean of what is filled in when it is hidden.
