@@ -34,6 +34,11 @@ def test_three_of_nine_cells_stay() -> None:
     assert tiny(mask_ratio=0.01).draw(4, (48, 40), generator())["shown"].sum((1, 2)).tolist() == [8] * 4
 
 
+def test_a_slice_of_one_cell_is_refused() -> None:
+    with pytest.raises(InputError, match="slices of 16 x 9 pixels are single cells"):
+        tiny().draw(2, (16, 9), generator())
+
+
 def test_only_hidden_pixels_count() -> None:
     model, (images, masks) = tiny(), slices()
     draws = model.draw(3, (48, 40), generator())

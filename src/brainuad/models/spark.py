@@ -78,9 +78,16 @@ class SparkModel(Model):
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
     ) -> Draws:
-        """Draw which cells are shown: of each slice as many, one or more, and one or more are hidden."""
+        """Draw which cells are shown: of each slice as many, one or more, and one or more are hidden.
+
+        Raises:
+            InputError: A slice is one cell.
+        """
         cells = self._cells(size)
         number = math.prod(cells)
+        if number < 2:
+            fault = f"slices of {size[0]} x {size[1]} pixels are single cells, of which none can be hidden"
+            raise InputError("model.cfg.encoder", fault, f"Train on a grid of more than {self.stride} pixels")
         kept = max(1, min(round((1 - self.config.mask_ratio) * number), number - 1))
         return {"shown": (_places(count, number, generator) < kept).unflatten(1, cells)}
 
@@ -95,7 +102,7 @@ class SparkModel(Model):
         clean, shown = 2 * images - 1, draws["shown"]
         hidden = self._hidden(shown, images)
         error = (self.fill_in(clean, shown).float() - clean).square() * hidden
-        return error.sum() / hidden.sum().clamp(min=1)
+        return error.sum() / hidden.sum()
 
     def fill_in(self, clean: Tensor, shown: Tensor) -> Tensor:
         """Return slices that are made from some of their cells.
