@@ -24,6 +24,7 @@ from brainuad.errors import InputError
 from brainuad.models.base import Model
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.atlas import HealthyStatistics
+from brainuad.scoring.mahalanobis import mahalanobis
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +269,16 @@ def test_draws_are_independent_and_seeded(detector: Detector, volume: np.ndarray
     assert not torch.equal(two[0], two[1])
     assert torch.equal(two[:1], detector.reconstruct(volume, seed=5))
     assert not torch.equal(two[:1], detector.reconstruct(volume, seed=6))
+
+
+def test_a_score_gets_the_draws_it_wants_and_changes_no_other(detector: Detector, volume: np.ndarray) -> None:
+    mask = np.ones(volume.shape, dtype=bool)
+    assert (detector.draws(["l1", "rarity"]), detector.draws(["l1", "mahalanobis_z"])) == (1, 10)
+    found = detector.maps(volume, mask, ["l1", "mahalanobis"], seed=4, clean=False)
+    stack = detector.reconstruct(volume, seed=4, draws=10)
+    assert torch.equal(found.raw["mahalanobis"], mahalanobis(volume, stack, mask))
+    assert torch.equal(found.raw["l1"], detector.score_maps(volume, mask, ["l1"], seed=4)["l1"])
+    assert torch.equal(found.reconstruction, stack[0])
 
 
 def test_bad_shapes_are_programming_errors(detector: Detector, volume: np.ndarray) -> None:

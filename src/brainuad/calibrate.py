@@ -101,7 +101,9 @@ def calibrate(
         scans = _healthy_scans(healthy, detector, folder)
         _check_other_model(folder, detector)
     _check_enough(len(scans), len(scans), healthy)
-    work = _Work(detector, detector.result_key, tuple(detector.plain_scores), folder / SUMMARIES, masks, seed)
+    # a score of many draws takes as many times as long, and its values are those of one scan
+    scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
+    work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
     numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))

@@ -284,6 +284,7 @@ FREE_ON_RESUME = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.compile",
+    "model.cfg.pretrained_encoder",  # where the first half started from
     "datamodule.cfg.num_workers",
     "datamodule.cfg.cache_dir",
 )

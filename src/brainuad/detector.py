@@ -84,7 +84,7 @@ class Maps:
 
     Attributes:
         reconstruction: ``(X, Y, Z)`` float32 on the CPU, how the brain would look healthy; None of a model that does
-            not say.
+            not say. The first draw, where a score wants several.
         raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
         final: The same, post-processed; empty where that was not wanted.
     """
@@ -332,12 +332,12 @@ class Detector:
         names = list(names)
         for name in names:
             self.check_score(name)
-        found = self.infer(image, mask, seed)
+        found = self.infer(image, mask, seed, draws=self.draws(names))
         lap("reconstruct")
         raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
-        mean = None if found.reconstruction is None else found.reconstruction.mean(0)
-        return Maps(mean, raw, final)
+        first = None if found.reconstruction is None else found.reconstruction[0]
+        return Maps(first, raw, final)
 
     def score_maps(
         self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0
@@ -373,7 +373,8 @@ class Detector:
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
-            reconstructions: ``(S, X, Y, Z)``; None where scores that need them are not asked for.
+            reconstructions: ``(S, X, Y, Z)``; None where scores that need them are not asked for. Beside a score that
+                wants several of them, others compare with the first; else with the mean of all.
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
             own: ``(X, Y, Z)``, the model's own map, where it is asked for.
@@ -397,9 +398,15 @@ class Detector:
                 raise ValueError("there is no map of the model's own")
             own = as_volume(own, "the model's own map")
             maps[OWN_MAP] = keep_inside(own.to(self.map_device), mask)
-        if plain:
-            sigmas = self.model_config.sigma_ens
-            maps |= score_maps(image, reconstructions, mask, plain, sigmas=sigmas)
+        several = [name for name in plain if _draws_of(name) > 1]
+        others = [name for name in plain if name not in several]
+        sigmas = self.model_config.sigma_ens
+        if several:
+            maps |= score_maps(image, reconstructions, mask, several, sigmas=sigmas)
+            # what the others say must not depend on which scores are asked for beside them
+            reconstructions = as_volume(reconstructions, "reconstructions", 4)[:1]
+        if others:
+            maps |= score_maps(image, reconstructions, mask, others, sigmas=sigmas)
         found = {}
         for name, base in bases.items():
             if name == RARITY:
@@ -410,6 +417,15 @@ class Detector:
                 compared = image if base == IMAGE else maps[base]
                 found[name] = self._known_health(name).score(name, compared, mask)
         return found
+
+    def draws(self, names: Iterable[str]) -> int:
+        """Return how many independent reconstructions scores want: 1, or as many as the most demanding.
+
+        Raises:
+            InputError: A score is unknown.
+        """
+        bases = (base for name in names for base in bases_of(base_of(name) or name, self.parts))
+        return max((_draws_of(base) for base in bases), default=1)
 
     @property
     def plain_scores(self) -> list[str]:
@@ -470,3 +486,8 @@ class Detector:
             remedy = "Calibrate it with three or more: brainuad calibrate MODEL HEALTHY... -o DIR"
             raise InputError(name, f"needs healthy scans to compare with; {self.name} knows none", remedy)
         return self.health
+
+
+def _draws_of(name: str) -> int:
+    """Return how many independent reconstructions a score that is not relative to health wants."""
+    return SCORES.draws.get(name, 1)

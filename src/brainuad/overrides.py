@@ -29,6 +29,7 @@ from brainuad.models.base import own_settings, settings_class
 from brainuad.registry import MODELS
 
 CONFIG_MODULE = "brainuad.conf"
+REQUIRED = "REQUIRED"  # in a preset: the user gives it (of a setting with a default, Hydra's ??? would be the default)
 GROUPS = ("experiment", "model", "datamodule", "trainer", "callbacks", "logger")
 FLAGS = {"--resume": "resume=True", "--allow-leaks": "allow_leaks=True"}
 # Hydra's flags that take a value as the next word, and those that bring configuration files of the user's own
@@ -265,6 +266,10 @@ def check_settings(config: ExperimentConfig) -> None:
     ):
         if value not in known:
             raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(known)}")
+    if not config.onlyEval:  # which takes it from the saved model
+        for name, value in vars(model).items():
+            if value == REQUIRED:
+                raise InputError(f"model.cfg.{name}", "has no value", f"Add model.cfg.{name}=VALUE")
     if trainer.max_time:
         parse_time(trainer.max_time)
     for name, number, least in (

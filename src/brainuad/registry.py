@@ -29,15 +29,17 @@ class Registry:
         self.group = group
         self._entries: dict[str, Callable[..., Any]] = {}
         self.settings: dict[str, type] = {}
+        self.draws: dict[str, int] = {}
         self._plugins_loaded = False
         self._families: list[Callable[[str], Callable[..., Any] | None]] = []
 
-    def register(self, name: str, *, settings: type | None = None) -> Callable[[T], T]:
+    def register(self, name: str, *, settings: type | None = None, draws: int = 1) -> Callable[[T], T]:
         """Return a decorator that files a callable under ``name``; a second one of that name is an error.
 
         Args:
             name: What users call it.
-            settings: Dataclass of its own settings, which its presets and its saved files are checked against.
+            settings: Dataclass of a model's own settings, which its presets and its saved files are checked against.
+            draws: Independent reconstructions that a score wants.
         """
 
         def decorate(entry: T) -> T:
@@ -46,6 +48,7 @@ class Registry:
             self._entries[name] = entry
             if settings is not None:
                 self.settings[name] = settings
+            self.draws[name] = draws
             return entry
 
         return decorate

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from presets import compose_presets
 
 from brainuad import experiment
@@ -18,6 +20,7 @@ from brainuad.overrides import (
     read_overrides,
     split_arguments,
 )
+from brainuad.registry import MODELS
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,44 @@ def test_reference_shares_noise_in_training() -> None:
 def test_settings_that_only_the_release_has_are_explained(word: str, hint: str) -> None:
     with pytest.raises(UnknownName, match=hint):
         check_overrides([word], multirun=False)
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "epochs"),
+    [
+        (
+            "cDDPM/DDPM_cond",
+            {"name": "cddpm", "encoder": "resnet50", "noise_ensemble": True, "unet_dim": 128},
+            1200,
+        ),
+        ("cDDPM/Spark_2D_pretrain", {"name": "spark", "encoder": "resnet50", "decoder_width": 512}, 1200),
+        ("pDDPM/DDPM_patched", {"name": "pddpm", "patch_size": 48, "test_timesteps": 500}, 1600),
+        ("cddpm", {"name": "cddpm", "encoder": "small"}, 1600),
+    ],
+)
+def test_presets_of_published_models(preset: str, model: dict[str, Any], epochs: int) -> None:
+    config = compose_presets(f"experiment={preset}")
+    assert {name: getattr(config.model.cfg, name) for name in model} == model
+    assert (config.trainer.max_epochs, config.datamodule.cfg.imageDim) == (epochs, (192, 192, 100))
+    check_settings(config)
+
+
+def test_a_pretrained_encoder_must_be_given_to_train() -> None:
+    preset = "experiment=cDDPM/DDPM_cond_spark_2D"
+    with pytest.raises(InputError, match=r"model\.cfg\.pretrained_encoder: has no value"):
+        check_settings(compose_presets(preset))
+    check_settings(compose_presets(preset, "onlyEval=True", "load_checkpoint=run"))
+    config = compose_presets(preset, "model.cfg.pretrained_encoder=folder")
+    check_settings(config)
+    assert (config.model.cfg.encoder, config.model.cfg.pretrained_encoder) == ("resnet50", "folder")
+
+
+@pytest.mark.parametrize("model", ["lite", "lite-cddpm", "lite-pddpm", "lite-spark"])
+def test_lite_networks_have_some_million_weights(model: str) -> None:
+    settings = compose_presets("experiment=lite", f"model={model}").model.cfg
+    with torch.device("meta"):
+        network = MODELS[settings.name](settings)
+    assert 1e6 < sum(weight.numel() for weight in network.parameters()) < 4.5e6
 
 
 def test_flags() -> None:

@@ -59,6 +59,15 @@ def test_anything_that_changes_it_is_another_entry(detector: Detector, calls: li
     assert len(calls) == 5
 
 
+def test_several_draws_are_kept_together(detector: Detector, calls: list[int]) -> None:
+    found, again = (Reconstructor(detector).infer(IMAGE, None, 3, draws=2).reconstruction for _ in range(2))
+    assert calls == [3]
+    assert torch.equal(found, again)
+    assert torch.equal(found, detector.reconstruct(IMAGE, 3, draws=2).half().float())
+    assert torch.equal(found[:1], Reconstructor(detector)(IMAGE, 3))
+    assert calls == [3, 3, 3]
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -26,6 +26,8 @@ UNET = {"unet_dim": 8, "dim_mults": (1, 2), "num_res_blocks": 1, "attention_head
 TINY: dict[str, dict[str, Any]] = {
     "ddpm": UNET,
     "cddpm": UNET,
+    "pddpm": {**UNET, "patch_size": 16},
+    "spark": {"decoder_width": 32},
     "restoration": UNET,
     "ae": {"latent_dim": 4, "widths": (4, 8)},
     "vae": {"latent_dim": 4, "widths": (4, 8)},

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from brainuad.data.slices import TrainingVolumes
 from brainuad.models.anomalies import paint
-from brainuad.models.restoration import RestorationSettings
+from brainuad.models.base import settings_class
 from brainuad.train import fit
 from brainuad.train.module import Training
 from brainuad.train.step import WholeStep, follow
@@ -70,7 +70,7 @@ def whole_step_of(module: Training) -> WholeStep:
     return WholeStep(module.model, module.average, optimizer, module.train_volumes)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "cddpm", "restoration"])
+@pytest.mark.parametrize("name", ["ddpm", "cddpm", "pddpm", "spark", "restoration"])
 def test_a_step_is_the_same_calls_on_the_same_memory(
     name: str, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +80,8 @@ def test_a_step_is_the_same_calls_on_the_same_memory(
     """
     monkeypatch.setattr("brainuad.models.restoration.paint", partial(paint, every_family=True))
     config = tiny()
-    if name == "restoration":
-        config.model.cfg = RestorationSettings(unet_dim=16, dim_mults=(1, 1))
-    config.model.cfg.name = name
+    sizes = {"unet_dim": 16, "dim_mults": (1, 1), "num_res_blocks": 1, "attention_head_dim": 16}
+    config.model.cfg = settings_class(name)(**({"decoder_width": 32} if name == "spark" else sizes))
     config.datamodule.cfg.aug_intensity = name != "restoration"
     module = Training(config, train_volumes, val_volumes)
     step = whole_step_of(module)

@@ -6,8 +6,10 @@ from brainuad.models.conditioned import ConditionedDiffusionModel
 from brainuad.models.denoising import DenoisingAutoencoder
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
+from brainuad.models.patched import PatchedDiffusionModel
 from brainuad.models.release import load_reference_state_dict
 from brainuad.models.restoration import RestorationModel
+from brainuad.models.spark import SparkModel
 from brainuad.models.unet import build_unet
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "ConditionedDiffusionModel",
     "DenoisingAutoencoder",
     "DiffusionModel",
+    "PatchedDiffusionModel",
     "RestorationModel",
+    "SparkModel",
     "VariationalAutoencoder",
     "build_unet",
     "gaussian_noise",

@@ -12,7 +12,7 @@ Scoring asks for a reconstruction, for the model's own map of anomalies, or for 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -84,6 +84,16 @@ class Model(nn.Module):
             The settings that build a model for the weights there are now.
         """
         raise NotImplementedError
+
+    def start_from(self, load: Callable[[str], Model]) -> None:
+        """Take over weights of other models before the first step of a training; nothing by default.
+
+        It is not called where a training is resumed.
+
+        Args:
+            load: Gives the model of a folder, or a shipped one by its name.
+        """
+        return
 
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0

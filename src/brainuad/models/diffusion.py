@@ -127,13 +127,18 @@ class DiffusionModel(Model):
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).
         """
+        clean, noisy = self.training_pair(images, draws)
+        predicted = self.denoise(noisy, draws["timesteps"], self.condition(clean))
+        return LOSSES[self.config.loss](predicted.float(), clean)
+
+    def training_pair(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return clean slices and noisy ones, (B, 1, X, Y) in [-1, 1] each; see ``loss``."""
         _check_images(images)
-        timesteps, noise = draws["timesteps"], draws["noise"]
+        noise = draws["noise"]
         if noise.ndim == 2:
             noise = _simplex_on(images, noise)
         clean = 2 * images - 1
-        predicted = self.denoise(self.q_sample(clean, timesteps, noise), timesteps, self.condition(clean))
-        return LOSSES[self.config.loss](predicted.float(), clean)
+        return clean, self.q_sample(clean, draws["timesteps"], noise)
 
     def condition(self, clean: Tensor) -> Tensor | None:
         """Return what the network is told of clean slices (B, 1, X, Y) in [-1, 1] besides noisy ones: nothing."""
@@ -198,17 +203,30 @@ class DiffusionModel(Model):
         levels = _levels(config)
         clean = 2 * images - 1
         told = self.condition(clean)
-        conditions = [None] * len(clean.split(batch_size)) if told is None else told.split(batch_size)
         total = torch.zeros_like(clean)
         for level in levels:
             for _ in range(config.noise_draws):
                 noise = self.draw_noise(images, generator)  # for all slices, so that batches do not change it
                 t = torch.full((len(images),), level - 1, device=images.device)
-                noisy = self.q_sample(clean, t, noise)
-                batches = zip(noisy.split(batch_size), t.split(batch_size), conditions, strict=True)
-                total += torch.cat([self.denoise(*batch) for batch in batches])
+                total += self.predict(clean, self.q_sample(clean, t, noise), t, told, batch_size)
         mean = total / (len(levels) * config.noise_draws)
         return (mean + 1) / 2
+
+    def predict(
+        self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int
+    ) -> Tensor:
+        """Return the clean slices that the network predicts of noisy ones, batch by batch.
+
+        Args:
+            clean: (B, 1, X, Y) in [-1, 1]; not used.
+            noisy: (B, 1, X, Y).
+            t: (B,) int64, 0-based.
+            told: What ``condition`` gives.
+            batch_size: Slices in one network call.
+        """
+        conditions = [None] * len(noisy.split(batch_size)) if told is None else told.split(batch_size)
+        batches = zip(noisy.split(batch_size), t.split(batch_size), conditions, strict=True)
+        return torch.cat([self.denoise(*batch) for batch in batches])
 
 
 def _simplex_on(images: Tensor, permutations: Tensor) -> Tensor:

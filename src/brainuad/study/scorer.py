@@ -32,9 +32,9 @@ class Reconstructor:
     """Has a model look at images, each only once as long as what it made is in the cache.
 
     A reconstruction is found by the image's voxels, the detector's fingerprint (weights and settings, those of the
-    noise among them), the kind of device, its precision and the seed; a model's own map by the brain mask too. A
-    reconstruction is rounded to 16 bits whether it comes from the cache or not, so results do not depend on the cache.
-    The entries used longest ago make room for new ones.
+    noise among them), the kind of device, its precision, the seed and the number of draws; a model's own map by the
+    brain mask too. A reconstruction is rounded to 16 bits whether it comes from the cache or not, so results do not
+    depend on the cache. The entries used longest ago make room for new ones.
 
     Args:
         detector: The model.
@@ -57,7 +57,7 @@ class Reconstructor:
         stack = self.infer(image, None, seed).reconstruction
         return self.detector.reconstruct(image, seed) if stack is None else stack  # which says why not
 
-    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> Inference:
+    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1) -> Inference:
         """Return what :meth:`Detector.infer` does, reconstructions rounded to 16 bits, as float32.
 
         Raises:
@@ -66,13 +66,13 @@ class Reconstructor:
         model = self.detector.model
         stack = own = None
         if model.reconstructs:
-            name = self._name(image, seed)
-            stack = self._read(name, np.float16, (1, *image.shape))
+            name = self._name(image, seed, draws)
+            stack = self._read(name, np.float16, (draws, *image.shape))
         if wants_map := model.has_map and mask is not None:
-            map_name = self._name(image, seed, mask)
+            map_name = self._name(image, seed, draws, mask)
             own = self._read(map_name, np.float32, image.shape)
         if (model.reconstructs and stack is None) or (wants_map and own is None):
-            made = self.detector.infer(image, mask, seed)
+            made = self.detector.infer(image, mask, seed, draws=draws)
             if made.reconstruction is not None:
                 stack = made.reconstruction.numpy().astype(np.float16)
                 self._write(name, stack, "reconstruction")
@@ -95,8 +95,8 @@ class Reconstructor:
             raise ValueError(f"its {what} holds NaN or infinite values")
         self.cache.write(name, array.nbytes, lambda handle: np.save(handle, array, allow_pickle=False))
 
-    def _name(self, image: np.ndarray, seed: int, mask: np.ndarray | None = None) -> str:
-        text = f"{self._detector_key} {seed} 1 {image.shape} {image.dtype} "
+    def _name(self, image: np.ndarray, seed: int, draws: int, mask: np.ndarray | None = None) -> str:
+        text = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
         found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes())
         if mask is not None:
             found.update(b"map" + np.ascontiguousarray(mask).tobytes())
@@ -228,15 +228,18 @@ class Scorer:
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
         """Return a case's raw maps; without a ``look`` of the model at it those that need none."""
         prepared = self.load(case)
+        wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
-        stack = own = None
+        stack = own = reconstruction = None
         if self.reconstructor is not None:
             stack = self.reconstructor(prepared.image, seed)
+            reconstruction = stack.mean(0)
         elif look:
-            stack, own = self._cached.infer(prepared.image, prepared.mask, seed)
-        wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
+            draws = self.detector.draws(wanted)
+            stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
+            reconstruction = None if stack is None else stack[0]  # whichever scores there are
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
         maps = self.detector.compare(image, stack, mask, wanted, own=own)
         maps[IMAGE] = image
-        return _Compared(prepared, None if stack is None else stack.mean(0), mask, maps)
+        return _Compared(prepared, reconstruction, mask, maps)

@@ -199,9 +199,9 @@ def fit(
         The exported model's folder, ``run_dir / "model"``.
 
     Raises:
-        InputError: The checkpoint to resume from is damaged or belongs to other settings or data; nothing can be
-            compiled here; or the loss or the weights became NaN or infinite. ``last.ckpt`` stays as it was then, and
-            ``model/`` holds the best.
+        InputError: What training starts from cannot be used; the checkpoint to resume from is damaged or belongs to
+            other settings or data; nothing can be compiled here; or the loss or the weights became NaN or infinite.
+            ``last.ckpt`` stays as it was then, and ``model/`` holds the best.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; ``last.ckpt`` holds the last step, ``model/`` the best. Where it
             was the last step of all, training is complete nevertheless.
     """
@@ -216,6 +216,8 @@ def fit(
         resumed_step = check_resumable(last, config, module.data_hash)
     if module.model.fits:
         return fit_at_once(module, run_dir, fold, started)
+    if not resumed_step:
+        module.start()
     steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from brainuad.train.batches import (
     validation_slices,
 )
 from brainuad.train.budget import Budget, annealed, learning_rate_share
-from brainuad.train.step import WholeStep
+from brainuad.train.step import WholeStep, copy_statistics
 
 PICTURE_VOLUMES = 4
 
@@ -65,6 +66,17 @@ def hash_of(*volumes: TrainingVolumes) -> str:
 def on_device(draws: Draws, device: torch.device) -> Draws:
     """Return random numbers on a device."""
     return {name: upload(numbers, device) for name, numbers in draws.items()}
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Have a model measure nothing, such as the means of batch normalisation, but use what it has measured."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class Training(LightningModule):
@@ -99,11 +111,21 @@ class Training(LightningModule):
             load_initial_weights(self.model, config.initial_weights)
         self.average: Any = self.model
         if config.trainer.ema_decay > 0:
-            self.average = copy.deepcopy(self.model).requires_grad_(False)
+            self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.epoch_losses: list[Tensor] = []
         self.budget: Budget | None = None
         self.share = 0.0
         self.whole_step: WholeStep | None = None
+
+    def start(self) -> None:
+        """Let the model take over weights of others, where training starts anew.
+
+        Raises:
+            InputError: They cannot be used.
+        """
+        self.model.start_from(lambda name_or_dir: load_model(name_or_dir, "cpu").model)
+        if self.average is not self.model:
+            self.average.load_state_dict(self.model.state_dict())
 
     def on_fit_start(self) -> None:
         """Bring the volumes to the model's device, once."""
@@ -237,6 +259,7 @@ class Training(LightningModule):
         if self.average is not self.model:
             averages, weights = list(self.average.parameters()), list(self.model.parameters())
             get_ema_multi_avg_fn(self._decay(step))(averages, weights, step)
+            copy_statistics(self.average, self.model)
 
     @torch.no_grad()
     def validation_loss(self, epoch: int) -> float:
@@ -254,7 +277,7 @@ class Training(LightningModule):
             images, masks = self._validation_batch()
         generator = self._generator("validation noise", epoch if self.config.reference else 0)
         size, losses = self.config.datamodule.cfg.batch_size, []
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), evaluated(self.average):
             for batch, brain in zip(images.split(size), masks.split(size), strict=True):
                 draws = self.average.draw(len(batch), tuple(batch.shape[2:]), generator)
                 loss = self.average.loss(batch, brain, on_device(draws, batch.device))
@@ -270,7 +293,7 @@ class Training(LightningModule):
         """
         middle = slice(VALIDATION_SLICES // 2, PICTURE_VOLUMES * VALIDATION_SLICES, VALIDATION_SLICES)
         images, masks = self._validation_batch(middle)
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), evaluated(self.average):
             pictures = self.average.pictures(images, masks, self._generator("picture", 0))
         return {title: picture[:, 0].float().cpu() for title, picture in pictures.items()}
 

@@ -129,6 +129,7 @@ class WholeStep:
             weights: list[Tensor] = list(self.model.parameters())
             with torch.no_grad():
                 follow(averages, weights, held[DECAY])
+                copy_statistics(self.average, self.model)
         return loss.detach()
 
 
@@ -143,6 +144,15 @@ def follow(averages: list[Tensor], weights: list[Tensor], decay: Tensor) -> None
     steps = torch._foreach_sub(weights, averages)
     torch._foreach_mul_(steps, 1 - decay)
     torch._foreach_add_(averages, steps)
+
+
+def copy_statistics(average: nn.Module, model: nn.Module) -> None:
+    """Give the averaged model what the other has measured in training, such as the means of batch normalisation."""
+    weights = {name for name, _ in model.named_parameters()}
+    theirs = model.state_dict()
+    for name, value in average.state_dict().items():
+        if name not in weights:
+            value.copy_(theirs[name])
 
 
 def _single(value: Tensor) -> Tensor:
