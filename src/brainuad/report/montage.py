@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from brainuad.files import atomic_path
 
 _SLICES = 4
 _COLOURS = "autumn"
+_ON_SCREEN = 60  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
 
@@ -36,6 +38,15 @@ class Overlay:
     full_scale: float
 
 
+class Picture(Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", facecolor=self.get_facecolor(), dpi=_ON_SCREEN)
+        return buffer.getvalue()
+
+
 def montage(
     image: np.ndarray,
     reconstruction: np.ndarray | None,
@@ -45,7 +56,7 @@ def montage(
     *,
     title: str,
     scale_meaning: str,
-) -> Figure:
+) -> Picture:
     """Draw axial slices, one a row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
     Args:
@@ -61,7 +72,7 @@ def montage(
     plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
     columns = [*plain, *(overlay.name for overlay in overlays)]
     columns += ["lesion (annotation)"] if lesion is not None else []
-    figure = Figure(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
+    figure = Picture(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(slices), len(columns), squeeze=False)
     for row, z in zip(axes, slices, strict=True):
