@@ -57,6 +57,17 @@ def test_the_picture_shows_the_map_on_a_fixed_scale(case, tmp_path):
     assert coloured(none) < coloured(faint) - 500
 
 
+def test_slices_carry_sides_and_places(case):
+    figure = montage(
+        case["image"], None, [], case["mask"], None,
+        title="t", scale_meaning="m", height=lambda z: f"z = {2 * z} mm",
+    )  # fmt: skip
+    first = next(axis for axis in figure.axes if axis.texts)
+    texts = {text.get_text(): text.get_position()[0] for text in first.texts}
+    assert texts["R"] < texts["L"]  # the patient's right is on the left
+    assert f"z = {2 * choose_slices(case['mask'], None)[0]} mm" in texts
+
+
 def test_an_unwritable_folder_is_one_clear_error(case, tmp_path):
     figure = montage(case["image"], case["image"], [], case["mask"], None, title="t", scale_meaning="m")
     (tmp_path / "file").write_text("")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from brainuad.files import atomic_path
 
 _SLICES = 4
 _COLOURS = "autumn"
-_ON_SCREEN = 60  # dots an inch in a notebook
+_ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
 
@@ -56,6 +56,7 @@ def montage(
     *,
     title: str,
     scale_meaning: str,
+    height: Callable[[int], str] = lambda z: f"slice {z}",
 ) -> Picture:
     """Draw axial slices, one a row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
@@ -67,6 +68,7 @@ def montage(
         lesion: ``(X, Y, Z)`` bool ground truth, or None.
         title: Heading.
         scale_meaning: What the first and the brightest colour stand for, beside the colour bar.
+        height: What a slice is called, by its index: its place in mm, where that is known.
     """
     slices = choose_slices(mask, lesion)
     plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
@@ -81,7 +83,11 @@ def montage(
             axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
         if reconstruction is not None:
             row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
-        row[0].text(1, 2, f"z = {z}", color="white", fontsize=7, va="top")
+        label = {"color": "white", "fontsize": 7}
+        row[0].text(0.02, 0.98, height(z), va="top", transform=row[0].transAxes, **label)
+        for axis in row:
+            axis.text(0.02, 0.5, "R", va="center", transform=axis.transAxes, **label)
+            axis.text(0.98, 0.5, "L", va="center", ha="right", transform=axis.transAxes, **label)
         for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
             spread = (
                 overlay.full_scale - overlay.first_colour

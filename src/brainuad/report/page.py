@@ -276,6 +276,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
         volumes.get("lesion"),
         title=row.name.replace("$", r"\$"),
         scale_meaning="red to yellow: rarer and rarer in healthy brains",
+        height=lambda z: f"z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())

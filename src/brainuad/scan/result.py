@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainuad._version import __version__
+from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
 from brainuad.report.montage import Overlay, Picture, montage, save_montage
@@ -203,6 +204,8 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
     if known:
         overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
         meaning = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}"
+    to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
+    x, y, _ = (size / 2 for size in maps.placed.image.shape)
     return montage(
         maps.placed.image,
         maps.reconstruction,
@@ -211,4 +214,5 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
         None if lesion is None else maps.to_model(lesion),
         title=f"{name} · {model['name']}",
         scale_meaning=meaning,
+        height=lambda z: f"MNI z = {to_mni[2] @ [x, y, z, 1]:.0f} mm",
     )
