@@ -32,8 +32,10 @@ def list_models(as_json: Json = False) -> None:
         about, calibration = detector.provenance, detector.calibration
         with model_folder(name) as folder:
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
         row = {
             "name": name,
+            "for": card[2].split(" **")[0],
             "modality": detector.modality,
             "parameters": sum(weight.numel() for weight in detector.model.parameters()),
             "megabytes": round(size / 1e6, 1),
