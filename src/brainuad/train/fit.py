@@ -33,6 +33,7 @@ from brainuad.train.budget import Budget
 from brainuad.train.callbacks import Epochs, Interrupted
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
+from brainuad.train.pictures import draw_curve
 from brainuad.train.reports import MetricsTable, Progress
 
 LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings that say how long training takes
@@ -143,7 +144,8 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) ->
     if config.logger.wandb:
         if importlib.util.find_spec("wandb") is None:
             raise InputError("logger.wandb", "wandb is not installed", "pip install 'brainuad[wandb]'")
-        loggers.append(WandbLogger(project="brainuad", name=config.name, save_dir=run_dir))
+        project, group = config.logger.project, config.logger.group or None
+        loggers.append(WandbLogger(project=project, group=group, name=config.name, save_dir=run_dir))
     return loggers
 
 
@@ -179,7 +181,7 @@ def fit(
 
     Writes ``checkpoints/last.ckpt`` (to resume), ``model/`` (settings and averaged weights of the lowest
     validation loss, written at the first validation and then just before ``last.ckpt``), ``metrics.csv``,
-    ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``.
+    ``tensorboard/``, ``pictures/`` and, when training is complete, ``curve.png`` and ``training.json``.
 
     Args:
         config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
@@ -245,6 +247,7 @@ def fit(
             **{name: getattr(config.trainer, name) for name in LENGTHS},
             "seconds": round(time.monotonic() - started, 1),
         }
+        draw_curve(run_dir / "metrics.csv", run_dir / "curve.png")
         write_json(run_dir / "training.json", summary)
     if interrupt.is_set():  # in the last step, or while it was written
         raise KeyboardInterrupt
