@@ -116,7 +116,7 @@ def evaluate(
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
     else:
         print(headline(table))
-        print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.md'}")
+        print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.html'}")
     scans = table.drop_duplicates(["set", "case", "split"])
     exit_by_failures([True] * len(failures(table)) + [False] * (len(scans) - len(failures(table))))
 

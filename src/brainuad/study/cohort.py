@@ -16,6 +16,7 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path, write_json, write_text
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 from brainuad.scoring.rarity import RARITY
+from brainuad.study.html_page import write_page
 from brainuad.study.loader import Loader
 from brainuad.study.pages import latex_tables, markdown
 from brainuad.study.progress import without_nan
@@ -107,6 +108,10 @@ def evaluate_cases(
 
         draw_figures(Path(output) / "figures", table, drawn, summary)
         run.draw_montages(table, summary)
+        pictures = sorted((Path(output) / "figures").glob("*.png"))
+        write_page(
+            Path(output) / "summary.html", (Path(output) / "summary.md").read_text(encoding="utf-8"), pictures
+        )
     return spelled_out(table)
 
 
