@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -83,18 +84,11 @@ def montage(
             axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
         if reconstruction is not None:
             row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
-        label = {"color": "white", "fontsize": 7}
-        row[0].text(0.02, 0.98, height(z), va="top", transform=row[0].transAxes, **label)
+        row[0].text(0.02, 0.98, height(z), va="top", color="white", fontsize=7, transform=row[0].transAxes)
         for axis in row:
-            axis.text(0.02, 0.5, "R", va="center", transform=axis.transAxes, **label)
-            axis.text(0.98, 0.5, "L", va="center", ha="right", transform=axis.transAxes, **label)
+            _letter(axis)
         for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
-            spread = (
-                overlay.full_scale - overlay.first_colour
-            ) or 1.0  # of a map that is the same everywhere
-            colour = (overlay.anomaly - overlay.first_colour) / spread
-            coloured = np.ma.masked_less(_seen_from_the_feet(colour, z), 0)
-            axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
+            axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
         if lesion is not None and lesion[:, :, z].any():
             row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
@@ -108,6 +102,51 @@ def montage(
     bar.set_ticks([])
     bar.set_label(scale_meaning, color="white", fontsize=7)
     return figure
+
+
+def finding_panels(
+    image: np.ndarray, overlay: Overlay, labels: np.ndarray, findings: Sequence[tuple[int, int, str]]
+) -> Picture:
+    """Draw findings one by one, two a row: the axial slice with the finding's outline, and the map over it beside.
+
+    Args:
+        image: ``(X, Y, Z)`` scan in [0, 1], RAS axes.
+        overlay: The anomaly map and its scale.
+        labels: ``(X, Y, Z)``, the label of the finding that a voxel belongs to.
+        findings: Label, index of the axial slice, and what the slice is called, of each to draw.
+    """
+    rows = -(-len(findings) // 2)
+    figure = Picture(figsize=(8, 2.5 * rows), facecolor="black", dpi=90)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 4, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for (label, z, height), scan, map in zip(findings, axes[::2], axes[1::2], strict=False):
+        for axis in (scan, map):
+            axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
+            _letter(axis)
+        map.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
+        if (labels[:, :, z] == label).any():
+            outline = _seen_from_the_feet(labels == label, z)
+            scan.contour(outline, [0.5], colors="#00e5ff", linewidths=0.9)
+        scan.set_title(f"finding {label} · {height}", color="white", fontsize=8)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12
+    )
+    return figure
+
+
+def _letter(axis: Axes) -> None:
+    """Write the patient's sides at the edges of an axial slice."""
+    for x, side, place in ((0.02, "R", "left"), (0.98, "L", "right")):
+        axis.text(x, 0.5, side, color="white", fontsize=7, va="center", ha=place, transform=axis.transAxes)
+
+
+def _coloured(overlay: Overlay, z: int) -> np.ndarray:
+    """Return a slice of a map from 0 at its first colour to 1 at its brightest, masked below."""
+    spread = (overlay.full_scale - overlay.first_colour) or 1.0  # of a map that is the same everywhere
+    colour = (overlay.anomaly[:, :, z : z + 1] - overlay.first_colour) / spread
+    return np.ma.masked_less(_seen_from_the_feet(colour, 0), 0)
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
