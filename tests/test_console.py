@@ -42,11 +42,13 @@ def test_a_bar_shows_stage_and_time_left(
         bar.stage("a: placing")
         bar.shown.refresh()
         assert "left" not in capsys.readouterr().err  # one that was done before says nothing
-        bar("a: remark")
+        bar("a: remark", what="Drawing")
+        bar()
         bar.stage("b: reconstruct")
         bar.shown.refresh()
         shown = capsys.readouterr().err
     assert "a: remark" in shown
+    assert "Drawing" in shown
     assert "2/4" in shown
     assert "left" in shown
     assert "b: reconstruct" in shown

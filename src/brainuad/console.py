@@ -136,7 +136,7 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             _TimeLeft(),
-            TextColumn("{task.fields[stage]}"),
+            TextColumn("{task.fields[stage]}", markup=False),  # names of files may look like markup
         )
         watched = console.is_terminal and not self._quiet
         self.shown = Progress(*columns, console=console, transient=True, disable=not watched)
@@ -157,7 +157,7 @@ class Bar:
             self.shown.console.print(escape(message), highlight=False)
         task = self.shown.tasks[self._task]
         if what is not None and what != task.description:
-            self.shown.reset(self._task, description=what, skipped=0)
+            self.shown.reset(self._task, description=what, skipped=0, stage="")
         self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped)
 
     def stage(self, name: str) -> None:

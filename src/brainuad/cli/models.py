@@ -35,13 +35,13 @@ def list_models(as_json: Json = False) -> None:
             card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
         row = {
             "name": name,
-            "for": card[2].split(" **")[0],
             "modality": detector.modality,
             "parameters": sum(weight.numel() for weight in detector.model.parameters()),
             "megabytes": round(size / 1e6, 1),
             "calibrated_on": calibration.scans if calibration else 0,
             "licence": about.get("licence", "unknown"),
             "trained_on": about.get("training_data", "unknown"),
+            "for": card[2].split(" **")[0],
         }
         rows.append(row)
     if rows:
