@@ -168,7 +168,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
 def _about(records: Records) -> list[str]:
     """Return score, model, date and version of what was scored; of scans that differ, each."""
     scored = [row.scored for row in records.rows if row.scored]
-    parts = {
+    parts: dict[str, list[Any]] = {
         "score": [one.settings.get("score") for one in scored],
         "model": [one.model.get("name") for one in scored],
         "scored": [str(records.run.get("started") or "")[:10]],

@@ -106,12 +106,10 @@ def evaluate_cases(
     if figures:
         from brainuad.study.figures import draw_figures
 
-        draw_figures(Path(output) / "figures", table, drawn, summary)
-        run.draw_montages(table, summary)
-        pictures = sorted((Path(output) / "figures").glob("*.png"))
-        write_page(
-            Path(output) / "summary.html", (Path(output) / "summary.md").read_text(encoding="utf-8"), pictures
-        )
+        pictures = draw_figures(Path(output) / "figures", table, drawn, summary)
+        pictures += run.draw_montages(table, summary)
+        text = (Path(output) / "summary.md").read_text(encoding="utf-8")
+        write_page(Path(output) / "summary.html", text, pictures)
     return spelled_out(table)
 
 
