@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from brainuad.console import set_verbosity
+from brainuad.console import announce, progress, set_verbosity, time_left
 
 
 def test_messages_go_to_the_stderr_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,3 +15,40 @@ def test_messages_go_to_the_stderr_there_is(capsys: pytest.CaptureFixture[str]) 
     gone.close()
     logging.getLogger("brainuad.data").warning("left out")
     assert capsys.readouterr().err == "brainuad: left out\n"
+
+
+def test_quiet_announces_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    set_verbosity(verbose=False, quiet=False)
+    announce("loading a model")
+    set_verbosity(verbose=False, quiet=True)
+    announce("loading another")
+    assert capsys.readouterr().err == "brainuad: loading a model\n"
+
+
+def test_the_time_left_is_that_of_those_done() -> None:
+    assert time_left(120.0, 2, 3) == 180.0  # however long each takes
+    assert time_left(5.0, 0, 3) is None
+    assert time_left(5.0, 2, None) is None
+
+
+def test_a_bar_shows_stage_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
+    set_verbosity(verbose=False, quiet=False)
+    with progress("Scoring", 4) as bar:
+        bar(skipped=True)
+        bar.stage("a: placing")
+        bar.shown.refresh()
+        assert "left" not in capsys.readouterr().err  # one that was done before says nothing
+        bar("a: remark", what="Drawing")
+        bar()
+        bar.stage("b: reconstruct")
+        bar.shown.refresh()
+        shown = capsys.readouterr().err
+    assert "a: remark" in shown
+    assert "Drawing" in shown
+    assert "2/4" in shown
+    assert "left" in shown
+    assert "b: reconstruct" in shown

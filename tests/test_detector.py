@@ -200,6 +200,12 @@ def test_missing_folder(tmp_path: Path) -> None:
         load_model("no-such-model")
 
 
+def test_repr_is_one_line(detector: Detector) -> None:
+    assert repr(detector).startswith("Detector(tiny: ")
+    assert "not calibrated" in repr(replace(detector, calibration=None))
+    assert len(repr(detector)) < 120
+
+
 def test_shipped_models_load_by_name() -> None:
     for name in known_models():
         assert load_model(name, "cpu").name == name

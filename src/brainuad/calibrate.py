@@ -68,6 +68,7 @@ def calibrate(
     precision: str = "auto",
     seed: int = 0,
     report: Report = lambda row, total: None,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> Calibrated:
     """Calibrate a model on healthy scans.
 
@@ -85,6 +86,7 @@ def calibrate(
         precision: As in :func:`brainuad.detector.load_model`.
         seed: Seeds registration, reconstruction and the bootstrap.
         report: Called with each scan's row as it is done, and the number of scans.
+        stage: Called with scan and step ("IXI067: reconstruct") as one begins.
 
     Raises:
         InputError: The model or scans cannot be found, fewer than two scans can be used, or the folder cannot be
@@ -103,7 +105,7 @@ def calibrate(
     _check_enough(len(scans), len(scans), healthy)
     # a score of many draws takes as many times as long, and its values are those of one scan
     scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
-    work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed)
+    work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
     numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))
@@ -206,6 +208,7 @@ class _Work:
     summaries: Path
     masks: Path | None
     seed: int
+    stage: Callable[[str], None]
 
     def __call__(self, numbered: tuple[int, Scan | Case]) -> tuple[int, Row, HealthyScan | None]:
         """Return a scan's number, its row and, if it can be used, its summary."""
@@ -260,7 +263,14 @@ class _Work:
             volume, brain = open_scan(scan), Volume.load(mask) if mask else None
             if brain and mask:
                 check_same_grid(brain, volume, mask)
-            found = map_scan(volume, self.detector, brain_mask=brain, scores=self.scores, seed=self.seed)
+            found = map_scan(
+                volume,
+                self.detector,
+                brain_mask=brain,
+                scores=self.scores,
+                seed=self.seed,
+                stage=lambda name: self.stage(f"{scan.name}: {name}"),
+            )
             placed = found.placed
             look = (placed.image, placed.mask, found.brain.ml, placed.alignment)
             return HealthyScan.of(found.maps, found.raw, *look)

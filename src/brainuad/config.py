@@ -207,11 +207,15 @@ class LoggerConfig:
         csv: Write ``metrics.csv``.
         tensorboard: Write TensorBoard event files.
         wandb: Log to Weights & Biases.
+        project: Its project.
+        group: Its group of runs, "" for none.
     """
 
     csv: bool = True
     tensorboard: bool = True
     wandb: bool = False
+    project: str = "brainuad"
+    group: str = ""
 
 
 @dataclass

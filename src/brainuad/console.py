@@ -7,26 +7,36 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from brainuad.errors import DeviceError, InputError, printable
 
 logger = logging.getLogger("brainuad")
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
-Advance = Callable[..., None]
+_ANYWHERE = ("-v", "--verbose", "-q", "--quiet", "--debug")  # options of all commands
 
 
 class Commands(TyperGroup):
     """Commands whose expected errors end in one line on stderr and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the options of all commands from wherever they stand, up to ``--``."""
+        end = args.index("--") if "--" in args else len(args)
+        first = [word for word in args[:end] if word in _ANYWHERE]
+        rest = [word for word in args[:end] if word not in _ANYWHERE]
+        return super().parse_args(ctx, [*first, *rest, *args[end:]])
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; with ``--debug`` errors keep their traceback."""
@@ -51,6 +61,12 @@ class Commands(TyperGroup):
 def say(message: str) -> None:
     """Write one line to stderr."""
     print(f"brainuad: {message}", file=sys.stderr)
+
+
+def announce(message: str) -> None:
+    """Write one line to stderr before what takes a while, unless the user asked for quiet."""
+    if logger.isEnabledFor(logging.WARNING):
+        say(message)
 
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -94,34 +110,80 @@ def exit_by_failures(failed: list[bool]) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as tab-separated columns."""
+    """Print rows as JSON or as tab-separated columns; to someone who watches, as a table."""
     if as_json:
         print(json.dumps(rows, indent=2))
+        return
+    if (console := Console()).is_terminal:
+        table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(escape(printable(str(value))) for value in row.values()))
+        console.print(table)
         return
     print("\t".join(rows[0]))
     for row in rows:
         print("\t".join(printable(str(value)) for value in row.values()))
 
 
+class Bar:
+    """Progress on stderr: a bar while someone watches, messages in any case."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        console = Console(stderr=True, soft_wrap=True)
+        self._quiet = not logger.isEnabledFor(logging.WARNING)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _TimeLeft(),
+            TextColumn("{task.fields[stage]}", markup=False),  # names of files may look like markup
+        )
+        watched = console.is_terminal and not self._quiet
+        self.shown = Progress(*columns, console=console, transient=True, disable=not watched)
+        self._task = self.shown.add_task(what, total=total, stage="", skipped=0)
+
+    def __call__(
+        self, message: str = "", *, total: int | None = None, what: str | None = None, skipped: bool = False
+    ) -> None:
+        """One more is done.
+
+        Args:
+            message: Written to stderr, above the bar where there is one.
+            total: How many there are.
+            what: What is done to them; another than before begins anew.
+            skipped: It was done before, and says nothing about the time that others take.
+        """
+        if message and not self._quiet:
+            self.shown.console.print(escape(message), highlight=False)
+        task = self.shown.tasks[self._task]
+        if what is not None and what != task.description:
+            self.shown.reset(self._task, description=what, skipped=0, stage="")
+        self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped)
+
+    def stage(self, name: str) -> None:
+        """Show what is being done at the moment."""
+        self.shown.update(self._task, stage=name)
+
+
+class _TimeLeft(ProgressColumn):
+    """The time that those left will take if they take as long as those done; rich forgets what took over 30 s."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Return "0:01:30 left", and nothing before the first is done."""
+        seconds = time_left(task.elapsed or 0, task.completed - task.fields["skipped"], task.remaining)
+        return Text("" if seconds is None else f"{timedelta(seconds=round(seconds))} left")
+
+
+def time_left(elapsed: float, done: float, left: float | None) -> float | None:
+    """Return the seconds that those left take at the pace of those done; None where nobody knows."""
+    return None if left is None or done < 1 else elapsed / done * left
+
+
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Advance]:
-    """Show a bar on stderr while someone watches.
-
-    Yields:
-        ``advance(message="", total=None, what=None)``: one more is done. A message is written to stderr, above
-        the bar where there is one.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, soft_wrap=True)
-    quiet = not logger.isEnabledFor(logging.WARNING)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-
-        def advance(message: str = "", *, total: int | None = None, what: str | None = None) -> None:
-            if message and not quiet:
-                console.print(escape(message), highlight=False)
-            if what is not None and what != bar.tasks[task].description:
-                bar.reset(task, description=what)
-            bar.update(task, advance=1, total=total)
-
-        yield advance
+def progress(what: str, total: int | None) -> Iterator[Bar]:
+    """Show a bar on stderr while someone watches."""
+    bar = Bar(what, total)
+    with bar.shown:
+        yield bar

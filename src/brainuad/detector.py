@@ -94,7 +94,7 @@ class Maps:
     final: dict[str, Tensor]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Detector:
     """A model of healthy brains with everything needed to score a scan.
 
@@ -122,6 +122,12 @@ class Detector:
     health: HealthyMoments | None = None
     precision: str = "float32"
     compiled: bool = False
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        known = f"calibrated on {self.calibration.scans} scans" if self.calibration else "not calibrated"
+        about = f"{self.model_config.name}, {self.modality}, {weights:,} parameters, {self.device}, {self.precision}"
+        return f"Detector({self.name}: {about}, {known})"
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Detector:

@@ -48,7 +48,7 @@ RELEASE_HINTS = {
     "conv_resample": "It is not needed: the network halves and doubles its resolution by convolutions, as published",
     "dropout_unet": "It is not needed: the network has no dropout, as published",
     "condition": "The conditioned model is model=cddpm",
-    "project": "It is not needed: with logger=wandb, runs go to the project brainuad",
+    "project": "It is logger.project here, as its group is logger.group",
 }
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +41,43 @@ def test_help_and_version() -> None:
             in CliRunner().invoke(app, [command, "-h"], prog_name="brainuad").stdout
         )
     assert "Configuration groups" in run("train", "--help").output
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "brainuad", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == run("--version").stdout
+
+
+def test_verbosity_may_follow_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brainuad.experiment, "main", lambda words: 0)
+    for words, level in ((("train", "a=b", "-v"), "INFO"), (("train", "a=b", "--quiet"), "ERROR")):
+        run(*words)
+        assert logging.getLogger("brainuad").level == getattr(logging, level)
+    assert run("--", "-v", code=2).stderr
+
+
+def test_commands_complete() -> None:
+    words = {"_BRAINUAD_COMPLETE": "complete_bash", "COMP_WORDS": "brainuad cal", "COMP_CWORD": "1"}
+    program = [sys.executable, "-m", "brainuad"]
+    done = subprocess.run(program, env=os.environ | words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["calibrate"]
+
+
+def test_help_is_as_wide_as_the_terminal() -> None:
+    program = [sys.executable, "-m", "brainuad", "score", "--help"]
+    done = subprocess.run(
+        program, env=os.environ | {"COLUMNS": "150"}, capture_output=True, text=True, check=True
+    )
+    assert 100 < max(map(len, done.stdout.splitlines())) <= 150
+
+
+def test_every_score_says_what_it_is_for() -> None:
+    rows = {row["score"]: row["for"] for row in json.loads(run("scores", "--json").stdout)}
+    assert set(rows) >= {"rarity", "ssim_ensemble", "l1", "model", "intensity_atlas"}
+    assert not [name for name in rows if name.endswith("_z")]
+    assert all(text and "\n" not in text and len(text) < 120 for text in rows.values())
 
 
 def test_importing_the_command_line_imports_nothing_slow() -> None:

@@ -35,6 +35,7 @@ def test_evaluate(model: Path, data_dir: Path, tmp_path: Path) -> None:
         ["set", "score"], *(["IXI", score] for score in scores), *(["MSLUB", score] for score in scores),
     ]  # fmt: skip
     assert str(out / "cases.csv") in shown
+    assert "precision_recall" in (out / "summary.html").read_text(encoding="utf-8")
     summary = json.loads(run(*words, "--json").stdout)
     assert "intensity_atlas needs 3 healthy validation scans" in summary["notes"][0]
     table = pd.read_csv(out / "cases.csv").set_index(["case", "score", "space", "metric", "threshold"])

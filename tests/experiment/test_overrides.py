@@ -146,7 +146,7 @@ def test_reference_shares_noise_in_training() -> None:
         ("model.cfg.OpenaiUnet=True", "is the only one"),
         ("trainer.ckpt_path=last.ckpt", "resume=True"),
         ("datamodule.cfg.testsets=[MSLUB]", "--sets"),
-        ("logger.wandb.project=mine", "project brainuad"),
+        ("logger.wandb.project=mine", "logger.project"),
         ("model.cfg.condition=True", "model=cddpm"),
     ],
 )

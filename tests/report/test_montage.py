@@ -6,7 +6,7 @@ from matplotlib import image as mpl_image
 
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
-from brainuad.report.montage import Overlay, choose_slices, montage, save_montage
+from brainuad.report.montage import Overlay, choose_slices, finding_panels, montage, save_montage
 
 DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
@@ -55,6 +55,30 @@ def test_the_picture_shows_the_map_on_a_fixed_scale(case, tmp_path):
     assert yellow(saturated) > yellow(faint) + 500  # the scale is given, not taken from the case
     assert coloured(saturated) == pytest.approx(coloured(faint), rel=0.1)
     assert coloured(none) < coloured(faint) - 500
+
+
+def test_slices_carry_sides_and_places(case):
+    figure = montage(
+        case["image"], None, [], case["mask"], None,
+        title="t", scale_meaning="m", height=lambda z: f"z = {2 * z} mm",
+    )  # fmt: skip
+    first = next(axis for axis in figure.axes if axis.texts)
+    texts = {text.get_text(): text.get_position()[0] for text in first.texts}
+    assert texts["R"] < texts["L"]  # the patient's right is on the left
+    assert f"z = {2 * choose_slices(case['mask'], None)[0]} mm" in texts
+
+
+def test_every_finding_has_its_panel(case):
+    labels = np.where(case["lesion"], 7, 0)
+    z = int(case["lesion"].sum((0, 1)).argmax())
+    overlay = Overlay("map", case["lesion"] * 0.5, 0.1, 0.5)
+    figure = finding_panels(case["image"], overlay, labels, [(7, z, "z = 4 mm"), (8, 0, "z = 0 mm")])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["finding 7 · z = 4 mm", "", "finding 8 · z = 0 mm", ""]
+    first, beside, other, _ = figure.axes
+    assert len(first.collections) == 1  # the outline
+    assert not other.collections  # of one that is not in this slice
+    assert beside.images[1].get_array().count() == case["lesion"][:, :, z].sum()
 
 
 def test_an_unwritable_folder_is_one_clear_error(case, tmp_path):

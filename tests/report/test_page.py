@@ -7,13 +7,13 @@ from importlib.resources import files
 
 import pytest
 from matplotlib import image as mpl_image
-from scored_folder import EVIL, RARE, SCALE, SCRIPT, patient, write_scan
+from scored_folder import EVIL, RARE, SCALE, SCRIPT, patient, write_run, write_scan
 from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.errors import InputError
 from brainuad.report.histogram import histogram
-from brainuad.report.page import CSP, build_report, scale_words
+from brainuad.report.page import CSP, STANDING, build_report, scale_words
 from brainuad.report.records import Scale
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -129,8 +129,10 @@ def test_the_page_says_what_it_must(cohort_page):
     assert "brain volume out of range" in text
     assert "3 done" in text
     assert "1 failed" in text
+    about = "score ssim_ensemble · model lite-t1 · scored 2026-11-24 · brainuad"
+    assert about in text
     images = [attributes for tag, attributes in cohort_page.elements if tag == "img"]
-    assert len(images) == 3
+    assert len([image for image in images if "through its findings" not in image["alt"]]) == 3
     assert all("patient19" in image["alt"] or "Axial slices of" in image["alt"] for image in images)
 
 
@@ -237,6 +239,17 @@ def test_what_is_said_of_all_scans_is_said_once(tmp_path):
     assert "few healthy scans" in read(out / "a.html").text
 
 
+def test_what_is_of_the_model_is_a_footnote(tmp_path):
+    volumes, affine = patient()
+    few = f"{STANDING}15 healthy scans; fewer than 20 is little"
+    sidecar = write_scan(tmp_path / "out", "a", volumes, affine, warnings=[few, "brain volume out of range"])
+    write_run(tmp_path / "out", [sidecar])
+    text = build_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "<b>Warning:</b> brain volume out of range" in text
+    assert f"<b>Warning:</b> {few}" not in text
+    assert f"Note: {few}." in text
+
+
 def test_the_montage_is_the_one_that_was_written_or_else_drawn(scored):
     written, path = scored / "patient19_t1.png", scored / "report.html"
     build_report(scored)
@@ -260,6 +273,7 @@ def test_the_histogram_counts_every_scan():
     assert sum(int(bar.text.split()[0]) for bar in drawn.scans) == 2
     assert [text for _, text in drawn.marks] == ["a: 0.2000", "<b>: 0.4000"]
     assert all(bar.x >= 0 and bar.x + bar.width <= 720 and bar.y >= 0 for bar in drawn.healthy + drawn.scans)
+    assert [text for _, text in drawn.ticks] == ["0.1", "0.2", "0.3", "0.4"]
     assert histogram([], [0.1]) is None
     assert histogram([("a", 0.2)], []).healthy == []
 

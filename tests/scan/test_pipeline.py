@@ -93,6 +93,39 @@ def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreR
     assert result.score == scored.score
 
 
+def test_images_of_torchio_and_monai_bring_their_affines(
+    detector: Detector, scored: brainuad.ScoreResult
+) -> None:
+    image, mask = nib.load(IMAGE), nib.load(MASK)
+    array = torch.from_numpy(image.get_fdata(dtype=np.float32))
+    meta = pytest.importorskip("monai.data").MetaTensor(array[None], affine=torch.from_numpy(image.affine))
+    torchio = pytest.importorskip("torchio")
+    result = score(meta, detector, brain_mask=torchio.LabelMap(MASK), seed=1)
+    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    np.testing.assert_allclose(result.affine, image.affine, atol=1e-5)
+    result = score(torchio.ScalarImage(IMAGE), detector, brain_mask=mask, seed=1)
+    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    moved = torchio.LabelMap(
+        tensor=mask.get_fdata()[None], affine=image.affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 9]]
+    )
+    with pytest.raises(InputError, match="from its scan"):
+        score(meta, detector, brain_mask=moved)
+    with pytest.raises(InputError, match="three dimensions"):
+        score(torch.zeros(2, 4, 4, 4), detector, affine=image.affine)
+
+
+def test_a_notebook_shows_picture_and_findings(scored: brainuad.ScoreResult) -> None:
+    assert scored.plot()._repr_png_().startswith(b"\x89PNG")
+    frame = scored.to_frame()
+    assert list(frame.index) == [finding.label for finding in scored.findings]
+    assert list(frame["ml"]) == [finding.ml for finding in scored.findings]
+    assert list(frame["scanner_z"]) == [round(finding.centre_mm[2], 1) for finding in scored.findings]
+    shown = scored._repr_html_()
+    assert shown.count("<tr") == len(frame) + 2  # its head has two lines
+    assert "data:image/png;base64," in shown
+    assert f"score {scored.score:.4f}" in shown
+
+
 def test_brain_extracted_scan_needs_no_mask(detector: Detector, scored: brainuad.ScoreResult) -> None:
     image, mask = nib.load(IMAGE), nib.load(MASK)
     extracted = image.get_fdata() * (mask.get_fdata() > 0)

@@ -63,9 +63,8 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
         return replace(result, record=result.record | {"settings": {"fpr": kwargs["fpr"]}})
 
     monkeypatch.setattr(run, "score_scan", score)
-    monkeypatch.setattr(
-        "brainuad.scan.result._draw", lambda result, path, *rest: path.write_bytes(b"a picture")
-    )
+    monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: b"a picture")
+    monkeypatch.setattr("brainuad.scan.result.save_montage", lambda picture, path: path.write_bytes(picture))
     return done
 
 

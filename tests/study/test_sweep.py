@@ -195,6 +195,7 @@ def test_page_and_figure_show_the_means(results: Path) -> None:
     assert row["mean"].item() == pytest.approx(of_width["average_precision"].mean())
     assert f"| width 1.1 | {row['mean'].item():.3f}" in (results / "summary.md").read_text()
     assert mpl_image.imread(results / "sweep.png").std() > 0.05
+    assert "data:image/png;base64," in (results / "summary.html").read_text(encoding="utf-8")
 
 
 def test_a_rerun_computes_nothing(

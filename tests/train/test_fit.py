@@ -16,7 +16,7 @@ from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.train import fit
-from brainuad.train.fit import quiet_lightning, resolve_precision, total_steps
+from brainuad.train.fit import build_loggers, quiet_lightning, resolve_precision, total_steps
 from brainuad.train.module import Training
 
 
@@ -47,6 +47,7 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
         "epoch00002.png",
     ]
     assert (unbroken / "pictures" / "epoch00001.png").read_bytes().startswith(b"\x89PNG")
+    assert (unbroken / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((unbroken / "tensorboard").glob("events.*"))
     assert [path.name for path in (unbroken / "checkpoints").iterdir()] == ["last.ckpt"]
     assert not list(unbroken.rglob(".partial-*"))
@@ -177,6 +178,16 @@ def test_wandb_that_is_not_installed(
     config.logger.wandb = True
     with pytest.raises(InputError, match="wandb is not installed"):
         fit(config, train_volumes, val_volumes, tmp_path)
+
+
+def test_wandb_gets_project_and_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setitem(build_loggers.__globals__, "WandbLogger", lambda **words: asked.update(words))
+    config = tiny()
+    config.logger.wandb, config.logger.project, config.logger.group = True, "mine", "folds"
+    build_loggers(config, tmp_path, 0)
+    assert (asked["project"], asked["group"]) == ("mine", "folds")
 
 
 def test_device_that_is_not_there(

@@ -6,6 +6,7 @@ failed, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -21,6 +22,7 @@ from brainuad.cli import (  # noqa: F401  (each registers its command)
     prepare,
     report,
     score,
+    scores,
     simulate,
     sweep,
     train,
@@ -34,5 +36,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the program ``brainuad``."""
     sys.excepthook = report_bug
+    # Threads that wait by spinning take the processor from others. PyTorch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print_anything()
     typer.main.get_command(app)(prog_name="brainuad")

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Precision, Seed
-from brainuad.console import exit_by_failures, print_rows, progress, say
+from brainuad.cli.options import Device, Json, Precision, Seed, Threads, use_threads
+from brainuad.console import announce, exit_by_failures, print_rows, progress, say
 
 
 @app.command(short_help="Set a model's thresholds on healthy scans.")
@@ -38,19 +38,23 @@ def calibrate(
         Path | None, typer.Option(metavar="DIR", help="Folder of brain masks named after their scans.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    threads: Threads = None,
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
+    announce(f"loading {model}")
     from brainuad.calibrate import calibrate as run
     from brainuad.calibration import FEW_SCANS
 
+    use_threads(threads)
     with progress("Calibrating", None) as advance:
 
         def report(row: dict[str, Any], total: int) -> None:
-            advance(f"left out {row['name']}: {row['message']}" if row["message"] else "", total=total)
+            message = f"left out {row['name']}: {row['message']}" if row["message"] else ""
+            advance(message, total=total, skipped=row["status"] == "skipped")
 
         made = run(
             model,
@@ -62,6 +66,7 @@ def calibrate(
             precision=precision,
             seed=seed,
             report=report,
+            stage=advance.stage,
         )
     calibration = made.calibration
     if calibration.scans < FEW_SCANS:

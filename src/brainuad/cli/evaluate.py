@@ -17,11 +17,13 @@ from brainuad.cli.options import (
     Output,
     Precision,
     Seed,
+    Threads,
     known,
     listed,
     one_of,
+    use_threads,
 )
-from brainuad.console import exit_by_failures, logger, progress
+from brainuad.console import announce, exit_by_failures, logger, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, paper_folds, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.errors import InputError
@@ -66,12 +68,14 @@ def evaluate(
     precision: Precision = "auto",
     compile: Compile = False,
     seed: Seed = 0,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done.
 
     Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
+    announce(f"loading {model}")
     from brainuad.runs import load_trained
     from brainuad.scoring.atlas import score_names
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
@@ -79,6 +83,7 @@ def evaluate(
 
     wanted_scores, wanted_sets = listed(scores), listed(sets)
     known("--scores", wanted_scores or [], score_names())
+    use_threads(threads)
     ranks = context.with_resource(joined_ranks())
     detector = load_trained(model, fold or 0, device, precision)
     if compile:
@@ -111,7 +116,7 @@ def evaluate(
         print((output / "summary.json").read_text(encoding="utf-8"), end="")
     else:
         print(headline(table))
-        print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.md'}")
+        print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.html'}")
     scans = table.drop_duplicates(["set", "case", "split"])
     exit_by_failures([True] * len(failures(table)) + [False] * (len(scans) - len(failures(table))))
 

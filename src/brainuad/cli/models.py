@@ -32,6 +32,7 @@ def list_models(as_json: Json = False) -> None:
         about, calibration = detector.provenance, detector.calibration
         with model_folder(name) as folder:
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+            card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()
         row = {
             "name": name,
             "modality": detector.modality,
@@ -40,6 +41,7 @@ def list_models(as_json: Json = False) -> None:
             "calibrated_on": calibration.scans if calibration else 0,
             "licence": about.get("licence", "unknown"),
             "trained_on": about.get("training_data", "unknown"),
+            "for": card[2].split(" **")[0],
         }
         rows.append(row)
     if rows:

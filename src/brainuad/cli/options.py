@@ -41,8 +41,20 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the network first: a minute, then a GPU is faster."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Processor threads of the network; by default one a core."),
+]
 Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def use_threads(number: int | None) -> None:
+    """Have PyTorch compute in so many threads, where a number was given."""
+    if number is not None:
+        import torch
+
+        torch.set_num_threads(number)
 
 
 def known(option: str, names: list[str], among: list[str]) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Output, Precision, Seed, known
-from brainuad.console import exit_by_failures, print_rows, progress, say
+from brainuad.cli.options import Device, Json, Output, Precision, Seed, Threads, known, use_threads
+from brainuad.console import announce, exit_by_failures, print_rows, progress, say
 
 
 @app.command(short_help="Map anomalies in scans of your own.")
@@ -59,6 +59,7 @@ def score(
     precision: Precision = "auto",
     seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score again what is finished.")] = False,
     shard: Annotated[
         str,
@@ -72,6 +73,7 @@ def score(
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
 ) -> None:
     """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
+    announce(f"loading {model}")
     from brainuad.data.inputs import find_scans, output_paths
     from brainuad.detector import PAPER, load_model
     from brainuad.scan.run import Settings, score_scans
@@ -80,6 +82,7 @@ def score(
 
     known("--score", [score] if score else [], [*score_names(), PAPER])
     number, shares = _share(shard)
+    use_threads(threads)
     detector = load_model(model, device, precision)
     scans = find_scans(
         inputs,
@@ -108,10 +111,19 @@ def score(
 
         def report(row: dict[str, Any], skipped: bool) -> None:
             notes = row["message"] or row["warnings"]
-            advance(f"{row['name']}: {notes}" if notes and not skipped else "")
+            advance(f"{row['name']}: {notes}" if notes and not skipped else "", skipped=skipped)
 
         settings = Settings(detector.score_called(score), fpr, seed, brain_mask, lesion_mask)
-        rows = score_scans(scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report)
+        rows = score_scans(
+            scans,
+            detector,
+            output,
+            settings,
+            jobs=jobs,
+            overwrite=overwrite,
+            report=report,
+            stage=advance.stage,
+        )
     page = None
     if not (no_report or shard):
         from brainuad.report.page import build_report

@@ -94,7 +94,7 @@ def sweep(
         )
     if len(table):
         print((output / "summary.md").read_text(encoding="utf-8"), end="")
-        print(f"\nFigure: {output / 'sweep.png'}")
+        print(f"\nFigure: {output / 'sweep.png'}; page: {output / 'summary.html'}")
     exit_by_failures([True] * len(failed) + [False] * (total - len(failed)))
 
 

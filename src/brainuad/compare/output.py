@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from brainuad._version import __version__
@@ -16,6 +15,7 @@ from brainuad.compare.differences import Comparison, Comparisons
 from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
 from brainuad.files import markdown_table, write_text
+from brainuad.report.histogram import round_ticks
 
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
@@ -131,7 +131,7 @@ class _Figure:
 def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
     ends = [value for row in rows for value in (row.low, row.high) if not math.isnan(value)]
     every = [0.0, *ends, *(value for row in rows for _, value in row.differences)]
-    ticks = _ticks(min(every), max(every))
+    ticks = round_ticks(min(every), max(every))
     low, high = min(min(every), ticks[0]), max(max(every), ticks[-1])
 
     several = len({row.contestant for row in rows}) > 1
@@ -162,14 +162,3 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
         )
     labelled = tuple((place(tick), f"{tick:+g}" if tick else "0") for tick in ticks)
     return _Figure(metric, left + PLOT + 40, ROW * len(rows) + 44, place(0), labelled, tuple(lines))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from at most ``low`` to at least ``high``, about five."""
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    reach = high - low
-    power = 10.0 ** math.floor(math.log10(reach / 4))
-    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
-    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
-    return [float(f"{index * step:.6g}") for index in indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,17 @@ class Histogram:
     ticks: list[tuple[float, str]]
     top: int
     summary: str
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers from at most ``low`` to at least ``high``, about five."""
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    reach = high - low
+    power = 10.0 ** math.floor(math.log10(reach / 4))
+    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
+    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    return [float(f"{index * step:.6g}") for index in indices]
 
 
 def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> Histogram | None:
@@ -85,7 +97,7 @@ def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> 
         healthy=bars(healthy, "healthy scans"),
         scans=bars(values, "scans"),
         marks=[(x(value), f"{name}: {value:.4f}") for name, value in scores],
-        ticks=[(x(value), f"{value:.3f}") for value in np.linspace(low, high, 6)],
+        ticks=[(x(value), f"{value:g}") for value in round_ticks(low, high) if low <= value <= high],
         top=top,
         summary=summary + ".",
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -16,6 +18,7 @@ from brainuad.files import atomic_path
 
 _SLICES = 4
 _COLOURS = "autumn"
+_ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
 
@@ -36,6 +39,15 @@ class Overlay:
     full_scale: float
 
 
+class Picture(Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", facecolor=self.get_facecolor(), dpi=_ON_SCREEN)
+        return buffer.getvalue()
+
+
 def montage(
     image: np.ndarray,
     reconstruction: np.ndarray | None,
@@ -45,7 +57,8 @@ def montage(
     *,
     title: str,
     scale_meaning: str,
-) -> Figure:
+    height: Callable[[int], str] = lambda z: f"slice {z}",
+) -> Picture:
     """Draw axial slices, one a row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
     Args:
@@ -56,12 +69,13 @@ def montage(
         lesion: ``(X, Y, Z)`` bool ground truth, or None.
         title: Heading.
         scale_meaning: What the first and the brightest colour stand for, beside the colour bar.
+        height: What a slice is called, by its index: its place in mm, where that is known.
     """
     slices = choose_slices(mask, lesion)
     plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
     columns = [*plain, *(overlay.name for overlay in overlays)]
     columns += ["lesion (annotation)"] if lesion is not None else []
-    figure = Figure(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
+    figure = Picture(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(slices), len(columns), squeeze=False)
     for row, z in zip(axes, slices, strict=True):
@@ -70,14 +84,11 @@ def montage(
             axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
         if reconstruction is not None:
             row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
-        row[0].text(1, 2, f"z = {z}", color="white", fontsize=7, va="top")
+        row[0].text(0.02, 0.98, height(z), va="top", color="white", fontsize=7, transform=row[0].transAxes)
+        for axis in row:
+            _letter(axis)
         for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
-            spread = (
-                overlay.full_scale - overlay.first_colour
-            ) or 1.0  # of a map that is the same everywhere
-            colour = (overlay.anomaly - overlay.first_colour) / spread
-            coloured = np.ma.masked_less(_seen_from_the_feet(colour, z), 0)
-            axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
+            axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
         if lesion is not None and lesion[:, :, z].any():
             row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
@@ -91,6 +102,51 @@ def montage(
     bar.set_ticks([])
     bar.set_label(scale_meaning, color="white", fontsize=7)
     return figure
+
+
+def finding_panels(
+    image: np.ndarray, overlay: Overlay, labels: np.ndarray, findings: Sequence[tuple[int, int, str]]
+) -> Picture:
+    """Draw findings one by one, two a row: the axial slice with the finding's outline, and the map over it beside.
+
+    Args:
+        image: ``(X, Y, Z)`` scan in [0, 1], RAS axes.
+        overlay: The anomaly map and its scale.
+        labels: ``(X, Y, Z)``, the label of the finding that a voxel belongs to.
+        findings: Label, index of the axial slice, and what the slice is called, of each to draw.
+    """
+    rows = -(-len(findings) // 2)
+    figure = Picture(figsize=(8, 2.5 * rows), facecolor="black", dpi=90)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 4, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for (label, z, height), scan, map in zip(findings, axes[::2], axes[1::2], strict=False):
+        for axis in (scan, map):
+            axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
+            _letter(axis)
+        map.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
+        if (labels[:, :, z] == label).any():
+            outline = _seen_from_the_feet(labels == label, z)
+            scan.contour(outline, [0.5], colors="#00e5ff", linewidths=0.9)
+        scan.set_title(f"finding {label} · {height}", color="white", fontsize=8)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12
+    )
+    return figure
+
+
+def _letter(axis: Axes) -> None:
+    """Write the patient's sides at the edges of an axial slice."""
+    for x, side, place in ((0.02, "R", "left"), (0.98, "L", "right")):
+        axis.text(x, 0.5, side, color="white", fontsize=7, va="center", ha=place, transform=axis.transAxes)
+
+
+def _coloured(overlay: Overlay, z: int) -> np.ndarray:
+    """Return a slice of a map from 0 at its first colour to 1 at its brightest, masked below."""
+    spread = (overlay.full_scale - overlay.first_colour) or 1.0  # of a map that is the same everywhere
+    colour = (overlay.anomaly[:, :, z : z + 1] - overlay.first_colour) / spread
+    return np.ma.masked_less(_seen_from_the_feet(colour, 0), 0)
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:

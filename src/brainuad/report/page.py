@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,8 +24,15 @@ from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
 from brainuad.report.records import Point, Records, Row, Scale, Scored, read_records
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
 FIRST_FRACTION, FULL_FRACTION = 0.05, 0.001  # what the two ends of the colour scale stand for
+STANDING = (
+    "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
+)
+MOST_PANELS = 12  # findings that are printed with a picture of their own
 UNCALIBRATED = (0.2, 1.0)  # colour scale of a map that nobody has calibrated
 CSP = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -41,6 +48,7 @@ class _View:
     row: Row
     warnings: tuple[str, ...] = ()
     montage: str = ""
+    panels: str = ""
     alt: str = ""
     words: str = ""
     healthy: str = ""
@@ -50,7 +58,7 @@ class _View:
     @property
     def size(self) -> int:
         layers = self.payload["layers"].values() if self.payload else ()
-        return len(self.montage) + sum(map(len, layers))
+        return len(self.montage) + len(self.panels) + sum(map(len, layers))
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
     return _environment().get_template("page.html").render(
         title=f"{len(lines)} scans" if cohort else records.rows[0].name,
+        about=_about(records),
         csp=CSP,
         version=__version__,
         style=_asset("style.css"),
@@ -154,6 +163,19 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
         payloads=payloads,
         finest=FINEST,
     )  # fmt: skip
+
+
+def _about(records: Records) -> list[str]:
+    """Return score, model, date and version of what was scored; of scans that differ, each."""
+    scored = [row.scored for row in records.rows if row.scored]
+    parts: dict[str, list[Any]] = {
+        "score": [one.settings.get("score") for one in scored],
+        "model": [one.model.get("name") for one in scored],
+        "scored": [str(records.run.get("started") or "")[:10]],
+        "brainuad": [one.raw["brainuad"] for one in scored],
+    }
+    known = {name: dict.fromkeys(str(value) for value in values if value) for name, values in parts.items()}
+    return [f"{name} {', '.join(values)}" for name, values in known.items() if values]
 
 
 def _view(row: Row, id: str) -> _View:
@@ -181,7 +203,8 @@ def _view(row: Row, id: str) -> _View:
     }
     montage = _montage(row, scored, display, words)
     warnings = (*row.warnings, *display.notes)
-    return _View(id, row, warnings, montage, alt, words, healthy_words(scored.scale), facts, payload)
+    panels = _panels(scored, display)
+    return _View(id, row, warnings, montage, panels, alt, words, healthy_words(scored.scale), facts, payload)
 
 
 def scale_words(scale: Scale | None) -> str:
@@ -259,7 +282,34 @@ def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
         data = b""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         data = _draw_montage(row, display, _colours(scored.scale), words)
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    return _data_uri(data)
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _panels(scored: Scored, display: Display) -> str:
+    """Return a picture of the findings that stand first, one a panel, as a data URI; "" where there is none."""
+    volumes = display.volumes
+    if "scan" not in volumes or "findings" not in volumes:
+        return ""
+    rare = [finding for finding in scored.findings if finding.rare]
+    shown, bottom = (rare or scored.findings)[:MOST_PANELS], display.affine[2, 3]
+    last = volumes["scan"].shape[2] - 1
+    wanted = []
+    for finding in shown:
+        height = finding.centre_mm[2]
+        index = min(max(round((height - bottom) / display.voxel), 0), last)
+        wanted.append((finding.label, index, f"z = {height:.0f} mm"))
+    if not wanted:
+        return ""
+    from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
+
+    colours = _colours(scored.scale)
+    overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
+    figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
+    return _data_uri(_as_png(figure))
 
 
 def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], words: str) -> bytes:
@@ -276,7 +326,12 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
         volumes.get("lesion"),
         title=row.name.replace("$", r"\$"),
         scale_meaning="red to yellow: rarer and rarer in healthy brains",
+        height=lambda z: f"z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
     )
+    return _as_png(figure)
+
+
+def _as_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
     return buffer.getvalue()
@@ -293,6 +348,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["millimetres"] = _millimetres
+    environment.tests["standing"] = lambda text: text.startswith(STANDING)
     return environment
 
 

@@ -17,7 +17,7 @@ from brainuad.files import sha256
 from brainuad.scan.assess import score_scan
 from brainuad.scan.result import ScoreResult
 
-Image = str | Path | nib.Nifti1Pair | np.ndarray | Tensor
+Image = Any  # what `score` says it takes: packages that are not needed otherwise have some of its kinds
 
 
 def score(
@@ -32,12 +32,12 @@ def score(
     """Score one scan: find the brain, register it, reconstruct it, compare, and bring the map back.
 
     Args:
-        image: Path of a NIfTI file, nibabel image, or ``(X, Y, Z)`` array or tensor, in any orientation and
-            voxel size.
+        image: Path of a NIfTI file, nibabel image, TorchIO image, MONAI ``MetaTensor``, or ``(X, Y, Z)`` array or
+            tensor, in any orientation and voxel size. Images of TorchIO and MONAI have one channel.
         model: A detector, or what :func:`load_model` takes.
         brain_mask: The same kinds, on the scan's grid, above 0.5 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
-        affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor.
+        affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor that has none itself.
         score: As ``--score`` of the command line: by default rarity in healthy brains over several scales, or the
             model's own map where it makes one; "paper" is the paper's SSIM ensemble.
         seed: Seeds registration and reconstruction: the same seed gives the same map.
@@ -50,14 +50,13 @@ def score(
     score = detector.score_called(score)
     detector.check_score(score)
     name = _name_of(image)
-    scan = _as_volume(image, affine, name)
+    scan = _as_volume(image, _affine_of(image) if affine is None else affine, name)
     scan.check_placed(name)
     given = None
     if brain_mask is not None:
-        given = _as_volume(
-            brain_mask, np.asarray(scan.header.get_best_affine()), _name_of(brain_mask, "brain mask")
-        )
-        check_same_grid(given, scan, _name_of(brain_mask, "brain mask"))
+        mask_name, own = _name_of(brain_mask, "brain mask"), _affine_of(brain_mask)
+        given = _as_volume(brain_mask, scan.header.get_best_affine() if own is None else own, mask_name)
+        check_same_grid(given, scan, mask_name)
     try:
         result = score_scan(scan, detector, brain_mask=given, score=score, seed=seed)
     except (ValueError, RuntimeError) as error:
@@ -91,16 +90,27 @@ def _name_of(source: Any, otherwise: str = "image") -> str:
     return str(source) if isinstance(source, str | Path) else otherwise
 
 
-def _as_volume(source: Any, affine: np.ndarray | None, name: str) -> Volume:
+def _affine_of(source: Any) -> Any | None:
+    """Return the affine that a nibabel or TorchIO image or a ``MetaTensor`` has; None of anything else."""
+    return getattr(source, "affine", None)
+
+
+def _as_volume(source: Any, affine: Any | None, name: str) -> Volume:
     if isinstance(source, str | Path):
         return Volume.load(source)
     if isinstance(source, nib.Nifti1Pair):
         return Volume.from_image(source, name=name)
     if not isinstance(source, np.ndarray | Tensor):
-        kinds = "a path, a NIfTI image, an array or a tensor"
-        raise InputError(name, f"is a {type(source).__name__}", f"Give {kinds}")
+        held = getattr(source, "data", None)  # a TorchIO image holds (C, X, Y, Z)
+        if affine is None or not isinstance(held, Tensor):
+            kinds = "a path, a NIfTI or TorchIO image, an array or a tensor"
+            raise InputError(name, f"is a {type(source).__name__}", f"Give {kinds}")
+        source = held
     if affine is None:
         remedy = "An array needs the 4 x 4 matrix from its voxels to scanner mm"
         raise InputError("affine", "is missing", remedy)
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-    return Volume.from_array(array, np.asarray(affine, dtype=np.float64))
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    affine = affine.detach().cpu().numpy() if isinstance(affine, Tensor) else affine
+    return Volume.from_array(np.asarray(array), np.asarray(affine, dtype=np.float64))

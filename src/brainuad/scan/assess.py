@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -25,6 +26,7 @@ def score_scan(
     score: str | None = None,
     fpr: float = 0.01,
     seed: int = 0,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> ScoreResult:
     """Score one scan in its own space.
 
@@ -35,13 +37,15 @@ def score_scan(
         score: As :meth:`Detector.maps` takes it; by default the model's default.
         fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
         seed: Seeds registration and reconstruction.
+        stage: Called with the name of each step as it begins.
 
     Raises:
         ValueError: The scan or its mask cannot be used.
         InputError: The model's calibration has no threshold for ``fpr``, or the model does not know the score.
     """
     score = detector.score_called(score)
-    maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed)
+    maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed, stage=stage)
+    stage("findings")
     clock = time.perf_counter()
     placed, anomaly = maps.placed, maps.maps[score]
     volumes = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from brainuad.data.intensity import on_zero
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.devices import device_told_from_scan
+
+_NEXT = {"brain": "placing", "place": "reconstruct", "reconstruct": "score"}  # what follows a step
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ def map_scan(
     brain_mask: Volume | None = None,
     scores: Iterable[str] | None = None,
     seed: int = 0,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> ScanMaps:
     """Take one scan through all steps but the way back; scoring and calibration both begin here.
 
@@ -69,6 +72,7 @@ def map_scan(
         brain_mask: Above 0.5 in the brain, on the scan's grid.
         scores: As :meth:`Detector.maps` takes them; by default the model's default.
         seed: Seeds registration and reconstruction.
+        stage: Called with the name of each step as it begins: "brain", "placing", "reconstruct", "score".
 
     Raises:
         ValueError: The scan or its mask cannot be used.
@@ -82,7 +86,10 @@ def map_scan(
         nonlocal clock
         now = time.perf_counter()
         seconds[step], clock = round(now - clock, 3), now
+        if step in _NEXT:
+            stage(_NEXT[step])
 
+    stage("brain")
     above_zero = scan.with_array(on_zero(scan.array))
     brain = find_brain(above_zero, brain_mask, modality=detector.modality)
     lap("brain")

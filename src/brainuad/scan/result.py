@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brainuad._version import __version__
+from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
-from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.report.montage import Overlay, Picture, montage, save_montage
 from brainuad.scan.findings import Finding
 from brainuad.scan.healthy import FIRST_COLOUR, FULL_COLOUR
 from brainuad.scan.pipeline import ScanMaps
+from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WRITTEN: dict[str, type[np.generic]] = {
     "anomaly": np.float32,
@@ -25,6 +32,7 @@ _WRITTEN: dict[str, type[np.generic]] = {
     "reconstruction": np.float32,
     "brain": np.uint8,
 }
+_SHOWN = ["region", "side", "healthy_alike", "healthy_scans", "rare", "ml", "peak"]
 _drawing = threading.Lock()  # matplotlib's fonts are shared
 
 
@@ -101,6 +109,30 @@ class ScoreResult:
         parts = [f"score={self.score:.4f}", f"findings={len(self.findings)}", f"warnings={self.warnings}"]
         return f"ScoreResult({', '.join(parts)})"
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return the findings as a table: a row each, by label, with the columns of ``findings.csv``.
+
+        Volumes are in mL, places in mm: ``mni_x`` ... of MNI152, ``scanner_x`` ... of the scanner (RAS+).
+        """
+        import pandas as pd  # slow to import, and not needed to score
+
+        rows = finding_rows_of(self.record | {"name": ""})
+        return pd.DataFrame(rows, columns=FINDING_COLUMNS[1:]).set_index("label")
+
+    def plot(self) -> Picture:
+        """Return the picture that `save` writes: axial slices of scan, reconstruction and map, a matplotlib figure."""
+        with _drawing:
+            return _picture(self, "scan", None)
+
+    def _repr_html_(self) -> str:
+        """Return picture, figures, warnings and findings for a notebook."""
+        picture = base64.b64encode(self.plot()._repr_png_()).decode("ascii")
+        beside = "" if self.percentile is None else f", higher than {self.percentile:.0f} % of healthy scans"
+        lines = [f"score {self.score:.4f}{beside}; {len(self.findings)} findings", *self.warnings]
+        words = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+        table = self.to_frame()[_SHOWN].to_html(na_rep="") if self.findings else ""
+        return f'<img alt="axial slices" src="data:image/png;base64,{picture}">{words}{table}'
+
     def save(self, folder: str | Path, name: str) -> Path:
         """Write the maps as NIfTI, a picture as PNG and all figures as JSON, as ``brainuad score`` does.
 
@@ -156,7 +188,7 @@ def write_result(
     if "scan" in outputs:
         result.maps.scan.save(sidecar.parent / outputs["scan"])
     with _drawing:
-        _draw(result, sidecar.parent / outputs["montage"], str(about["name"]), lesion)
+        save_montage(_picture(result, str(about["name"]), lesion), sidecar.parent / outputs["montage"])
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = {"brainuad": __version__, "status": "done", **result.record, **about}
@@ -165,14 +197,16 @@ def write_result(
     return record
 
 
-def _draw(result: ScoreResult, path: Path, name: str, lesion: Volume | None) -> None:
+def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
     maps, model, known = result.maps, result.record["model"], result.record["calibration"]
     score, anomaly = next(iter(maps.maps.items()))
     overlays, meaning = [], "the model has no calibration: no map is shown"
     if known:
         overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
         meaning = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}"
-    figure = montage(
+    to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
+    x, y, _ = (size / 2 for size in maps.placed.image.shape)
+    return montage(
         maps.placed.image,
         maps.reconstruction,
         overlays,
@@ -180,5 +214,5 @@ def _draw(result: ScoreResult, path: Path, name: str, lesion: Volume | None) -> 
         None if lesion is None else maps.to_model(lesion),
         title=f"{name} · {model['name']}",
         scale_meaning=meaning,
+        height=lambda z: f"MNI z = {to_mni[2] @ [x, y, z, 1]:.0f} mm",
     )
-    save_montage(figure, path)

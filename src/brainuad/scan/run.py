@@ -65,6 +65,7 @@ def score_scans(
     jobs: int = 1,
     overwrite: bool = False,
     report: Callable[[Row, bool], None] = lambda row, skipped: None,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> list[Row]:
     """Score scans into a folder; those scored before with the same model, settings and files are skipped.
 
@@ -81,6 +82,7 @@ def score_scans(
         jobs: Scans at a time, in threads: the libraries that do the work let go of Python's lock.
         overwrite: Score again what is finished.
         report: Called with each scan's row of ``scores.csv`` as it is done, and whether it was skipped.
+        stage: Called with scan and step ("IXI067: reconstruct") as one begins.
 
     Returns:
         One row a scan, in the order of ``scans``.
@@ -99,7 +101,7 @@ def score_scans(
     detector.check_score(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
-    work = _Work(detector, detector.result_key, output, settings, overwrite)
+    work = _Work(detector, detector.result_key, output, settings, overwrite, stage)
     started, clock = datetime.now(UTC), time.perf_counter()
     run: dict[str, Any] = {
         "version": __version__,
@@ -140,6 +142,7 @@ class _Work:
     output: Path
     settings: Settings
     overwrite: bool
+    stage: Callable[[str], None]
 
     def __call__(self, scan: Scan) -> tuple[Scan, Row, bool]:
         """Score a scan, or find it done: the scan, its row, and whether it was skipped."""
@@ -190,7 +193,9 @@ class _Work:
             score=settings.score,
             fpr=settings.fpr,
             seed=settings.seed,
+            stage=lambda name: self.stage(f"{scan.name}: {name}"),
         )
+        self.stage(f"{scan.name}: writing")
         result.seconds["read"] = read
         about = {
             "name": scan.name,

@@ -31,12 +31,18 @@ from brainuad.moments import voxelwise_moments
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
 from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, rarity
+from brainuad.scoring.scores import about_score
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "l1_ssim", OWN_MAP, IMAGE)
+_DESCRIPTIONS = {
+    RARITY: "How rare a value is in healthy brains, fused over two scales: found most in real validation scans.",
+    OWN_MAP: "The model's own map, of models that make one.",
+    INTENSITY_ATLAS: "The image in standard deviations from healthy scans at the same place: without a model.",
+}
 
 Pair = tuple[Any, Any]  # map and mask
 
@@ -45,6 +51,20 @@ def score_names() -> list[str]:
     """Return every score: those of the registry, the model's own map, and those relative to health."""
     names = [*SCORES, OWN_MAP]
     return [RARITY, *names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
+
+
+def describe(name: str) -> str:
+    """Return what a score of `score_names` is for, in a line.
+
+    Raises:
+        InputError: The score is unknown.
+    """
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    base = base_of(name)
+    if base is not None:
+        return f"{base} in standard deviations above healthy scans at the same place."
+    return about_score(name)
 
 
 def base_of(name: str) -> str | None:

@@ -90,6 +90,7 @@ class _Score:
     """A score that is a function of a comparison, so that `score_maps` can share the comparison."""
 
     of: Callable[[_Comparison], Tensor]
+    about: str | None = None
 
     def __call__(self, image: Any, reconstructions: Any, mask: Any) -> Tensor:
         return keep_inside(self.of(_Comparison(image, reconstructions)), mask)
@@ -130,8 +131,19 @@ def score_maps(
     }
 
 
+def about_score(name: str) -> str:
+    """Return what a registered score is for, in a line: what its function's docstring begins with.
+
+    Raises:
+        InputError: It is not registered.
+    """
+    entry = SCORES[name]
+    text = entry.about if isinstance(entry, _Score) else entry.__doc__
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
 def _built_in(name: str) -> Callable[[Callable[[_Comparison], Tensor]], _Score]:
-    return lambda of: SCORES.register(name)(_Score(of))
+    return lambda of: SCORES.register(name)(_Score(of, of.__doc__))
 
 
 @_built_in("l1")
@@ -218,4 +230,9 @@ def _ssim_of_width(comparison: _Comparison, width: float, *, flat: bool) -> Tens
 
 
 for _sigma in SSIM_SIGMAS:
-    SCORES.register(f"ssim_{_sigma:g}")(_Score(partial(_ssim_of_width, width=_sigma, flat=False)))
+    SCORES.register(f"ssim_{_sigma:g}")(
+        _Score(
+            partial(_ssim_of_width, width=_sigma, flat=False),
+            f"One minus SSIM with a Gaussian window of {_sigma:g} voxels; any width may be named.",
+        )
+    )

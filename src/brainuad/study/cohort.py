@@ -16,6 +16,7 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path, write_json, write_text
 from brainuad.scoring.atlas import INTENSITY_ATLAS, HealthyMoments, base_of
 from brainuad.scoring.rarity import RARITY
+from brainuad.study.html_page import write_page
 from brainuad.study.loader import Loader
 from brainuad.study.pages import latex_tables, markdown
 from brainuad.study.progress import without_nan
@@ -105,8 +106,10 @@ def evaluate_cases(
     if figures:
         from brainuad.study.figures import draw_figures
 
-        draw_figures(Path(output) / "figures", table, drawn, summary)
-        run.draw_montages(table, summary)
+        pictures = draw_figures(Path(output) / "figures", table, drawn, summary)
+        pictures += run.draw_montages(table, summary)
+        text = (Path(output) / "summary.md").read_text(encoding="utf-8")
+        write_page(Path(output) / "summary.html", text, pictures)
     return spelled_out(table)
 
 

@@ -184,11 +184,14 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
             with np.errstate(invalid="ignore"):
                 dice = 2 * recall * precision / (recall + precision)
             axis.plot(np.maximum(curve["threshold"], 0), np.nan_to_num(dice), color="k", lw=1.3)
-            for name, at in _thresholds(summary, dataset, score).items():
+            found = sorted(_thresholds(summary, dataset, score).items(), key=lambda named: named[1])
+            for place, (name, at) in enumerate(found):
                 colour, style = styles[name]
                 axis.axvline(at, color=colour, ls=style, lw=1)
-                axis.text(at, 0.99, name, rotation=90, va="top", ha="right", fontsize=6, color=colour,
-                          transform=axis.get_xaxis_transform())  # fmt: skip
+                # at three heights: labels of neighbours would be printed over each other
+                height, inside = 0.99 - 0.29 * (place % 3), axis.get_xaxis_transform()
+                look = {"fontsize": 6, "color": colour, "transform": inside}
+                axis.text(at, height, name, rotation=90, va="top", ha="right", **look)
             oracle = test[(test["set"] == dataset) & (test["score"] == score)].get(f"threshold@{ORACLE}")
             if oracle is not None and oracle.notna().any():
                 low, high = np.nanquantile(oracle, [0.25, 0.75])

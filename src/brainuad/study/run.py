@@ -206,13 +206,14 @@ class Run:
         self.report(case, message)
         return found
 
-    def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> None:
-        """Draw each set's best, median and worst case by its best score, where colours have a meaning."""
+    def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> list[Path]:
+        """Draw each set's best, median and worst case by its best score, where colours have a meaning; return paths."""
         from brainuad.study.figures import draw_montage, file_name, telling_cases
 
         healthy = summary["thresholds"][0]["thresholds"] or {}
         cases = {(case.dataset, name): case for case, name in self.names.items() if case.split == "test"}
         test = wide(table, split="test")
+        paths: list[Path] = []
         for dataset, compared in summary["comparisons"].items():
             score = compared["best"]
             if not healthy.get(score):
@@ -223,6 +224,8 @@ class Run:
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
                 draw_montage(scored, score, healthy[score], path, title)
+                paths.append(path)
+        return paths
 
     def about(self) -> Row:
         """Return what made the results, for ``summary.json``."""

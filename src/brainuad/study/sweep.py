@@ -23,6 +23,7 @@ from brainuad.files import write_json, write_text
 from brainuad.scoring.atlas import OWN_MAP
 from brainuad.scoring.ensembles import LEARNT, learn_weights
 from brainuad.study.cohort import loadable, scores_to_compute
+from brainuad.study.html_page import write_page
 from brainuad.study.progress import key_of
 from brainuad.study.protocol import ANY, MODEL, QUICK
 from brainuad.study.results import NO_THRESHOLDS, Results
@@ -129,6 +130,7 @@ def run_sweep(
         write_text(output / "summary.csv", summary.to_csv(index=False))
         write_text(output / "summary.md", text)
         draw(summary, output / "sweep.png")
+        write_page(output / "summary.html", text, [output / "sweep.png"])
     about = {
         "version": __version__,
         "model": {"name": detector.name, "fingerprint": detector.fingerprint},

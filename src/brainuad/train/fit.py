@@ -34,6 +34,7 @@ from brainuad.train.budget import Budget
 from brainuad.train.callbacks import Epochs, Interrupted
 from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
+from brainuad.train.pictures import draw_curve
 from brainuad.train.reports import MetricsTable, Progress
 
 LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings that say how long training takes
@@ -144,7 +145,8 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) ->
     if config.logger.wandb:
         if importlib.util.find_spec("wandb") is None:
             raise InputError("logger.wandb", "wandb is not installed", "pip install 'brainuad[wandb]'")
-        loggers.append(WandbLogger(project="brainuad", name=config.name, save_dir=run_dir))
+        project, group = config.logger.project, config.logger.group or None
+        loggers.append(WandbLogger(project=project, group=group, name=config.name, save_dir=run_dir))
     return loggers
 
 
@@ -184,8 +186,8 @@ def fit(
 
     Writes ``checkpoints/last.ckpt`` (to resume), ``model/`` (settings and averaged weights of the lowest
     validation loss, written at the first validation and then just before ``last.ckpt``), ``metrics.csv``,
-    ``tensorboard/``, ``pictures/`` and, when training is complete, ``training.json``. A model that learns in one go
-    (``Model.fit``) takes no steps; then there are ``model/`` and ``training.json`` alone.
+    ``tensorboard/``, ``pictures/`` and, when training is complete, ``curve.png`` and ``training.json``. A model that
+    learns in one go (``Model.fit``) takes no steps; then there are ``model/`` and ``training.json`` alone.
 
     Args:
         config: The experiment. With ``config.resume`` training continues from ``checkpoints/last.ckpt`` if
@@ -245,6 +247,7 @@ def fit(
             epochs.write_best()  # a repetition might end here too
             raise
     if trainer.is_global_zero:
+        draw_curve(run_dir / "metrics.csv", run_dir / "curve.png")
         device, precision = str(trainer.strategy.root_device), str(trainer.precision)
         write_summary(config, run_dir, started, device=device, precision=precision, steps=trainer.global_step)
     if interrupt.is_set():  # in the last step, or while it was written

@@ -89,6 +89,7 @@ async function start() {
     byId("legend-words").textContent = shown.words;
     const mark = byId("bar-threshold");
     mark.hidden = threshold === null;
+    mark.firstElementChild.textContent = threshold === null ? "" : `findings from ${threshold.toFixed(3)}`;
     if (threshold !== null) mark.style.left = `${Math.min(Math.max((threshold - first) / (full - first), 0), 1) * 100}%`;
   }
 

@@ -20,6 +20,7 @@ async function createViewer(canvas, outlines, onMove) {
     logLevel: "error",
     multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
     scrollRequiresFocus: true,
+    showAllOrientationMarkers: true,
     sliceType: niivue.SLICE_TYPE.MULTIPLANAR,
     tileMargin: 0,
   });

@@ -1,0 +1,6 @@
+"""``python -m brainuad`` is the program ``brainuad``."""
+
+from brainuad.cli import main
+
+if __name__ == "__main__":
+    main()
