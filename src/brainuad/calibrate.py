@@ -35,7 +35,7 @@ from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.masks import BRAIN, mask_for
 
 SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
-_LAYOUT = 5  # of the summaries; raise when they change
+_LAYOUT = 6  # of the summaries; raise when they change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
 

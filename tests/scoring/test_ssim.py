@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from brainuad.config import SSIM_SIGMAS
 from brainuad.scoring import ssim, ssim_ensemble, ssim_maps
-from brainuad.scoring.ssim import _blur_by_products, _moments, fuse_maps, gaussian_kernel
+from brainuad.scoring.ssim import _moments, blur, fuse_maps, gaussian_kernel
 
 
 def pair(shape=(20, 18, 15), seed=0, dtype=torch.float64):
@@ -252,12 +252,12 @@ def test_properties(shape, seed, scale, single):
 def test_blurs_of_a_device_are_those_of_the_processor(shape, seed):
     volumes = torch.stack(pair(shape, seed, torch.float64))
     kernels = [gaussian_kernel(sigma) for sigma in (0.3, 1.1, 1.7)]
-    blurred = _blur_by_products(volumes, kernels)
+    blurred = blur(volumes, kernels)
     for number, volume in enumerate(volumes):
         for index, kernel in enumerate(kernels):
             mean, square = _moments(volume, range(shape[0]), kernel)
             torch.testing.assert_close(blurred[number, index], mean)
-            again = _blur_by_products(volume.square()[None], [kernel])[0, 0]
+            again = blur(volume.square()[None], [kernel])[0, 0]
             torch.testing.assert_close(again, square)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from brainuad.components import components
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside, mask_on
+from brainuad.scoring.ssim import blur, gaussian_kernel
 
 WINDOW_VOXELS = 2**26  # of the windows that are sorted at a time on a GPU: 256 MB
 ENCLOSING = 26  # voxels that enclose one
@@ -44,7 +45,7 @@ def erode_brain(map: Any, mask: Any) -> Tensor:
     return keep_inside(values, brain)
 
 
-def median_filter(map: Any, size: int = 5, step: int = 1) -> Tensor:
+def median_filter(map: Any, size: int = 5) -> Tensor:
     """Return the median over a cube of ``size`` voxels around every voxel.
 
     Borders are reflected with the edge voxel repeated (``d c b a | a b c d | d c b a``), as in
@@ -53,20 +54,15 @@ def median_filter(map: Any, size: int = 5, step: int = 1) -> Tensor:
     Args:
         map: Anomaly map (X, Y, Z).
         size: Edge of the cube in voxels, odd.
-        step: Take every ``step``-th voxel of the cube along each axis, its middle and its ends among them: a large cube
-            costs as little as a small one.
 
     Raises:
-        ValueError: ``size`` is not an odd positive number, ``step`` does not divide half of the rest, or the map is
-            not (X, Y, Z).
+        ValueError: ``size`` is not an odd positive number, or the map is not (X, Y, Z).
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size must be odd and positive, got {size}")
-    if step < 1 or size // 2 % step:
-        raise ValueError(f"step must divide {size // 2}, got {step}")
     values = as_volume(map, "map")
     if values.is_cuda:
-        return _median_on_device(values, size // 2, step)
+        return _median_on_device(values, size // 2)
     array = values.cpu().numpy()
     result = np.zeros(array.shape, array.dtype)
     occupied = np.nonzero(array)
@@ -75,21 +71,21 @@ def median_filter(map: Any, size: int = 5, step: int = 1) -> Tensor:
         # the reflected voxels are zeros as well, as they should be.
         half = size // 2
         box = tuple(slice(max(int(i.min()) - half, 0), int(i.max()) + half + 1) for i in occupied)
-        result[box] = _median_of_windows(array[box], half, step)
+        result[box] = _median_of_windows(array[box], half)
     return torch.from_numpy(result).to(values.device)
 
 
-def _median_on_device(values: Tensor, half: int, step: int) -> Tensor:
+def _median_on_device(values: Tensor, half: int) -> Tensor:
     """Return the median filter of (X, Y, Z) by PyTorch alone; which windows are sorted, see `_median_of_windows`."""
     size = 2 * half + 1
-    middle = len(range(0, size, step)) ** 3 // 2
+    middle = size**3 // 2
     padded = values
     for axis, length in enumerate(values.shape):
         place = torch.arange(-half, length + half, device=values.device) % (2 * length)
         padded = padded.index_select(axis, place.minimum(2 * length - 1 - place))
-    positive, negative = (_window_sums(signs.int(), size, step) for signs in (padded > 0, padded < 0))
+    positive, negative = (_window_sums(signs.int(), size) for signs in (padded > 0, padded < 0))
     places = ((positive > middle) | (negative > middle)).nonzero()
-    windows = padded.unfold(0, size, 1).unfold(1, size, 1).unfold(2, size, 1)[..., ::step, ::step, ::step]
+    windows = padded.unfold(0, size, 1).unfold(1, size, 1).unfold(2, size, 1)
     result = torch.zeros_like(values)
     for some in places.split(max(1, WINDOW_VOXELS // size**3)):
         voxels = some.unbind(1)
@@ -97,7 +93,7 @@ def _median_on_device(values: Tensor, half: int, step: int) -> Tensor:
     return result
 
 
-def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
+def _median_of_windows(array: np.ndarray, half: int) -> np.ndarray:
     """Return the median filter of (X, Y, Z), one sagittal plane at a time to bound the memory.
 
     Only windows that hold more positive values than any median has beside it, or more negative ones, are sorted: in
@@ -105,15 +101,11 @@ def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
     """
     size = 2 * half + 1
     padded = np.pad(array, half, mode="symmetric")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))[
-        ..., ::step, ::step, ::step
-    ]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size, size))
     taken = int(np.prod(windows.shape[3:]))
     result = np.zeros(array.shape, array.dtype)
     counted = np.uint8 if taken < 256 else np.int64
-    positive, negative = (
-        _window_sums(signs.astype(counted), size, step) for signs in (padded > 0, padded < 0)
-    )
+    positive, negative = (_window_sums(signs.astype(counted), size) for signs in (padded > 0, padded < 0))
     nonzero = (positive > taken // 2) | (negative > taken // 2)
     for plane, neighbourhoods, wanted in zip(result, windows, nonzero, strict=True):
         rows = neighbourhoods[wanted].reshape(-1, taken)
@@ -122,14 +114,14 @@ def _median_of_windows(array: np.ndarray, half: int, step: int) -> np.ndarray:
     return result
 
 
-def _window_sums(values: Volume, size: int, step: int) -> Volume:
-    """Return the sum of (X, Y, Z) over every cube of ``size`` voxels that fits in; every ``step``-th counts."""
+def _window_sums(values: Volume, size: int) -> Volume:
+    """Return the sum of (X, Y, Z) over every cube of ``size`` voxels that fits in."""
     for axis in range(3):
         starts = values.shape[axis] - size + 1
         index: list[slice] = [slice(None)] * 3
         index[axis] = slice(0, starts)
         added = values[tuple(index)] + 0
-        for shift in range(step, size, step):
+        for shift in range(1, size):
             index[axis] = slice(shift, shift + starts)
             added += values[tuple(index)]
         values = added
@@ -189,15 +181,34 @@ def _filled_voxels(places: np.ndarray) -> int:
     return int(ndimage.binary_fill_holes(component, np.ones((3, 3, 3))).sum())
 
 
-def postprocess(map: Any, mask: Any, size: int = 5, step: int = 1) -> Tensor:
+def postprocess(map: Any, mask: Any) -> Tensor:
     """Return the map after `erode_brain` and `median_filter`, ready for a threshold.
 
     Args:
         map: Anomaly map (X, Y, Z).
         mask: Brain mask (X, Y, Z).
-        size: Of the median filter, as is ``step``; 5 and 1 are the published ones.
 
     Raises:
-        ValueError: As `erode_brain` and `median_filter`.
+        ValueError: As `erode_brain`.
     """
-    return median_filter(erode_brain(map, mask), size, step)
+    return median_filter(erode_brain(map, mask))
+
+
+def smoothed(map: Any, mask: Any, width: float) -> Tensor:
+    """Return the map after `erode_brain` and a Gaussian filter that knows nothing of what lies outside.
+
+    Args:
+        map: Anomaly map (X, Y, Z).
+        mask: Brain mask (X, Y, Z).
+        width: Standard deviation of the Gaussian in voxels.
+
+    Returns:
+        (X, Y, Z): at every voxel that the erosion leaves the mean of those voxels, weighted by the Gaussian.
+
+    Raises:
+        ValueError: As `erode_brain`.
+    """
+    values = as_volume(map, "map")
+    inside = erode_brain(torch.ones_like(values), mask)
+    total, weight = blur(torch.stack([keep_inside(values, inside), inside]), [gaussian_kernel(width)])[:, 0]
+    return keep_inside(total / weight.clamp(min=torch.finfo(weight.dtype).tiny), inside)

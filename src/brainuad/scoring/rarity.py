@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from brainuad.scoring._arrays import as_volume
-from brainuad.scoring.postprocess import postprocess
+from brainuad.scoring.postprocess import postprocess, smoothed
 
 RARITY = "rarity"  # the score
 TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
@@ -28,30 +28,28 @@ _POWER = 3  # between the mean of the parts, 1, and their maximum, infinity
 
 @dataclass(frozen=True)
 class Part:
-    """A score, cleaned at a scale.
+    """A score at a scale.
 
     Attributes:
         score: A score, or one relative to health.
-        size: Edge of its median filter in voxels, of which every ``step``-th is taken.
-        step: See :func:`brainuad.scoring.median_filter`.
+        width: Standard deviation in voxels of the Gaussian that smooths its map.
     """
 
     score: str
-    size: int
-    step: int = 1
+    width: float
 
     def __str__(self) -> str:
-        return f"{self.score} {self.size}"
+        return f"{self.score} {self.width:g}"
 
     def cleaned(self, map: Any, mask: Any) -> Tensor:
-        """Return the map ``(X, Y, Z)`` of its score without the brain's rim, filtered."""
-        return postprocess(map, mask, self.size, self.step)
+        """Return the map ``(X, Y, Z)`` of its score without the brain's rim, smoothed."""
+        return smoothed(map, mask, self.width)
 
 
 # By modality, chosen on real validation scans (docs/decisions.md). On T2 lesions are bright.
 PARTS = {
-    "t1": (Part("l1_ssim_z", 3), Part("ssim_1.7", 9, 2)),
-    "t2": (Part("brighter_ssim", 3), Part("brighter_ssim", 9, 2)),
+    "t1": (Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)),
+    "t2": (Part("brighter_ssim", 1), Part("brighter_ssim", 4)),
 }
 
 

@@ -167,7 +167,7 @@ class _Pair:
             pair = torch.cat([pair, pair.square()])
             most = max(1, GROUP_VOXELS // pair.numel())
             for first in range(0, len(kernels), most):
-                yield self._similarity(*_blur_by_products(pair, kernels[first : first + most]))
+                yield self._similarity(*blur(pair, kernels[first : first + most]))
             return
         for kernel in kernels:
             yield self._on_planes(planes, kernel)[None]
@@ -217,7 +217,7 @@ def _moments(volume: Tensor, planes: range, kernel: list[float]) -> tuple[Tensor
     return _blur(slab, kernel), _blur(slab.square_(), kernel)
 
 
-def _blur_by_products(volumes: Tensor, kernels: Sequence[list[float]]) -> Tensor:
+def blur(volumes: Tensor, kernels: Sequence[list[float]]) -> Tensor:
     """Return whole volumes convolved with symmetric kernels along every axis; borders are reflected.
 
     Args:
