@@ -1,8 +1,8 @@
 """How rare a value is in healthy brains, at several scales at once: no single scale suits every lesion.
 
-A small lesion stands out from what healthy scans have *at its place*, and a large median filter would wipe it out. A
-large one can be as bright as the brain around it; it stands out from the *whole* healthy brain by its structure, and a
-large filter takes away what healthy structure looks like. Each part of the ensemble is one such map. Its values are not
+A small lesion stands out from what healthy scans have *at its place*, and a wide filter would wipe it out. A large one
+can be as bright as the brain around it; it stands out from the *whole* healthy brain by its structure, and a wide
+filter takes away what healthy structure looks like. Each part of the ensemble is one such map. Its values are not
 comparable with another's, but how often healthy brains exceed them is: a value that one healthy voxel in 1,000 reaches
 has rarity 3 in every part.
 """
