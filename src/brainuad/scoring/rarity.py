@@ -49,7 +49,7 @@ class Part:
 # By modality, chosen on real validation scans (docs/decisions.md). On T2 lesions are bright.
 PARTS = {
     "t1": (Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)),
-    "t2": (Part("brighter_ssim", 1), Part("brighter_ssim", 4)),
+    "t2": (Part("brighter_ssim", 1), Part("brighter_ssim", 6)),
 }
 
 
