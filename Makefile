@@ -10,13 +10,14 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
 	   tests/models/test_release.py tests/study/test_evaluate_cache.py
 
-.PHONY: demo test test-kernels lint format clean help
+.PHONY: demo test test-kernels lint docs format clean help
 
 help:
 	@echo "make demo    install into .venv, score the embedded scans, print the table"
 	@echo "make test    install into .venv, run the tests"
 	@echo "make test-kernels   run the numeric tests as on other processors"
 	@echo "make lint    style, types and import rules"
+	@echo "make docs    the site, into site/"
 	@echo "make clean   remove .venv and caches"
 
 demo: $(STAMP)
@@ -40,6 +41,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,7 @@ OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "l1_ssim", OWN_MAP, IMAGE)
 _DESCRIPTIONS = {
-    RARITY: "How rare a value is in healthy brains, fused over two scales: found most in real validation scans.",
+    RARITY: "How rare a value is in healthy brains, fused over several scales: found most in real validation scans.",
     OWN_MAP: "The model's own map, of models that make one.",
     INTENSITY_ATLAS: "The image in standard deviations from healthy scans at the same place: without a model.",
 }
