@@ -10,7 +10,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
 	   tests/models/test_release.py tests/study/test_evaluate_cache.py
 
-.PHONY: demo test test-kernels lint docs format clean help
+.PHONY: demo test test-kernels kernels-oldest kernels-others lint docs format clean help
 
 help:
 	@echo "make demo    install into .venv, score the embedded scans, print the table"
@@ -28,13 +28,18 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-# Kernels for the oldest processors, with threads; then, as if by others, sums in another order for every shape, and
-# bfloat16 where the precision is left to the device.
+# Side by side: kernels for the oldest processors, with threads; and, as if by others, sums in another order for every
+# shape, and bfloat16 where the precision is left to the device.
 test-kernels: $(STAMP)
+	$(MAKE) -j2 --output-sync kernels-oldest kernels-others
+
+kernels-oldest: $(STAMP)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
-	  $(BIN)/python -m pytest -q $(NUMERIC)
+	  $(BIN)/python -m pytest -q -p no:cacheprovider $(NUMERIC)
+
+kernels-others: $(STAMP)
 	PYTHONPATH=tests OMP_WAIT_POLICY=passive \
-	  $(BIN)/python -m pytest -q -p other_sums -p native_bfloat16 $(NUMERIC)
+	  $(BIN)/python -m pytest -q -p no:cacheprovider -p other_sums -p native_bfloat16 $(NUMERIC)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
