@@ -14,7 +14,7 @@ from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyStatistics, relative_n
 from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)
-PARTS = (Part("l1_ssim_z", 3), Part("ssim_1.7", 9, 2))
+PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 3))
 
 
 def raw_maps(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

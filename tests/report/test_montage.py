@@ -49,12 +49,14 @@ def test_the_picture_shows_the_map_on_a_fixed_scale(case, tmp_path):
         return int(((picture[..., 0] > 0.9) & (picture[..., 1] > 0.9) & (picture[..., 2] < 0.1)).sum())
 
     def coloured(picture: np.ndarray) -> int:
-        return int(((picture[..., 0] > 0.9) & (picture[..., 2] < 0.1)).sum())
+        return int((picture[..., 0] - picture[..., 2] > 0.15).sum())  # the scan shines through faint colours
 
     saturated, faint, none = pixels(0.5), pixels(10.0), pixels(10.0, first_colour=0.6)
     assert yellow(saturated) > yellow(faint) + 500  # the scale is given, not taken from the case
     assert coloured(saturated) == pytest.approx(coloured(faint), rel=0.1)
     assert coloured(none) < coloured(faint) - 500
+    anomaly[np.nonzero(case["lesion"])[0].min() + 3 :] *= 0.2
+    assert 0 < yellow(pixels(0.1)) < yellow(saturated)  # but ends at the map's highest where that is beyond
 
 
 def test_slices_carry_sides_and_places(case):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainuad.calibration._values import number, numbers, sequence
-from brainuad.components import components
+from brainuad.components import outlined
 
 SMALLEST_FINDING = 8  # voxels of the model's grid, as in the published protocol
 RARE = 0.05  # share of healthy scans that have the like of a finding, below which it is rare
@@ -96,13 +96,13 @@ class HealthyFindings:
 
 
 def measure_findings(anomaly: np.ndarray, threshold: float) -> list[tuple[float, int]]:
-    """Return peak and voxels of the 26-connected regions above a threshold, of ``SMALLEST_FINDING`` voxels or more.
+    """Return peak and voxels of the regions that stand out above a threshold, of ``SMALLEST_FINDING`` voxels or more.
 
     Args:
         anomaly: ``(X, Y, Z)`` map on the model's grid.
-        threshold: Voxels with a greater value belong to a region.
+        threshold: Voxels with a greater value may belong to a region.
     """
-    labels, count = components(anomaly > threshold)
+    labels, count = outlined(anomaly, threshold)
     if not count:
         return []
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]

@@ -11,26 +11,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from brainuad.files import atomic_path
 
 _SLICES = 4
-_COLOURS = "autumn"
+# red to yellow; what is just above the first colour lets the scan shine through
+_COLOURS = ListedColormap([(1, share, 0, 0.35 + 0.65 * share) for share in np.linspace(0, 1, 256)], "anomaly")
 _ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """An anomaly map and its colour scale, which belongs to the model and is never taken from the case.
+    """An anomaly map and its colour scale. Where it begins belongs to the model and is never taken from the case.
 
     Attributes:
         name: Heading of the column.
         anomaly: ``(X, Y, Z)`` map, 0 and above.
         first_colour: Map value from which on voxels are coloured.
-        full_scale: Map value of the brightest colour.
+        full_scale: Map value of the brightest colour; the map's highest value where that is higher, so that what stands
+            out most is seen within what stands out.
     """
 
     name: str
@@ -144,7 +146,8 @@ def _letter(axis: Axes) -> None:
 
 def _coloured(overlay: Overlay, z: int) -> np.ndarray:
     """Return a slice of a map from 0 at its first colour to 1 at its brightest, masked below."""
-    spread = (overlay.full_scale - overlay.first_colour) or 1.0  # of a map that is the same everywhere
+    full = max(overlay.full_scale, float(overlay.anomaly.max()))
+    spread = (full - overlay.first_colour) or 1.0  # of a map that is the same everywhere
     colour = (overlay.anomaly[:, :, z : z + 1] - overlay.first_colour) / spread
     return np.ma.masked_less(_seen_from_the_feet(colour, 0), 0)
 

@@ -197,7 +197,7 @@ def _view(row: Row, id: str) -> _View:
         "name": row.name,
         "layers": encode(display),
         "rare": row.rare,
-        "scale": _colours(scored.scale),
+        "scale": _colours(scored),
         "steps": _steps(scored.scale),
         "words": words,
     }
@@ -219,7 +219,8 @@ def scale_words(scale: Scale | None) -> str:
     return (
         f"{_percent(scale.fraction)} of a healthy brain's voxels are at or above {scale.threshold:.3f} "
         f"(findings{interval}); {_percent(FIRST_FRACTION)} at or above {scale.first_colour:.3f} (red begins); "
-        f"{_percent(FULL_FRACTION)} at or above {scale.full_colour:.3f} (brightest yellow). "
+        f"{_percent(FULL_FRACTION)} at or above {scale.full_colour:.3f} (brightest yellow, or the "
+        f"scan's highest value where that is higher). "
         f"Measured on {scale.scans} healthy scans."
     )
 
@@ -243,10 +244,13 @@ def _percent(fraction: float) -> str:
     return f"{fraction * 100:g} %"
 
 
-def _colours(scale: Scale | None) -> dict[str, float | None]:
+def _colours(scored: Scored) -> dict[str, float | None]:
+    """Return where colours begin and end, which is at the highest finding where that is beyond the scale."""
+    scale = scored.scale
     if scale is None:
         return {"first": UNCALIBRATED[0], "full": UNCALIBRATED[1], "threshold": None}
-    return {"first": scale.first_colour, "full": scale.full_colour, "threshold": scale.threshold}
+    full = max([scale.full_colour, *(finding.peak for finding in scored.findings)])
+    return {"first": scale.first_colour, "full": full, "threshold": scale.threshold}
 
 
 def _steps(scale: Scale | None) -> list[tuple[float, str]]:
@@ -281,7 +285,7 @@ def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
     except OSError:
         data = b""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        data = _draw_montage(row, display, _colours(scored.scale), words)
+        data = _draw_montage(row, display, _colours(scored), words)
     return _data_uri(data)
 
 
@@ -306,7 +310,7 @@ def _panels(scored: Scored, display: Display) -> str:
         return ""
     from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
 
-    colours = _colours(scored.scale)
+    colours = _colours(scored)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
     figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
     return _data_uri(_as_png(figure))

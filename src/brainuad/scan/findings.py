@@ -8,12 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from brainuad.calibration import HealthyFindings
+from brainuad.components import outlined
 from brainuad.data.frame import ATLAS_CENTRE
 from brainuad.data.places import mni_of, region_at
 
 MOST_FINDINGS = 255  # labels of an 8-bit image
 _MIDLINE = 4.0  # mm to either side of the atlas's middle
-_EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
 
 Point = tuple[float, float, float]
 
@@ -60,11 +60,11 @@ def find_findings(
     *,
     smallest_ml: float = 0.0,
 ) -> tuple[np.ndarray, list[Finding], int]:
-    """List the 26-connected regions above a threshold, largest first.
+    """List the regions that stand out above a threshold (:func:`brainuad.components.outlined`), largest first.
 
     Args:
         anomaly: ``(X, Y, Z)`` map on the scan's grid.
-        threshold: Voxels with a greater value belong to a region.
+        threshold: Voxels with a greater value may belong to a region.
         affine: ``(4, 4)``, voxel indices to scanner mm.
         scan_to_atlas: ``(4, 4)``, scanner mm to atlas mm.
         smallest_ml: Regions of less volume are left out.
@@ -74,7 +74,7 @@ def find_findings(
         have labels.
     """
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
-    components, _ = ndimage.label(anomaly > threshold, _EVERYWHERE)
+    components, _ = outlined(anomaly, threshold)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     big = np.flatnonzero(sizes * voxel_ml >= max(smallest_ml, voxel_ml / 2))

@@ -203,7 +203,9 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
     overlays, meaning = [], "the model has no calibration: no map is shown"
     if known:
         overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
-        meaning = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}"
+        meaning = (
+            f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}, or the highest"
+        )
     to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
     x, y, _ = (size / 2 for size in maps.placed.image.shape)
     return montage(
