@@ -18,7 +18,7 @@ from brainuad.files import atomic_path
 
 _SLICES = 4
 # red to yellow; what is just above the first colour lets the scan shine through
-_COLOURS = ListedColormap([(1, share, 0, 0.35 + 0.65 * share) for share in np.linspace(0, 1, 256)], "anomaly")
+_COLOURS = ListedColormap([(1, share, 0, 0.15 + 0.85 * share) for share in np.linspace(0, 1, 256)], "anomaly")
 _ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 

@@ -90,7 +90,11 @@ async function start() {
     const mark = byId("bar-threshold");
     mark.hidden = threshold === null;
     mark.firstElementChild.textContent = threshold === null ? "" : `findings from ${threshold.toFixed(3)}`;
-    if (threshold !== null) mark.style.left = `${Math.min(Math.max((threshold - first) / (full - first), 0), 1) * 100}%`;
+    if (threshold === null) return;
+    const share = Math.min(Math.max((threshold - first) / (full - first), 0), 1) * 100;
+    mark.style.left = `${share}%`;
+    // the words stay within the bar
+    mark.firstElementChild.style.transform = `translateX(-${share}%)`;
   }
 
   function go(row) {

@@ -25,8 +25,8 @@ async function createViewer(canvas, outlines, onMove) {
     tileMargin: 0,
   });
   await nv.attachToCanvas(canvas);
-  // alpha 0 for what lies below the first colour, then from faint red to yellow
-  nv.addColormap("brainuad", { R: [255, 255, 255], G: [0, 0, 255], B: [0, 0, 0], A: [0, 90, 255], I: [0, 1, 255] });
+  // alpha 0 for what lies below the first colour, then red to yellow
+  nv.addColormap("brainuad", { R: [255, 255, 255], G: [0, 0, 255], B: [0, 0, 0], A: [0, 255, 255], I: [0, 1, 255] });
   const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0, rare: Infinity };
   let volumes = {};
   let grid = null;
