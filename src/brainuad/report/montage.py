@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
+from brainuad.components import outlined
 from brainuad.files import atomic_path
 
 _SLICES = 4
 # red to yellow; what is just above the first colour lets the scan shine through
-_COLOURS = ListedColormap([(1, share, 0, 0.15 + 0.85 * share) for share in np.linspace(0, 1, 256)], "anomaly")
+_COLOURS = ListedColormap([(1, share, 0, 0.35 + 0.65 * share) for share in np.linspace(0, 1, 256)], "anomaly")
 _ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
@@ -39,6 +41,17 @@ class Overlay:
     anomaly: np.ndarray
     first_colour: float
     full_scale: float
+
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """``(X, Y, Z)`` from 0 at the first colour to 1 at the brightest; NaN where nothing stands out.
+
+        What stands out ends as findings do (:func:`brainuad.components.outlined`).
+        """
+        full = max(self.full_scale, float(self.anomaly.max()))
+        spread = (full - self.first_colour) or 1.0  # of a map that is the same everywhere
+        out = outlined(self.anomaly, self.first_colour)[0] > 0
+        return np.where(out, (self.anomaly - self.first_colour) / spread, np.nan)
 
 
 class Picture(Figure):
@@ -145,11 +158,8 @@ def _letter(axis: Axes) -> None:
 
 
 def _coloured(overlay: Overlay, z: int) -> np.ndarray:
-    """Return a slice of a map from 0 at its first colour to 1 at its brightest, masked below."""
-    full = max(overlay.full_scale, float(overlay.anomaly.max()))
-    spread = (full - overlay.first_colour) or 1.0  # of a map that is the same everywhere
-    colour = (overlay.anomaly[:, :, z : z + 1] - overlay.first_colour) / spread
-    return np.ma.masked_less(_seen_from_the_feet(colour, 0), 0)
+    """Return the colours of a slice of a map, masked where there are none."""
+    return np.ma.masked_invalid(_seen_from_the_feet(overlay.colours, z))
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
