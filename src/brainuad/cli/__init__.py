@@ -26,6 +26,7 @@ from brainuad.cli import (  # noqa: F401  (each registers its command)
     simulate,
     sweep,
     train,
+    zoo,
 )
 from brainuad.cli.app import app
 from brainuad.console import print_anything, report_bug

@@ -21,6 +21,7 @@ from brainuad.files import atomic_path
 _SLICES = 4
 # red to yellow; what is just above the first colour lets the scan shine through
 _COLOURS = ListedColormap([(1, share, 0, 0.35 + 0.65 * share) for share in np.linspace(0, 1, 256)], "anomaly")
+_PANELS_A_ROW = 6
 _ON_SCREEN = 75  # dots an inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
@@ -147,6 +148,44 @@ def finding_panels(
         scan.set_title(f"finding {label} · {height}", color="white", fontsize=8)
     figure.subplots_adjust(
         left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12
+    )
+    return figure
+
+
+def method_panels(
+    image: np.ndarray, lesion: np.ndarray, overlays: Sequence[Overlay], *, title: str, scale_meaning: str
+) -> Picture:
+    """Draw the axial slice of the largest lesion area: the scan, the lesion's outline, and map after map over the scan.
+
+    Args:
+        image: ``(X, Y, Z)`` scan in [0, 1], RAS axes.
+        lesion: ``(X, Y, Z)`` bool ground truth.
+        overlays: Maps to show, each on its own scale.
+        title: Heading.
+        scale_meaning: What the first and the brightest colour stand for.
+    """
+    z = int(lesion.sum((0, 1)).argmax())
+    names = ["scan", "lesion (annotation)", *(overlay.name for overlay in overlays)]
+    columns = min(len(names), _PANELS_A_ROW)
+    rows = -(-len(names) // columns)
+    figure = Picture(figsize=(2.3 * columns, 2.75 * rows + 0.7), facecolor="black", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
+        axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(name, color="white", fontsize=9)
+        _letter(axis)
+    if lesion[:, :, z].any():
+        axes[1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
+    for axis, overlay in zip(axes[2:], overlays, strict=False):
+        axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
+    figure.suptitle(title, color="white", fontsize=11, parse_math=False)
+    figure.text(0.01, 0.008, f"{scale_meaning} · {_FOOTER}", color="#bbbbbb", fontsize=7)
+    space = 1 / (2.75 * rows + 0.7)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - 0.65 * space, bottom=0.25 * space, wspace=0.02, hspace=0.12
     )
     return figure
 

@@ -22,6 +22,7 @@ from brainuad.study.tables import wide
 
 MOST_PANELS = 6  # scores a row of Dice against threshold
 FIRST_COLOUR, FULL_COLOUR = healthy_name(0.05), healthy_name(0.001)
+SCALE_MEANING = "red: 5% of healthy brain is higher · yellow: 0.1%"
 GREYS = ("#bbbbbb", "#888888", "#555555", "#000000")
 Row = Mapping[str, Any]
 
@@ -73,7 +74,7 @@ def draw_montage(
         prepared.mask,
         prepared.lesion,
         title=title,
-        scale_meaning="red: 5% of healthy brain is higher · yellow: 0.1%",
+        scale_meaning=SCALE_MEANING,
     )
     save_montage(figure, path)
 

@@ -45,6 +45,22 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
     return step
 
 
+def seconds_used(run_dir: Path) -> float:
+    """Return the time that a training by the clock has used up to its last checkpoint; 0 where there is none.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    path = run_dir / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return 0.0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return max(float(state.get("used", 0.0)) for state in saved["callbacks"].values())
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames; reads tensors and plain values, never code."""
 

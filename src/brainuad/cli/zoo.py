@@ -1,0 +1,70 @@
+"""``brainuad zoo``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from brainuad.cli.app import app
+from brainuad.cli.options import DataDir, Output, known, listed
+from brainuad.console import exit_by_failures, show_messages
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@app.command(short_help="Train and evaluate every method on the same scans.")
+def zoo(
+    data_dir: DataDir,
+    output: Output,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SETTING=VALUE]...",
+            help="As for `brainuad train`, of all trainings: datamodule.cfg.mode=t2 trainer.accelerator=cpu ...",
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Model, all by default; repeat, or use commas."),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="Wall-clock time of each training: 90s, 30m, 2h.")
+    ] = "30m",
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each model.")] = 1,
+) -> None:
+    """Train every model for equal time, evaluate all on the same scans, and show them on one page.
+
+    Stopped, it goes on when typed again.
+    """
+    from brainuad.overrides import UnknownName
+    from brainuad.registry import MODELS
+    from brainuad.zoo import run_zoo
+
+    wanted = listed(models) or list(MODELS)
+    known("--models", wanted, list(MODELS))
+    seconds = parse_budget(budget)
+    show_messages()
+    try:
+        failed = run_zoo(
+            data_dir,
+            output,
+            models=list(dict.fromkeys(wanted)),
+            seeds=range(1, seeds + 1),
+            budget=seconds,
+            settings=settings or (),
+        )
+    except UnknownName as error:
+        raise typer.BadParameter(str(error), param_hint="SETTING=VALUE") from error
+    print((output / "zoo.md").read_text(encoding="utf-8"), end="")
+    print(f"\nPage: {output / 'zoo.html'}")
+    exit_by_failures(failed)
+
+
+def parse_budget(text: str) -> int:
+    """Return the seconds of "90s", "30m" or "2h"."""
+    match = re.fullmatch(r"([1-9]\d*)([smh])", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no time such as 90s, 30m or 2h", param_hint="--budget")
+    return int(match[1]) * UNITS[match[2]]

@@ -1,0 +1,243 @@
+"""Every method on one bench: figures side by side as a page, and one picture a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from brainuad.data.cohort import Case
+from brainuad.detector import SCORE, Detector
+from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test, summarise
+from brainuad.evaluation.statistics import Summary
+from brainuad.files import markdown_table
+from brainuad.report.montage import Overlay, method_panels, save_montage
+from brainuad.scoring.atlas import OWN_MAP
+from brainuad.study.figures import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
+from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
+from brainuad.study.scorer import CASE_ERRORS, Scorer
+from brainuad.study.tables import failures
+
+REFERENCES = ("atlas", f"ddpm, {SCORE}")  # what every method is compared with
+PRECISION, DICE, ABOVE = "average_precision", "best_dice", "above"
+FEW = 3  # with fewer subjects no interval is shown
+COSTS = {  # headings and decimals
+    "parameters": ("parameters", 0),
+    "steps": ("training steps", 0),
+    "training_seconds": ("training (s)", 0),
+    "scan_seconds": ("reconstruction and maps, a scan (s)", 2),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One training of one model, and its evaluation.
+
+    Attributes:
+        model: Name in the registry.
+        seed: Of the training.
+        scores: What is shown of it: see :func:`shown_scores`.
+        table: Contents of ``cases.csv``.
+        costs: A number for each of ``COSTS``.
+        device: Where it computed: "cpu", "cuda:0".
+    """
+
+    model: str
+    seed: int
+    scores: Sequence[str]
+    table: pd.DataFrame
+    costs: Mapping[str, float]
+    device: str = "cpu"
+
+    def methods(self) -> dict[str, str]:
+        """Return what each score shown is called."""
+        alone = len(self.scores) == 1
+        return {score: self.model if alone else f"{self.model}, {score}" for score in self.scores}
+
+
+def shown_scores(detector: Detector) -> tuple[str, ...]:
+    """Return the scores that stand for a model, by one rule: its own map, else L1 and the SSIM ensemble."""
+    return (OWN_MAP,) if detector.model.has_map else ("l1", SCORE)
+
+
+def telling_subject(table: pd.DataFrame, dataset: str) -> str | None:
+    """Return the subject of a set's test scan of median lesion volume, chosen without a look at any method, if any."""
+    rows = table[(table["set"] == dataset) & (table["split"] == "test") & (table["metric"] == "lesion_ml")]
+    rows = rows.sort_values("value", kind="stable")
+    return str(rows["subject"].iloc[len(rows) // 2]) if len(rows) else None
+
+
+def draw_set(
+    dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, Detector]], path: Path
+) -> bool:
+    """Draw one test scan of a set with the maps of all methods, each on the colour scale that healthy scans have set.
+
+    Args:
+        dataset: Name of a set with lesions.
+        cases: Test cases.
+        shown: One training of each model.
+        path: The picture.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    subject = telling_subject(shown[0][0].table, dataset) if shown else None
+    case = next((c for c in cases if (c.dataset, c.subject, c.split) == (dataset, subject, "test")), None)
+    if case is None:
+        return False
+    overlays: list[Overlay] = []
+    image = lesion = None
+    for entry, detector in shown:
+        try:
+            scored = Scorer(detector, entry.seed).score(case, entry.scores)
+        except CASE_ERRORS:
+            continue  # the page says so
+        image, lesion = scored.prepared.image, scored.prepared.lesion
+        table = entry.table[(entry.table["split"] == "test") & (entry.table["metric"] == "threshold")]
+        for score, name in entry.methods().items():
+            rows = table[table["score"] == score]
+            # those of healthy scans are the same in every row
+            at = dict(zip(rows["threshold"], rows["value"], strict=True))
+            if FIRST_COLOUR in at:
+                overlays.append(Overlay(name, scored.maps[score], at[FIRST_COLOUR], at[FULL_COLOUR]))
+    if image is None or lesion is None:
+        return False
+    title = f"{dataset}: {subject}"
+    save_montage(method_panels(image, lesion, overlays, title=title, scale_meaning=SCALE_MEANING), path)
+    return True
+
+
+def page(entries: Sequence[Entry], headings: Mapping[str, str], *, budget: str, failed: Sequence[str]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        entries: What was trained and evaluated.
+        headings: Of each data set with lesions, in order.
+        budget: What a training was given, in words.
+        failed: Messages of what could not be trained or evaluated.
+    """
+    seeds = len({entry.seed for entry in entries})
+    lost = [
+        f"{entry.model}, seed {entry.seed}: {row['set']} {row['case']}: {row['message']}"
+        for entry in entries
+        for row in failures(entry.table).to_dict("records")
+    ]
+    text = ["# Zoo of methods", "Research use only; not for diagnosis."]
+    if failed or lost:
+        text.append("\n".join(f"- failed: {message}" for message in (*failed, *lost)))
+    if not entries:
+        return "\n\n".join([*text, "Nothing could be evaluated."]) + "\n"
+    text.append(
+        f"Every model was trained for {budget} of wall-clock time, compiling and validation included: the same time, "
+        "not the same steps. One that learns in one go takes what it takes. All were evaluated on the same "
+        f"scans by the same rules. Trainings of each model: {seeds}; within a subject their mean counts."
+    )
+    text.append(
+        f"One rule says what is shown of a model: its own map where it makes one, else both `l1` and `{SCORE}` of its "
+        f"reconstruction. Without a model: {', '.join(f'`{name}`' for name in BASELINES)}."
+    )
+    test = _test_values(entries)
+    for dataset, heading in headings.items():
+        text += _set_page(heading, test[test["set"] == dataset])
+    text += [*_healthy_page(test[~test["set"].isin(headings)]), *_costs_page(entries)]
+    return "\n\n".join(text) + "\n"
+
+
+def _test_values(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the values of test scans that the page needs, with the column "method"."""
+    wanted = {(PRECISION, ANY), (DICE, ANY), ("chance", ANY), (ABOVE, healthy_name(0.01))}
+    parts = []
+    for entry in entries:
+        names = entry.methods() | {name: name for name in BASELINES}
+        table = entry.table[(entry.table["split"] == "test") & (entry.table["space"] == MODEL)]
+        measured = pd.Series(list(zip(table["metric"], table["threshold"], strict=True)), index=table.index)
+        table = table[measured.isin(wanted) & table["score"].isin(names)]
+        parts.append(table.assign(method=table["score"].map(names)))
+    return pd.concat(parts)
+
+
+def _values(rows: pd.DataFrame, method: str, metric: str) -> dict[str, float]:
+    """Return a value a subject: the mean over its scans and all trainings."""
+    chosen = rows[(rows["method"] == method) & (rows["metric"] == metric)]
+    return by_subject(chosen["subject"].tolist(), chosen["value"].tolist())
+
+
+def _set_page(heading: str, rows: pd.DataFrame) -> list[str]:
+    precision = {name: _values(rows, name, PRECISION) for name in dict.fromkeys(rows["method"])}
+    precision = {name: values for name, values in precision.items() if values}
+    if not precision:
+        return [f"## {heading}", "No scan could be measured."]
+    chance = summarise(_values(rows, next(iter(precision)), "chance").values()).mean
+    references = [name for name in REFERENCES if name in precision]
+    against = {
+        (name, reference): _against(precision[name], precision[reference])
+        for name in precision
+        for reference in references
+        if name != reference and precision[name].keys() & precision[reference].keys()
+    }
+    adjusted = dict(zip(against, holm([p for _, p in against.values()]), strict=True))
+    cells = []
+    for name in sorted(precision, key=lambda name: -summarise(precision[name].values()).mean):
+        found = summarise(precision[name].values())
+        dice = summarise(_values(rows, name, DICE).values())
+        differences = [
+            _difference(against[name, other][0], adjusted[name, other]) if (name, other) in against else "-"
+            for other in references
+        ]
+        cells.append([name, str(found.n), _interval(found), _interval(dice), *differences])
+    heads = ["method", "subjects", "average precision", "best Dice (oracle)"]
+    heads += [f"average precision less that of {name}" for name in references]
+    return [
+        f"## {heading}",
+        f"Chance level of average precision {chance:.4f}. Means over subjects with 95 % BCa intervals, the highest "
+        "first. Differences are paired within subjects; p of the paired permutation test, by Holm's method for all "
+        "differences of this table. Best Dice is at the best threshold of the very scan: an upper bound.",
+        markdown_table(heads, cells),
+    ]
+
+
+def _against(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[Summary, float]:
+    """Return the differences of the subjects that both have, and the p-value."""
+    shared = [subject for subject in ours if subject in theirs]
+    a, b = ([values[subject] for subject in shared] for values in (ours, theirs))
+    return paired_difference(a, b), paired_permutation_test(a, b)
+
+
+def _healthy_page(rows: pd.DataFrame) -> list[str]:
+    sets = list(dict.fromkeys(rows["set"]))
+    if not sets:
+        return []
+    cells = []
+    for method in dict.fromkeys(rows["method"]):
+        found = [summarise(_values(rows[rows["set"] == name], method, ABOVE).values()) for name in sets]
+        if any(summary.n for summary in found):
+            cells.append([method, *(_interval(summary, percent=True) for summary in found)])
+    said = "Share of the brain, in %, above the threshold that 1 % of healthy validation brain exceeds; 1 is ideal:"
+    return ["## Healthy test scans", said, markdown_table(["method", *sets], cells)] if cells else []
+
+
+def _costs_page(entries: Sequence[Entry]) -> list[str]:
+    costs = pd.DataFrame([{"model": entry.model, **entry.costs} for entry in entries])
+    means = costs.groupby("model", sort=False)[list(COSTS)].mean()
+    cells = [
+        [str(model), *(f"{row[name]:,.{digits}f}" for name, (_, digits) in COSTS.items())]
+        for model, row in means.iterrows()
+    ]
+    devices = ", ".join(dict.fromkeys(entry.device for entry in entries))
+    said = f"On {devices}. Means over trainings. Seconds a scan are those of one test scan, loading aside:"
+    return ["## Costs", said, markdown_table(["model", *(title for title, _ in COSTS.values())], cells)]
+
+
+def _difference(found: Summary, p: float) -> str:
+    return _interval(found, sign="+") + (f", p {p:.2g}" if found.n >= FEW else "")
+
+
+def _interval(found: Summary, *, sign: str = "", percent: bool = False) -> str:
+    factor, digits = (100, 2) if percent else (1, 3)
+    if not found.n:
+        return "-"
+    mean, low, high = (f"{factor * value:{sign}.{digits}f}" for value in (found.mean, found.low, found.high))
+    return mean if found.n < FEW or math.isnan(found.low) else f"{mean} ({low} to {high})"
