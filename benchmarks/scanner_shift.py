@@ -28,7 +28,7 @@ from brainuad.evaluation import summarise
 from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, HealthyMoments, base_of
+from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, HealthyMoments, base_of
 from brainuad.scoring.rarity import TAIL
 
 SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")

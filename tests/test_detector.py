@@ -23,7 +23,7 @@ from brainuad.detector import Detector, known_models, load_model
 from brainuad.errors import InputError
 from brainuad.models.base import Model
 from brainuad.scoring import ssim_ensemble
-from brainuad.scoring.atlas import HealthyStatistics
+from brainuad.scoring.health import HealthyStatistics
 from brainuad.scoring.mahalanobis import mahalanobis
 
 

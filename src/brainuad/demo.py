@@ -15,7 +15,7 @@ from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.scoring.atlas import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
+from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.study.protocol import healthy_name

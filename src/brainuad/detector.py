@@ -26,7 +26,7 @@ from brainuad.models.base import Inference, Model, batch_of
 from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
-from brainuad.scoring.atlas import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
+from brainuad.scoring.health import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
 from brainuad.scoring.rarity import PARTS, RARITY, Part, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 

@@ -27,7 +27,7 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path, sha256, write_json, write_text
 from brainuad.models.base import Model, own_settings, settings_class
 from brainuad.registry import MODELS
-from brainuad.scoring.atlas import HealthyMoments
+from brainuad.scoring.health import HealthyMoments
 
 FORMAT = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"

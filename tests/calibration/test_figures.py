@@ -14,7 +14,7 @@ from scipy.stats import percentileofscore
 
 from brainuad.calibration import Calibration, HealthyScan, Looks, calibration_of
 from brainuad.errors import InputError
-from brainuad.scoring.atlas import CARRIED
+from brainuad.scoring.health import CARRIED
 
 # as the first release of the shipped model had it
 FIRST_FORMAT = {

@@ -10,7 +10,7 @@ from brainuad.calibration import BrainMaps, HealthyScan, set_against_health, tai
 from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import CARRIED, IMAGE, HealthyStatistics, relative_name
+from brainuad.scoring.health import CARRIED, IMAGE, HealthyStatistics, relative_name
 from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)

@@ -11,7 +11,7 @@ from brainuad.data.slices import slabs_of
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model, write_model
 from brainuad.models.atlas import AtlasModel, AtlasSettings
-from brainuad.scoring.atlas import HealthyStatistics
+from brainuad.scoring.health import HealthyStatistics
 
 GRID = (12, 10, 8)
 

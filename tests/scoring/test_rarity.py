@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
-from brainuad.scoring.atlas import HealthyMoments, base_of, bases_of
+from brainuad.scoring.health import HealthyMoments, base_of, bases_of
 from brainuad.scoring.rarity import RARITY, TAIL, Part, cleaned, fused, pooled_tail, rarity, tail_quantiles
 
 SHAPE = (30, 28, 16)

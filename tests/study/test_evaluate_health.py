@@ -16,7 +16,7 @@ from brainuad.data.loading import load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import HealthyMoments, HealthyStatistics
+from brainuad.scoring.health import HealthyMoments, HealthyStatistics
 from brainuad.study import Scorer, case_seed, evaluate_cases, wide
 
 

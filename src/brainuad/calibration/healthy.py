@@ -15,7 +15,7 @@ from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.atlas import CARRIED, IMAGE, OWN_MAP, bases_of
+from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, bases_of
 from brainuad.scoring.rarity import PARTS, RARITY, tail_quantiles
 
 STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others

@@ -11,7 +11,7 @@ from torch import Tensor, from_numpy
 from brainuad.calibration.healthy import HealthyScan
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.atlas import (
+from brainuad.scoring.health import (
     CARRIED,
     HealthyMoments,
     HealthyStatistics,

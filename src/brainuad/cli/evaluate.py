@@ -77,7 +77,7 @@ def evaluate(
     """
     announce(f"loading {model}")
     from brainuad.runs import load_trained
-    from brainuad.scoring.atlas import score_names
+    from brainuad.scoring.health import score_names
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
 

@@ -78,7 +78,7 @@ def score(
     from brainuad.detector import PAPER, load_model
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
-    from brainuad.scoring.atlas import score_names
+    from brainuad.scoring.health import score_names
 
     known("--score", [score] if score else [], [*score_names(), PAPER])
     number, shares = _share(shard)

@@ -15,7 +15,7 @@ from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, people, scans_of_others
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
-from brainuad.scoring.atlas import HealthyStatistics, base_of
+from brainuad.scoring.health import HealthyStatistics, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.study.measures import (
     Measures,

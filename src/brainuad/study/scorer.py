@@ -18,7 +18,7 @@ from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import Cache
 from brainuad.models.base import Inference
-from brainuad.scoring.atlas import IMAGE, HealthyStatistics, base_of
+from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import cleaned
 from brainuad.study.loader import Loader
 

@@ -20,8 +20,8 @@ from brainuad.data.leaks import People
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
 from brainuad.files import write_json, write_text
-from brainuad.scoring.atlas import OWN_MAP
 from brainuad.scoring.ensembles import LEARNT, learn_weights
+from brainuad.scoring.health import OWN_MAP
 from brainuad.study.cohort import loadable, scores_to_compute
 from brainuad.study.html_page import write_page
 from brainuad.study.progress import key_of

@@ -15,7 +15,7 @@ from brainuad.evaluation import by_subject, holm, paired_difference, paired_perm
 from brainuad.evaluation.statistics import Summary
 from brainuad.files import markdown_table
 from brainuad.report.montage import Overlay, method_panels, save_montage
-from brainuad.scoring.atlas import OWN_MAP
+from brainuad.scoring.health import OWN_MAP
 from brainuad.study.figures import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
 from brainuad.study.scorer import CASE_ERRORS, Scorer
