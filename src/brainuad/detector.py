@@ -198,7 +198,7 @@ class Detector:
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
 
-        It has no calibration and knows no health, for these were found with the settings there were. Of a compiled
+        It drops calibration and healthy statistics, which were measured with the old settings. Of a compiled
         detector it is another compiled one.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Which scan the results of a name are of, so that no other scan of that name replaces them."""
+"""Keep one scan's results from overwriting another's of the same name."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ HEALTH_FILE = "health.safetensors"
 
 
 class Health:
-    """What a scorer knows of health, on disk too.
+    """Healthy-scan statistics, learnt once and stored.
 
     Args:
         scorer: Learns it.
