@@ -187,7 +187,7 @@ def _check_other_model(folder: Path, detector: Detector) -> None:
 
 
 def _copy_model(source: Path, folder: Path) -> None:
-    for name in (WEIGHTS, CONFIG):
+    for name in (CONFIG, WEIGHTS):  # where weights are, the model is whole
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +15,7 @@ from brainuad.errors import InputError
 from brainuad.prepare.layout import place
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
+from brainuad.processes import process_pool
 
 
 def prepare_cohort(
@@ -60,10 +60,7 @@ def prepare_cohort(
         report(row)
     scans = [scan for scan in scans if scan.subject not in clashes]
     rows: list[Row] = []
-    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_one_thread, initargs=(jobs,)
-    ) as pool:
+    with process_pool(jobs, _one_thread, jobs) as pool:
         futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
         try:
             for future in as_completed(futures):
