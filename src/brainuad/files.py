@@ -134,6 +134,24 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Find out before the work, not after, that results cannot be written.
+
+    Args:
+        folder: Made if missing.
+
+    Raises:
+        InputError: It cannot be made, or written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            folder, f"cannot be written to ({error.strerror})", "Choose another output folder"
+        ) from error
+
+
 def write_text(target: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, all or nothing; what UTF-8 cannot hold, as odd file names do, is escaped."""
     with atomic_path(target) as temporary:

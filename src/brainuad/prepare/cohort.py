@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from brainuad.data.raw import RawScan
 from brainuad.errors import InputError
+from brainuad.files import check_writable
 from brainuad.prepare.layout import place
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
@@ -49,11 +50,13 @@ def prepare_cohort(
         could not be prepared, and why), message.
 
     Raises:
-        InputError: A table in ``data_dir`` is somebody else's, or a scan lies where its own results would go.
+        InputError: A table in ``data_dir`` is somebody else's, it cannot be written to, or a scan lies where its own
+            results would go.
     """
     check_tables(Path(data_dir))
     root = Path(data_dir) / "Data"
     _check_apart(scans, root)
+    check_writable(data_dir)
     clashes = {scan.subject: fault for scan in scans if (fault := _clash(scan, root))}
     refused = [failed_row(scan, clashes[scan.subject]) for scan in scans if scan.subject in clashes]
     for row in refused:
