@@ -119,7 +119,9 @@ def _remove_left_behind(folder: Path) -> None:
         return
     for path in folder.glob(f"{_TEMPORARY}-*"):
         with suppress(OSError):  # locked, just gone, or a file system without locks
-            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # as locks over networks want it
+            handle = os.open(
+                path, os.O_RDONLY if path.is_dir() else os.O_RDWR
+            )  # as locks over networks want it
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)

@@ -1,4 +1,4 @@
-"""Folders that are full, read-only or gone, and clocks that go back: one clear error at most, and a rerun that works."""
+"""Folders that are full, read-only or gone, and clocks that go back: one clear error at most, then a rerun."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def remount(disk: Path, how: str) -> None:
     """Remount, as soon as nobody writes."""
     for _ in range(2000):
-        if not subprocess.run(["mount", "-o", f"remount,{how}", disk], check=False, capture_output=True).returncode:
+        if not subprocess.run(
+            ["mount", "-o", f"remount,{how}", disk], check=False, capture_output=True
+        ).returncode:
             return
         time.sleep(0.005)
     raise TimeoutError(f"{disk} is always busy")
@@ -49,7 +51,9 @@ def assert_one_clear_error(ended: Ended) -> None:
     assert "Traceback" not in ended.said, ended.said
     assert "internal error" not in ended.said, ended.said
     assert ended.said.count("brainuad: error: ") <= 1, ended.said
-    assert "cannot be written" in ended.said or "No space left" in ended.said or "Read-only" in ended.said, ended.said
+    assert "cannot be written" in ended.said or "No space left" in ended.said or "Read-only" in ended.said, (
+        ended.said
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
