@@ -14,7 +14,7 @@ from exact import false_positive_threshold
 from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
-from brainuad.calibrate import SUMMARIES, calibrate
+from brainuad.calibrate import SUMMARIES, _check_other_model, _copy_model, calibrate
 from brainuad.calibration.findings import measure_findings
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
@@ -265,3 +265,23 @@ def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     other.save(tmp_path / "other")
     with pytest.raises(InputError, match="holds another model"):
         calibrate(room / "model", [scans], tmp_path / "other", brain_mask=masks, device="cpu")
+
+
+def test_a_copy_of_the_model_that_was_cut_off_is_made_again(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Path] = []
+
+    def killed_at_the_second(source: Path, target: Path) -> None:
+        copies.append(target)
+        if len(copies) == 2:
+            raise KeyboardInterrupt
+        shutil.copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("brainuad.calibrate.shutil.copyfile", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            _copy_model(room / "model", tmp_path)
+    _check_other_model(tmp_path, load_model(room / "model", "cpu"))
+    _copy_model(room / "model", tmp_path)
+    assert Detector.load(tmp_path).fingerprint == Detector.load(room / "model").fingerprint

@@ -26,7 +26,7 @@ from brainuad.data.volume import Volume
 from brainuad.detector import Detector, known_models, load_model
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, sha256, write_json
+from brainuad.files import atomic_path, check_writable, sha256, write_json
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
 from brainuad.runs import find_model
 from brainuad.scan import map_scan
@@ -103,6 +103,7 @@ def calibrate(
         scans = _healthy_scans(healthy, detector, folder)
         _check_other_model(folder, detector)
     _check_enough(len(scans), len(scans), healthy)
+    check_writable(folder)
     # a score of many draws takes as many times as long, and its values are those of one scan
     scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
@@ -187,7 +188,7 @@ def _check_other_model(folder: Path, detector: Detector) -> None:
 
 
 def _copy_model(source: Path, folder: Path) -> None:
-    for name in (WEIGHTS, CONFIG):
+    for name in (CONFIG, WEIGHTS):  # where weights are, the model is whole
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)
 

@@ -7,6 +7,7 @@ Runs are written to ``LOG_DIR/<name>/<mode>/seed<seed>/<time>/fold<k>``. A new r
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,7 +16,9 @@ from pathlib import Path
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
@@ -87,16 +90,44 @@ def _run_hydra(arguments: list[str]) -> int:
         except InputError as error:  # does not stop the other runs of a multirun
             failures.append(error)
             print(f"brainuad: error: {error}", file=sys.stderr)
+        except OSError as error:
+            failures.append(_of_disk(error))
+            print(f"brainuad: error: {failures[-1]}", file=sys.stderr)
 
     main_of = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")
-    with _program_arguments(arguments):
-        try:
+    try:
+        with _program_arguments(arguments), _hydra_raises():
             main_of(job)()
-        except SystemExit as stop:  # Hydra has printed why
-            return 1 if stop.code else 0
+    except SystemExit as stop:  # Hydra has printed why
+        return 1 if stop.code else 0
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        print(*filter(None, (error, error.__cause__)), sep="\n", file=sys.stderr)
+        return 1
+    except OSError as error:  # Hydra cannot write its files
+        raise _of_disk(error) from error
     if failures:
         return 1
     return 3 if any(failed_cases) else 0
+
+
+def _of_disk(error: OSError) -> InputError:
+    return InputError(
+        error.filename or "training", error.strerror or str(error), "Free space or choose another folder"
+    )
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Have Hydra raise errors, which it would print with a traceback."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 @contextmanager

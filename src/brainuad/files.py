@@ -9,13 +9,16 @@ import io
 import json
 import logging
 import os
+import platform
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,43 +26,27 @@ from filelock import FileLock
 
 from brainuad.errors import InputError
 
+if sys.platform != "win32":
+    import fcntl
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # what a file is called; whatever else lies in the folder is not ours
 ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
+# Temporary names begin so. They tell the machine: locks may not reach others that share the folder.
+_TEMPORARY = f".partial-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}"
 
 
-@contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
     """Yield a temporary path beside ``target`` that replaces it when the block ends without an error.
 
-    The temporary name keeps the target's suffixes, because image writers choose the format by them.
+    The temporary name keeps the target's suffixes, because image writers choose the format by them. What a killed
+    process of this machine left in that folder is removed.
 
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
     """
-    target = Path(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + target.name, dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror})", "Choose another output folder"
-        ) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    return _replacing(Path(target), folder=False)
 
 
 @contextmanager
@@ -72,9 +59,16 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     target = Path(target)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise InputError(target, "exists already", "Choose another folder, or remove it")
+    with _replacing(target, folder=True) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", suffix="-" + target.name, dir=target.parent))
+        _remove_left_behind(target.parent)
+        temporary, held = _temporary(target, folder)
     except OSError as error:
         raise InputError(
             target, f"cannot be written ({error.strerror})", "Choose another output folder"
@@ -83,14 +77,81 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod((0o777 if folder else 0o666) & ~umask)
         temporary.replace(target)
     except OSError as error:
         raise InputError(
             target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the folder may be gone, or read-only by now
+            _remove(temporary)
+        if held is not None:
+            os.close(held)
+
+
+def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
+    """Make a temporary file or folder; while its descriptor is open, it is locked: its process lives."""
+    prefix, suffix = f"{_TEMPORARY}-", f"-{target.name}"
+    while True:
+        if folder:
+            path = Path(tempfile.mkdtemp(suffix, prefix, target.parent))
+            held = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
+        else:
+            held, name = tempfile.mkstemp(suffix, prefix, target.parent)
+            path = Path(name)
+        if sys.platform == "win32":  # what is open cannot be replaced there
+            if held is not None:
+                os.close(held)
+            return path, None
+        assert held is not None
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if path.exists():
+            return path, held
+        os.close(held)  # taken for left behind, in the moment before it was locked
+
+
+@cache
+def _remove_left_behind(folder: Path) -> None:
+    """Remove temporary files of this machine that nobody holds: their processes were killed. Once a folder."""
+    if sys.platform == "win32":
+        return
+    for path in folder.glob(f"{_TEMPORARY}-*"):
+        with suppress(OSError):  # locked, just gone, or a file system without locks
+            handle = os.open(
+                path, os.O_RDONLY if path.is_dir() else os.O_RDWR
+            )  # as locks over networks want it
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Find out before the work, not after, that results cannot be written.
+
+    Args:
+        folder: Made if missing.
+
+    Raises:
+        InputError: It cannot be made, or written to.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            folder, f"cannot be written to ({error.strerror})", "Choose another output folder"
+        ) from error
 
 
 def write_text(target: str | Path, text: str) -> None:

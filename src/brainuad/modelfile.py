@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import brainuad.models  # noqa: F401  (registers them)
@@ -75,7 +75,7 @@ def write_model(
         value = value.detach().cpu()
         weights[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # `save_file` would hide that the disk is full
     if calibration is not None:
         write_json(folder / CALIBRATION, calibration.to_dict())
     if health is not None:

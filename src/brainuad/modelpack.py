@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import yaml
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from brainuad._version import __version__
@@ -117,7 +117,7 @@ def unpack_model(folder: str | Path, output: str | Path) -> None:
         raise InputError(folder, "holds no model that can be read", "Pack the model again") from error
     with atomic_folder(output) as temporary:
         with atomic_path(temporary / WEIGHTS) as file:  # for its permissions
-            save_file(weights, file)
+            file.write_bytes(save(weights))
         settings[WEIGHTS_HASH] = sha256(temporary / WEIGHTS)
         if bits < 16:
             settings[STORED_BITS] = bits

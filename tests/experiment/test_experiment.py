@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -268,3 +269,13 @@ def test_a_time_that_is_none_is_refused_before_anything_is_read(
 ) -> None:
     assert experiment.main(["experiment=smoke", *SMALL, "trainer.max_time=8m"]) == 1
     assert "trainer.max_time: '8m' is no time. Write HH:MM:SS, such as 00:08:30" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").touch()
+    assert experiment.main(["experiment=smoke", *SMALL, "log_dir=file"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"brainuad: error: {here / 'file'}")
+    assert "HYDRA_FULL_ERROR" not in os.environ

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256
+from brainuad.processes import process_pool
 
 Progress = Callable[[int, int], None]
 
@@ -194,8 +193,7 @@ def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem
     if num_workers <= 1 or len(cases) <= 1:
         yield from map(check_case, cases)
         return
-    # spawn: forking a process whose libraries run threads can hang
-    with ProcessPoolExecutor(min(num_workers, len(cases)), mp_context=get_context("spawn")) as pool:
+    with process_pool(min(num_workers, len(cases))) as pool:
         yield from pool.map(check_case, cases)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +12,11 @@ import SimpleITK as sitk
 
 from brainuad.data.raw import RawScan
 from brainuad.errors import InputError
+from brainuad.files import check_writable
 from brainuad.prepare.layout import place
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
+from brainuad.processes import process_pool
 
 
 def prepare_cohort(
@@ -49,21 +50,20 @@ def prepare_cohort(
         could not be prepared, and why), message.
 
     Raises:
-        InputError: A table in ``data_dir`` is somebody else's, or a scan lies where its own results would go.
+        InputError: A table in ``data_dir`` is somebody else's, it cannot be written to, or a scan lies where its own
+            results would go.
     """
     check_tables(Path(data_dir))
     root = Path(data_dir) / "Data"
     _check_apart(scans, root)
+    check_writable(data_dir)
     clashes = {scan.subject: fault for scan in scans if (fault := _clash(scan, root))}
     refused = [failed_row(scan, clashes[scan.subject]) for scan in scans if scan.subject in clashes]
     for row in refused:
         report(row)
     scans = [scan for scan in scans if scan.subject not in clashes]
     rows: list[Row] = []
-    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_one_thread, initargs=(jobs,)
-    ) as pool:
+    with process_pool(jobs, _one_thread, jobs) as pool:
         futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
         try:
             for future in as_completed(futures):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from brainuad.errors import InputError
@@ -188,7 +188,7 @@ class HealthyStatistics:
         for name in self.sums:
             arrays |= {f"sum {name}": self.sums[name], f"square {name}": self.squares[name]}
         with atomic_path(path) as temporary:
-            save_file(arrays, temporary, {"scans": str(self.scans), "about": about})
+            temporary.write_bytes(save(arrays, {"scans": str(self.scans), "about": about}))
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[HealthyStatistics, str]:
@@ -303,7 +303,7 @@ class HealthyMoments:
                 arrays[f"{kind} {name}"] = values.astype(np.float16 if _fit_16_bits(*pair) else np.float32)
         arrays |= {f"tail {name}": np.asarray(tail, dtype=np.float32) for name, tail in self.tails.items()}
         with atomic_path(path) as temporary:
-            save_file(arrays, temporary, {"scans": str(self.scans)})
+            temporary.write_bytes(save(arrays, {"scans": str(self.scans)}))
 
     @classmethod
     def load(cls, path: str | Path) -> HealthyMoments:

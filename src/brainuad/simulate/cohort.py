@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import as_file, files
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from brainuad.data.cohort import MANIFEST_COLUMNS, Case
 from brainuad.data.tables import check_file_name
 from brainuad.errors import InputError
 from brainuad.files import write_json, write_text
+from brainuad.processes import process_pool
 from brainuad.simulate.subject import Row, Simulation, simulate_subject, stems
 
 COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
@@ -69,8 +69,7 @@ def simulate_cohort(
     offered = _deal(Path(outlines), patients, settings)
     folder = Path(output)
     results = []
-    # Fresh processes: forking a process in which ITK or torch threads have run can deadlock.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with process_pool(jobs) as pool:
         futures = [
             pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, []))
             for case in cases

@@ -13,7 +13,7 @@ from brainuad.data.cohort import Case
 from brainuad.data.leaks import find_leaks, scans_of_others
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, write_json, write_text
+from brainuad.files import atomic_path, check_writable, write_json, write_text
 from brainuad.scoring.health import INTENSITY_ATLAS, HealthyMoments, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.study.html_page import write_page
@@ -96,6 +96,7 @@ def evaluate_cases(
         detector.health,
         lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load)),
     )
+    check_writable(output)
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
     run.evaluate(chosen)
     table, run.rows = run.rows.table(), Rows()  # not both in memory

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.train.callbacks import Epochs
 from brainuad.train.module import Training
@@ -96,7 +97,9 @@ class MetricsTable(Logger):
         rows: list[dict[str, str]] = []
         if self.resumed_step and self.path.exists():
             with self.path.open(newline="") as handle:
-                rows = [row for row in csv.DictReader(handle) if int(row["step"]) <= self.resumed_step]
+                # a row that a full disk cut off lacks its last column
+                whole = [row for row in csv.DictReader(handle) if row["seconds"]]
+                rows = [row for row in whole if int(row["step"]) <= self.resumed_step]
         if rows:
             self.started -= float(rows[-1]["seconds"])
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as handle:
@@ -119,7 +122,11 @@ class MetricsTable(Logger):
         """Do nothing: the run has its settings in a file of their own."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add the row of an epoch."""
+        """Add the row of an epoch.
+
+        Raises:
+            InputError: The disk is full, or the folder is gone or read-only.
+        """
         if "train/loss" not in metrics:
             return
         if not self.begun:  # not before: only one of several devices comes here
@@ -131,5 +138,9 @@ class MetricsTable(Logger):
             f"{metrics['val/loss']:.6g}" if "val/loss" in metrics else "",
             f"{time.monotonic() - self.started:.1f}",
         )
-        with self.path.open("a", newline="") as handle:
-            csv.writer(handle).writerow(row)
+        try:
+            with self.path.open("a", newline="") as handle:
+                csv.writer(handle).writerow(row)
+        except OSError as error:
+            fault = f"cannot be written ({error.strerror})"
+            raise InputError(self.path, fault, "Free space, and add resume=True") from error
