@@ -42,7 +42,7 @@ kernels-others: $(STAMP)
 	PYTHONPATH=tests OMP_WAIT_POLICY=passive \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider -p other_sums -p native_bfloat16 $(NUMERIC)
 
-# Commands that are killed, full disks, folders that vanish: an hour for 200 kills; KILLS=20 is less.
+# Commands that are killed, full disks, folders that vanish: hours for 200 kills; KILLS=20 is less.
 test-faults: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m faults tests/faults
 

@@ -41,6 +41,7 @@ def test_killed_and_run_again(
             ended = run(commands[name](folder), folder, kill)
             history.append((kill, ended.code))
             if ended.code != -9:  # it was done before
+                alone = ended if len(history) == 1 else alone  # the machine is faster now
                 break
             killed += 1
         last = run(commands[name](folder), folder)
