@@ -10,12 +10,13 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
 	   tests/models/test_release.py tests/study/test_evaluate_cache.py
 
-.PHONY: demo test test-kernels kernels-oldest kernels-others test-faults lint docs format clean help
+.PHONY: demo test test-kernels kernels-oldest kernels-others test-long test-faults lint docs format clean help
 
 help:
 	@echo "make demo    install into .venv, score the embedded scans, print the table"
 	@echo "make test    install into .venv, run the tests"
 	@echo "make test-kernels   run the numeric tests as on other processors"
+	@echo "make test-long      tests that take long and are not likely to fail alone"
 	@echo "make test-faults    kill commands, fill disks and so on, KILLS=200 times; docs/reliability.md"
 	@echo "make lint    style, types and import rules"
 	@echo "make docs    the site, into site/"
@@ -41,6 +42,10 @@ kernels-oldest: $(STAMP)
 kernels-others: $(STAMP)
 	PYTHONPATH=tests OMP_WAIT_POLICY=passive \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider -p other_sums -p native_bfloat16 $(NUMERIC)
+
+# What takes long and is not likely to fail alone.
+test-long: $(STAMP)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 -m long
 
 # Commands that are killed, full disks, folders that vanish: hours for 200 kills; KILLS=20 is less.
 test-faults: $(STAMP)

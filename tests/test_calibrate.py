@@ -272,11 +272,11 @@ def test_a_copy_of_the_model_that_was_cut_off_is_made_again(
 ) -> None:
     copies: list[Path] = []
 
-    def killed_at_the_second(source: Path, target: Path) -> None:
+    def killed_at_the_second(source: Path, target: Path, **_: object) -> None:
         copies.append(target)
         if len(copies) == 2:
             raise KeyboardInterrupt
-        target.write_bytes(source.read_bytes())
+        Path(target).write_bytes(Path(source).read_bytes())
 
     with monkeypatch.context() as patch:
         patch.setattr("brainuad.calibrate.shutil.copyfile", killed_at_the_second)

@@ -35,14 +35,14 @@ def test_they_are_stored_with_what_they_print(name: str) -> None:
     assert not [output for output in outputs if output["output_type"] == "error"]
 
 
-@pytest.mark.slow(seconds=20)
+@pytest.mark.long
 def test_a_scan_is_scored() -> None:
     names = run("score_a_scan.ipynb")
     assert names["result"].to_frame()["rare"].any()
     assert names["precision"] > 3 * names["lesion"].mean()
 
 
-@pytest.mark.slow(seconds=40)
+@pytest.mark.long
 def test_scores_are_compared() -> None:
     names = run("compare_scores.ipynb")
     assert set(names["cases"]["score"]) == {"ssim_ensemble", "rarity"}

@@ -102,6 +102,7 @@ def journey(room: Path, model: Path, out: Path, scores: list[str]) -> dict[str, 
     return {kind: out / "scored" / name for kind, name in sidecar["outputs"].items()}
 
 
+@pytest.mark.long
 @pytest.mark.slow(seconds=40)
 def test_restoration(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = [f"model.cfg.{word}" for word in (*TINY, "inverted=0.5", "families=[tissue,mass]")]

@@ -38,6 +38,7 @@ def typed(data_dir: Path, out: Path, *words: str, code: int = 0) -> Any:
     return run("zoo", data_dir, "-o", out, "--budget", "3s", *words, *SMALL, cache, code=code)
 
 
+@pytest.mark.long
 @pytest.mark.slow(seconds=30)
 def test_stopped_and_typed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_dir, out = build_tree(tmp_path / "data"), tmp_path / "out"

@@ -119,7 +119,7 @@ def run(folder: Path, count: int, seed: int) -> Counter[str]:
     return Counter(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1000, pytest.param(3000, marks=pytest.mark.long)])
 def test_damaged_files_are_refused_in_words_without_a_crash_a_hang_or_memory(tmp_path, count):
     outcomes = run(tmp_path, count, seed=count)
     assert sum(outcomes.values()) == count

@@ -107,6 +107,7 @@ def test_two_processes_evaluate_to_the_files_of_one(words: list[object], alone: 
     assert len(list((tmp_path / "out").glob("progress*.jsonl"))) == 2
 
 
+@pytest.mark.long
 def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
     words: list[object], alone: Path, tmp_path: Path
 ) -> None:

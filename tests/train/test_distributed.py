@@ -90,6 +90,7 @@ def test_two_processes_train_to_the_weights_of_one(
     assert all(torch.equal(value, average[f"average.{name}"]) for name, value in best.state_dict().items())
 
 
+@pytest.mark.long
 def test_a_dead_process_ends_the_run_and_a_restart_completes_it(
     alone: dict[str, Any], initial: Path, whole_and_dead: tuple[Path, Path]
 ) -> None:
