@@ -157,7 +157,7 @@ def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(brainuad.demo, "run_demo", fake)
     shown = run("demo").stdout
-    assert "0.2500" in shown
+    assert "0.250" in shown
     assert f"Open {pictures[0]}" in shown
     found = json.loads(run("demo", "--json").stdout)
     assert found["scores"] == [{"score": "l1", "MS: best dice": 0.25}]

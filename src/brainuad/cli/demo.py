@@ -13,6 +13,8 @@ from brainuad.console import progress
 @app.command(short_help="Score the scans that come with brainuad.")
 def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json = False) -> None:
     """Score the scans that come with brainuad, print a table, draw every scan."""
+    import pandas as pd
+
     from brainuad.demo import run_demo
 
     with progress("Demo", None) as advance:
@@ -30,6 +32,10 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
         print(json.dumps(found | files, indent=2))
         return
     print(made.groups.to_string(float_format="{:.4f}".format, na_rep="-"), end="\n\n")
-    print(made.table.to_string(float_format="{:.4f}".format), end="\n\n")
+    short = {"average precision": "AP", "best dice": "Dice"}
+    groups = [name.rsplit(": ", 1) for name in made.table]
+    made.table.columns = pd.MultiIndex.from_tuples([(group, short[measure]) for group, measure in groups])
+    print(made.table.rename_axis(None).to_string(float_format="{:.3f}".format))
+    print("AP: average precision. Dice: at the best threshold of all.", end="\n\n")
     print(f"Table: {made.results}")
     print(f"Open {made.pictures[0]}; every other scan has its picture beside it.")
