@@ -34,8 +34,9 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
     print(made.groups.to_string(float_format="{:.4f}".format, na_rep="-"), end="\n\n")
     short = {"average precision": "AP", "best dice": "Dice"}
     groups = [name.rsplit(": ", 1) for name in made.table]
-    made.table.columns = pd.MultiIndex.from_tuples([(group, short[measure]) for group, measure in groups])
-    print(made.table.rename_axis(None).to_string(float_format="{:.3f}".format))
+    names = pd.MultiIndex.from_tuples([(group, short[measure]) for group, measure in groups])
+    shown = made.table.set_axis(names, axis=1).rename_axis(None)
+    print(shown.to_string(float_format="{:.3f}".format))
     print("AP: average precision. Dice: at the best threshold of all.", end="\n\n")
     print(f"Table: {made.results}")
     print(f"Open {made.pictures[0]}; every other scan has its picture beside it.")
