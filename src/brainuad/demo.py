@@ -15,6 +15,7 @@ from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
 from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.report.records import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
@@ -42,7 +43,6 @@ PICTURED = {
     OWN_MAP: "the model's own map",
 }
 MEASURES = ("average_precision", "best_dice")
-FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of the pictures
 MARKED = 0.01  # fraction of healthy brain voxels above the threshold of which the groups say what it marks
 
 Report = Callable[[str, int, int], None]
@@ -147,7 +147,7 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
         prepared.mask,
         prepared.lesion,
         title=f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}",
-        scale_meaning=f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}",
+        scale_meaning=SCALE_MEANING,
     )
     save_montage(figure, path)
 

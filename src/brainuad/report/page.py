@@ -22,13 +22,21 @@ from brainuad.errors import InputError
 from brainuad.files import write_text
 from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
-from brainuad.report.records import Point, Records, Row, Scale, Scored, read_records
+from brainuad.report.records import (
+    FIRST_COLOUR,
+    FULL_COLOUR,
+    Point,
+    Records,
+    Row,
+    Scale,
+    Scored,
+    read_records,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
-FIRST_FRACTION, FULL_FRACTION = 0.05, 0.001  # what the two ends of the colour scale stand for
 STANDING = (
     "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
 )
@@ -218,8 +226,8 @@ def scale_words(scale: Scale | None) -> str:
     interval = f", 95 % interval {scale.interval[0]:.3f} to {scale.interval[1]:.3f}" if scale.interval else ""
     return (
         f"{_percent(scale.fraction)} of a healthy brain's voxels are at or above {scale.threshold:.3f} "
-        f"(findings{interval}); {_percent(FIRST_FRACTION)} at or above {scale.first_colour:.3f} (red begins); "
-        f"{_percent(FULL_FRACTION)} at or above {scale.full_colour:.3f} (brightest yellow, or the "
+        f"(findings{interval}); {_percent(FIRST_COLOUR)} at or above {scale.first_colour:.3f} (red begins); "
+        f"{_percent(FULL_COLOUR)} at or above {scale.full_colour:.3f} (brightest yellow, or the "
         f"scan's highest value where that is higher). "
         f"Measured on {scale.scans} healthy scans."
     )
@@ -257,7 +265,7 @@ def _steps(scale: Scale | None) -> list[tuple[float, str]]:
     """Return map values, descending, and what it means to reach them, for the voxel under the crosshair."""
     if scale is None:
         return [(0.0, "not calibrated")]
-    known = {FIRST_FRACTION: scale.first_colour, FULL_FRACTION: scale.full_colour}
+    known = {FIRST_COLOUR: scale.first_colour, FULL_COLOUR: scale.full_colour}
     known[scale.fraction] = scale.threshold
     steps = []
     for fraction, value in sorted(known.items()):
@@ -308,7 +316,10 @@ def _panels(scored: Scored, display: Display) -> str:
         wanted.append((finding.label, index, f"z = {height:.0f} mm"))
     if not wanted:
         return ""
-    from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
+    from brainuad.report.montage import (  # matplotlib is slow to import
+        Overlay,
+        finding_panels,
+    )
 
     colours = _colours(scored)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)

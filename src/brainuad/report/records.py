@@ -16,6 +16,12 @@ from brainuad.files import csv_reader
 Point = tuple[float, float, float]
 _OF_THE_RUN = ("run.json", "dataset_description.json")
 
+# fractions of healthy brain voxels above the first and the brightest colour
+FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001
+SCALE_MEANING = (
+    f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}, or the highest"
+)
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -7,9 +7,8 @@ from typing import Any
 
 from brainuad.calibration import Calibration, Looks, Spread, look_at
 from brainuad.detector import Detector
+from brainuad.report.records import FIRST_COLOUR, FULL_COLOUR
 from brainuad.scan.pipeline import ScanMaps
-
-FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001  # fractions of healthy brain voxels above the colours of pictures
 
 
 def against_healthy(

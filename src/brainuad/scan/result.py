@@ -18,8 +18,8 @@ from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
 from brainuad.report.montage import Overlay, Picture, montage, save_montage
+from brainuad.report.records import SCALE_MEANING
 from brainuad.scan.findings import Finding
-from brainuad.scan.healthy import FIRST_COLOUR, FULL_COLOUR
 from brainuad.scan.pipeline import ScanMaps
 from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
 
@@ -203,9 +203,7 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
     overlays, meaning = [], "the model has no calibration: no map is shown"
     if known:
         overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
-        meaning = (
-            f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}, or the highest"
-        )
+        meaning = SCALE_MEANING
     to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
     x, y, _ = (size / 2 for size in maps.placed.image.shape)
     return montage(

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 
 from brainuad.files import atomic_path
 from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.report.records import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
 from brainuad.study.scorer import ScoredCase
 from brainuad.study.tables import wide
 
 MOST_PANELS = 6  # scores a row of Dice against threshold
-FIRST_COLOUR, FULL_COLOUR = healthy_name(0.05), healthy_name(0.001)
-SCALE_MEANING = "red: 5% of healthy brain is higher · yellow: 0.1%"
+COLOURS = healthy_name(FIRST_COLOUR), healthy_name(FULL_COLOUR)  # thresholds of the colours
 GREYS = ("#bbbbbb", "#888888", "#555555", "#000000")
 Row = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def draw_montage(
 ) -> None:
     """Draw one case with a map, on the colour scale that healthy scans have set."""
     prepared = scored.prepared
-    overlay = Overlay(score, scored.maps[score], thresholds[FIRST_COLOUR], thresholds[FULL_COLOUR])
+    overlay = Overlay(score, scored.maps[score], *(thresholds[name] for name in COLOURS))
     figure = montage(
         prepared.image,
         scored.reconstruction,

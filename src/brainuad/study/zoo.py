@@ -15,8 +15,9 @@ from brainuad.evaluation import by_subject, holm, paired_difference, paired_perm
 from brainuad.evaluation.statistics import Summary
 from brainuad.files import markdown_table
 from brainuad.report.montage import Overlay, method_panels, save_montage
+from brainuad.report.records import SCALE_MEANING
 from brainuad.scoring.health import OWN_MAP
-from brainuad.study.figures import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
+from brainuad.study.figures import COLOURS
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
 from brainuad.study.scorer import CASE_ERRORS, Scorer
 from brainuad.study.tables import failures
@@ -101,8 +102,8 @@ def draw_set(
             rows = table[table["score"] == score]
             # those of healthy scans are the same in every row
             at = dict(zip(rows["threshold"], rows["value"], strict=True))
-            if FIRST_COLOUR in at:
-                overlays.append(Overlay(name, scored.maps[score], at[FIRST_COLOUR], at[FULL_COLOUR]))
+            if COLOURS[0] in at:
+                overlays.append(Overlay(name, scored.maps[score], *(at[colour] for colour in COLOURS)))
     if image is None or lesion is None:
         return False
     title = f"{dataset}: {subject}"

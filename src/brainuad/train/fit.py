@@ -165,11 +165,8 @@ def build_trainer(
         gradient_clip_val=settings.gradient_clip_val or None,
         benchmark=True,  # shapes are few, so cuDNN may try its ways
         logger=build_loggers(config, run_dir, resumed_step),
-        callbacks=[
-            OwnSignals(),
-            epochs,
-            Progress(epochs),
-        ],  # in this order: progress shows the epoch that ended
+        # in this order: progress shows the epoch that ended
+        callbacks=[OwnSignals(), epochs, Progress(epochs)],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
