@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-NUMERIC := tests/data/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
+NUMERIC := tests/train/test_slices.py tests/train/test_module.py tests/test_detector.py tests/models/test_diffusion.py \
 	   tests/models/test_release.py tests/study/test_evaluate_cache.py
 
 .PHONY: demo test test-kernels kernels-oldest kernels-others test-long test-faults lint docs format clean help

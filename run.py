@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from brainuad.experiment import main
+from brainuad.experiment.run import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], env_file=Path(__file__).with_name("pc_environment.env")))

@@ -39,11 +39,10 @@ from brainuad.cli.sweep import parse_sigmas
 from brainuad.data.cohort import HEALTHY_SET, Case, manifest_cases, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import PreparedCase, content_key
-from brainuad.detector import Detector
+from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import average_precision
 from brainuad.files import atomic_path
-from brainuad.runs import load_trained
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
 from brainuad.scoring.ensembles import ENSEMBLES
 from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
@@ -89,7 +88,7 @@ def main() -> None:
     torch.set_num_threads(2)
     try:
         output = arguments.output
-        detector = load_trained(arguments.model)
+        detector = load_model(arguments.model)
         if detector.modality != "t1":
             raise InputError(arguments.model, f"is for {detector.modality} images", "Give a model of t1")
         cases = cohort(detector, arguments.data_dir, output / "cohort")

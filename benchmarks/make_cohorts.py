@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from brainuad.data.cohort import HEALTHY_SET, Case, read_cases
-from brainuad.data.raw.splits import known_as
-from brainuad.data.simulate import stroke
 from brainuad.data.volume import Volume
+from brainuad.prepare.raw.splits import known_as
+from brainuad.simulate import stroke
 
 STROKE = "stroke (semi-synthetic)"
 KINDS = {  # of data sets as prepared

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from brainuad.config import ExperimentConfig
 from brainuad.devices import compile_networks, resolve_device
 from brainuad.errors import InputError
-from brainuad.experiment import fold_cases, train_fold, training_volumes
+from brainuad.experiment.run import fold_cases, train_fold, training_volumes
 from brainuad.modelfile import read_model
 from brainuad.registry import MODELS
 from brainuad.train import step

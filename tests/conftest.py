@@ -5,7 +5,8 @@ import logging
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 import torch  # noqa: E402
+from paper_layout import FILES, build_tree  # noqa: E402
+
+from brainuad.data.volume import Volume  # noqa: E402
+
+DEMO = Path(__file__).parents[1] / "src/brainuad/assets/demo"
 
 THREADS = torch.get_num_threads()
 
@@ -60,3 +66,17 @@ def _logging_restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     package.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def paper_tree(tmp_path: Path) -> Callable[..., Path]:
+    """Builder of a small ``DATA_DIR`` of real files; see ``build_tree``."""
+    return partial(build_tree, tmp_path / "data_dir")
+
+
+@pytest.fixture(scope="session")
+def labelled_brain() -> tuple[Volume, Volume, Volume]:
+    """A healthy T1 scan in atlas space at 2 mm, its brain mask and its parcellation."""
+    names = DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", FILES / "ixi067_labels_2mm.nii.gz"
+    image, mask, labels = (Volume.load(name) for name in names)
+    return image, mask, labels

@@ -14,12 +14,11 @@ from commands import run
 from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
-from brainuad import experiment
 from brainuad.config import DataConfig, ModelSettings
-from brainuad.data.slices import slabs_of
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
-from brainuad.models.base import Inference, Model
+from brainuad.experiment import run as experiment
+from brainuad.models.base import Inference, Model, slabs_of
 from brainuad.models.restoration import RestorationModel, RestorationSettings
 from brainuad.registry import MODELS
 from brainuad.study import Reconstructor

@@ -116,7 +116,7 @@ def test_train_asks_to_be_continued(slurm: Path, code: int, requeued: bool) -> N
 
 @pytest.mark.slow
 def test_training_goes_on_where_it_was_stopped(slurm: Path, tmp_path: Path) -> None:
-    stand_in(slurm, "brainuad", f'exec "{sys.executable}" -m brainuad.experiment "${{@:2}}"')
+    stand_in(slurm, "brainuad", f'exec "{sys.executable}" -m brainuad.experiment.run "${{@:2}}"')
     build_tree(tmp_path / "data")
     environment = {
         "PATH": f"{slurm}:/usr/bin:/bin",

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelSettings
-from brainuad.data.slices import slabs_of
 from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
-from brainuad.modelfile import portable, read_health, read_model, write_model
-from brainuad.models.base import Inference, Model, batch_of
+from brainuad.modelfile import find_model, portable, read_health, read_model, write_model
+from brainuad.models.base import Inference, Model, batch_of, slabs_of
 from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
@@ -40,14 +39,17 @@ def known_models() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
+def load_model(
+    name_or_dir: str | Path, device: str = "auto", precision: str = "auto", *, fold: int = 0
+) -> Detector:
     """Load a model by the name of a shipped one or from a folder.
 
     Args:
-        name_or_dir: A name such as "lite-t1", or a folder written by training or :meth:`Detector.save`.
+        name_or_dir: A name such as "lite-t1", the folder of a model, or that of a run or one of its folds.
         device: "auto", "cpu", "cuda" or "mps".
         precision: What the network computes in: "float32", "bfloat16", or "auto" (see
             :func:`brainuad.devices.resolve_precision`). On CUDA "float32" turns TF32 off for the whole process.
+        fold: Of a run.
 
     Raises:
         InputError: There is no such model, device or precision, or the folder holds no usable model.
@@ -56,13 +58,13 @@ def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "
     precision = resolve_precision(precision, target)
     if target.type == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions have ten bits of mantissa with it
-    with model_folder(name_or_dir) as folder:
+    with model_folder(name_or_dir, fold) as folder:
         return replace(Detector.load(folder, device=target), precision=precision)
 
 
 @contextmanager
-def model_folder(name_or_dir: str | Path) -> Iterator[Path]:
-    """Give the folder of a shipped model, or the one that was given.
+def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
+    """Give the folder of a shipped model, or of the one in a folder: see :func:`load_model`.
 
     Raises:
         InputError: There is no such model.
@@ -75,7 +77,7 @@ def model_folder(name_or_dir: str | Path) -> Iterator[Path]:
     if not Path(name_or_dir).is_dir():
         names = f"Shipped models: {', '.join(known)}" if known else "No model is shipped with this version"
         raise InputError(name_or_dir, "is neither a shipped model nor a folder", names)
-    yield Path(name_or_dir)
+    yield find_model(Path(name_or_dir), fold)
 
 
 @dataclass(frozen=True, eq=False)

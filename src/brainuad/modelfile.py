@@ -43,6 +43,24 @@ def portable(config: DataConfig) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_THIS_MACHINE}
 
 
+def find_model(folder: Path, fold: int) -> Path:
+    """Return the exported model in the folder of a model, of a fold or of a run.
+
+    Raises:
+        InputError: There is none.
+    """
+    candidates = (folder / f"fold{fold}" / "model", folder / "model", folder)
+    for candidate in candidates:
+        if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
+            return candidate
+    looked = ", ".join(str(candidate) for candidate in candidates)
+    raise InputError(
+        folder,
+        f"holds no trained model (looked for config.yaml in {looked})",
+        "Give the folder of a model or a run",
+    )
+
+
 def write_model(
     folder: str | Path,
     model: nn.Module,

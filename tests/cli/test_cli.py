@@ -19,9 +19,9 @@ from commands import run, typed
 from typer.testing import CliRunner
 
 import brainuad.data.check
-import brainuad.demo
 import brainuad.detector
-import brainuad.experiment
+import brainuad.experiment.run
+import brainuad.study.demo
 from brainuad import console
 from brainuad.cli import app
 from brainuad.cli.options import DEVICES, PRECISIONS
@@ -51,7 +51,7 @@ def test_as_a_module() -> None:
 
 
 def test_verbosity_may_follow_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brainuad.experiment, "main", lambda words: 0)
+    monkeypatch.setattr(brainuad.experiment.run, "main", lambda words: 0)
     for words, level in ((("train", "a=b", "-v"), "INFO"), (("train", "a=b", "--quiet"), "ERROR")):
         run(*words)
         assert logging.getLogger("brainuad").level == getattr(logging, level)
@@ -129,7 +129,7 @@ def test_devices_and_precisions_are_those_there_are() -> None:
 
 def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(brainuad.experiment, "main", lambda words: seen.append(list(words)) or 3)
+    monkeypatch.setattr(brainuad.experiment.run, "main", lambda words: seen.append(list(words)) or 3)
     words = ["experiment=lite", "-m", "seed=1,2", "--resume", "--allow-leaks", "--cfg", "job", "+a=b"]
     run("train", *words, code=3)
     assert seen == [words]
@@ -150,12 +150,14 @@ def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
 
-    def fake(output: Path, *, device: str, report: Callable[[str, int, int], None]) -> brainuad.demo.Demo:
+    def fake(
+        output: Path, *, device: str, report: Callable[[str, int, int], None]
+    ) -> brainuad.study.demo.Demo:
         assert (output, device) == (Path("demo"), "auto")
         report("scoring", 1, 2)
-        return brainuad.demo.Demo(pd.DataFrame(), table, groups, tmp_path / "results.csv", pictures)
+        return brainuad.study.demo.Demo(pd.DataFrame(), table, groups, tmp_path / "results.csv", pictures)
 
-    monkeypatch.setattr(brainuad.demo, "run_demo", fake)
+    monkeypatch.setattr(brainuad.study.demo, "run_demo", fake)
     shown = run("demo").stdout
     assert "0.250" in shown
     assert f"Open {pictures[0]}" in shown

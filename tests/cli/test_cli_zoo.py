@@ -13,13 +13,13 @@ import pytest
 from commands import run
 from paper_layout import build_tree
 
-import brainuad.zoo
+import brainuad.experiment.zoo
 from brainuad.detector import Detector
 from brainuad.errors import InputError
+from brainuad.experiment.zoo import clock, zoo_settings
 from brainuad.registry import MODELS
 from brainuad.train import seconds_used
 from brainuad.train.callbacks import Epochs
-from brainuad.zoo import clock, zoo_settings
 
 SMALL = (
     "datamodule.cfg.imageDim=[40,48,32]",
@@ -57,13 +57,13 @@ def test_stopped_and_typed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     used = seconds_used(out / "models" / "ae-seed1")
     assert used > 0
     given: list[str] = []
-    train_fold = brainuad.zoo.train_fold
+    train_fold = brainuad.experiment.zoo.train_fold
 
     def noted(config: Any, *args: Any) -> Any:
         given.append(config.trainer.max_time)
         return train_fold(config, *args)
 
-    monkeypatch.setattr(brainuad.zoo, "train_fold", noted)
+    monkeypatch.setattr(brainuad.experiment.zoo, "train_fold", noted)
     text = typed(data_dir, out, *words).stdout
     assert given == [clock(3 - used), clock(3), clock(3)], "what is left of the time"
     for row in ("ae, l1", "vae, ssim_ensemble", "atlas", "intensity_dark"):
@@ -83,14 +83,14 @@ def test_stopped_and_typed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data_dir, out = build_tree(tmp_path / "data"), tmp_path / "out"
-    train_fold = brainuad.zoo.train_fold
+    train_fold = brainuad.experiment.zoo.train_fold
 
     def failing(config: Any, *args: Any) -> Any:
         if config.model.cfg.name == "ae":
             raise InputError("training", "the loss was NaN", "Lower the rate")
         return train_fold(config, *args)
 
-    monkeypatch.setattr(brainuad.zoo, "train_fold", failing)
+    monkeypatch.setattr(brainuad.experiment.zoo, "train_fold", failing)
     text = typed(data_dir, out, "--models", "ae,atlas", code=3).stdout
     assert "- failed: ae-seed1: training: the loss was NaN. Lower the rate" in text
     assert "| atlas |" in text

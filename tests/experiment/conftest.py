@@ -8,9 +8,9 @@ import pytest
 from paper_layout import build_tree, split_row, write_split
 from presets import Evaluated
 
-from brainuad import experiment
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import Case
+from brainuad.experiment import run as experiment
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_module
 
 from brainuad.config import DataConfig, ExperimentConfig, ModelConfig
 from brainuad.data.cohort import Case
+from brainuad.experiment.overrides import to_experiment
 from brainuad.modelfile import write_model
 from brainuad.models import DiffusionModel
-from brainuad.overrides import to_experiment
 
 Evaluated = list[tuple[Path, list[Case], Path]]
 

@@ -14,9 +14,10 @@ import torch
 from omegaconf import OmegaConf
 from presets import SMALL, Evaluated, compose_presets, saved_model
 
-from brainuad import console, experiment
+from brainuad import console
 from brainuad.config import ExperimentConfig
 from brainuad.errors import InputError
+from brainuad.experiment import run as experiment
 
 ROOT = Path(__file__).parents[2]
 VERBATIM = {mode: ["experiment=DDPM/DDPM", f"datamodule.cfg.mode={mode}"] for mode in ("t1", "t2")}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from brainuad import experiment
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import paper_cases
 from brainuad.errors import InputError
+from brainuad.experiment import run as experiment
 
 
 def fold_config(here: Path, **changes: Any) -> ExperimentConfig:

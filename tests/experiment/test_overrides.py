@@ -9,9 +9,9 @@ import pytest
 import torch
 from presets import compose_presets
 
-from brainuad import experiment
 from brainuad.errors import InputError
-from brainuad.overrides import (
+from brainuad.experiment import run as experiment
+from brainuad.experiment.overrides import (
     UnknownName,
     check_overrides,
     check_settings,

@@ -12,9 +12,9 @@ import pytest
 from commands import run
 from presets import SMALL
 
-from brainuad import experiment
 from brainuad.data.packed import read_packed
-from brainuad.overrides import read_overrides
+from brainuad.experiment import run as experiment
+from brainuad.experiment.overrides import read_overrides
 
 SETTINGS = ["experiment=smoke", *SMALL, "datamodule.cfg.imageDim=[40,48,32]"]
 

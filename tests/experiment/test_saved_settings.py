@@ -8,7 +8,7 @@ import pytest
 from presets import compose_presets, saved_model
 
 from brainuad.errors import InputError
-from brainuad.runs import with_saved_settings
+from brainuad.experiment.runs import with_saved_settings
 
 
 def test_a_model_keeps_its_settings_but_for_those_typed(tmp_path: Path) -> None:

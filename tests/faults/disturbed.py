@@ -20,8 +20,8 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "brainuad.cli",
-        "brainuad.calibrate",
-        "brainuad.experiment",
+        "brainuad.scan.calibrate",
+        "brainuad.experiment.run",
         "brainuad.prepare",
         "brainuad.report.page",
         "brainuad.scan.run",

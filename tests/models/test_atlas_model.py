@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from brainuad.config import DataConfig
-from brainuad.data.slices import slabs_of
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model, write_model
 from brainuad.models.atlas import AtlasModel, AtlasSettings
+from brainuad.models.base import slabs_of
 from brainuad.scoring.health import HealthyStatistics
 
 GRID = (12, 10, 8)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from brainuad.data.inputs import Scan
 from brainuad.errors import InputError
+from brainuad.inputs.scans import Scan
 from brainuad.scan import identity
 
 

@@ -17,11 +17,11 @@ from brainuad.data.atlas import place_scan
 from brainuad.data.cohort import Case
 from brainuad.data.extract import find_brain
 from brainuad.data.loading import load_case
-from brainuad.data.raw import RawScan
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.prepare import Preparation, prepare_scan
+from brainuad.prepare.raw import RawScan
+from brainuad.prepare.scan import Preparation, prepare_scan
 from brainuad.scan import score
 
 

@@ -20,11 +20,11 @@ from dicom_series import write_series
 from tiny import CALIBRATION, FILES, IMAGE, MASK, tiny_detector
 
 import brainuad.scan.run as run
-from brainuad.data.inputs import find_scans
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
 from brainuad.files import locked
+from brainuad.inputs.scans import find_scans
 from brainuad.scan.assess import score_scan
 from brainuad.scan.run import Settings, score_scans
 from brainuad.scan.table import COLUMNS, FINDING_COLUMNS, write_table
@@ -457,7 +457,7 @@ def test_a_segmentation_that_cannot_be_written_takes_no_map_along(detector, scor
             folder, "lacks what a DICOM segmentation must repeat", "The NIfTI results are complete"
         )
 
-    monkeypatch.setattr("brainuad.data.dicom.write_segmentation", fail)
+    monkeypatch.setattr("brainuad.inputs.dicom.write_segmentation", fail)
     (row,) = score_scans(scans, detector, tmp_path / "out", Settings())
     assert row["status"] == "done"
     assert "no DICOM segmentation: " in row["warnings"]

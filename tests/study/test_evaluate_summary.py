@@ -13,17 +13,12 @@ import pytest
 from matplotlib import image as mpl_image
 from painted import SCORES, map_of
 
-from brainuad import evaluate, study
 from brainuad.data.cohort import Case
 from brainuad.detector import Detector
 from brainuad.evaluation import average_precision
 from brainuad.study import OURS, evaluate_cases, headline, wide
 from brainuad.study.summary import means, scan_detection
 from brainuad.study.tables import COLUMNS, Subject
-
-
-def test_the_former_name_of_the_package_works() -> None:
-    assert all(getattr(evaluate, name) is getattr(study, name) for name in study.__all__)
 
 
 def test_summary_says_what_made_it(summary: dict[str, Any], detector: Detector) -> None:

@@ -14,7 +14,7 @@ from brainuad.compare.runs import Run
 from brainuad.evaluation import summarise
 from brainuad.report.montage import Overlay, method_panels, save_montage
 from brainuad.study.tables import COLUMNS
-from brainuad.study.zoo import Entry, page, telling_subject
+from brainuad.study.zoo_page import Entry, page, telling_subject
 
 HEADINGS = {"MSLUB": "Real lesions: MSLUB", "simulated ms": "Simulated lesions: simulated ms"}
 COSTS = {"parameters": 1200, "steps": 10, "training_seconds": 60.4, "scan_seconds": 0.25}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_training import tiny, volumes_of_one_scan
 
-from brainuad.data.slices import TrainingVolumes
 from brainuad.train import fit
+from brainuad.train.slices import TrainingVolumes
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from unittest.mock import patch
 import torch
 from tiny_training import tiny, volumes_of_one_scan
 
-from brainuad.data.slices import TrainingVolumes
 from brainuad.train import fit
 from brainuad.train.callbacks import Epochs
+from brainuad.train.slices import TrainingVolumes
 
 
 def train(initial: Path, folder: Path, devices: int) -> None:

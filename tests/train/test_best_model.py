@@ -13,12 +13,12 @@ from tiny_training import load, tiny
 
 import brainuad.train.callbacks
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model, write_model
 from brainuad.train import fit
 from brainuad.train.callbacks import Epochs
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 
 LOSSES = {1: 3.0, 2: 2.0, 3: 1.0, 4: 4.0}  # the third of four epochs, which ends with step 9, is the best
 

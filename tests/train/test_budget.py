@@ -14,12 +14,12 @@ from tiny_training import load, table, tiny
 
 import brainuad.train.budget
 from brainuad.config import parse_time
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.train import fit
 from brainuad.train.budget import Budget, annealed
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 
 
 class Clock:

@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 from tiny_training import tiny
 
 import brainuad.train.callbacks
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.train import fit
 from brainuad.train.checkpoint import AtomicCheckpointIO
+from brainuad.train.slices import TrainingVolumes
 
 
 def test_killed_while_writing_keeps_the_old_checkpoint(

@@ -15,12 +15,12 @@ from tiny_training import load, tiny
 
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.detector import load_model
 from brainuad.errors import InputError
 from brainuad.models.base import settings_class
 from brainuad.registry import MODELS
 from brainuad.train import fit, is_complete
+from brainuad.train.slices import TrainingVolumes
 
 UNET = {"unet_dim": 8, "dim_mults": (1, 2), "num_res_blocks": 1, "attention_head_dim": 8, "unshuffle": 2}
 TINY: dict[str, dict[str, Any]] = {

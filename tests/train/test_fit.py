@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from tiny_training import load, table, tiny
 
 from brainuad.config import TrainerConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.train import fit
 from brainuad.train.fit import build_loggers, quiet_lightning, resolve_precision, total_steps
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 
 
 def test_what_a_run_leaves(unbroken: Path) -> None:

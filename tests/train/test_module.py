@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tiny_training import tiny
 
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.train.batches import batch_indices, count_batches, seeded_generator, validation_slices
 from brainuad.train.budget import learning_rate_share
 from brainuad.train.fit import quiet_lightning
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 
 
 def attached(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolumes) -> Training:

@@ -11,13 +11,13 @@ import torch
 from tiny_training import load, tiny
 
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.detector import load_model
 from brainuad.errors import InputError
 from brainuad.models.conditioned import ConditionedSettings
 from brainuad.models.spark import SparkSettings
 from brainuad.train import fit
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 
 Volumes = tuple[TrainingVolumes, TrainingVolumes]
 

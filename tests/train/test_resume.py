@@ -13,13 +13,13 @@ import pytest
 import torch
 from tiny_training import load, table, tiny
 
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
 from brainuad.train import fit, is_complete
 from brainuad.train.callbacks import Epochs
 from brainuad.train.fit import caught_interrupts
 from brainuad.train.module import Training
 from brainuad.train.reports import Progress
+from brainuad.train.slices import TrainingVolumes
 
 
 def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch, stop: Callable[[Epochs], None]) -> None:

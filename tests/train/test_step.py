@@ -11,11 +11,11 @@ import torch
 from tiny_training import load, table, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from brainuad.data.slices import TrainingVolumes
 from brainuad.models.anomalies import paint
 from brainuad.models.base import settings_class
 from brainuad.train import fit
 from brainuad.train.module import Training
+from brainuad.train.slices import TrainingVolumes
 from brainuad.train.step import WholeStep, follow
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes, stack_volumes
+from brainuad.train.slices import TrainingVolumes, stack_volumes
 
 FILES = Path(__file__).parents[1] / "files"
 

@@ -46,8 +46,8 @@ def calibrate(
 ) -> None:
     """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
     announce(f"loading {model}")
-    from brainuad.calibrate import calibrate as run
     from brainuad.calibration import FEW_SCANS
+    from brainuad.scan.calibrate import calibrate as run
 
     use_threads(threads)
     with progress("Calibrating", None) as advance:

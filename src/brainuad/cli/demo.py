@@ -15,7 +15,7 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
     """Score the scans that come with brainuad, print a table, draw every scan."""
     import pandas as pd
 
-    from brainuad.demo import run_demo
+    from brainuad.study.demo import run_demo
 
     with progress("Demo", None) as advance:
 

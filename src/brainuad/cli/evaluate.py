@@ -76,7 +76,7 @@ def evaluate(
     Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
     announce(f"loading {model}")
-    from brainuad.runs import load_trained
+    from brainuad.detector import load_model
     from brainuad.scoring.health import score_names
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
@@ -85,7 +85,7 @@ def evaluate(
     known("--scores", wanted_scores or [], score_names())
     use_threads(threads)
     ranks = context.with_resource(joined_ranks())
-    detector = load_trained(model, fold or 0, device, precision)
+    detector = load_model(model, device, precision, fold=fold or 0)
     if compile:
         detector = detector.compile()
     if modality not in (None, detector.modality):

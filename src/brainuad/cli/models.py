@@ -104,12 +104,11 @@ def pack(
     """
     from brainuad.detector import model_folder
     from brainuad.modelpack import BITS, pack_model
-    from brainuad.runs import find_model
 
     if bits not in map(str, BITS):
         raise typer.BadParameter(f"{bits!r} is neither 16 nor 8", param_hint="--bits")
     with model_folder(model) as folder:
-        parts = pack_model(find_model(folder, 0), output, part_size=_bytes(part_size), bits=int(bits))
+        parts = pack_model(folder, output, part_size=_bytes(part_size), bits=int(bits))
     for part in parts:
         print(part)
     say(f"{len(parts)} files, {sum(part.stat().st_size for part in parts) / 1e6:.1f} MB")

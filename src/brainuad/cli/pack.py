@@ -27,8 +27,8 @@ def pack(
 
     `brainuad train data_dir=FILE` with the same settings then needs nothing else.
     """
-    from brainuad.overrides import UnknownName, read_overrides
-    from brainuad.pack import pack_data
+    from brainuad.experiment.overrides import UnknownName, read_overrides
+    from brainuad.experiment.pack import pack_data
 
     try:
         config = read_overrides(settings or [])

@@ -11,8 +11,8 @@ import typer
 from brainuad.cli.app import app
 from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
 from brainuad.console import exit_by_failures, print_rows, progress
-from brainuad.data.raw import DATASETS, RawScan, raw_scans
 from brainuad.errors import InputError
+from brainuad.prepare.raw import DATASETS, RawScan, raw_scans
 
 EXTRACTORS = ("deepbet", "hd-bet")  # as brainuad.prepare has them, which is slow to import
 
@@ -62,7 +62,8 @@ def prepare(
     if dry_run:
         print_rows([_scan_row(scan) for scan in scans], as_json)
         return
-    from brainuad.prepare import Preparation, prepare_cohort
+    from brainuad.prepare.cohort import prepare_cohort
+    from brainuad.prepare.scan import Preparation
     from brainuad.prepare.tables import TABLES
 
     if raw.resolve() in [(output / name).resolve() for name in TABLES]:

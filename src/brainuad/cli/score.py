@@ -74,8 +74,8 @@ def score(
 ) -> None:
     """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
     announce(f"loading {model}")
-    from brainuad.data.inputs import find_scans, output_paths
     from brainuad.detector import PAPER, load_model
+    from brainuad.inputs.scans import find_scans, output_paths
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
     from brainuad.scoring.health import score_names

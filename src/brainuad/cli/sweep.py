@@ -49,7 +49,7 @@ def sweep(
     """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
     from brainuad.data.cohort import read_cases
     from brainuad.data.leaks import leak_free, scans_of_others
-    from brainuad.runs import load_trained
+    from brainuad.detector import load_model
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.study.sweep import Ablations, run_sweep
 
@@ -65,7 +65,7 @@ def sweep(
         shared_noise="shared-noise" in vary,
     )
     widths = parse_sigmas(sigmas)
-    detector = load_trained(model, 0, device, precision)
+    detector = load_model(model, device, precision)
     cases = leak_free(
         read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False)
     )

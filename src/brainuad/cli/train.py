@@ -13,6 +13,6 @@ from brainuad.cli.app import app
 )
 def train(ctx: typer.Context) -> None:
     """Train fold by fold, then evaluate."""
-    from brainuad.experiment import main as run_experiment
+    from brainuad.experiment.run import main as run_experiment
 
     raise typer.Exit(run_experiment(ctx.args))

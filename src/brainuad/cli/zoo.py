@@ -38,9 +38,9 @@ def zoo(
 
     Stopped, it goes on when typed again.
     """
-    from brainuad.overrides import UnknownName
+    from brainuad.experiment.overrides import UnknownName
+    from brainuad.experiment.zoo import run_zoo
     from brainuad.registry import MODELS
-    from brainuad.zoo import run_zoo
 
     wanted = listed(models) or list(MODELS)
     known("--models", wanted, list(MODELS))

@@ -183,6 +183,23 @@ def own_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in own or key not in others}
 
 
+def slabs_of(volume: Tensor, neighbours: int = 0) -> Tensor:
+    """Return every axial slice of a volume with its neighbours.
+
+    Args:
+        volume: (X, Y, Z), an image or a mask.
+        neighbours: Slices on each side; beyond the grid the outermost one is repeated.
+
+    Returns:
+        (Z, 2 * neighbours + 1, X, Y).
+    """
+    beside = torch.arange(-neighbours, neighbours + 1, device=volume.device)
+    places = (torch.arange(volume.shape[2], device=volume.device)[:, None] + beside).clamp(
+        0, volume.shape[2] - 1
+    )
+    return volume[:, :, places].permute(2, 3, 0, 1)
+
+
 def batch_of(slabs: Tensor) -> int:
     """Return how many slabs of (B, S, X, Y) go into a network call: 16, and on CUDA as many as keep it busy."""
     return gpu_batch(len(slabs), slabs[0, 0].numel()) if slabs.is_cuda and len(slabs) else BATCH

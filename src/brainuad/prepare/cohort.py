@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import SimpleITK as sitk
 
-from brainuad.data.raw import RawScan
 from brainuad.errors import InputError
 from brainuad.files import check_writable
 from brainuad.prepare.layout import place
+from brainuad.prepare.raw import RawScan
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
 from brainuad.processes import process_pool

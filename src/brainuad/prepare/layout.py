@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainuad.data.raw import RawScan
+from brainuad.prepare.raw import RawScan
 
 
 def place(scan: RawScan, kind: str) -> str:

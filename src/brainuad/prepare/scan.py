@@ -16,16 +16,16 @@ from brainuad._version import __version__
 from brainuad.data.atlas import AtlasBrain
 from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
-from brainuad.data.hdbet import PROGRAM, hdbet_mask
 from brainuad.data.intensity import on_zero
-from brainuad.data.raw import RawScan
-from brainuad.data.raw.archives import digest, read_volume
 from brainuad.data.registration import register_to_atlas, register_within_session
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import write_json
+from brainuad.prepare.hdbet import PROGRAM, hdbet_mask
 from brainuad.prepare.layout import place
+from brainuad.prepare.raw import RawScan
+from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
 EXTRACTORS = ("deepbet", PROGRAM)

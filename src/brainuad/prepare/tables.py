@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
-from brainuad.data.raw import RawScan
-from brainuad.data.raw.splits import FOLDS
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
 from brainuad.errors import InputError
 from brainuad.files import locked, write_text
 from brainuad.prepare.layout import place
+from brainuad.prepare.raw import RawScan
+from brainuad.prepare.raw.splits import FOLDS
 
 Row = dict[str, Any]
 PREPARE_COLUMNS = (

@@ -8,9 +8,9 @@ from hashlib import sha256 as _sha256
 from pathlib import Path
 from typing import Any
 
-from brainuad.data.inputs import Scan, output_paths
 from brainuad.errors import InputError
 from brainuad.files import sha256
+from brainuad.inputs.scans import Scan, output_paths
 
 
 def check_name_free(scan: Scan, output: Path) -> None:
@@ -48,7 +48,7 @@ def hash_of(scan: Scan) -> str:
     """Return a hash of a scan's file, or of the files of its DICOM series in whatever order."""
     if scan.kind != "dicom":
         return sha256(scan.source)
-    from brainuad.data.dicom.volume import find_series
+    from brainuad.inputs.dicom.volume import find_series
 
     parts = find_series(scan.source, scan.series).slices
     return _sha256("".join(sorted(sha256(part.path) for part in parts)).encode()).hexdigest()

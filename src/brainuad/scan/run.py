@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
-from brainuad.data.bids import write_dataset_description
-from brainuad.data.inputs import Scan, open_scan, output_paths
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
 from brainuad.files import sha256, write_json
+from brainuad.inputs.bids import write_dataset_description
+from brainuad.inputs.masks import BRAIN, LESION, MaskKind, mask_for
+from brainuad.inputs.scans import Scan, open_scan, output_paths
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.identity import check_name_free, hash_of, series_hash
-from brainuad.scan.masks import BRAIN, LESION, MaskKind, mask_for
 from brainuad.scan.result import ScoreResult, write_result
 from brainuad.scan.table import Row, forget_failure, record_failure, row_of, write_table
 
@@ -224,7 +224,7 @@ class _Work:
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
-        from brainuad.data.dicom import write_segmentation
+        from brainuad.inputs.dicom import write_segmentation
 
         path.unlink(missing_ok=True)
         known, labels = result.record["calibration"], result.volumes["lesions"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
-from brainuad.data.inputs import Scan, output_paths
 from brainuad.errors import InputError
 from brainuad.files import csv_reader, locked, write_json, write_text
+from brainuad.inputs.scans import Scan, output_paths
 from brainuad.report.records import sidecar_paths
 from brainuad.scan.identity import may_replace, series_hash
 

@@ -1,6 +1,39 @@
-"""Simulated cohorts from healthy scans: which subjects get what, and the files."""
+"""Simulated lesions in real healthy scans: pure functions on arrays, and whole cohorts.
+
+What these make is called *simulated* wherever it is reported, and never pooled with real patients.
+"""
 
 from brainuad.simulate.cohort import shipped_outlines, simulate_cohort
+from brainuad.simulate.deform import jacobian, push, warp
+from brainuad.simulate.hyperintensities import wmh
+from brainuad.simulate.lesion import Layer, Lesion, paint
+from brainuad.simulate.spots import ms
+from brainuad.simulate.stroke import ATLAS_TO_MNI, csf_of, stroke, stroke_lesion
 from brainuad.simulate.subject import KINDS, Simulation
+from brainuad.simulate.t2 import simulated_t2
+from brainuad.simulate.tissue import Levels, Tissues, levels_of
+from brainuad.simulate.tumour import tumour
 
-__all__ = ["KINDS", "Simulation", "shipped_outlines", "simulate_cohort"]
+__all__ = [
+    "ATLAS_TO_MNI",
+    "KINDS",
+    "Layer",
+    "Lesion",
+    "Levels",
+    "Simulation",
+    "Tissues",
+    "csf_of",
+    "jacobian",
+    "levels_of",
+    "ms",
+    "paint",
+    "push",
+    "shipped_outlines",
+    "simulate_cohort",
+    "simulated_t2",
+    "stroke",
+    "stroke_lesion",
+    "tumour",
+    "warp",
+    "wmh",
+]

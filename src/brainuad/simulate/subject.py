@@ -18,21 +18,16 @@ from brainuad.data.cohort import Case
 from brainuad.data.extract import on_same_grid
 from brainuad.data.intensity import on_zero
 from brainuad.data.loading import MAX_OFF_CENTRE_MM, off_centre
-from brainuad.data.simulate import (
-    Lesion,
-    Levels,
-    Tissues,
-    levels_of,
-    ms,
-    paint,
-    simulated_t2,
-    stroke_lesion,
-    tumour,
-    wmh,
-)
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256, write_json
+from brainuad.simulate.hyperintensities import wmh
+from brainuad.simulate.lesion import Lesion, paint
+from brainuad.simulate.spots import ms
+from brainuad.simulate.stroke import stroke_lesion
+from brainuad.simulate.t2 import simulated_t2
+from brainuad.simulate.tissue import Levels, Tissues, levels_of
+from brainuad.simulate.tumour import tumour
 
 Row = dict[str, Any]
 DRAWN = {"ms": ms, "wmh": wmh, "tumour": tumour}

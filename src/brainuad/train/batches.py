@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from brainuad.config import ExperimentConfig
-from brainuad.data.slices import TrainingVolumes
 from brainuad.errors import InputError
+from brainuad.train.slices import TrainingVolumes
 
 VALIDATION_SLICES = 4  # of every validation volume
 

@@ -25,7 +25,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, TrainerConfig, parse_time
-from brainuad.data.slices import TrainingVolumes
 from brainuad.devices import compile_networks
 from brainuad.errors import InputError
 from brainuad.files import write_json
@@ -36,6 +35,7 @@ from brainuad.train.checkpoint import AtomicCheckpointIO, check_resumable
 from brainuad.train.module import Training
 from brainuad.train.pictures import draw_curve
 from brainuad.train.reports import MetricsTable, Progress
+from brainuad.train.slices import TrainingVolumes
 
 LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings that say how long training takes
 

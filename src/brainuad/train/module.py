@@ -21,7 +21,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, flat_settings
-from brainuad.data.slices import TrainingVolumes, draw_batch, take_batch
 from brainuad.detector import load_model
 from brainuad.devices import upload
 from brainuad.errors import InputError
@@ -36,6 +35,7 @@ from brainuad.train.batches import (
     validation_slices,
 )
 from brainuad.train.budget import Budget, annealed, learning_rate_share
+from brainuad.train.slices import TrainingVolumes, draw_batch, take_batch
 from brainuad.train.step import WholeStep, copy_statistics
 
 PICTURE_VOLUMES = 4

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from brainuad.data.slices import TrainingVolumes, take_batch
 from brainuad.models.base import Model
+from brainuad.train.slices import TrainingVolumes, take_batch
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,0 @@
-"""DICOM in and out: series found and converted, findings written as a segmentation."""
-
-from brainuad.data.dicom.segmentation import write_segmentation
-from brainuad.data.dicom.series import Series, is_dicom, is_volume, judge, list_series, pick_series
-from brainuad.data.dicom.volume import read_series
-
-__all__ = [
-    "Series", "is_dicom", "is_volume", "judge", "list_series", "pick_series", "read_series", "write_segmentation",
-]  # fmt: skip

@@ -1,0 +1,408 @@
+"""The whole experiment: train fold by fold, then evaluate every test set of the modality.
+
+Runs are written to ``LOG_DIR/<name>/<mode>/seed<seed>/<time>/fold<k>``. A new run never touches an old one;
+``resume=True`` continues the newest run of that name, mode and seed with the same settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
+
+from brainuad.config import DataConfig, ExperimentConfig, untrained_settings
+from brainuad.console import show_messages
+from brainuad.data.cohort import Case, read_cases
+from brainuad.data.leaks import find_leaks, leak_free
+from brainuad.data.loading import PreparedCase, load_cohort
+from brainuad.data.packed import SETTINGS, is_packed, read_packed
+from brainuad.errors import InputError
+from brainuad.experiment.overrides import (
+    CONFIG_MODULE,
+    FILE_FLAGS,
+    UnknownName,
+    check_overrides,
+    check_settings,
+    path_overrides,
+    split_arguments,
+    to_experiment,
+)
+from brainuad.experiment.runs import has_folds, newest_run, with_saved_settings
+from brainuad.modelfile import find_model
+
+if TYPE_CHECKING:
+    from brainuad.train.slices import TrainingVolumes
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SUBJECTS = 4  # of every split, with sample_set
+
+
+def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") -> int:
+    """Run ``brainuad train``: overrides of settings, Hydra's flags, ``--resume`` and ``--allow-leaks``.
+
+    Args:
+        arguments: What follows the command.
+        env_file: File with DATA_DIR and LOG_DIR; an override goes before it, an environment variable after.
+
+    Returns:
+        0 done, 1 failed, 2 unknown name, 3 some test cases failed, 130 interrupted.
+    """
+    show_messages()
+    flags, overrides = split_arguments(arguments)
+    own_files = bool(FILE_FLAGS & {flag.split("=")[0] for flag in flags})
+    asks = bool({"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"} & set(flags))
+    try:
+        check_overrides(overrides, multirun=bool({"-m", "--multirun"} & set(flags)), own_files=own_files)
+        if not own_files:
+            with suppress(InputError) if asks else nullcontext():
+                overrides += path_overrides(overrides, Path(env_file))
+        return _run_hydra([*flags, *overrides])
+    except InputError as error:
+        print(f"brainuad: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UnknownName) else 1
+    except KeyboardInterrupt:
+        print("brainuad: interrupted. The same command with resume=True continues.", file=sys.stderr)
+        return 130
+
+
+def _run_hydra(arguments: list[str]) -> int:
+    """Let Hydra compose the settings and make the folder of each run; return the exit code."""
+    failures: list[InputError] = []
+    failed_cases: list[int] = []
+
+    def job(settings: DictConfig) -> None:
+        try:
+            config = to_experiment(settings)
+            if config.resume:
+                newest_run(config)  # raises where _run_folder could not
+            typed = [word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
+            failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir), typed))
+        except InputError as error:  # does not stop the other runs of a multirun
+            failures.append(error)
+            print(f"brainuad: error: {error}", file=sys.stderr)
+        except OSError as error:
+            failures.append(_of_disk(error))
+            print(f"brainuad: error: {failures[-1]}", file=sys.stderr)
+
+    main_of = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")
+    try:
+        with _program_arguments(arguments), _hydra_raises():
+            main_of(job)()
+    except SystemExit as stop:  # Hydra has printed why
+        return 1 if stop.code else 0
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        print(*filter(None, (error, error.__cause__)), sep="\n", file=sys.stderr)
+        return 1
+    except OSError as error:  # Hydra cannot write its files
+        raise _of_disk(error) from error
+    if failures:
+        return 1
+    return 3 if any(failed_cases) else 0
+
+
+def _of_disk(error: OSError) -> InputError:
+    return InputError(
+        error.filename or "training", error.strerror or str(error), "Free space or choose another folder"
+    )
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Have Hydra raise errors, which it would print with a traceback."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextmanager
+def _program_arguments(arguments: list[str]) -> Iterator[None]:
+    """Set ``sys.argv``, which Hydra reads, and with which Lightning starts one process a device."""
+    before = sys.argv
+    sys.argv = [__file__, *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> int:
+    """Train and evaluate fold by fold, and print the run's folder to stdout.
+
+    Args:
+        config: The experiment.
+        folder: The run's folder.
+        typed: Names of the settings and groups that are the user's word rather than a preset's; with
+            ``onlyEval`` they alone change what a model was saved with.
+
+    Returns:
+        How many cases could not be evaluated.
+
+    Raises:
+        InputError: A setting, the data or a checkpoint cannot be used.
+    """
+    check_settings(config)
+    if config.onlyEval and (idle := [name for name in typed if _trains_only(name)]):
+        logger.warning("onlyEval=True trains nothing, so there is no effect of %s", ", ".join(idle))
+    folds = config.folds()
+    one_fold = Path(config.data_dir).suffix.lower() == ".csv" or is_packed(config.data_dir)
+    if one_fold or (config.onlyEval and not has_folds(config)):
+        folds = folds[:1]  # a manifest has no folds, packed data one, and one model needs one evaluation
+    if not config.onlyEval:
+        check_devices(config, len(folds))
+    # all folds before the first training, which may take days
+    models = (
+        {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
+    )
+    settings = {fold: with_saved_settings(config, model, typed) for fold, model in models.items()}
+    cohorts = {fold: fold_cases(config, fold) for fold in folds}
+    failed = 0
+    longer = trains_longer(config, [folder / f"fold{fold}" for fold in folds])
+    for fold, cases in cohorts.items():
+        fold_folder = folder / f"fold{fold}"
+        model = models.get(fold) or train_fold(config, cases, fold_folder, fold, longer=longer)
+        if model is None:
+            return 0
+        failed += evaluate_fold(settings.get(fold, config), model, cases, fold_folder)
+    if failed:
+        print(f"{failed} cases failed; see evaluation/cases.csv in {folder}", file=sys.stderr)
+    print(folder)
+    return failed
+
+
+def _trains_only(name: str) -> bool:
+    """Whether a setting or group matters to training alone."""
+    if name in ("trainer.accelerator", "trainer.precision"):
+        return False
+    training = ("trainer", "callbacks", "logger", "initial_weights", "resume", "allow_leaks")
+    of_data = (f"datamodule.cfg.{setting}" for setting in ("lr", "batch_size", "aug_intensity"))
+    return name.split(".")[0] in training or name in of_data
+
+
+def check_devices(config: ExperimentConfig, folds: int) -> None:
+    """Raise InputError for several folds on several devices.
+
+    The processes that help the first end with the first fold, so it would wait for them in the second.
+    """
+    devices, accelerator = config.trainer.devices, config.trainer.accelerator
+    count = 1  # what makes no sense is left to Lightning to refuse
+    if devices in ("auto", "-1", -1):
+        count = 1 if accelerator in ("cpu", "mps") else torch.cuda.device_count()
+    elif isinstance(devices, str) and "," in devices:
+        count = len(devices.strip(",").split(","))
+    elif isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit()):
+        count = int(devices)
+    elif isinstance(devices, list | tuple):
+        count = len(devices)
+    if folds > 1 and count * config.trainer.num_nodes > 1:
+        remedy = f"Run the folds one at a time: fold={config.folds()[0]}, and so on"
+        raise InputError("trainer.devices", f"{folds} folds in one run need one device", remedy)
+
+
+def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
+    """Return the cases of a fold, without leaks unless the settings keep them; none of packed data.
+
+    Raises:
+        InputError: The data cannot be read; a subject is in two splits, and nothing allows it; there is no
+            healthy scan to train on; or the data were packed with other settings.
+    """
+    if is_packed(config.data_dir):
+        check_packed(config, fold)
+        return []  # they have no files, and no scan to test on
+    cases = read_cases(config.data_dir, config.datamodule.cfg.mode, fold, training=not config.onlyEval)
+    leaks = find_leaks(cases)
+    shared = [str(leak) for leak in leaks if not leak.duplicated]
+    if leaks and config.datamodule.cfg.leak_free:
+        kept = leak_free(cases)
+        logger.info(
+            "Fold %d: left out %d of %d rows (%d subjects were in two splits, %d images were listed twice)",
+            fold,
+            len(cases) - len(kept),
+            len(cases),
+            len(shared),
+            len(leaks) - len(shared),
+        )
+        cases = kept
+    elif shared and not config.allow_leaks:
+        fault = f"fold {fold} has {len(shared)} subjects in two splits ({shared[0]}, ...)"
+        remedy = "Set datamodule.cfg.leak_free=True to leave them out, or allow_leaks=True (--allow-leaks)"
+        raise InputError(config.data_dir, fault, remedy)
+    elif shared:
+        logger.warning("Fold %d: goes on although %d subjects are in two splits", fold, len(shared))
+    if config.datamodule.cfg.sample_set:
+        cases = first_subjects(cases)
+    if config.onlyEval:
+        return cases
+    for split in ("train", "val"):
+        if not healthy(cases, split):
+            fault = f"fold {fold} has no healthy scan in split {split!r}"
+            raise InputError(config.data_dir, fault, "Training needs rows with label 0 in train and val")
+    return cases
+
+
+def check_packed(config: ExperimentConfig, fold: int) -> None:
+    """Raise InputError unless packed data serve a training with these settings."""
+    if config.onlyEval:
+        raise InputError(config.data_dir, "holds no test scans", "Give the data that it was packed from")
+    packed = read_packed(config.data_dir)
+    here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS}
+    there = {f"datamodule.cfg.{name}": value for name, value in packed.settings.items()}
+    here["fold"], there["fold"] = fold, packed.fold
+    differing = [
+        f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]
+    ]
+    if differing:
+        fault = f"was packed with other settings ({'; '.join(differing)})"
+        raise InputError(config.data_dir, fault, "Repeat them, or pack the data anew with these")
+
+
+def first_subjects(cases: Sequence[Case]) -> list[Case]:
+    """Return the first few cases of every split of every data set."""
+    kept: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        kept.setdefault((case.dataset, case.split), []).append(case)
+    return [case for group in kept.values() for case in group[:SAMPLE_SUBJECTS]]
+
+
+def healthy(cases: Sequence[Case], split: str) -> list[Case]:
+    """Return the healthy cases of a split, of the data sets that are trained on."""
+    datasets = {case.dataset for case in cases if case.split == "train"}
+    return [case for case in cases if case.split == split and case.healthy and case.dataset in datasets]
+
+
+def trains_longer(config: ExperimentConfig, folders: Sequence[Path]) -> bool:
+    """Whether to go on with trainings that are complete: those by the clock, when there is no other left to resume."""
+    if not (config.resume and config.trainer.max_time) or config.onlyEval:
+        return False
+    from brainuad.train import is_complete
+
+    return all(is_complete(config, folder) for folder in folders)
+
+
+def train_fold(
+    config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int, *, longer: bool = False
+) -> Path | None:
+    """Train one model, unless it is complete already, and return its folder.
+
+    Args:
+        config: The experiment.
+        cases: Of the fold.
+        folder: Where it goes.
+        fold: Its number.
+        longer: Go on even if it is complete.
+
+    Returns:
+        The exported model's folder; None in a helper process of training on several devices.
+
+    Raises:
+        InputError: Something is in ``folder``, and ``config.resume`` is off.
+    """
+    from brainuad.train import fit, is_complete, is_main_process
+
+    if config.resume and is_complete(config, folder) and not longer:
+        logger.info("%s is trained", folder)
+        return folder / "model"
+    if folder.exists() and not config.resume and is_main_process():
+        raise InputError(folder, "exists", "Add resume=True to continue it, or choose another name=")
+    train, val = training_volumes(config, cases)
+    logger.info("Training on %d scans, validating on %d: %s", len(train), len(val), folder)
+    model = fit(config, train, val, folder, fold=fold)
+    return model if is_main_process() else None
+
+
+def training_volumes(
+    config: ExperimentConfig, cases: Sequence[Case]
+) -> tuple[TrainingVolumes, TrainingVolumes]:
+    """Return what is trained and what is validated on, from a fold's cases or from packed data."""
+    from brainuad.train.slices import stack_volumes
+
+    if not is_packed(config.data_dir):
+        train, val = (
+            load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val")
+        )
+        return train, val
+    packed = read_packed(config.data_dir)
+    most = SAMPLE_SUBJECTS if config.datamodule.cfg.sample_set else None
+    train, val = (
+        stack_volumes([packed.pair(index) for index in packed.split(split, most)])
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:
+    """Load cases with a progress bar into one tensor."""
+    from brainuad.train.slices import stack_volumes  # Lightning is slow to import
+
+    return stack_volumes([(case.image, case.mask) for case in load_with_progress(cases, config)])
+
+
+def load_with_progress(cases: Sequence[Case], config: DataConfig) -> list[PreparedCase]:
+    """Load cases, showing a bar on stderr when someone watches."""
+    with progress_bar() as bar:
+        task = bar.add_task("Loading scans", total=len(cases))
+        return load_cohort(cases, config, report=lambda case: bar.advance(task))
+
+
+def progress_bar() -> Progress:
+    """Return a bar on stderr that shows on a terminal only."""
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> int:
+    """Evaluate a trained model on every test set of the modality; validation cases set the thresholds.
+
+    What ``model.cfg`` says of reconstruction and score counts.
+
+    Returns:
+        How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
+    """
+    from brainuad.detector import load_model
+    from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
+
+    if not any(case.split == "test" for case in cases):
+        logger.warning("There are no test cases, so nothing is evaluated")
+        return 0
+    accelerator = config.trainer.accelerator
+    precision = "float32" if config.trainer.precision.startswith("32") else "auto"
+    detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
+    settings = {name: getattr(config.model.cfg, name) for name in untrained_settings(detector.model_config)}
+    detector = detector.with_settings(**settings)  # raises on values that cannot be used
+    for name in ("cache_dir", "num_workers"):
+        setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
+    with progress_bar() as bar:
+        task = bar.add_task("Evaluating", total=sum(case.split != "train" for case in cases))
+        table = evaluate_cases(
+            detector,
+            cases,
+            folder / "evaluation",
+            protocol=REFERENCE if config.reference else OURS,
+            seed=config.seed,
+            progress=lambda case, message: bar.advance(task),
+            figures=True,
+        )
+    logger.info("%s\nEvery scan and measure: %s", headline(table), folder / "evaluation")
+    return len(failures(table))
+
+
+if __name__ == "__main__":  # Lightning starts further processes by this file
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""Folders of runs: where a new one goes, which one is resumed, and where in one the trained model is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from brainuad.config import ExperimentConfig, differing_settings, flat_settings, untrained_settings
+from brainuad.errors import InputError
+from brainuad.experiment.overrides import GROUPS, to_experiment
+from brainuad.modelfile import read_model
+
+# settings of datamodule.cfg that a trained model depends on
+GRID_SETTINGS = ("imageDim", "rescaleFactor", "affine", "smoothing_iterations")
+
+
+def _run_folder(stamp: str, *, _root_: DictConfig) -> str:
+    """Return the folder of a run: the one to resume, or a new one named by the time ``stamp``."""
+    config = to_experiment(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"]))
+    if config.resume:
+        with suppress(InputError):  # Hydra would print a traceback; the job reports it
+            earlier = newest_run(config)
+            if earlier is not None:
+                return str(earlier.resolve())
+    if _root_.hydra.mode is not None and _root_.hydra.mode.name == "MULTIRUN":
+        stamp += f"_job{_root_.hydra.job.num}"
+    return str((runs_folder(config) / stamp).resolve())
+
+
+OmegaConf.register_new_resolver("brainuad.run_folder", _run_folder, replace=True)
+
+
+def runs_folder(config: ExperimentConfig) -> Path:
+    """Return the folder that holds all runs of a name, mode and seed."""
+    return Path(config.log_dir) / config.name / config.datamodule.cfg.mode / f"seed{config.seed}"
+
+
+def newest_run(config: ExperimentConfig) -> Path | None:
+    """Return the newest run with the same name, mode, seed and settings, or None if there is no run.
+
+    Raises:
+        InputError: There are runs, but all with other settings.
+    """
+    mismatch: InputError | None = None
+    for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
+        stored = folder / ".hydra" / "config.yaml"
+        begun = [*folder.glob("fold*/checkpoints/last.ckpt"), *folder.glob("fold*/training.json")]
+        if not stored.is_file() or not begun:
+            continue
+        loaded = OmegaConf.load(stored)
+        assert isinstance(loaded, DictConfig)
+        saved = to_experiment(loaded)
+        if saved.onlyEval:
+            continue
+        differing = differing_settings(flat_settings(saved), config)
+        if not differing:
+            return folder
+        mismatch = mismatch or InputError(
+            folder,
+            f"was run with other settings ({'; '.join(differing)})",
+            "Repeat them, or drop resume=True",
+        )
+    if mismatch:
+        raise mismatch
+    return None
+
+
+def has_folds(config: ExperimentConfig) -> bool:
+    """Whether ``load_checkpoint`` is a run, which has a model a fold, rather than one model."""
+    return (Path(config.load_checkpoint) / f"fold{config.folds()[0]}").is_dir()
+
+
+def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[str]) -> ExperimentConfig:
+    """Return the settings with which to evaluate a trained model: its own, but for what the user typed.
+
+    Args:
+        config: The settings, of presets for the most part.
+        folder: The model's.
+        typed: Names of the settings and groups that the user gave. A group ("model=lite") asserts what the
+            model is, but changes nothing about how it is used.
+
+    Raises:
+        InputError: The model cannot be read, is of the other modality, or is not what the user says it is.
+    """
+    _, model, data, _, _ = read_model(folder)
+    mode = config.datamodule.cfg.mode
+    if data.mode != mode:
+        fault = f"was trained on {data.mode}, and datamodule.cfg.mode is {mode}"
+        raise InputError(folder, fault, f"Add datamodule.cfg.mode={data.mode}, or give a model of {mode}")
+    free = untrained_settings(model)
+    known: list[tuple[str, str, Any, Any]] = [
+        ("model.cfg", field.name, model, config.model.cfg)
+        for field in fields(model)
+        if field.name not in free
+    ]
+    known += [("datamodule.cfg", name, data, config.datamodule.cfg) for name in GRID_SETTINGS]
+    differing = [
+        f"{node}.{name}={getattr(saved, name)} there, {getattr(here, name, None)} here"
+        for node, name, saved, here in known
+        if getattr(saved, name) != getattr(here, name, None) and _is_typed(f"{node}.{name}", typed)
+    ]
+    if differing:
+        fault = f"was trained with other settings ({'; '.join(differing)})"
+        raise InputError(folder, fault, "Leave them out: a model is evaluated with its own")
+    config = copy.deepcopy(config)
+    settings = [name for name in typed if name not in GROUPS]
+    wanted = {
+        name: getattr(config.model.cfg, name)
+        for name in free
+        if _is_typed(f"model.cfg.{name}", settings) and name in vars(config.model.cfg)
+    }
+    config.model.cfg = replace(model, **wanted)
+    return config
+
+
+def _is_typed(name: str, typed: Sequence[str]) -> bool:
+    """Whether a setting or a node above it is among the names."""
+    return any(name == given or name.startswith(f"{given}.") for given in typed)

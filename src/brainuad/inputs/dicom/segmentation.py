@@ -1,0 +1,186 @@
+"""Findings as a DICOM segmentation (SEG) that refers to the images it was made from, by highdicom."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+from brainuad._version import __version__
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+from brainuad.files import atomic_path
+from brainuad.inputs.dicom.volume import find_series
+
+_NOTE = "Research use only; not for diagnosis"
+_TOLERANCE = 0.01  # mm between a voxel of the labels and its pixel
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes and NIfTI's
+_SERIES_NUMBER = 9001
+# What the standard wants of an image though it may be empty (type 2): removing names often removes all of it.
+_MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+
+
+def write_segmentation(
+    labels: Volume,
+    findings: Sequence[Mapping[str, Any]],
+    healthy_scans: int,
+    series_folder: Path,
+    series_uid: str,
+    path: Path,
+) -> bool:
+    """Write findings as binary segments on the frames of the series they were found in.
+
+    Args:
+        labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
+        findings: As the sidecar lists them; segment numbers are their order.
+        healthy_scans: Healthy scans that the model was calibrated on.
+        series_folder: Holds the series, in it or below.
+        series_uid: Its SeriesInstanceUID.
+        path: The file to write.
+
+    Returns:
+        Whether there was a finding: an empty segmentation is not DICOM, so nothing is written then.
+
+    Raises:
+        InputError: The series is not there, does not lie where the labels lie, or lacks what the standard asks for.
+    """
+    if not findings:
+        return False
+    import highdicom
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    images, positions, sides = _source_images(series_folder, series_uid)
+    _complete(images, positions)
+    pixels = _on_frames(labels, positions, sides, series_folder)
+    segments = np.zeros(pixels.shape, dtype=np.uint8)
+    for number, finding in enumerate(findings, 1):
+        segments[pixels == finding["label"]] = number
+    # the same findings in the same series have the same names
+    seeds = [series_uid, hashlib.sha256(segments.tobytes()).hexdigest(), __version__]
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="brainuad", version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    described = []
+    for number, finding in enumerate(findings, 1):
+        segment = highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=", ".join(filter(None, [f"finding {number}", finding["region"]])),
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Lesion,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_uid=generate_uid(entropy_srcs=[*seeds, "finding", str(number)]),
+            tracking_id=f"finding {number}",
+        )
+        segment.SegmentDescription = f"{_in_words(finding, healthy_scans)}. {_NOTE}"
+        described.append(segment)
+    try:
+        segmentation = highdicom.seg.Segmentation(
+            source_images=images,
+            pixel_array=segments,
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_instance_uid=generate_uid(entropy_srcs=[*seeds, "series"]),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=generate_uid(entropy_srcs=[*seeds, "image"]),
+            instance_number=1,
+            manufacturer="brainuad",
+            manufacturer_model_name="brainuad",
+            software_versions=__version__,
+            device_serial_number="0",
+            series_description=f"brainuad findings. {_NOTE}",
+            content_label="FINDINGS",
+            content_description=_NOTE,
+        )
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            series_folder,
+            f"lacks what a DICOM segmentation must repeat ({error})",
+            "The NIfTI results are complete",
+        ) from error
+    with atomic_path(path) as temporary:
+        segmentation.save_as(temporary)
+    return True
+
+
+def _in_words(finding: Mapping[str, Any], healthy_scans: int) -> str:
+    x, y, z = (round(value) for value in finding["mni_mm"])
+    words = [f"MNI {x}, {y}, {z} mm", f"{finding['ml']:.2f} mL", f"peak {finding['peak']:.3f}"]
+    if finding["healthy_alike"] is not None:
+        words.append(f"the like in {finding['healthy_alike']} of {healthy_scans} healthy scans")
+    return ", ".join(filter(None, [finding["region"], *words]))
+
+
+def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """Return the headers of a series, and where its frames lie.
+
+    Returns:
+        The headers; ``(frames, 3)`` centres of the first pixels; ``(2, 3)`` steps from a column and from a row to the
+        next. In mm, LPS.
+    """
+    import pydicom
+
+    try:
+        images = [
+            pydicom.dcmread(part.path, stop_before_pixels=True, force=True)
+            for part in find_series(folder, uid).slices
+        ]
+        if "PerFrameFunctionalGroupsSequence" in images[0]:
+            frames = images[0].PerFrameFunctionalGroupsSequence
+            shared = images[0].SharedFunctionalGroupsSequence[0]
+            positions = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames]
+            plane, measures = (
+                (shared if name in shared else frames[0])[name][0]
+                for name in ("PlaneOrientationSequence", "PixelMeasuresSequence")
+            )
+        else:
+            positions = [image.ImagePositionPatient for image in images]
+            plane = measures = images[0]
+        directions = np.array(plane.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        row_step, column_step = map(float, measures.PixelSpacing)  # DICOM names the distance of rows first
+        sides = directions * [[column_step], [row_step]]
+        return images, np.array(positions, dtype=np.float64), sides
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        raise InputError(
+            folder, f"does not say where its images lie ({error})", "The NIfTI results are complete"
+        ) from error
+
+
+def _complete(images: list[Any], positions: np.ndarray) -> None:
+    """Give headers empty values where the standard allows them, and slices their distance as thickness."""
+    apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
+    for image in images:
+        for name in _MAY_BE_EMPTY:
+            if image.get(name) is None:
+                setattr(image, name, "")
+        if image.PatientSex not in ("", "M", "F", "O"):
+            image.PatientSex = ""
+        if apart and not image.get("SliceThickness"):
+            image.SliceThickness = round(apart, 6)
+
+
+def _on_frames(labels: Volume, positions: np.ndarray, sides: np.ndarray, folder: Path) -> np.ndarray:
+    """Return labels as ``(frames, rows, columns)`` in the order of the frames; voxels are moved, never interpolated."""
+    order = np.argsort(positions @ np.cross(*sides))
+    first, last = positions[order[0]], positions[order[-1]]
+    to_lps = np.eye(4)
+    to_lps[:3] = np.c_[sides[0], sides[1], (last - first) / max(len(order) - 1, 1), first]
+    to_scanner = _LPS @ to_lps
+    orientation = io_orientation(np.linalg.inv(to_scanner) @ labels.affine)
+    moved = apply_orientation(labels.array, orientation)
+    moved_affine = labels.affine @ inv_ornt_aff(orientation, labels.array.shape)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(moved.shape) - 1)
+    apart = (moved_affine - to_scanner) @ np.c_[corners, np.ones(len(corners))].T
+    if moved.shape[2] != len(order) or np.abs(apart).max() > _TOLERANCE:
+        raise InputError(folder, "does not lie where the findings lie", "Score the series anew")
+    frames = np.empty((len(order), moved.shape[1], moved.shape[0]), dtype=np.int64)
+    frames[order] = np.rint(moved.transpose(2, 1, 0)).astype(np.int64)
+    return frames

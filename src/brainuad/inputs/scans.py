@@ -1,0 +1,325 @@
+"""From what a user gives (files, folders) to a list of scans, each with the names of its outputs.
+
+Files that are named are taken as they are. In folders, what is no scan is left out: see :func:`left_out`, and
+:func:`brainuad.inputs.dicom.pick_series` for DICOM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from brainuad.data.volume import Volume
+from brainuad.errors import InputError
+from brainuad.inputs.bids import bids_images, derivative_names, is_bids
+from brainuad.inputs.contrast import contrast_of
+from brainuad.inputs.dicom import Series, is_dicom, is_volume, list_series, pick_series, read_series
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii.gz", ".nii")
+_OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of its scans
+_LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings and temporary prefixes
+# Results of this package, and what others keep beside scans. "_brain" and "_scan" are judged by their neighbours.
+_NOT_SCANS = re.compile(
+    r"(_anomaly|_lesions?|_reconstruction|mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan to be scored.
+
+    Attributes:
+        name: Unique within a run whatever the case of its letters, and safe as a file name.
+        source: NIfTI file, or folder of a DICOM series; absolute.
+        kind: "nifti", "bids" or "dicom".
+        folder: Folder of its outputs, relative to that of the run; "" for the run's own.
+        series: SeriesInstanceUID of a DICOM series.
+        fault: Why it cannot be opened: an input without a scan, or a DICOM study of which no series could be chosen.
+    """
+
+    name: str
+    source: Path
+    kind: str
+    folder: str = ""
+    series: str = ""
+    fault: InputError | None = None
+
+
+def find_scans(
+    inputs: Iterable[str | Path],
+    *,
+    modality: str,
+    output: str | Path,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    series: str = "",
+) -> list[Scan]:
+    """List the scans in files and folders.
+
+    Args:
+        inputs: NIfTI files and folders, which are searched with all folders below them.
+        modality: "t1" or "t2"; in folders, files named after another contrast are left out.
+        output: Folder for results. It may lie below an input and is then not searched; it must not hold an input.
+        participants: Labels of the participants to take from BIDS data sets; all if empty.
+        sessions: The same for sessions.
+        series: SeriesInstanceUID of the DICOM series to take.
+
+    Returns:
+        Scans with different names, in the order of the inputs and by path within each. Inputs and DICOM studies that
+        cannot be used are among them, with their ``fault``, which is also logged.
+
+    Raises:
+        InputError: ``output`` holds an input; two scans would have the same name; there is nothing but one fault.
+    """
+    found: dict[tuple[str, str, str], Scan] = {}
+    given, output, any_bids = [Path(path) for path in inputs], Path(output), False
+    for path in given:
+        _check_apart(path, output)
+        try:
+            if not path.is_dir():
+                scans = [_as_file(path)]
+            elif is_bids(path):
+                any_bids = True
+                images = bids_images(path, modality, participants=participants, sessions=sessions)
+                scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
+            else:
+                scans = _in_folder(path, modality, output, series)
+        except InputError as error:
+            scans = [Scan(_stem(Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
+        if any(scan.kind == "bids" for scan in scans):
+            _check_outside(path, output)
+        for scan in scans:
+            source = Path(os.path.abspath(scan.source))
+            # a folder may be reached in two ways; but files may be links to one content and still be two scans
+            place = os.path.realpath(source.parent), source.name, scan.series
+            found.setdefault(place, replace(scan, source=source))
+    faults = [scan.fault for scan in found.values() if scan.fault]
+    if len(faults) == len(found) == 1:
+        raise faults[0]
+    if (participants or sessions) and not any_bids:
+        raise InputError(
+            ", ".join(map(str, given)),
+            "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
+            "Give the root of a data set, or leave --participant-label and --session out",
+        )
+    for fault in faults:
+        logger.warning("%s", fault)
+    return _named_apart(_with_series(list(found.values())))
+
+
+def output_paths(scan: Scan) -> dict[str, str]:
+    """Name the outputs of a scan, relative to the folder of the run.
+
+    Returns:
+        Paths by "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
+    """
+    if scan.kind == "bids":
+        names = derivative_names(scan.name)
+        return {kind: f"{scan.folder}/{name}" for kind, name in names.items()}
+    kinds = ("anomaly", "lesions", "reconstruction", "brain")
+    names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
+    names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
+    if scan.kind == "dicom":
+        names["segmentation"] = f"{scan.name}_segmentation.dcm"
+    return {kind: (Path(scan.folder) / name).as_posix() for kind, name in names.items()}
+
+
+def open_scan(scan: Scan) -> Volume:
+    """Read a scan.
+
+    Raises:
+        InputError: Its ``fault``; it says nowhere how it lies; or as for :meth:`brainuad.data.volume.Volume.load` and
+            :func:`brainuad.inputs.dicom.read_series`.
+    """
+    if scan.fault:
+        raise scan.fault
+    if scan.kind == "dicom":
+        return read_series(scan.source, scan.series)
+    volume = Volume.load(scan.source)
+    volume.check_placed(scan.source)
+    return volume
+
+
+def _check_apart(given: Path, output: Path) -> None:
+    """Refuse an input that results would be mixed with."""
+    if _real(given).is_relative_to(_real(output)):
+        raise InputError(
+            given,
+            f"lies in the output folder {output}, where results must not be mixed with scans",
+            f"Choose another one, for instance {output / 'results'}",
+        )
+
+
+def _check_outside(root: Path, output: Path) -> None:
+    """Refuse results in a BIDS data set of raw scans, but among its derivatives."""
+    inside = _real(output).is_relative_to(_real(root))
+    if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
+        raise InputError(
+            output,
+            f"lies in the data set {root}",
+            f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere",
+        )
+
+
+def _as_file(path: Path) -> Scan:
+    if not os.path.lexists(path):
+        raise InputError(path, "no such file or folder", "Check the path")
+    if not path.name.lower().endswith(NIFTI):
+        if is_dicom(path) and (found := list_series([path])):
+            return _as_scan(found[0], path.parent)
+        if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # of which reading knows more
+            raise InputError(
+                path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
+            )
+    return Scan(_stem(path.name), path, "nifti")
+
+
+def _as_scan(series: Series, folder: Path, fault: InputError | None = None) -> Scan:
+    return Scan(Path(os.path.abspath(folder)).name, folder, "dicom", series=series.uid, fault=fault)
+
+
+def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Scan]:
+    scans, dicom, reasons = [], [], Counter[str]()
+    for folder, files in _walk(root, _real(output)):
+        for name in files:
+            if not name.lower().endswith(NIFTI):
+                if is_dicom(folder / name):
+                    dicom.append(folder / name)
+                else:
+                    reasons["of another kind"] += 1
+            elif reason := left_out(name, files, modality):
+                reasons[reason] += 1
+            else:
+                scans.append(Scan(_stem(name), folder / name, "nifti"))
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    found = list_series(dicom)
+    if found and (series or not scans or any(is_volume(one) for one in found)):
+        chosen = [
+            _as_scan(one, Path(fault.subject) if fault else one.folder, fault)
+            for one, fault in pick_series(found, modality, where=root, uid=series)
+        ]
+        scans = chosen if series else scans + chosen
+    if not scans:
+        raise InputError(
+            root,
+            f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
+            + (f", and left out files: {told}" if told else ""),
+            "Give a folder with scans, or name the files",
+        )
+    if told:
+        logger.info("%s: %d scan(s) taken, files left out: %s", root, len(scans), told)
+    return scans
+
+
+def left_out(name: str, beside: Sequence[str], modality: str) -> str:
+    """Tell why a NIfTI file that was found in a folder is not taken as a scan; "" if it is.
+
+    Args:
+        name: Its name.
+        beside: All names in its folder.
+        modality: "t1" or "t2".
+    """
+    stem = _stem(name)
+    if _NOT_SCANS.search(stem.lower()):
+        return "named as masks or results"
+    for end in ("_brain", "_scan"):  # a mask or a converted scan beside results; alone, a scan
+        base = stem.removesuffix(end)
+        near = (
+            (f"{base}.", f"{base}_anomaly")
+            if end == "_brain"
+            else (f"{base}_anomaly", f"{base}_segmentation")
+        )
+        if base != stem and any(other.startswith(near) for other in beside):
+            return "named as masks or results"
+    return "named after another contrast" if contrast_of(stem, modality) == "other" else ""
+
+
+def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders with the names of their files, in order, once each, without hidden ones and ``output``.
+
+    Links to folders are followed; one that leads to a folder that was already visited is not.
+    """
+    visited: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        if error.filename is not None and Path(error.filename) == root:
+            raise InputError(root, f"cannot be read ({error.strerror})", "Check its permissions") from error
+        logger.warning("%s: cannot be read (%s); its scans are missing", error.filename, error.strerror)
+
+    for here, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in visited or _real(Path(here)) == output:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(here), sorted(name for name in files if not name.startswith("."))
+
+
+def _real(path: Path) -> Path:
+    """Resolve links; unlike :meth:`pathlib.Path.resolve`, also where they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+
+
+def safe_name(text: str) -> str:
+    """Return text as a file name that every file system takes and every shell can be given."""
+    text = "".join(letter if letter.isprintable() else "_" for letter in text)  # surrogates are not
+    text = re.sub(r'[<>:"/\\|?*]', "_", text).strip(" .").lstrip("-") or "scan"
+    if len(text.encode()) > _LONGEST_NAME:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
+    return text
+
+
+def _with_series(scans: list[Scan]) -> list[Scan]:
+    """Name DICOM series apart that lie in one folder, without what identifies a patient."""
+    shared = Counter(scan.source for scan in scans)
+    return [
+        replace(scan, name=f"{scan.name}_{hashlib.sha256(scan.series.encode()).hexdigest()[:8]}")
+        if shared[scan.source] > 1
+        else scan
+        for scan in scans
+    ]
+
+
+def _named_apart(scans: list[Scan]) -> list[Scan]:
+    """Give scans of the same name the names of their parent folders in front, as many as it takes."""
+    groups = defaultdict(list)
+    for scan in scans:
+        groups[scan.folder, safe_name(scan.name).casefold()].append(scan)
+    names: dict[Scan, str] = {}
+    for (_, name), group in groups.items():
+        reserved = name in _OWN_NAMES
+        deepest = 8 if reserved or (len(group) > 1 and group[0].kind != "bids") else 0
+        for depth in range(int(reserved), deepest + 1):
+            prefixed = [_with_parents(scan, depth) for scan in group]
+            if len({text.casefold() for text in prefixed}) == len(group):
+                break
+        names |= dict(zip(group, prefixed, strict=True))
+    taken: dict[tuple[str, str], Scan] = {}
+    for scan, name in names.items():
+        other = taken.setdefault((scan.folder, name.casefold()), scan)
+        if other is not scan:
+            raise InputError(
+                scan.source,
+                f"would be named {name!r} in the results, as {other.source} is",
+                "Rename one of them, or leave one out",
+            )
+    return [replace(scan, name=names[scan]) for scan in scans]
+
+
+def _with_parents(scan: Scan, depth: int) -> str:
+    parents = scan.source.absolute().parent.parts[1:]
+    return safe_name("_".join([*parents[max(len(parents) - depth, 0) :], scan.name]))

@@ -1,0 +1,46 @@
+"""Scans listed in a CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from brainuad.data.cohort import SPLITS
+from brainuad.data.tables import check_file_name, parse_age, parse_label, read_table
+from brainuad.errors import InputError
+from brainuad.prepare.raw.scan import RawScan
+
+
+def manifest(root: Path, modality: str) -> list[RawScan]:
+    """A CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
+
+    ``mask`` may be empty where the brain is to be found, ``seg`` where there is no lesion mask. Paths are relative to
+    the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". Who has no split gets none: a
+    name does not tell which scans are of one person. A subject has one brain mask, which fits one modality: T1 and T2
+    manifests go into folders of their own.
+    """
+
+    def path(row: dict[str, str], column: str) -> Path | None:
+        return root.parent / row[column] if row.get(column) else None
+
+    scans = []
+    for row, place in read_table(root, required=("subject", "image")):
+        label = parse_label(row.get("label", ""), place) or int(bool(row.get("seg")))
+        dataset = row.get("dataset") or ("MANIFEST" if label else "ixi")
+        dataset = "ixi" if dataset.lower() == "ixi" else dataset
+        for column, name in (("subject", row["subject"]), ("dataset", dataset)):
+            check_file_name(name, column, place)
+        if not row["image"]:
+            raise InputError(place, "column image is empty", "Fill it in, or remove the row")
+        if label and dataset == "ixi":
+            fault = f"label {label} is not healthy, but all of data set ixi is"
+            raise InputError(place, fault, "Give the scan another dataset")
+        split = row.get("split", "")
+        if split not in ("", *SPLITS):
+            raise InputError(place, f"split {split!r} is unknown", f"Use one of {', '.join(SPLITS)}, or none")
+        scans.append(
+            RawScan(
+                row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
+                split=split, age=parse_age(row.get("age", "")), label=label, modality=modality,
+            )
+        )  # fmt: skip
+    return scans

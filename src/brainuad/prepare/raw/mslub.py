@@ -1,0 +1,54 @@
+"""MSLUB: multiple sclerosis, consensus lesion outlines of three raters (Lesjak et al. 2018)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from brainuad.errors import InputError
+from brainuad.prepare.raw.archives import nifti_files
+from brainuad.prepare.raw.scan import RawScan, warn_left_out
+from brainuad.prepare.raw.splits import patient_split
+
+_KINDS = {"T1W": "t1", "T2W": "t2", "brainmask": "mask", "consensus_gt": "lesion"}
+
+
+def mslub(root: Path, modality: str) -> list[RawScan]:
+    """Folders patient01/ with T1W, T2W, brainmask, consensus_gt; or one of patient01_{t1,t2,seg}.nii.gz, no skull."""
+    flat = sorted(root.glob(f"patient*_{modality}.nii.gz"))
+    return [_flat(path, modality) for path in flat] if flat else _downloaded(root, modality)
+
+
+def _flat(path: Path, modality: str) -> RawScan:
+    """Return a patient without skull, who is a test subject."""
+    subject = path.name.split("_")[0]
+    images = {m: p for m in ("t1", "t2") if (p := path.with_name(f"{subject}_{m}.nii.gz")).exists()}
+    lesion = path.with_name(f"{subject}_seg.nii.gz")
+    if not lesion.exists():
+        raise InputError(lesion, "the lesion mask of this patient is missing", "Copy it beside the image")
+    return RawScan(subject, "MSLUB", images, lesion=lesion, split="test", modality=modality)
+
+
+def _downloaded(root: Path, modality: str) -> list[RawScan]:
+    """Return the patients of the download, or of its copy that leaves "patient01_" out of the names.
+
+    Images, brain mask and lesions lie on the grid of the FLAIR in the patient's own folder (``coregistered/patient01``
+    in the copy). The ``raw`` images beside it lie on other grids and have no brain mask.
+    """
+    folders: dict[Path, dict[str, Path]] = {}
+    for path in nifti_files(root):
+        kind = re.sub(r"^patient\d+_|\.nii(\.gz)?$", "", path.name)
+        if kind in _KINDS and re.fullmatch(r"patient\d+", path.parent.name):
+            folders.setdefault(path.parent, {})[_KINDS[kind]] = path
+    complete = {
+        folder: files for folder, files in folders.items() if {"mask", "lesion", modality} <= set(files)
+    }
+    missing = {folder.name for folder in folders} - {folder.name for folder in complete}
+    warn_left_out(missing, f"without {modality}, brain mask or lesions on one grid")
+    return [
+        RawScan(
+            folder.name, "MSLUB", {m: files[m] for m in ("t1", "t2") if m in files}, files["mask"], files["lesion"],
+            split=patient_split("MSLUB", folder.name), modality=modality,
+        )
+        for folder, files in sorted(complete.items(), key=lambda item: item[0].name)
+    ]  # fmt: skip

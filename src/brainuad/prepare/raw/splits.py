@@ -1,0 +1,88 @@
+"""Which subjects train, validate and test, where a data set comes without that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from brainuad.data.cohort import SPLITS
+from brainuad.data.tables import read_table
+from brainuad.errors import InputError
+from brainuad.prepare.raw.scan import RawScan
+
+FOLDS = 5
+_HELD_OUT = 0.25  # of healthy subjects, for the test; of patients, for validation
+
+
+def patient_split(dataset: str, subject: str) -> str:
+    """Return a patient's split by a hash of the name: a quarter of a data set is "val", the rest "test"."""
+    return "val" if _draw(dataset, subject) < _HELD_OUT else "test"
+
+
+def healthy_folds(dataset: str, subject: str) -> tuple[str, ...]:
+    """Return a healthy subject's split in five folds by a hash of the name.
+
+    A quarter is "test" in all of them. Each of the others is "val" in one fold and "train" in four.
+    """
+    draw = _draw(dataset, subject)
+    if draw < _HELD_OUT:
+        return ("test",) * FOLDS
+    own = int((draw - _HELD_OUT) / (1 - _HELD_OUT) * FOLDS)
+    return tuple("val" if fold == own else "train" for fold in range(FOLDS))
+
+
+def _draw(dataset: str, subject: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone, so that no other subject changes it."""
+    return int(sha256(f"{dataset}/{subject}".encode()).hexdigest()[:8], 16) / 2**32
+
+
+def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read a CSV of splits: ``subject`` and ``split``, or ``split_fold0``, ``split_fold1``, ... for several folds.
+
+    Returns:
+        Splits by :func:`known_as` of the subject, one a fold.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column, or names an unknown split.
+    """
+    rows = read_table(path, required=("subject",))
+    columns = [name for name in rows[0][0] if re.fullmatch(r"split(_fold\d+)?", name)]
+    folds = sorted((name for name in columns if name != "split"), key=lambda name: int(name[10:]))
+    columns = folds or columns
+    if not columns:
+        raise InputError(path, "lacks a column split (or split_fold0, split_fold1, ...)", "Add it")
+    found = {}
+    for row, place in rows:
+        splits = tuple(row[name] for name in columns)
+        for split in splits:
+            if split not in ("", *SPLITS):
+                remedy = f"Use one of {', '.join(SPLITS)}, or none"
+                raise InputError(place, f"split {split!r} is unknown", remedy)
+        found[known_as(row["subject"])] = splits
+    return found
+
+
+def with_splits(scans: Iterable[RawScan], path: Path) -> list[RawScan]:
+    """Return scans with the splits that a CSV gives; those it does not list have none.
+
+    Raises:
+        InputError: See :func:`read_splits`; or no scan is listed.
+    """
+    table = read_splits(path)
+    scans = list(scans)
+    if not any(known_as(scan.subject) in table for scan in scans):
+        raise InputError(path, "lists none of the subjects", f"They are called {scans[0].subject} and so on")
+    result = []
+    for scan in scans:
+        splits = table.get(known_as(scan.subject), ("",))
+        result.append(replace(scan, split=splits[0], folds=splits if len(splits) > 1 else ()))
+    return result
+
+
+def known_as(subject: str) -> str:
+    """Return what a subject is told by: the number of an IXI subject, the whole name otherwise."""
+    match = re.match(r"IXI\d{3}", subject)
+    return match.group() if match else subject

@@ -1,0 +1,284 @@
+"""Calibrating a model on healthy scans: each goes the way that a user's scan goes, and is summarised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainuad._version import __version__
+from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health
+from brainuad.data.cohort import Case, find_layout, read_cases
+from brainuad.data.leaks import leak_free
+from brainuad.data.loading import content_key, load_case
+from brainuad.data.volume import Volume
+from brainuad.detector import Detector, known_models, load_model, model_folder
+from brainuad.devices import device_told_from_scan
+from brainuad.errors import InputError
+from brainuad.files import atomic_path, check_writable, sha256, write_json
+from brainuad.inputs.masks import BRAIN, mask_for
+from brainuad.inputs.scans import Scan, find_scans, open_scan
+from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
+from brainuad.scan import map_scan
+from brainuad.scan.api import check_same_grid, unusable
+from brainuad.scan.batch import SCAN_ERRORS, each
+
+SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
+_LAYOUT = 6  # of the summaries; raise when they change
+Row = dict[str, Any]
+Report = Callable[[Row, int], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibrating made.
+
+    Attributes:
+        calibration: The figures.
+        folder: The model folder that holds them.
+        rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
+        score: The calibrated model's default score.
+    """
+
+    calibration: Calibration
+    folder: Path
+    rows: list[Row]
+    score: str
+
+
+def calibrate(
+    model: str | Path,
+    healthy: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    brain_mask: str | Path | None = None,
+    jobs: int = 1,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    report: Report = lambda row, total: None,
+    stage: Callable[[str], None] = lambda name: None,
+) -> Calibrated:
+    """Calibrate a model on healthy scans.
+
+    What is finished is kept beside the model: a rerun with the same model, scans and settings skips it, and one with
+    more scans measures those only. Scores relative to health need scans of three subjects.
+
+    Args:
+        model: Name of a shipped model, or folder of a model or a run.
+        healthy: Scans, as :func:`brainuad.inputs.scans.find_scans` takes them; or one manifest or folder in the paper's
+            layout, whose healthy validation scans are taken as they were prepared.
+        output: Folder that becomes a model with the same weights; by default the model's own is changed.
+        brain_mask: Folder of the scans' brain masks; without, brains are looked for.
+        jobs: Scans at a time.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: As in :func:`brainuad.detector.load_model`.
+        seed: Seeds registration, reconstruction and the bootstrap.
+        report: Called with each scan's row as it is done, and the number of scans.
+        stage: Called with scan and step ("IXI067: reconstruct") as one begins.
+
+    Raises:
+        InputError: The model or scans cannot be found, fewer than two scans can be used, or the folder cannot be
+            written to or holds another model.
+    """
+    with model_folder(model) as source:
+        if output is None and str(model) in known_models():
+            raise InputError(model, "comes with brainuad and is not changed", "Add -o DIR")
+        folder = source if output is None else Path(output)
+        detector = load_model(source, device, precision)
+        masks = None if brain_mask is None else Path(brain_mask)
+        if masks is not None and not masks.is_dir():
+            raise InputError(masks, "is no folder", "Give a folder of masks named after their scans")
+        scans = _healthy_scans(healthy, detector, folder)
+        _check_other_model(folder, detector)
+    _check_enough(len(scans), len(scans), healthy)
+    check_writable(folder)
+    # a score of many draws takes as many times as long, and its values are those of one scan
+    scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
+    work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
+    found: dict[int, HealthyScan] = {}
+    rows: dict[int, Row] = {}
+    numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))
+    for index, row, summary in each(work, numbered, jobs):
+        rows[index] = row
+        if summary is not None:
+            found[index] = summary
+        report(row, len(scans))
+    ordered = [rows[index] for index in range(len(scans))]
+    left_out = [row["name"] for row in ordered if row["status"] == "failed"]
+    _check_enough(len(found), len(scans), healthy)
+    subjects = [_subject(scans[index]) for index in sorted(found)]
+    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.parts)
+    calibration = calibration_of(
+        used,
+        subjects,
+        seed=seed,
+        made_from="prepared scans" if isinstance(scans[0], Case) else "raw scans",
+        left_out=left_out,
+    )
+    # A killed run leaves no calibration rather than one beside other moments.
+    (folder / CALIBRATION).unlink(missing_ok=True)
+    with model_folder(model) as source:
+        if folder != source:
+            _copy_model(source, folder)
+    if health is None:
+        (folder / HEALTH).unlink(missing_ok=True)
+    else:
+        health.save(folder / HEALTH)
+    write_json(folder / CALIBRATION, calibration.to_dict())
+    return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
+
+
+def _healthy_scans(
+    healthy: Sequence[str | Path], detector: Detector, output: Path
+) -> list[Scan] | list[Case]:
+    """List the healthy scans: those of a cohort's validation split, or all that are given."""
+    if len(healthy) != 1 or not _is_cohort(Path(healthy[0])):
+        return find_scans(healthy, modality=detector.modality, output=output)
+    fold = detector.provenance.get("fold") or 0
+    cases = leak_free(read_cases(healthy[0], detector.modality, fold, training=False))
+    chosen = [case for case in cases if case.split == "val" and case.healthy]
+    if not chosen:
+        raise InputError(
+            healthy[0], "lists no healthy scan for validation", "Set split to val and label to 0"
+        )
+    return chosen
+
+
+def _is_cohort(path: Path) -> bool:
+    if path.suffix.lower() == ".csv":
+        return True
+    try:
+        return find_layout(path).is_dir()
+    except InputError:
+        return False
+
+
+def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> None:
+    if usable < 2:
+        fault = (
+            f"only {usable} of {given} healthy scan(s) could be used" if given > 1 else "is one healthy scan"
+        )
+        raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
+
+
+def _check_other_model(folder: Path, detector: Detector) -> None:
+    if (folder / WEIGHTS).exists() and Detector.load(folder).fingerprint != detector.fingerprint:
+        raise InputError(folder, "holds another model", "Choose another folder")
+
+
+def _copy_model(source: Path, folder: Path) -> None:
+    for name in (CONFIG, WEIGHTS):  # where weights are, the model is whole
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+
+
+def _subject(scan: Scan | Case) -> str:
+    if isinstance(scan, Case):
+        return scan.subject
+    return scan.name.split("_")[0] if scan.kind == "bids" else scan.name
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Summarises one scan after the other."""
+
+    detector: Detector
+    detector_key: str
+    scores: tuple[str, ...]
+    summaries: Path
+    masks: Path | None
+    seed: int
+    stage: Callable[[str], None]
+
+    def __call__(self, numbered: tuple[int, Scan | Case]) -> tuple[int, Row, HealthyScan | None]:
+        """Return a scan's number, its row and, if it can be used, its summary."""
+        index, scan = numbered
+        started = time.perf_counter()
+        row: Row = {"name": scan.subject if isinstance(scan, Case) else scan.name, "status": "failed"}
+        summary, message = None, ""
+        try:
+            summary, skipped = self.summary(scan)
+            row["status"] = "skipped" if skipped else "done"
+        except SCAN_ERRORS as error:
+            source = scan.image if isinstance(scan, Case) else scan.source
+            message = str(error if isinstance(error, InputError) else unusable(source, error))
+        row |= {"seconds": round(time.perf_counter() - started, 1), "message": message}
+        return index, row, summary
+
+    def summary(self, scan: Scan | Case) -> tuple[HealthyScan, bool]:
+        """Return a scan's summary, and whether it was there before."""
+        key, make = self.prepared(scan) if isinstance(scan, Case) else self.raw(scan)
+        parts = [__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key]
+        entry = self.summaries / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
+        known = _read_summary(entry)
+        if known is not None:
+            return known, True
+        with device_told_from_scan(self.detector.device):
+            made = make()
+        with atomic_path(entry) as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, allow_pickle=False, **made.to_arrays())
+        return made, False
+
+    def prepared(self, case: Case) -> tuple[list[str], Callable[[], HealthyScan]]:
+        """Return what a prepared scan's summary depends on, and how to make it."""
+
+        def make() -> HealthyScan:
+            loaded = load_case(case, self.detector.data_config)
+            maps = self.detector.maps(loaded.image, loaded.mask, self.scores, self.seed)
+            final, raw = (
+                {name: map.cpu().numpy() for name, map in found.items()} for found in (maps.final, maps.raw)
+            )
+            return HealthyScan.of(final, raw, loaded.image, loaded.mask)
+
+        return [content_key(case, self.detector.data_config)], make
+
+    def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
+        """Return what a raw scan's summary depends on, and how to make it."""
+        mask = None if self.masks is None else mask_for(scan.source, self.masks, BRAIN)
+        if mask is None and self.masks is not None:
+            remedy = "Name masks after their scans, or leave out the masks"
+            raise InputError(self.masks, f"holds no brain mask for {scan.source.name}", remedy)
+
+        def make() -> HealthyScan:
+            volume, brain = open_scan(scan), Volume.load(mask) if mask else None
+            if brain and mask:
+                check_same_grid(brain, volume, mask)
+            found = map_scan(
+                volume,
+                self.detector,
+                brain_mask=brain,
+                scores=self.scores,
+                seed=self.seed,
+                stage=lambda name: self.stage(f"{scan.name}: {name}"),
+            )
+            placed = found.placed
+            look = (placed.image, placed.mask, found.brain.ml, placed.alignment)
+            return HealthyScan.of(found.maps, found.raw, *look)
+
+        return [scan.series, _hash(scan.source), _hash(mask)], make
+
+
+def _hash(path: Path | None) -> str:
+    """Return a hash of a file, or of all files of a DICOM folder."""
+    if path is None or path.is_file():
+        return "" if path is None else sha256(path)
+    hashes = [sha256(file) for file in sorted(path.rglob("*")) if file.is_file()]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _read_summary(entry: Path) -> HealthyScan | None:
+    """Read a summary; a damaged one counts as absent."""
+    try:
+        with np.load(entry, allow_pickle=False) as stored:
+            return HealthyScan.from_arrays(stored)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        return None

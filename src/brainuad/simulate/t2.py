@@ -1,0 +1,64 @@
+"""A simulated T2 scan of the subject of a T1 scan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from brainuad.simulate.lesion import TEXTURE_VOXELS, smooth_noise
+from brainuad.simulate.tissue import Levels, Tissues
+
+WHITE = 100.0  # white matter's intensity; the others are relative to it
+# Ranges from what the two MSLUB patients' T2 scans show (grey 1.3 and 1.5, CSF 2.7 and 2.9) to what the spin-echo
+# equation gives at 3 T with TR 5.7 s and TE 100 ms (1.6 and 3.7), with proton densities 0.7, 0.82 and 1 and the
+# relaxation times of Wansapura et al., J Magn Reson Imaging 9:531-538, 1999.
+GREY = (1.35, 1.6)
+CSF = (2.7, 3.5)
+NOISE = (0.025, 0.05)  # standard deviation, in white matter's unit
+BIAS = 0.03  # standard deviation of what a bias field leaves after its correction
+# over which brain extraction lets a scan fade; in real T2 scans 2 to 10 % of the brain is dark
+RIM_MM = (2.0, 6.0)
+BLUR_VOXELS = 0.45  # smooths the T1 scan's noise, which the steep contrast of CSF would amplify
+
+
+def simulated_t2(
+    image: np.ndarray, tissues: Tissues, levels: Levels, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Turn a T1 scan's contrast into that of T2.
+
+    A voxel's T1 intensity tells the mixture of tissues in it (grey with white matter, or CSF with grey matter), and
+    the same mixture of the T2 intensities takes its place; where white matter meets a ventricle, the mixture is of
+    these two. Noise, a weak bias field and the dark rim that brain extraction leaves are new. What T1 cannot tell is
+    missing: iron in the basal ganglia beyond what darkens them through T1, flow, vessels that are dark on both.
+
+    Args:
+        image: ``(X, Y, Z)`` bias-corrected T1 scan.
+        tissues: Of the brain.
+        levels: Of the T1 scan.
+        rng: Draws contrast, noise and bias.
+
+    Returns:
+        ``(X, Y, Z)`` float32, white matter at 100, zero outside the brain; and what was drawn.
+    """
+    grey, csf, noise = (float(rng.uniform(*limits)) for limits in (GREY, CSF, NOISE))
+    smooth = ndimage.gaussian_filter(image, BLUR_VOXELS)
+    # Darker than CSF on T1 are dura, air and fast flow: dark on T2 as well.
+    known = [0.0, 0.6 * levels.csf, levels.csf, levels.grey, levels.white]
+    signal = np.interp(smooth, known, [0.2 * csf, csf, csf, grey, 1.0])
+    share = np.clip((levels.white - smooth) / (levels.white - levels.csf), 0, 1)
+    margin = tissues.ventricles | (
+        ndimage.binary_dilation(tissues.ventricles) & (tissues.white | tissues.tracts)
+    )
+    signal = np.where(margin, 1 + share * (csf - 1), signal)
+    voxel = float(np.mean(tissues.spacing))
+    field = np.exp(BIAS * smooth_noise(image.shape, rng, 40.0 / voxel))
+    reach = rng.uniform(*RIM_MM) * np.exp(0.6 * smooth_noise(image.shape, rng, 8.0 / voxel))
+    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[
+        1:-1, 1:-1, 1:-1
+    ]
+    signal = signal * field * np.clip((depth - voxel / 2) / reach, 0, 1)
+    signal = signal + noise * smooth_noise(image.shape, rng, TEXTURE_VOXELS)
+    drawn = {"grey": grey, "csf": csf, "noise": noise}
+    return (WHITE * np.maximum(signal, 0) * tissues.brain).astype(np.float32), drawn
