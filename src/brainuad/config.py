@@ -209,6 +209,7 @@ class LoggerConfig:
         wandb: Log to Weights & Biases.
         project: Its project.
         group: Its group of runs, "" for none.
+        other: Any other logger of Lightning's, by its class as ``_target_`` and its arguments.
     """
 
     csv: bool = True
@@ -216,6 +217,7 @@ class LoggerConfig:
     wandb: bool = False
     project: str = "brainuad"
     group: str = ""
+    other: Any = None  # a dict; Hydra replaces one of these only key by key
 
 
 @dataclass

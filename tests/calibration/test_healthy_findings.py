@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from brainuad.calibration import Calibration, HealthyFindings, Spread
+from brainuad.calibration import Calibration, HealthyFindings
 from brainuad.calibration.findings import measure_findings
+from brainuad.record import Spread
 
 FINDING = st.tuples(st.integers(1, 9).map(lambda tenths: tenths / 10), st.integers(8, 30))
 SCANS = st.lists(st.lists(FINDING, max_size=6), min_size=1, max_size=5)

@@ -1,6 +1,7 @@
 """The same scan as NIfTI and as DICOM is the same volume; findings go back as a DICOM segmentation."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom
@@ -16,6 +17,7 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.inputs.dicom import judge, list_series, write_segmentation
 from brainuad.inputs.scans import Scan, find_scans, open_scan, output_paths
+from brainuad.record import Finding
 from brainuad.scan import map_scan
 
 SCAN = Path(__file__).parent.parent / "files" / "ixi013_t1_4mm.nii.gz"
@@ -272,6 +274,11 @@ def test_damaged_headers_are_left_out_and_nothing_else_happens(tmp_path):
     assert 0 < sum(len(series.slices) for series in found) < 300
 
 
+def finding(label: int) -> Finding:
+    origin = (0.0, 0.0, 0.0)
+    return Finding(label, 1000, 1.0, 0.5, 0.4, origin, origin, origin, "midline")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])
 def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
@@ -281,18 +288,10 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
     converted = open_scan(scan)
     labels = np.zeros(volume.array.shape, dtype=np.float32)
     labels[10:14, 20:25, 22:25], labels[25, 20, 12], labels[20:23, 11:13, 28] = 1, 2, 3
-    about = {
-        "region": "left thalamus",
-        "mni_mm": [-10.6, -18.2, 8.0],
-        "ml": 1.5,
-        "peak": 0.5,
-        "healthy_alike": 2,
-    }
-    findings = [
-        about | {"label": 1},
-        about | {"label": 2, "region": ""},
-        about | {"label": 3, "healthy_alike": None},
-    ]
+    about = replace(
+        finding(1), region="left thalamus", mni_mm=(-10.6, -18.2, 8.0), ml=1.5, peak=0.5, healthy_alike=2
+    )
+    findings = [about, replace(about, label=2, region=""), replace(about, label=3, healthy_alike=None)]
     path = tmp_path / "out" / "segmentation.dcm"
     assert write_segmentation(converted.with_array(labels), findings, 35, scan.source, scan.series, path)
 
@@ -339,7 +338,7 @@ def test_what_removing_names_removes_is_left_empty(tmp_path):
             delattr(image, name)
         image.save_as(path)
     (scan,) = find(tmp_path / "series")
-    one = [{"label": 1, "ml": 1.0, "peak": 0.5, "mni_mm": [0, 0, 0], "region": "", "healthy_alike": None}]
+    one = [finding(1)]
     path = tmp_path / "segmentation.dcm"
     labels = open_scan(scan).with_array(volume.array > 100)
     assert write_segmentation(labels, one, 35, scan.source, scan.series, path)
@@ -363,7 +362,7 @@ def test_no_findings_make_no_segmentation_and_other_places_are_refused(tmp_path)
     (scan,) = find(tmp_path / "series")
     path = tmp_path / "segmentation.dcm"
     assert not write_segmentation(volume, [], 35, scan.source, scan.series, path)
-    one = [{"label": 1, "ml": 1.0, "peak": 0.5, "mni_mm": [0, 0, 0], "region": "", "healthy_alike": None}]
+    one = [finding(1)]
     elsewhere = Volume.from_array(volume.array, np.array([[1, 0, 0, 1.0], *np.eye(4)[1:]]) @ volume.affine)
     with pytest.raises(InputError, match="does not lie where the findings lie"):
         write_segmentation(elsewhere, one, 35, scan.source, scan.series, path)

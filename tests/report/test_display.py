@@ -24,7 +24,7 @@ def test_what_is_shown_lies_where_the_scan_lies(scored):
     assert np.array_equal(
         display.affine[:3, :3], np.eye(3) * 2
     )  # the scan is oblique and stored from left to right
-    for finding in only(scored).findings:
+    for finding in only(scored).record.findings:
         region = display.volumes["findings"] == finding.label
         centre = display.affine[:3, :3] @ np.argwhere(region).mean(0) + display.affine[:3, 3]
         assert centre == pytest.approx(finding.centre_mm, abs=1.0)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.errors import InputError
+from brainuad.record import Scale
 from brainuad.report.histogram import histogram
 from brainuad.report.page import CSP, STANDING, build_report, scale_words
-from brainuad.report.records import Scale
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 LOADING = {"src", "href", "xlink:href", "srcset", "poster", "action", "formaction", "data", "background"}
@@ -169,7 +169,7 @@ def test_a_list_of_unknown_rarity_is_not_folded(scored):
     entry = json.loads(path.read_text())
     del entry["calibration"]["healthy_findings"]
     for finding in entry["findings"]:
-        for name in ("mni_mm", "region", "healthy_alike", "rare"):
+        for name in ("region", "healthy_alike", "rare"):
             del finding[name]
     path.write_text(json.dumps(entry))
     page = read(build_report(scored))
@@ -191,7 +191,7 @@ def test_colours_are_on_the_scale_of_the_calibration_unless_a_finding_is_beyond(
 
 
 def test_words_name_the_fraction_chosen():
-    changed = {"fraction": 0.001, "threshold": 0.55, "interval": None, "findings": None}
+    changed = {"fraction": 0.001, "threshold": 0.55, "interval": None, "healthy_findings": None}
     scale = Scale(**({name: SCALE.get(name) for name in Scale.__annotations__} | changed))
     assert scale_words(scale).startswith(
         "0.1 % of a healthy brain's voxels are at or above 0.550 (findings);"

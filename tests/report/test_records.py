@@ -12,11 +12,11 @@ def test_everything_in_the_folder_becomes_a_row(cohort):
     assert [row.status for row in records.rows] == ["done", "done", "done", "failed"]
     first = records.rows[0]
     entry = json.loads((cohort / "patient19_t1.json").read_text())
-    assert first.findings == len(entry["findings"]) > 1
-    assert first.lesion_ml == pytest.approx(sum(finding["ml"] for finding in entry["findings"]))
+    assert len(first.record.findings) == len(entry["findings"]) > 1
+    assert first.record.lesion_ml == pytest.approx(sum(finding["ml"] for finding in entry["findings"]))
     assert first.scored.outputs["anomaly"] == cohort / "patient19_t1_anomaly.nii.gz"
-    assert first.scored.scale.interval == (0.38, 0.43)
-    assert records.rows[2].scored.scale is None
+    assert first.record.calibration.interval == (0.38, 0.43)
+    assert records.rows[2].record.calibration is None
     assert "truncated" in records.rows[3].message
     assert len(records.healthy) == 15
     assert records.notes == []
@@ -35,11 +35,14 @@ def test_sidecars_are_found_in_subfolders_and_without_tables(tmp_path):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"findings": [{"label": 1}]}, "has no 'ml'"),
-        ({"findings": 3}, "not iterable"),
-        ({"score": {"value": "high"}}, "could not convert"),
-        ({"score": {"value": float("nan")}}, "not a finite number"),
-        ({"calibration": {"scans": 1e999}}, "infinity"),
+        ({"findings": [{"label": 1}]}, "findings.0.voxels: Field required"),
+        ({"findings": 3}, "findings: Input should be a valid list"),
+        ({"score": {"value": "high", "percentile": None}}, "score.value: Input should be a valid number"),
+        (
+            {"score": {"value": float("nan"), "percentile": None}},
+            "score.value: Input should be a finite number",
+        ),
+        ({"calibration": {"scans": 1e999}}, "calibration.scans: Input should be a finite number"),
         (
             {
                 "calibration": {
@@ -48,12 +51,13 @@ def test_sidecars_are_found_in_subfolders_and_without_tables(tmp_path):
                     "threshold": 0.4,
                     "first_colour": 0.5,
                     "full_colour": 0.4,
+                    "interval": None,
                 }
             },
             "ends at 0.4",
         ),
-        ({"scan": None}, "NoneType"),
-        ({"outputs": ["a"]}, "items"),
+        ({"scan": None}, "scan: Input should be a dictionary"),
+        ({"outputs": ["a"]}, "outputs: Input should be a valid dictionary"),
     ],
 )
 def test_a_damaged_sidecar_is_a_damaged_scan(scored, change, fault):

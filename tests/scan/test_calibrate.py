@@ -24,7 +24,6 @@ from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
 from brainuad.scan import ScanMaps, map_scan
 from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, calibrate
-from brainuad.scan.healthy import against_healthy
 from brainuad.scoring import postprocess
 from brainuad.scoring.rarity import RARITY
 
@@ -107,14 +106,13 @@ def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: Sc
     assert calibration.brainuad == brainuad.__version__
 
 
-def test_the_folder_is_the_same_model_with_thresholds(room: Path, calibrated: Path, mapped: ScanMaps) -> None:
+def test_the_folder_is_the_same_model_with_thresholds(room: Path, calibrated: Path) -> None:
     detector = load_model(calibrated, "cpu")
     assert detector.fingerprint == Detector.load(room / "model").fingerprint
-    value = scan_score(mapped.maps[SCORE], mapped.placed.mask)
-    known, percentile, doubts = against_healthy(detector, mapped, SCORE, 0.01, value)
-    assert known["threshold"] == detector.calibration.threshold(SCORE, 0.01)
-    assert percentile in (25.0, 75.0)
-    assert ["rests on 2 healthy scans" in doubt for doubt in doubts] == [True]
+    result = brainuad.score(IMAGE, detector, brain_mask=MASK, score="paper")
+    assert result.threshold == detector.calibration.threshold(SCORE, 0.01)
+    assert result.percentile in (25.0, 75.0)
+    assert any("rests on 2 healthy scans" in warning for warning in result.warnings)
 
 
 def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: Path) -> None:
@@ -245,7 +243,9 @@ def test_a_models_own_folder_is_changed_without_another(room: Path, calibrated: 
 def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     scans, masks = room / "scans", room / "masks"
     assert "Add -o DIR" in run("calibrate", "lite-t1", scans, code=1).stderr
-    assert "holds no trained model" in run("calibrate", tmp_path / "none", scans, code=1).stderr
+    assert (
+        "is neither a shipped model nor a folder" in run("calibrate", tmp_path / "none", scans, code=1).stderr
+    )
     one = run(
         "calibrate", room / "model", scans / "ixi067_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1
     )

@@ -60,7 +60,8 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
 
     def score(scan: Volume, *args: Any, **kwargs: Any) -> Any:
         done.append(int(scan.file_axes()[0, 0, 0]))
-        return replace(result, record=result.record | {"settings": {"fpr": kwargs["fpr"]}})
+        settings = replace(result.record.settings, fpr=kwargs["fpr"])
+        return replace(result, record=replace(result.record, settings=settings))
 
     monkeypatch.setattr(run, "score_scan", score)
     monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: b"a picture")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 from tiny_training import load, table, tiny
 
-from brainuad.config import TrainerConfig
+from brainuad.config import ExperimentConfig, LoggerConfig, TrainerConfig
 from brainuad.errors import InputError
 from brainuad.modelfile import read_model
 from brainuad.train import fit
@@ -178,6 +179,37 @@ def test_wandb_that_is_not_installed(
     config.logger.wandb = True
     with pytest.raises(InputError, match="wandb is not installed"):
         fit(config, train_volumes, val_volumes, tmp_path)
+
+
+def test_any_logger_of_lightnings_by_its_class(tmp_path: Path) -> None:
+    config = ExperimentConfig()
+    config.logger = LoggerConfig(
+        csv=False,
+        tensorboard=False,
+        other={
+            "_target_": "lightning.pytorch.loggers.CSVLogger",
+            "save_dir": str(tmp_path),
+            "name": "curves",
+        },
+    )
+    (logger,) = build_loggers(config, tmp_path, 0)
+    assert (type(logger), logger.name) == (CSVLogger, "curves")
+
+
+@pytest.mark.parametrize(
+    ("other", "fault"),
+    [
+        ({"_target_": "lightning.pytorch.loggers.NoSuchLogger"}, "NoSuchLogger"),
+        ({"_target_": "lightning.pytorch.loggers.CSVLogger", "colour": 1}, "colour"),
+        ({"_target_": "pathlib.Path"}, "Path is no logger"),
+        ({"name": "curves"}, "_target_"),
+    ],
+)
+def test_what_is_no_logger_is_one_clear_error(tmp_path: Path, other: dict[str, Any], fault: str) -> None:
+    config = ExperimentConfig()
+    config.logger = LoggerConfig(csv=False, tensorboard=False, other=other)
+    with pytest.raises(InputError, match=fault):
+        build_loggers(config, tmp_path, 0)
 
 
 def test_wandb_gets_project_and_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

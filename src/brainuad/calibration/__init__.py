@@ -1,7 +1,7 @@
 """What a model does on healthy scans: thresholds, the range of scan scores, and what such scans look like."""
 
 from brainuad.calibration.figures import FEW_SCANS, Calibration
-from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings, Spread
+from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings
 from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of
 from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds
@@ -17,7 +17,6 @@ __all__ = [
     "HealthyScan",
     "Look",
     "Looks",
-    "Spread",
     "calibration_of",
     "look_at",
     "pooled_thresholds",

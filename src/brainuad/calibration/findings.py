@@ -17,20 +17,6 @@ RARE = 0.05  # share of healthy scans that have the like of a finding, below whi
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median, lowest and highest of one number over the healthy scans."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Take them from the number of each scan, of one scan at least."""
-        return cls(float(np.median(values)), float(min(values)), float(max(values)))
-
-
-@dataclass(frozen=True)
 class HealthyFindings:
     """The findings of healthy scans at one threshold, measured on the model's grid.
 

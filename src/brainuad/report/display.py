@@ -104,7 +104,8 @@ def read_display(scored: Scored) -> Display:
 
 
 def _check_unchanged(path: Path, scored: Scored) -> None:
-    if path == scored.source and scored.sha256 and path.is_file() and sha256(path) != scored.sha256:
+    known = scored.record.scan.sha256
+    if path == scored.source and known and path.is_file() and sha256(path) != known:
         raise InputError(path, "has changed since it was scored", "Score it again")
 
 

@@ -20,18 +20,10 @@ from markupsafe import Markup
 from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import write_text
+from brainuad.record import FIRST_COLOUR, FULL_COLOUR, Point, Record, Scale, to_json
 from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
-from brainuad.report.records import (
-    FIRST_COLOUR,
-    FULL_COLOUR,
-    Point,
-    Records,
-    Row,
-    Scale,
-    Scored,
-    read_records,
-)
+from brainuad.report.records import Records, Row, Scored, read_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +140,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     cohort = len(lines) > 1
     shown = [view for view in views if view.row.scored or not cohort]
     payloads = {view.id: view.payload for view in shown if view.payload}
-    done = [(row.name, row.score) for row in records.rows if row.score is not None]
+    done = [(row.name, row.record.score.value) for row in records.rows if row.record]
     drawing = histogram(done, records.healthy) if cohort else None
     svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
     return _environment().get_template("page.html").render(
@@ -175,12 +167,12 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
 
 def _about(records: Records) -> list[str]:
     """Return score, model, date and version of what was scored; of scans that differ, each."""
-    scored = [row.scored for row in records.rows if row.scored]
+    scored = [row.record for row in records.rows if row.record]
     parts: dict[str, list[Any]] = {
-        "score": [one.settings.get("score") for one in scored],
-        "model": [one.model.get("name") for one in scored],
+        "score": [one.settings.score for one in scored],
+        "model": [one.model.name for one in scored],
         "scored": [str(records.run.get("started") or "")[:10]],
-        "brainuad": [one.raw["brainuad"] for one in scored],
+        "brainuad": [one.brainuad for one in scored],
     }
     known = {name: dict.fromkeys(str(value) for value in values if value) for name, values in parts.items()}
     return [f"{name} {', '.join(values)}" for name, values in known.items() if values]
@@ -190,29 +182,32 @@ def _view(row: Row, id: str) -> _View:
     scored = row.scored
     if scored is None:
         return _View(id, row)
-    facts = tuple(
-        _facts({key: value for key, value in scored.raw.items() if key not in ("findings", "warnings")})
-    )
+    record = scored.record
+    known = to_json(record)
+    facts = tuple(_facts({key: known[key] for key in known if key not in ("findings", "warnings")}))
     try:
         display = read_display(scored)
     except InputError as error:
         row = replace(row, status="damaged", message=str(error))
-        return _View(id, row, row.warnings, healthy=healthy_words(scored.scale), facts=facts)
-    words = scale_words(scored.scale)
+        healthy = healthy_words(record.calibration)
+        return _View(id, row, tuple(record.warnings), healthy=healthy, facts=facts)
+    words = scale_words(record.calibration)
     shown = "scan, reconstruction" if "reconstruction" in display.volumes else "scan"
-    alt = f"Axial slices of {row.name}: {shown} and anomaly map. {row.findings} findings."
+    alt = f"Axial slices of {row.name}: {shown} and anomaly map. {len(record.findings)} findings."
     payload = {
         "name": row.name,
         "layers": encode(display),
-        "rare": row.rare,
-        "scale": _colours(scored),
-        "steps": _steps(scored.scale),
+        "rare": record.rare,
+        "scale": _colours(record),
+        "steps": _steps(record.calibration),
         "words": words,
     }
     montage = _montage(row, scored, display, words)
-    warnings = (*row.warnings, *display.notes)
+    warnings = (*record.warnings, *display.notes)
     panels = _panels(scored, display)
-    return _View(id, row, warnings, montage, panels, alt, words, healthy_words(scored.scale), facts, payload)
+    return _View(
+        id, row, warnings, montage, panels, alt, words, healthy_words(record.calibration), facts, payload
+    )
 
 
 def scale_words(scale: Scale | None) -> str:
@@ -235,16 +230,16 @@ def scale_words(scale: Scale | None) -> str:
 
 def healthy_words(scale: Scale | None) -> str:
     """Say what healthy scans have where findings are looked for, "" where that is unknown."""
-    if scale is None or scale.findings is None:
+    if scale is None or scale.healthy_findings is None:
         return ""
-    count, ml = scale.findings.count, scale.findings.ml
+    count, ml = scale.healthy_findings.count, scale.healthy_findings.ml
     words = (
         f"Of {scale.scans} healthy scans, half have {count.median:g} findings or more "
         f"({count.lowest:g} to {count.highest:g}), "
         f"{ml.median:.1f} mL in all or more ({ml.lowest:.1f} to {ml.highest:.1f})"
     )
-    if scale.findings.fraction > scale.fraction:
-        words += f", at the threshold for {_percent(scale.findings.fraction)}"
+    if scale.healthy_findings.fraction > scale.fraction:
+        words += f", at the threshold for {_percent(scale.healthy_findings.fraction)}"
     return words + "."
 
 
@@ -252,12 +247,12 @@ def _percent(fraction: float) -> str:
     return f"{fraction * 100:g} %"
 
 
-def _colours(scored: Scored) -> dict[str, float | None]:
+def _colours(record: Record) -> dict[str, float | None]:
     """Return where colours begin and end, which is at the highest finding where that is beyond the scale."""
-    scale = scored.scale
+    scale = record.calibration
     if scale is None:
         return {"first": UNCALIBRATED[0], "full": UNCALIBRATED[1], "threshold": None}
-    full = max([scale.full_colour, *(finding.peak for finding in scored.findings)])
+    full = max([scale.full_colour, *(finding.peak for finding in record.findings)])
     return {"first": scale.first_colour, "full": full, "threshold": scale.threshold}
 
 
@@ -279,7 +274,7 @@ def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _facts(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         yield name, ", ".join(str(entry) for entry in value)
     else:
         yield name, "none" if value is None else str(value)
@@ -293,7 +288,7 @@ def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
     except OSError:
         data = b""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        data = _draw_montage(row, display, _colours(scored), words)
+        data = _draw_montage(row, display, _colours(scored.record), words)
     return _data_uri(data)
 
 
@@ -306,8 +301,9 @@ def _panels(scored: Scored, display: Display) -> str:
     volumes = display.volumes
     if "scan" not in volumes or "findings" not in volumes:
         return ""
-    rare = [finding for finding in scored.findings if finding.rare]
-    shown, bottom = (rare or scored.findings)[:MOST_PANELS], display.affine[2, 3]
+    findings = scored.record.findings
+    rare = [finding for finding in findings if finding.rare]
+    shown, bottom = (rare or findings)[:MOST_PANELS], display.affine[2, 3]
     last = volumes["scan"].shape[2] - 1
     wanted = []
     for finding in shown:
@@ -321,7 +317,7 @@ def _panels(scored: Scored, display: Display) -> str:
         finding_panels,
     )
 
-    colours = _colours(scored)
+    colours = _colours(scored.record)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
     figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
     return _data_uri(_as_png(figure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def score(
     except (ValueError, RuntimeError) as error:
         raise unusable(name, error) from error
     if isinstance(image, str | Path):
-        result.record["scan"] |= {"source": str(Path(image).absolute()), "sha256": sha256(image)}
+        scan_source = replace(result.record.scan, source=str(Path(image).absolute()), sha256=sha256(image))
+        result = replace(result, record=replace(result.record, scan=scan_source))
     return result
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import numpy as np
 
-from brainuad.calibration import SMALLEST_FINDING
+from brainuad.calibration import SMALLEST_FINDING, Calibration, Looks, look_at
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.evaluation import scan_score
-from brainuad.scan.findings import MOST_FINDINGS, Finding, find_findings, rarest_first
-from brainuad.scan.healthy import against_healthy
-from brainuad.scan.pipeline import map_scan
+from brainuad.record import (
+    FIRST_COLOUR,
+    FULL_COLOUR,
+    BrainFound,
+    Finding,
+    HealthyRange,
+    ModelUsed,
+    Record,
+    Scale,
+    ScanScore,
+    ScanSource,
+    ScoredWith,
+    Spread,
+)
+from brainuad.scan.findings import MOST_FINDINGS, find_findings, rarest_first
+from brainuad.scan.pipeline import ScanMaps, map_scan
 from brainuad.scan.result import ScoreResult
 
 
@@ -56,46 +68,77 @@ def score_scan(
     if maps.reconstruction is not None:
         volumes["reconstruction"] = maps.to_native(maps.reconstruction)
     value = scan_score(anomaly, placed.mask)
-    known, percentile, doubts = against_healthy(detector, maps, score, fpr, value)
-    threshold = known["threshold"] if known else None
+    scale, warnings = _against_healthy(detector, maps, score, fpr)
     labels: np.ndarray = np.zeros(scan.array.shape, dtype=np.uint8)
     findings: list[Finding] = []
-    if threshold is not None:
+    percentile = None
+    if scale is not None and detector.calibration is not None:
+        percentile = detector.calibration.percentile(score, value)
         # On the scan's grid, so that what the files hold is what the list says.
         labels, findings, more = find_findings(
             volumes["anomaly"].array,
-            threshold,
+            scale.threshold,
             scan.affine,
             np.linalg.inv(placed.atlas_to_scan),
             smallest_ml=SMALLEST_FINDING * placed.voxel_ml,
         )
-        if detector.calibration and (healthy := detector.calibration.healthy_findings(score, fpr)):
+        if healthy := detector.calibration.healthy_findings(score, fpr):
             labels, findings = rarest_first(labels, findings, healthy[1], placed.voxel_ml)
         if more:
-            doubts.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
+            warnings.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
     volumes["lesions"] = scan.with_array(labels)
-    seconds = maps.seconds | {"findings": round(time.perf_counter() - clock, 3)}
-    warnings = [*maps.brain.warnings, *doubts]
     header = scan.header
-    record = {
-        "scan": {
-            "source": "", "kind": "nifti", "sha256": "", "series": "",
-            "shape": [int(size) for size in header.get_data_shape()[:3]],
-            "spacing_mm": [round(float(size), 4) for size in header.get_zooms()[:3]],
-            "orientation": scan.file_orientation,
-        },
-        "model": {
-            "name": detector.name, "fingerprint": detector.fingerprint, "modality": detector.modality
-        },
-        "settings": {
-            "score": score, "fpr": fpr, "seed": seed,
-            "device": str(detector.device), "precision": detector.precision,
-        },
-        "calibration": known,
-        "brain": {"source": maps.brain.source, "ml": round(maps.brain.ml, 2)},
-        "alignment": round(placed.alignment, 4),
-        "score": {"value": value, "percentile": percentile},
-        "warnings": warnings,
-        "findings": [asdict(finding) for finding in findings],
-    }  # fmt: skip
-    return ScoreResult(maps, volumes, value, percentile, threshold, findings, warnings, seconds, record)
+    record = Record(
+        scan=ScanSource(
+            source="",
+            kind="nifti",
+            shape=tuple(int(size) for size in header.get_data_shape()[:3]),
+            spacing_mm=tuple(round(float(size), 4) for size in header.get_zooms()[:3]),
+            orientation=scan.file_orientation,
+        ),
+        model=ModelUsed(detector.name, detector.fingerprint, detector.modality),
+        settings=ScoredWith(score, fpr, seed, str(detector.device), detector.precision),
+        calibration=scale,
+        brain=BrainFound(maps.brain.source, round(maps.brain.ml, 2)),
+        alignment=round(placed.alignment, 4),
+        score=ScanScore(value, percentile),
+        warnings=[*maps.brain.warnings, *warnings],
+        findings=findings,
+        seconds=maps.seconds | {"findings": round(time.perf_counter() - clock, 3)},
+    )
+    return ScoreResult(maps, volumes, record)
+
+
+def _against_healthy(
+    detector: Detector, maps: ScanMaps, score: str, fpr: float
+) -> tuple[Scale | None, list[str]]:
+    """Return what the healthy scans of the calibration say about map values, or None, and warnings."""
+    calibration, placed = detector.calibration, maps.placed
+    if calibration is None:
+        warnings = Looks().doubts(look_at(placed.image, placed.mask, maps.brain.ml, placed.alignment))
+        return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
+    warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, placed.alignment)
+    if score not in calibration.thresholds:
+        return None, [*warnings, f"{score} was not calibrated: there is no threshold, so no findings"]
+    scale = Scale(
+        scans=calibration.scans,
+        fraction=fpr,
+        threshold=calibration.threshold(score, fpr),
+        interval=calibration.interval(score, fpr),
+        first_colour=calibration.threshold(score, FIRST_COLOUR),
+        full_colour=calibration.threshold(score, FULL_COLOUR),
+        healthy_findings=_healthy_findings(calibration, score, fpr, placed.voxel_ml),
+    )
+    return scale, list(warnings)
+
+
+def _healthy_findings(
+    calibration: Calibration, score: str, fpr: float, voxel_ml: float
+) -> HealthyRange | None:
+    """Return how many findings healthy scans have, and how large they would be in this head."""
+    known = calibration.healthy_findings(score, fpr)
+    if known is None:
+        return None
+    fraction, healthy = known
+    ml = [round(voxels * voxel_ml, 3) for voxels in healthy.voxels]
+    return HealthyRange(fraction, Spread.of(healthy.counts), Spread.of(ml))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -11,45 +11,10 @@ from brainuad.calibration import HealthyFindings
 from brainuad.components import outlined
 from brainuad.data.frame import ATLAS_CENTRE
 from brainuad.data.places import mni_of, region_at
+from brainuad.record import Finding, Point
 
 MOST_FINDINGS = 255  # labels of an 8-bit image
 _MIDLINE = 4.0  # mm to either side of the atlas's middle
-
-Point = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A connected region of high anomaly, measured on the scan's grid.
-
-    Attributes:
-        label: Its value in the image of findings; 1 is the first of the list.
-        voxels: Voxels of the scan.
-        ml: Volume in mL.
-        peak: Highest value of the anomaly map in it.
-        mean: Mean value of the anomaly map in it.
-        centre_mm: Its voxel nearest to its centre of mass, in scanner mm (RAS+).
-        atlas_mm: The same in mm of the SRI24 atlas.
-        mni_mm: The same in mm of MNI152 (ICBM 2009c), by one affine from SRI24.
-        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's middle.
-        region: Name of the region of the atlas that holds most of it, or "".
-        healthy_alike: How many healthy scans of the calibration have a finding as high and as large, or None where the
-            calibration does not say.
-        rare: Whether that is rarer than 1 in 20, or None.
-    """
-
-    label: int
-    voxels: int
-    ml: float
-    peak: float
-    mean: float
-    centre_mm: Point
-    atlas_mm: Point
-    mni_mm: Point
-    side: str
-    region: str
-    healthy_alike: int | None = None
-    rare: bool | None = None
 
 
 def find_findings(

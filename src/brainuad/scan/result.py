@@ -7,19 +7,17 @@ import html
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brainuad._version import __version__
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
+from brainuad.record import SCALE_MEANING, Finding, Record, to_json
 from brainuad.report.montage import Overlay, Picture, montage, save_montage
-from brainuad.report.records import SCALE_MEANING
-from brainuad.scan.findings import Finding
 from brainuad.scan.pipeline import ScanMaps
 from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
 
@@ -44,25 +42,43 @@ class ScoreResult:
         maps: Everything on the model's grid, and the way back.
         volumes: "anomaly", "lesions", "image" and "brain" on the scan's grid, and "reconstruction" where the model
             makes one.
-        score: Mean of the anomaly map over the brain, on the model's grid.
-        percentile: Percentage of healthy scans with a lower score, or None where the model does not know.
-        threshold: Map value above which a voxel belongs to a finding, or None without calibration.
-        findings: Connected regions above the threshold: those first that fewest healthy scans have the like of, where
-            the calibration knows, then the largest.
-        warnings: What a person should know before trusting the map.
-        seconds: Time by step.
-        record: The sidecar's contents so far: model, settings, calibration, findings ...
+        record: What the sidecar will hold: model, settings, calibration, findings ...
     """
 
     maps: ScanMaps
     volumes: dict[str, Volume]
-    score: float
-    percentile: float | None
-    threshold: float | None
-    findings: list[Finding]
-    warnings: list[str]
-    seconds: dict[str, float]
-    record: dict[str, Any]
+    record: Record
+
+    @property
+    def score(self) -> float:
+        """Mean of the anomaly map over the brain, on the model's grid."""
+        return self.record.score.value
+
+    @property
+    def percentile(self) -> float | None:
+        """Percentage of healthy scans with a lower score, or None where the model does not know."""
+        return self.record.score.percentile
+
+    @property
+    def threshold(self) -> float | None:
+        """Map value above which a voxel belongs to a finding, or None without calibration."""
+        scale = self.record.calibration
+        return None if scale is None else scale.threshold
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Connected regions above the threshold, in the order of :class:`brainuad.record.Record`."""
+        return self.record.findings
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before trusting the map."""
+        return self.record.warnings
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time by step."""
+        return self.record.seconds
 
     @property
     def anomaly(self) -> np.ndarray:
@@ -116,7 +132,7 @@ class ScoreResult:
         """
         import pandas as pd  # slow to import, and not needed to score
 
-        rows = finding_rows_of(self.record | {"name": ""})
+        rows = finding_rows_of(self.record)
         return pd.DataFrame(rows, columns=FINDING_COLUMNS[1:]).set_index("label")
 
     def plot(self) -> Picture:
@@ -148,7 +164,7 @@ class ScoreResult:
         """
         outputs = {kind: f"{name}_{kind}.nii.gz" for kind in _WRITTEN} | {"montage": f"{name}.png"}
         sidecar = Path(folder) / f"{name}.json"
-        write_result(self, sidecar, outputs, {"name": name})
+        write_result(replace(self, record=replace(self.record, name=name)), sidecar, outputs)
         return sidecar
 
 
@@ -156,10 +172,9 @@ def write_result(
     result: ScoreResult,
     sidecar: Path,
     outputs: Mapping[str, str],
-    about: Mapping[str, Any],
     lesion: Volume | None = None,
     also: Callable[[], dict[str, str]] = dict,
-) -> dict[str, Any]:
+) -> Record:
     """Write a scored scan's files, its sidecar last: where that is, the rest is complete.
 
     Args:
@@ -167,7 +182,6 @@ def write_result(
         sidecar: The JSON file; the others go beside it.
         outputs: File name by content: "anomaly", "lesions", "reconstruction", "brain", "montage", and "scan" where
             the scan itself is wanted too.
-        about: Further entries of the sidecar, or other values of what is in it: name, scan, lesion_mask.
         lesion: Ground truth for the picture, above 0.5 in lesions, on any grid of the scanner's space.
         also: Writes what is made of the maps, once they are there, and returns its names by content.
 
@@ -188,21 +202,20 @@ def write_result(
     if "scan" in outputs:
         result.maps.scan.save(sidecar.parent / outputs["scan"])
     with _drawing:
-        save_montage(_picture(result, str(about["name"]), lesion), sidecar.parent / outputs["montage"])
+        save_montage(_picture(result, result.record.name, lesion), sidecar.parent / outputs["montage"])
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
-    record = {"brainuad": __version__, "status": "done", **result.record, **about}
-    record |= {"seconds": seconds, "outputs": outputs, "lesion_mask": about.get("lesion_mask")}
-    write_json(sidecar, record)
+    record = replace(result.record, seconds=seconds, outputs=outputs)
+    write_json(sidecar, to_json(record))
     return record
 
 
 def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
-    maps, model, known = result.maps, result.record["model"], result.record["calibration"]
+    maps, scale = result.maps, result.record.calibration
     score, anomaly = next(iter(maps.maps.items()))
     overlays, meaning = [], "the model has no calibration: no map is shown"
-    if known:
-        overlays = [Overlay(score, anomaly, known["first_colour"], known["full_colour"])]
+    if scale:
+        overlays = [Overlay(score, anomaly, scale.first_colour, scale.full_colour)]
         meaning = SCALE_MEANING
     to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
     x, y, _ = (size / 2 for size in maps.placed.image.shape)
@@ -212,7 +225,7 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
         overlays,
         maps.placed.mask,
         None if lesion is None else maps.to_model(lesion),
-        title=f"{name} · {model['name']}",
+        title=f"{name} · {result.record.model.name}",
         scale_meaning=meaning,
         height=lambda z: f"MNI z = {to_mni[2] @ [x, y, z, 1]:.0f} mm",
     )

@@ -8,7 +8,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256 as _sha256
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from brainuad.files import sha256, write_json
 from brainuad.inputs.bids import write_dataset_description
 from brainuad.inputs.masks import BRAIN, LESION, MaskKind, mask_for
 from brainuad.inputs.scans import Scan, open_scan, output_paths
+from brainuad.record import Record, from_json
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
@@ -157,7 +158,7 @@ class _Work:
             seconds = round(time.perf_counter() - started, 1)
             return scan, record_failure(scan, self.output, str(error), seconds), False
 
-    def record(self, scan: Scan) -> tuple[dict[str, Any], bool]:
+    def record(self, scan: Scan) -> tuple[Record, bool]:
         """Return what a scan's sidecar holds, and whether it did before."""
         if scan.fault:
             raise scan.fault
@@ -197,44 +198,46 @@ class _Work:
         )
         self.stage(f"{scan.name}: writing")
         result.seconds["read"] = read
-        about = {
-            "name": scan.name,
-            "scan": result.record["scan"]
-            | {
-                "source": str(scan.source),
-                "kind": scan.kind,
-                "sha256": hashes[0],
-                "series": series_hash(scan),
-            },
-            "brain_mask": str(brain_path.absolute()) if brain_path else None,
-            "lesion_mask": str(lesion_path.absolute()) if lesion_path else None,
-            "recipe": recipe,
-        }
+        scan_source = replace(
+            result.record.scan,
+            source=str(scan.source),
+            kind=scan.kind,
+            sha256=hashes[0],
+            series=series_hash(scan),
+        )
+        record = replace(
+            result.record,
+            name=scan.name,
+            scan=scan_source,
+            brain_mask=str(brain_path.absolute()) if brain_path else None,
+            lesion_mask=str(lesion_path.absolute()) if lesion_path else None,
+            recipe=recipe,
+        )
+        result = replace(result, record=record)
         outputs = {
             kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")
         }
         if scan.kind != "dicom":
-            return write_result(result, sidecar, outputs, about, lesion), False
+            return write_result(result, sidecar, outputs, lesion), False
         outputs["scan"] = f"{scan.name}_scan.nii.gz"
 
         def segment() -> dict[str, str]:
             return self.segment(scan, result, self.output / paths["segmentation"])
 
-        return write_result(result, sidecar, outputs, about, lesion, segment), False
+        return write_result(result, sidecar, outputs, lesion, segment), False
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
         from brainuad.inputs.dicom import write_segmentation
 
         path.unlink(missing_ok=True)
-        known, labels = result.record["calibration"], result.volumes["lesions"]
-        findings, healthy = result.record["findings"], known["scans"] if known else 0
+        scale, labels = result.record.calibration, result.volumes["lesions"]
+        healthy = scale.scans if scale else 0
         try:
-            if write_segmentation(labels, findings, healthy, scan.source, scan.series, path):
+            if write_segmentation(labels, result.findings, healthy, scan.source, scan.series, path):
                 return {"segmentation": path.name}
         except SCAN_ERRORS as error:
-            warning = f"no DICOM segmentation: {' '.join(str(error).split())}"
-            result.record["warnings"] = [*result.record["warnings"], warning]
+            result.warnings.append(f"no DICOM segmentation: {' '.join(str(error).split())}")
         return {}
 
     def mask(self, scan: Scan, source: Path | None, kind: MaskKind) -> Path | None:
@@ -259,11 +262,13 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
 
 
-def _finished(sidecar: Path, recipe: str) -> dict[str, Any] | None:
+def _finished(sidecar: Path, recipe: str) -> Record | None:
     """Return what a scan's sidecar holds if the scan was scored by this recipe and its files are there."""
     try:
-        known = json.loads(sidecar.read_text(encoding="utf-8"))
-        complete = all((sidecar.parent / name).is_file() for name in known["outputs"].values())
-        return known if known["recipe"] == recipe and complete else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or as good as absent
+        known = from_json(json.loads(sidecar.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):  # absent, or as good as absent
         return None
+    if not isinstance(known, Record) or known.recipe != recipe:
+        return None
+    complete = all((sidecar.parent / name).is_file() for name in known.outputs.values())
+    return known if complete else None

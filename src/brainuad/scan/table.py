@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import csv_reader, locked, write_json, write_text
 from brainuad.inputs.scans import Scan, output_paths
+from brainuad.record import Failure, Record, ScanSource, from_json, to_json
 from brainuad.report.records import sidecar_paths
 from brainuad.scan.identity import may_replace, series_hash
 
@@ -30,45 +31,36 @@ FINDING_COLUMNS = (
 _FAILED = "failed"  # folder of the sidecars of scans that failed; elsewhere BIDS wants an image beside each
 
 
-def row_of(record: dict[str, Any]) -> Row:
-    """Return the row of a scan by what its sidecar holds.
-
-    Raises:
-        LookupError, TypeError, AttributeError, ValueError: It is no sidecar, or damaged.
-    """
-    row: Row = dict.fromkeys(COLUMNS, "") | {"name": record["name"], "status": record["status"]}
-    if record["status"] != "done":
-        return row | {"seconds": record["seconds"], "message": record["message"]}
-    percentile = record["score"]["percentile"]
-    rare = [finding.get("rare") for finding in record["findings"]]  # unknown of what was scored before
+def row_of(record: Record | Failure) -> Row:
+    """Return a scan's row of ``scores.csv``."""
+    row: Row = dict.fromkeys(COLUMNS, "") | {"name": record.name, "status": record.status}
+    if isinstance(record, Failure):
+        return row | {"seconds": record.seconds, "message": record.message}
+    percentile = record.score.percentile
     return row | {
-        "score": round(record["score"]["value"], 5),
+        "score": round(record.score.value, 5),
         "percentile": "" if percentile is None else round(percentile, 1),
-        "findings": len(record["findings"]),
-        "rare": "" if None in rare else sum(rare),
-        "lesion_ml": round(sum(finding["ml"] for finding in record["findings"]), 3),
-        "brain_ml": round(record["brain"]["ml"], 1),
-        "alignment": record["alignment"],
-        "seconds": round(sum(record["seconds"].values()), 1),
-        "warnings": "; ".join(record["warnings"]),
+        "findings": len(record.findings),
+        "rare": "" if record.rare is None else record.rare,
+        "lesion_ml": round(record.lesion_ml, 3),
+        "brain_ml": round(record.brain.ml, 1),
+        "alignment": record.alignment,
+        "seconds": round(sum(record.seconds.values()), 1),
+        "warnings": "; ".join(record.warnings),
     }
 
 
-def finding_rows_of(record: dict[str, Any]) -> list[Row]:
-    """Return a row for each finding of a scan by what its sidecar holds; what was not known then is empty.
-
-    Raises:
-        LookupError, TypeError, AttributeError, ValueError: It is no sidecar, or damaged.
-    """
+def finding_rows_of(record: Record | Failure) -> list[Row]:
+    """Return a row of ``findings.csv`` for each finding of a scan; what is not known is empty."""
+    if isinstance(record, Failure):
+        return []
     rows = []
-    for finding in record.get("findings", []):
-        row = finding | {"name": record["name"]}
-        if finding.get("healthy_alike") is not None:
-            row["healthy_scans"] = record["calibration"]["scans"]
-        for place, point in (("mni", finding.get("mni_mm")), ("scanner", finding["centre_mm"])):
-            row |= {
-                f"{place}_{axis}": round(value, 1) for axis, value in zip("xyz", point or (), strict=False)
-            }
+    for finding in record.findings:
+        row: Row = asdict(finding) | {"name": record.name}
+        if finding.healthy_alike is not None and record.calibration is not None:
+            row["healthy_scans"] = record.calibration.scans
+        for place, point in (("mni", finding.mni_mm), ("scanner", finding.centre_mm)):
+            row |= {f"{place}_{axis}": round(value, 1) for axis, value in zip("xyz", point, strict=True)}
         rows.append(row)
     return rows
 
@@ -79,12 +71,12 @@ def record_failure(scan: Scan, output: Path, message: str, seconds: float) -> Ro
     Results of another scan under its name stay. A folder that cannot be written to keeps the row from no one.
     """
     sidecar = output / output_paths(scan)["sidecar"]
-    about = {"source": str(scan.source), "kind": scan.kind, "series": series_hash(scan)}
-    record = {"name": scan.name, "status": "failed", "message": message, "seconds": seconds, "scan": about}
+    about = ScanSource(str(scan.source), scan.kind, series_hash(scan))
+    record = Failure(name=scan.name, message=message, seconds=seconds, scan=about)
     with suppress(InputError, OSError):
         if may_replace(scan, sidecar):  # no result of before must pass for this run's
             sidecar.unlink(missing_ok=True)
-        write_json(_failure(scan, output), {"brainuad": __version__, **record})
+        write_json(_failure(scan, output), to_json(record))
     return row_of(record)
 
 
@@ -137,12 +129,12 @@ def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
     records: list[tuple[bool, Row, list[Row]]] = []
     for path in sidecar_paths(output):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if "brainuad" in record and "scan" in record:
-                failed = path.parent == output / _FAILED
-                records.append((failed, row_of(record), finding_rows_of(record)))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            continue  # some other JSON, or damaged: the row of before stays
+            record = from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            continue  # damaged: the row of before stays
+        if record is not None:
+            failed = path.parent == output / _FAILED
+            records.append((failed, row_of(record), finding_rows_of(record)))
     return {row["name"]: (row, rows) for _, row, rows in sorted(records, key=lambda found: found[0])}
 
 

@@ -14,8 +14,8 @@ from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
+from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.report.records import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from brainuad.files import atomic_path
+from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.report.montage import Overlay, montage, save_montage
-from brainuad.report.records import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
 from brainuad.study.scorer import ScoredCase
 from brainuad.study.tables import wide

@@ -14,8 +14,8 @@ from brainuad.detector import SCORE, Detector
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test, summarise
 from brainuad.evaluation.statistics import Summary
 from brainuad.files import markdown_table
+from brainuad.record import SCALE_MEANING
 from brainuad.report.montage import Overlay, method_panels, save_montage
-from brainuad.report.records import SCALE_MEANING
 from brainuad.scoring.health import OWN_MAP
 from brainuad.study.figures import COLOURS
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name

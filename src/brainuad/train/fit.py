@@ -18,6 +18,7 @@ from typing import Any
 
 import lightning
 import torch
+from hydra.utils import get_class
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -135,7 +136,7 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) ->
     """Return the loggers that ``config.logger`` asks for.
 
     Raises:
-        InputError: Weights & Biases is asked for and not installed.
+        InputError: Weights & Biases is asked for and not installed, or another logger cannot be made.
     """
     loggers: list[Logger] = []
     if config.logger.csv:
@@ -147,7 +148,27 @@ def build_loggers(config: ExperimentConfig, run_dir: Path, resumed_step: int) ->
             raise InputError("logger.wandb", "wandb is not installed", "pip install 'brainuad[wandb]'")
         project, group = config.logger.project, config.logger.group or None
         loggers.append(WandbLogger(project=project, group=group, name=config.name, save_dir=run_dir))
+    if config.logger.other:
+        loggers.append(_other_logger(config.logger.other))
     return loggers
+
+
+def _other_logger(settings: dict[str, Any]) -> Logger:
+    """Make a logger of its class, ``_target_``, and its arguments.
+
+    Raises:
+        InputError: There is no such class, it is no logger, or it does not take the arguments.
+    """
+    arguments = dict(settings)
+    name = str(arguments.pop("_target_", ""))
+    try:
+        found = get_class(name)
+        if not issubclass(found, Logger):
+            raise TypeError(f"{name} is no logger of Lightning's")
+        return found(**arguments)
+    except (ImportError, TypeError, ValueError) as error:  # ValueError: it is no class
+        remedy = "Give the class as _target_, its arguments beside it, and install what it needs"
+        raise InputError("logger.other", " ".join(str(error).split()), remedy) from error
 
 
 def build_trainer(

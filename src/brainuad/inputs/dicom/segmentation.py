@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.inputs.dicom.volume import find_series
+from brainuad.record import Finding
 
 _NOTE = "Research use only; not for diagnosis"
 _TOLERANCE = 0.01  # mm between a voxel of the labels and its pixel
@@ -29,7 +30,7 @@ _MAY_BE_EMPTY = (
 
 def write_segmentation(
     labels: Volume,
-    findings: Sequence[Mapping[str, Any]],
+    findings: Sequence[Finding],
     healthy_scans: int,
     series_folder: Path,
     series_uid: str,
@@ -39,7 +40,7 @@ def write_segmentation(
 
     Args:
         labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
-        findings: As the sidecar lists them; segment numbers are their order.
+        findings: As the list has them; segment numbers are their order.
         healthy_scans: Healthy scans that the model was calibrated on.
         series_folder: Holds the series, in it or below.
         series_uid: Its SeriesInstanceUID.
@@ -62,7 +63,7 @@ def write_segmentation(
     pixels = _on_frames(labels, positions, sides, series_folder)
     segments = np.zeros(pixels.shape, dtype=np.uint8)
     for number, finding in enumerate(findings, 1):
-        segments[pixels == finding["label"]] = number
+        segments[pixels == finding.label] = number
     # the same findings in the same series have the same names
     seeds = [series_uid, hashlib.sha256(segments.tobytes()).hexdigest(), __version__]
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -72,7 +73,7 @@ def write_segmentation(
     for number, finding in enumerate(findings, 1):
         segment = highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=", ".join(filter(None, [f"finding {number}", finding["region"]])),
+            segment_label=", ".join(filter(None, [f"finding {number}", finding.region])),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -111,12 +112,12 @@ def write_segmentation(
     return True
 
 
-def _in_words(finding: Mapping[str, Any], healthy_scans: int) -> str:
-    x, y, z = (round(value) for value in finding["mni_mm"])
-    words = [f"MNI {x}, {y}, {z} mm", f"{finding['ml']:.2f} mL", f"peak {finding['peak']:.3f}"]
-    if finding["healthy_alike"] is not None:
-        words.append(f"the like in {finding['healthy_alike']} of {healthy_scans} healthy scans")
-    return ", ".join(filter(None, [finding["region"], *words]))
+def _in_words(finding: Finding, healthy_scans: int) -> str:
+    x, y, z = (round(value) for value in finding.mni_mm)
+    words = [f"MNI {x}, {y}, {z} mm", f"{finding.ml:.2f} mL", f"peak {finding.peak:.3f}"]
+    if finding.healthy_alike is not None:
+        words.append(f"the like in {finding.healthy_alike} of {healthy_scans} healthy scans")
+    return ", ".join(filter(None, [finding.region, *words]))
 
 
 def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.ndarray]:
