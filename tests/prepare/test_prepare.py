@@ -12,6 +12,7 @@ from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
 from brainuad.config import DataConfig
+from brainuad.data.bias import bias_levels_of
 from brainuad.data.check import check_data_dir
 from brainuad.data.cohort import manifest_cases, paper_cases
 from brainuad.data.loading import load_case
@@ -114,6 +115,7 @@ def test_bias_correction_makes_white_matter_even(prepared):
     image = Volume.load(prepared / "Data/Train/ixi/t1/IXI013-HH-1212_t1.nii.gz").array
     inside = image[image > np.percentile(image[image > 0], 60)]
     assert inside.std() / inside.mean() < 0.2
+    assert bias_levels_of(prepared / "Data/Train/ixi/t1/IXI013-HH-1212_t1.nii.gz") == 4
 
 
 def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):

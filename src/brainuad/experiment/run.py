@@ -25,6 +25,7 @@ from rich.progress import Progress
 
 from brainuad.config import DataConfig, ExperimentConfig, untrained_settings
 from brainuad.console import show_messages
+from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case, read_cases
 from brainuad.data.leaks import find_leaks, leak_free
 from brainuad.data.loading import PreparedCase, load_cohort
@@ -256,6 +257,8 @@ def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
         if not healthy(cases, split):
             fault = f"fold {fold} has no healthy scan in split {split!r}"
             raise InputError(config.data_dir, fault, "Training needs rows with label 0 in train and val")
+    trained = [case for case in cases if case.split != "test"]
+    warn_of_other_bias_levels(trained, config.datamodule.cfg.bias_levels)
     return cases
 
 

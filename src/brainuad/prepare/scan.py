@@ -14,6 +14,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.data.atlas import AtlasBrain
+from brainuad.data.bias import with_bias_levels
 from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.intensity import on_zero
@@ -200,7 +201,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
         if not np.isfinite(aligned):
             raise ValueError("could not be registered to the atlas (nothing of it lies there)")
         volumes: dict[str, tuple[Volume, type[np.generic]]] = {
-            leading: (located.correct(resampled, settings.bias_levels), np.float32)
+            leading: (_corrected(located, resampled, settings), np.float32)
         }
 
     transforms = {leading: transform}
@@ -216,8 +217,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
                 notes.append(f"{modality} shows only {shown:.0%} of the brain")
             transforms[modality] = moved @ transform
             there = replace(located, atlas_to_scan=transforms[modality])
-            corrected = located.correct(there.resample(extracted), settings.bias_levels)
-            volumes[modality] = corrected, np.float32
+            volumes[modality] = _corrected(located, there.resample(extracted), settings), np.float32
 
     volumes["mask"] = located.cut(located.mask), np.uint8
     if given is not None and _is_parcellation(given):
@@ -232,6 +232,10 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
         "brain": brain.source,
     }
     return _Prepared(volumes, measured, notes, transforms)
+
+
+def _corrected(located: AtlasBrain, resampled: np.ndarray, settings: Preparation) -> Volume:
+    return with_bias_levels(located.correct(resampled, settings.bias_levels), settings.bias_levels)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 
 from brainuad._version import __version__
 from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health
+from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case, find_layout, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import content_key, load_case
@@ -150,6 +151,7 @@ def _healthy_scans(
         raise InputError(
             healthy[0], "lists no healthy scan for validation", "Set split to val and label to 0"
         )
+    warn_of_other_bias_levels(chosen, detector.data_config.bias_levels)
     return chosen
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import find_leaks, scans_of_others
 from brainuad.detector import Detector
@@ -88,6 +89,8 @@ def evaluate_cases(
         # rarity is that in the healthy scans of the calibration, whoever is evaluated
         (detector.check_score if name == RARITY else detector.check_makes)(name)
     chosen = _choose(cases, sets)
+    if ranks.first:
+        warn_of_other_bias_levels(chosen, detector.data_config.bias_levels)
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess)
     names, notes = scores_to_compute(
