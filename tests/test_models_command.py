@@ -43,6 +43,7 @@ def test_list() -> None:
     assert "IXI" in lite["trained_on"]
     assert "CC BY-SA" in lite["licence"]
     assert lite["calibrated_on"] >= 15
+    assert 5 < lite["seconds_a_scan"] < 40
     assert call("list")[1].splitlines()[1].startswith("lite-t1\tt1\t")
 
 

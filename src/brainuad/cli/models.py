@@ -23,7 +23,10 @@ app.add_typer(models, name="models", short_help="List, find, verify and pack mod
 
 @models.command(name="list", short_help="What comes with brainuad.")
 def list_models(as_json: Json = False) -> None:
-    """List the models that come with brainuad."""
+    """List the models that come with brainuad.
+
+    `seconds_a_scan` is what `brainuad score` takes for one scan of 1 mm on two cores of a processor.
+    """
     from brainuad.detector import known_models, load_model, model_folder
 
     rows = []
@@ -38,6 +41,7 @@ def list_models(as_json: Json = False) -> None:
             "modality": detector.modality,
             "parameters": sum(weight.numel() for weight in detector.model.parameters()),
             "megabytes": round(size / 1e6, 1),
+            "seconds_a_scan": about.get("seconds_a_scan", "unknown"),
             "calibrated_on": calibration.scans if calibration else 0,
             "licence": about.get("licence", "unknown"),
             "trained_on": about.get("training_data", "unknown"),
