@@ -91,6 +91,11 @@ class ScoreResult:
         return self.volumes["brain"].file_axes() > 0.5
 
     @property
+    def brain_source(self) -> str:
+        """How the brain was found: "given", "extracted" (the scan came without skull) or "deepbet"."""
+        return self.maps.brain.source
+
+    @property
     def affine(self) -> np.ndarray:
         """``(4, 4)`` float64, voxel indices to scanner mm."""
         return np.asarray(self.maps.scan.header.get_best_affine(), dtype=np.float64)
