@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -20,7 +20,17 @@ _TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2}):(\d{2})")
 SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
 
 
-TEST_TIME = {"test_time": True}  # of a field: it needs no training, so it may change afterwards
+# What a field's metadata may say of it
+TEST_TIME = {"test_time": True}  # it needs no training, so it may change afterwards
+_PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
+
+
+def _at_least(least: int, default: Any) -> Any:
+    return field(default=default, metadata={"least": least})
+
+
+def _one_of(default: str, *others: str) -> Any:
+    return field(default=default, metadata={"choices": (default, *others)})
 
 
 @dataclass
@@ -85,6 +95,15 @@ class ModelConfig(UNetSettings):
     loss: str = "l1"
 
 
+def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield the dotted name, value and metadata of every setting of an experiment, and of every node above one."""
+    for known in fields(node):
+        name, value = prefix + known.name, getattr(node, known.name)
+        yield name, value, known.metadata
+        if is_dataclass(value):
+            yield from settings_of(value, f"{name}.")
+
+
 def untrained_settings(settings: ModelSettings) -> list[str]:
     """Return the names of a model's settings that need no training."""
     return [field.name for field in fields(settings) if field.metadata.get("test_time")]
@@ -114,14 +133,14 @@ class DataConfig:
             cache folder.
     """
 
-    mode: str = "t1"
+    mode: str = _one_of("t1", "t2")
     imageDim: tuple[int, int, int] = (192, 192, 100)
     rescaleFactor: float = 2.0
-    affine: str = "ignored"
-    smoothing_iterations: int = 3
+    affine: str = _one_of("ignored", "used")
+    smoothing_iterations: int = _at_least(0, 3)
     bias_levels: int = 4
     aug_intensity: bool = True
-    batch_size: int = 32
+    batch_size: int = _at_least(1, 32)
     num_workers: int = 2
     sample_set: bool = False
     lr: float = 1e-4
@@ -169,18 +188,18 @@ class TrainerConfig:
         compile: Train by ``torch.compile``, which takes minutes at first and a compiler: Triton on CUDA, C++ elsewhere.
     """
 
-    max_epochs: int = 1600
-    max_steps: int = -1
+    max_epochs: int = _at_least(1, 1600)
+    max_steps: int = _at_least(-1, -1)
     max_time: str = ""
-    accelerator: str = "auto"
+    accelerator: str = _one_of("auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = 1
     num_nodes: int = 1
-    precision: str = "auto"
+    precision: str = _one_of(*_PRECISIONS)
     limit_train_batches: Any = 1.0
     gradient_clip_val: float = 1.0
-    check_val_every_n_epoch: int = 1
-    warmup_steps: int = 0
-    decay_steps: int = 0
+    check_val_every_n_epoch: int = _at_least(1, 1)
+    warmup_steps: int = _at_least(0, 0)
+    decay_steps: int = _at_least(0, 0)
     ema_decay: float = 0.999
     compile: bool = False
 
@@ -195,8 +214,8 @@ class CallbacksConfig:
             is new; 0 for one after each step. Several devices ask each other every 16 steps whether it has passed.
     """
 
-    picture_every_n_epochs: int = 20
-    checkpoint_every_seconds: float = 60.0
+    picture_every_n_epochs: int = _at_least(0, 20)
+    checkpoint_every_seconds: float = _at_least(0, 60.0)
 
 
 @dataclass
@@ -247,9 +266,9 @@ class ExperimentConfig:
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 3141
-    start_fold: int = 0
-    num_folds: int = 1
-    fold: int | None = None
+    start_fold: int = _at_least(0, 0)
+    num_folds: int = _at_least(1, 1)
+    fold: int | None = _at_least(0, None)
     onlyEval: bool = False
     load_checkpoint: str = ""
     initial_weights: str = ""

@@ -265,19 +265,6 @@ def test_odd_slice_shapes(model):
     assert model(unshuffle=2).reconstruct(torch.rand(2, 1, 19, 13), generator()).shape == (2, 1, 19, 13)
 
 
-def test_import_of_a_release_checkpoint(reference):
-    arrays = reference("unet_small")
-    marker = "state_dict/"
-    state = {
-        key.removeprefix(marker): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(marker)
-    }
-    model = DiffusionModel.from_reference(state)
-    assert model.config.num_res_blocks == 1
-    with torch.no_grad():
-        output = model.unet(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["t"]))
-    np.testing.assert_allclose(output, arrays["y"], rtol=0, atol=1e-5)
-
-
 # --- what cannot be used
 
 

@@ -1,4 +1,8 @@
-"""Figures over subjects: means with bootstrap intervals, paired differences with permutation tests."""
+"""Figures over subjects: means with bootstrap intervals, paired differences with permutation tests.
+
+Draws are kept for the next measure of as many subjects; `scipy.stats.bootstrap` and `permutation_test` would make them
+anew at each of hundreds of calls, which takes many times as long.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,8 @@ def summarise(
         ValueError: ``confidence`` does not lie between 0 and 1.
     """
     array = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-    _check(confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if len(array) < 2:
         mean = float(array[0]) if len(array) else math.nan
         return Summary(mean, math.nan, len(array), math.nan, math.nan)
@@ -71,26 +76,20 @@ def summarise(
 
 
 def paired_difference(
-    a: Iterable[float],
-    b: Iterable[float],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
-    """Return mean, deviation and interval of the differences a - b within subjects, as `summarise` does.
+    """Return mean, deviation and 95 % interval of the differences a - b within subjects, as `summarise` does.
 
     Args:
         a: One value a subject.
         b: Values of the same subjects in the same order. Where either is NaN the subject is left out.
-        confidence: Coverage of the interval.
         resamples: Bootstrap samples.
         seed: Seeds them.
 
     Raises:
-        ValueError: The numbers of values differ, or ``confidence`` does not lie between 0 and 1.
+        ValueError: The numbers of values differ.
     """
-    return summarise(_differences(a, b), confidence=confidence, resamples=resamples, seed=seed)
+    return summarise(_differences(a, b), resamples=resamples, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -111,27 +110,19 @@ class Ratio:
 
 
 def paired_ratio(
-    a: Iterable[float],
-    b: Iterable[float],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Ratio:
-    """Return the ratio mean(a) / mean(b) with its BCa interval, drawing subjects with both of their values.
+    """Return the ratio mean(a) / mean(b) with its 95 % BCa interval, drawing subjects with both of their values.
 
     Args:
         a: One value a subject.
         b: Values above 0 of the same subjects in the same order. Where either is NaN the subject is left out.
-        confidence: Coverage of the interval.
         resamples: Bootstrap samples.
         seed: Seeds them.
 
     Raises:
-        ValueError: The numbers of values differ, a value to divide by is not above 0, or ``confidence`` does not lie
-            between 0 and 1.
+        ValueError: The numbers of values differ, or a value to divide by is not above 0.
     """
-    _check(confidence)
     above, below = np.array(list(a), dtype=np.float64), np.array(list(b), dtype=np.float64)
     kept = ~np.isnan(_differences(above, below))
     above, below = above[kept], below[kept]
@@ -143,7 +134,7 @@ def paired_ratio(
         return Ratio(value, n, math.nan, math.nan)
     drawn = [_draws(n, rows, seed + offset) for offset, rows in _blocks(n, resamples)]
     values = np.concatenate([(draws @ above) / (draws @ below) for draws in drawn])
-    low, high = _bca_interval(values, value, [above - value * below], confidence)
+    low, high = _bca_interval(values, value, [above - value * below])
     return Ratio(value, n, low, high)
 
 
@@ -249,14 +240,9 @@ class ScanAuroc:
 
 
 def scan_auroc(
-    anomalous: Iterable[float],
-    healthy: Iterable[float],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    anomalous: Iterable[float], healthy: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> ScanAuroc:
-    """Return the AUROC over scans with a BCa interval, drawing anomalous and healthy scans separately.
+    """Return the AUROC over scans with a 95 % BCa interval, drawing anomalous and healthy scans separately.
 
     Where the two kinds come from different scanners or sites, it may measure those. Where they are separated
     perfectly every draw is, and the interval is [1, 1] however few scans there are.
@@ -264,14 +250,9 @@ def scan_auroc(
     Args:
         anomalous: One score a subject with an anomaly; NaN is left out.
         healthy: One score a healthy subject.
-        confidence: Coverage of the interval.
         resamples: Bootstrap samples.
         seed: Seeds them.
-
-    Raises:
-        ValueError: ``confidence`` does not lie between 0 and 1.
     """
-    _check(confidence)
     ill, well = (np.array([v for v in values if not math.isnan(v)]) for values in (anomalous, healthy))
     value = threshold_curve(np.concatenate([ill, well]), np.arange(len(ill) + len(well)) < len(ill)).auroc()
     if min(len(ill), len(well)) < 2:
@@ -283,13 +264,8 @@ def scan_auroc(
         theirs = _draws(len(well), rows, seed + offset + 1)
         values = np.append(values, np.sum(ours @ above * theirs, axis=1) / above.size)
     influences = [above.mean(1) - value, above.mean(0) - value]
-    low, high = _bca_interval(values, value, influences, confidence)
+    low, high = _bca_interval(values, value, influences)
     return ScanAuroc(value, low, high, len(ill), len(well))
-
-
-def _check(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
 def _differences(a: Iterable[float], b: Iterable[float]) -> np.ndarray:
@@ -326,7 +302,7 @@ def _signs(subjects: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _bca_interval(
-    values: np.ndarray, estimate: float, influences: Sequence[np.ndarray], confidence: float
+    values: np.ndarray, estimate: float, influences: Sequence[np.ndarray], confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the BCa interval of an estimate from its bootstrap values.
 

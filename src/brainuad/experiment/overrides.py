@@ -6,7 +6,9 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import brainuad.models  # noqa: F401  (registers them)
-from brainuad.config import ExperimentConfig, ModelNode, parse_time
-from brainuad.data.cohort import PATHOLOGY_SETS
+from brainuad.config import ExperimentConfig, ModelNode, parse_time, settings_of
 from brainuad.errors import InputError
 from brainuad.models.base import own_settings, settings_class
 from brainuad.registry import MODELS
@@ -50,9 +51,7 @@ RELEASE_HINTS = {
     "condition": "The conditioned model is model=cddpm",
     "project": "It is logger.project here, as its group is logger.group",
 }
-PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-
+LINE = re.compile(r"""\s*(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#"']*?))\s*(?:#.*)?""")
 # The model's node stays empty, so that a preset can fill it with the settings of any model.
 ConfigStore.instance().store(name="schema", node=ExperimentConfig(model=ModelNode(MISSING)))
 
@@ -60,8 +59,7 @@ ConfigStore.instance().store(name="schema", node=ExperimentConfig(model=ModelNod
 def store_models() -> None:
     """Make a preset of the group ``model`` of every registered model: its own settings and their defaults."""
     for name in MODELS:
-        node = {"cfg": settings_class(name)(name=name)}
-        ConfigStore.instance().store(group="model", name=name, node=node)
+        ConfigStore.instance().store(group="model", name=name, node={"cfg": settings_class(name)(name=name)})
 
 
 store_models()
@@ -79,9 +77,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if word in FLAGS:
             overrides.append(FLAGS[word])
         elif word.startswith("-"):
-            flags.append(word)
-            if word in VALUE_FLAGS | FILE_FLAGS:
-                flags += [value for value in (next(words, None),) if value is not None]
+            flags += [word, *islice(words, word in VALUE_FLAGS | FILE_FLAGS)]
         else:
             overrides.append(word)
     return flags, overrides
@@ -100,22 +96,20 @@ def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool
         InputError: A value cannot be used.
     """
     store_models()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        try:
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             parsed = OverridesParser.create().parse_overrides(list(overrides))
-        except HydraException as error:
-            raise InputError(
-                "overrides", _one_line(error), "Write NAME=VALUE; quote special characters"
-            ) from error
-        for override in parsed:
-            _check_name(override, own_files)
-        _check_model_settings(parsed)
-        if multirun or own_files:
-            return
-        try:
-            to_experiment(compose("config", overrides=list(overrides)))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise InputError("overrides", _one_line(error), "See `brainuad train --help`") from error
+            for override in parsed:
+                _check_name(override, own_files)
+            _check_model_settings(parsed)
+            if not (multirun or own_files):
+                to_experiment(compose("config", overrides=list(overrides)))
+    except OverrideParseException as error:
+        raise InputError(
+            "overrides", _one_line(error), "Write NAME=VALUE; quote special characters"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError("overrides", _one_line(error), "See `brainuad train --help`") from error
 
 
 def read_overrides(overrides: Sequence[str]) -> ExperimentConfig:
@@ -132,53 +126,35 @@ def read_overrides(overrides: Sequence[str]) -> ExperimentConfig:
 
 def _check_name(override: Override, own_files: bool) -> None:
     name = override.key_or_group
-    if name == "hydra" or name.startswith(("hydra.", "hydra/")):
+    if re.split(r"[./]", name)[0] == "hydra":
         return
     if name not in GROUPS:
-        if name not in setting_names():
-            raise UnknownName(name, "no such setting", _suggestion(name, [*setting_names(), *GROUPS]))
+        if name not in (known := setting_names()):
+            raise UnknownName(name, "no such setting", _suggestion(name, [*known, *GROUPS]))
         return
     presets = list(preset_names(name))
-    values = [override.value()] if not override.is_sweep_override() else list(override.sweep_iterator())
-    for value in values:
+    for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
         if isinstance(value, str) and value not in presets and not own_files:
             raise UnknownName(f"{name}={value}", f"no such preset of {name}", _suggestion(value, presets))
 
 
 def _check_model_settings(overrides: Sequence[Override]) -> None:
     """Make sure that the chosen model has the settings that were given; of several models in a sweep, any may."""
-    names = [str(override.key_or_group) for override in overrides]
-    own = [name.removeprefix("model.cfg.") for name in names if name.startswith("model.cfg.")]
-    choice = [
-        str(override.input_line)
-        for override, name in zip(overrides, names, strict=True)
-        if name in GROUPS or name == "model.cfg.name"
-    ]
-    try:
-        chosen = str(compose("config", overrides=choice).model.cfg.name) if own else ""
-    except (HydraException, OmegaConfBaseException):
-        return
-    has = {model: {field.name for field in fields(settings_class(model))} for model in MODELS}
-    for name in own:
-        if name not in has.get(chosen, {name}):
-            others = [model for model in has if name in has[model]]
-            fault = f"no setting of the model {chosen}"
-            raise UnknownName(
-                f"model.cfg.{name}", fault, f"It is one of {', '.join(others)}: add model={others[0]}"
-            )
+    choice = [str(word.input_line) for word in overrides if word.key_or_group in (*GROUPS, "model.cfg.name")]
+    given = [name[1] for word in overrides if (name := re.match(r"model\.cfg\.(.*)", word.key_or_group))]
+    with suppress(HydraException, OmegaConfBaseException):
+        chosen = compose("config", overrides=choice).model.cfg.name if given else ""
+        for name in given:
+            has = [model for model in MODELS if name in {own.name for own in fields(settings_class(model))}]
+            if chosen in MODELS and chosen not in has:
+                remedy = f"It is one of {', '.join(has)}: add model={has[0]}"
+                raise UnknownName(f"model.cfg.{name}", f"no setting of the model {chosen}", remedy)
 
 
 def setting_names() -> list[str]:
     """Return the dotted name of every setting, those of all models among them, and of every node above one."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key, value in vars(node).items():
-            yield prefix + key
-            if is_dataclass(value):
-                yield from walk(value, f"{prefix}{key}.")
-
     of_models = (f"model.cfg.{field.name}" for model in MODELS for field in fields(settings_class(model)))
-    return list(dict.fromkeys([*walk(ExperimentConfig(), ""), *of_models]))
+    return list(dict.fromkeys([*(name for name, _, _ in settings_of(ExperimentConfig())), *of_models]))
 
 
 def preset_names(group: str) -> Iterator[str]:
@@ -191,17 +167,15 @@ def preset_names(group: str) -> Iterator[str]:
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
     """Suggest the known name that is nearest, or nearest to the last part of a dotted one."""
-    if hint := RELEASE_HINTS.get(re.split(r"[./]", name)[-1]):
-        return hint
-    last_parts: dict[str, str] = {}
-    for candidate in known:
-        last_parts.setdefault(re.split(r"[./]", candidate)[-1], candidate)
-    last_parts |= {candidate: candidate for candidate in known}
-    lower = {candidate.lower(): full for candidate, full in last_parts.items()}
-    for wanted in (name, re.split(r"[./]", name)[-1]):
-        near = difflib.get_close_matches(wanted.lower(), lower, n=1)
-        if near:
-            return f"Did you mean {lower[near[0]]!r}?"
+    last = re.split(r"[./]", name)[-1]
+    if last in RELEASE_HINTS:
+        return RELEASE_HINTS[last]
+    # Of names with the same last part the first is meant by it.
+    meant = {re.split(r"[./]", full)[-1].lower(): full for full in reversed(known)}
+    meant |= {full.lower(): full for full in known}
+    for wanted in (name, last):
+        if near := difflib.get_close_matches(wanted.lower(), meant, n=1):
+            return f"Did you mean {meant[near[0]]!r}?"
     return (
         f"Known: {', '.join(known)}" if len(known) < 10 else "`brainuad train --cfg job` lists all settings"
     )
@@ -240,11 +214,8 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
             elif is_dataclass(value):
                 lists_to_tuples(value)
 
-    for key in (
-        "data_dir",
-        "log_dir",
-    ):  # to_object refuses what is missing; it is reported where it is needed
-        if OmegaConf.is_missing(merged, key):
+    for key in ("data_dir", "log_dir"):
+        if OmegaConf.is_missing(merged, key):  # which to_object refuses; it is reported where it is needed
             merged[key] = ""
     experiment = OmegaConf.to_object(merged)
     assert isinstance(experiment, ExperimentConfig)
@@ -257,37 +228,16 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
 
 def check_settings(config: ExperimentConfig) -> None:
     """Raise InputError for values that would fail late, or be misunderstood."""
-    data, trainer, model = config.datamodule.cfg, config.trainer, config.model.cfg
-    for name, value, known in (
-        ("datamodule.cfg.mode", data.mode, tuple(PATHOLOGY_SETS)),
-        ("datamodule.cfg.affine", data.affine, ("ignored", "used")),
-        ("trainer.precision", trainer.precision, PRECISIONS),
-        ("trainer.accelerator", trainer.accelerator, ACCELERATORS),
-    ):
-        if value not in known:
-            raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(known)}")
-    if not config.onlyEval:  # which takes it from the saved model
-        for name, value in vars(model).items():
-            if value == REQUIRED:
-                raise InputError(f"model.cfg.{name}", "has no value", f"Add model.cfg.{name}=VALUE")
-    if trainer.max_time:
-        parse_time(trainer.max_time)
-    for name, number, least in (
-        ("datamodule.cfg.batch_size", data.batch_size, 1),
-        ("datamodule.cfg.smoothing_iterations", data.smoothing_iterations, 0),
-        ("trainer.max_epochs", trainer.max_epochs, 1),
-        ("trainer.max_steps", trainer.max_steps, -1),
-        ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1),
-        ("trainer.warmup_steps", trainer.warmup_steps, 0),
-        ("trainer.decay_steps", trainer.decay_steps, 0),
-        ("callbacks.checkpoint_every_seconds", config.callbacks.checkpoint_every_seconds, 0),
-        ("callbacks.picture_every_n_epochs", config.callbacks.picture_every_n_epochs, 0),
-        ("start_fold", config.start_fold, 0),
-        ("num_folds", config.num_folds, 1),
-        ("fold", config.fold or 0, 0),
-    ):
-        if number < least:
-            raise InputError(name, f"{number} is too small", f"Give {least} or more")
+    data, model = config.datamodule.cfg, config.model.cfg
+    for name, value, rules in settings_of(config):
+        if value not in rules.get("choices", [value]):
+            raise InputError(name, f"{value!r} is unknown", f"Choose one of {', '.join(rules['choices'])}")
+        if "least" in rules and value is not None and value < rules["least"]:
+            raise InputError(name, f"{value} is too small", f"Give {rules['least']} or more")
+        if value == REQUIRED and not config.onlyEval:  # which takes it from the saved model
+            raise InputError(name, "has no value", f"Add {name}=VALUE")
+    if config.trainer.max_time:
+        parse_time(config.trainer.max_time)
     if not config.folds():
         fault = f"is {config.num_folds}, before which the folds end, and start_fold is {config.start_fold}"
         raise InputError("num_folds", fault, f"Give fold={config.start_fold} for this fold alone")
@@ -299,10 +249,8 @@ def check_settings(config: ExperimentConfig) -> None:
     ):
         if real <= 0:
             raise InputError(name, "must be positive (imageDim: three numbers)", "Correct it")
-    if not 0 <= trainer.ema_decay < 1:
-        raise InputError(
-            "trainer.ema_decay", f"{trainer.ema_decay} is not in [0, 1)", "Give 0 to turn it off"
-        )
+    if not 0 <= (decay := config.trainer.ema_decay) < 1:
+        raise InputError("trainer.ema_decay", f"{decay} is not in [0, 1)", "Give 0 to turn it off")
     if config.onlyEval and not config.load_checkpoint:
         raise InputError("load_checkpoint", "is empty", "onlyEval=True needs the folder of a model or a run")
     with torch.device("meta"):  # it checks its own settings, here without the memory
@@ -325,14 +273,11 @@ def read_environment(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = re.fullmatch(
-            r"""\s*(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#"']*?))\s*(?:#.*)?""", line
-        )
+        match = LINE.fullmatch(line)
         if not match:
-            raise InputError(
-                f"{path}:{number}", f"{line.strip()!r} is not KEY=value", "Correct or remove the line"
-            )
-        values[match[1]] = next(group for group in match.groups()[1:] if group is not None)
+            fault = f"{line.strip()!r} is not KEY=value"
+            raise InputError(f"{path}:{number}", fault, "Correct or remove the line")
+        values[match[1]] = match[match.lastindex or 0]
     return values
 
 
@@ -357,6 +302,5 @@ def path_overrides(overrides: Sequence[str], env_file: Path) -> list[str]:
         if not value:
             remedy = f"Write DATA_DIR=/your/data into {env_file}, or add data_dir=/your/data to the command"
             raise InputError("DATA_DIR", "is not set", remedy)
-        quoted = value.replace("'", r"\'")
-        added.append(f"{name}='{quoted}'")
+        added.append("{}='{}'".format(name, value.replace("'", r"\'")))
     return added

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from brainuad.models.noise import (
     simplex_fields,
     simplex_noise,
 )
-from brainuad.models.release import load_reference_state_dict
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
@@ -71,15 +69,6 @@ class DiffusionModel(Model):
         alpha_bars = torch.cumprod(1 - cosine_betas(config.timesteps), dim=0)
         self.register_buffer("signal_scale", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise_scale", (1 - alpha_bars).sqrt().float(), persistent=False)
-
-    @classmethod
-    def from_reference(cls, state_dict: Mapping[str, Tensor]) -> DiffusionModel:
-        """Return the model of a checkpoint of the published release (see ``load_reference_state_dict``)."""
-        unet = load_reference_state_dict(state_dict)
-        assert isinstance(unet.config, ModelConfig)
-        model = cls(unet.config)
-        model.unet = unet
-        return model
 
     def q_sample(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Noise clean slices to timestep t (Ho et al. 2020, equation 4).
