@@ -1,4 +1,4 @@
-"""From an anomaly map on a scan's grid to a list of findings: connected regions above a threshold, measured."""
+"""Findings: the connected regions of an anomaly map above a threshold, measured on the scan's grid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brainuad.data.frame import ATLAS_CENTRE
 from brainuad.data.places import mni_of, region_at
 
 MOST_FINDINGS = 255  # labels of an 8-bit image
-_MIDLINE = 4.0  # mm to either side of the atlas's middle
+_MIDLINE = 4.0  # mm to either side of the atlas's midline
 
 Point = tuple[float, float, float]
 
@@ -23,7 +23,7 @@ class Finding:
     """A connected region of high anomaly, measured on the scan's grid.
 
     Attributes:
-        label: Its value in the image of findings; 1 is the first of the list.
+        label: Its value in the label image; 1 is the first of the list.
         voxels: Voxels of the scan.
         ml: Volume in mL.
         peak: Highest value of the anomaly map in it.
@@ -31,11 +31,11 @@ class Finding:
         centre_mm: Its voxel nearest to its centre of mass, in scanner mm (RAS+).
         atlas_mm: The same in mm of the SRI24 atlas.
         mni_mm: The same in mm of MNI152 (ICBM 2009c), by one affine from SRI24.
-        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's middle.
-        region: Name of the region of the atlas that holds most of it, or "".
-        healthy_alike: How many healthy scans of the calibration have a finding as high and as large, or None where the
-            calibration does not say.
-        rare: Whether that is rarer than 1 in 20, or None.
+        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's midline.
+        region: Name of the atlas region that holds most of its voxels, or "".
+        healthy_alike: Number of healthy scans of the calibration with a finding at least as high and as large, or None
+            where the calibration keeps no findings.
+        rare: Whether fewer than 1 in 20 healthy scans have one, or None.
     """
 
     label: int
@@ -67,11 +67,11 @@ def find_findings(
         threshold: Voxels with a greater value may belong to a region.
         affine: ``(4, 4)``, voxel indices to scanner mm.
         scan_to_atlas: ``(4, 4)``, scanner mm to atlas mm.
-        smallest_ml: Regions of less volume are left out.
+        smallest_ml: Regions of smaller volume are left out.
 
     Returns:
-        ``(X, Y, Z)`` uint8 labels, 0 elsewhere; the findings; and how many more regions there are than the 255 that
-        have labels.
+        ``(X, Y, Z)`` uint8 labels, 0 elsewhere; the findings; and the number of regions beyond the 255 that labels
+        allow.
     """
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     components, _ = outlined(anomaly, threshold)
@@ -93,16 +93,16 @@ def find_findings(
 def rarest_first(
     labels: np.ndarray, findings: list[Finding], healthy: HealthyFindings, grid_voxel_ml: float
 ) -> tuple[np.ndarray, list[Finding]]:
-    """Say of each finding how many healthy scans have its like, and list those first that fewest have.
+    """Count the healthy scans with a similar finding for each finding, and sort by that count, rarest first.
 
     Args:
         labels: ``(X, Y, Z)`` uint8, as :func:`find_findings` gives them.
         findings: The findings, largest first.
         healthy: The findings of healthy scans at the same threshold.
-        grid_voxel_ml: Volume that a voxel of the model's grid has in the scan, in mL.
+        grid_voxel_ml: Volume of a voxel of the model's grid in the scan's space, in mL.
 
     Returns:
-        New labels and findings, rarest first, of equally rare ones the largest.
+        New labels and findings, rarest first; equally rare ones by volume, largest first.
     """
     alike = [healthy.alike(finding.peak, finding.ml / grid_voxel_ml) for finding in findings]
     order = sorted(range(len(findings)), key=alike.__getitem__)
@@ -127,7 +127,7 @@ def _measure(
     values = anomaly[box][inside]
     places = np.argwhere(inside) + [part.start for part in box]
     in_mm = places @ affine[:3, :3].T + affine[:3, 3]
-    # the centre of mass of a bent region may lie outside it
+    # the centre of mass of a concave region may lie outside it
     centre = in_mm[((in_mm - in_mm.mean(0)) ** 2).sum(1).argmin()]
     in_atlas = (scan_to_atlas @ [*centre, 1])[:3]
     all_in_atlas = in_mm @ scan_to_atlas[:3, :3].T + scan_to_atlas[:3, 3]

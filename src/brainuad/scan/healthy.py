@@ -1,4 +1,4 @@
-"""What a model's calibration, made on healthy scans, says about one scan."""
+"""Compare one scan with the healthy scans of the model's calibration."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def against_healthy(
 
     Args:
         detector: The model.
-        maps: The scan.
+        maps: The scan and its maps.
         score: Entry of the score registry.
         fpr: Fraction of healthy brain voxels above the threshold.
         value: The scan's score.
 
     Returns:
-        The part of the sidecar named "calibration", or None for a model without; the percentage of healthy scans with
-        a lower score, or None; warnings.
+        The entry "calibration" of the sidecar, or None for a model without calibration; the percentage of healthy scans
+        with a lower score, or None; warnings.
     """
     calibration, placed = detector.calibration, maps.placed
     if calibration is None:
-        doubts = Looks().doubts(look_at(placed.image, placed.mask, maps.brain.ml, placed.alignment))
-        return None, None, [*doubts, "the model has no calibration: there is no threshold, so no findings"]
-    doubts = calibration.warnings(placed.image, placed.mask, maps.brain.ml, placed.alignment)
+        warnings = Looks().doubts(look_at(placed.image, placed.mask, maps.brain.ml, placed.alignment))
+        return None, None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
+    warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, placed.alignment)
     if score not in calibration.thresholds:
-        return None, None, [*doubts, f"{score} was not calibrated: there is no threshold, so no findings"]
+        return None, None, [*warnings, f"{score} was not calibrated: there is no threshold, so no findings"]
     known = {
         "scans": calibration.scans,
         "fraction": fpr,
@@ -43,13 +43,13 @@ def against_healthy(
         "full_colour": calibration.threshold(score, FULL_COLOUR),
         "healthy_findings": _healthy_findings(calibration, score, fpr, placed.voxel_ml),
     }
-    return known, calibration.percentile(score, value), doubts
+    return known, calibration.percentile(score, value), warnings
 
 
 def _healthy_findings(
     calibration: Calibration, score: str, fpr: float, voxel_ml: float
 ) -> dict[str, Any] | None:
-    """Return how many findings healthy scans have, and how large they would be in this head, as plain values."""
+    """Return the number of findings in healthy scans, and their volumes scaled to this head, as plain values."""
     known = calibration.healthy_findings(score, fpr)
     if known is None:
         return None
