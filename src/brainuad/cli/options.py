@@ -12,13 +12,9 @@ import typer
 
 from brainuad.data.cohort import PATHOLOGY_SETS
 
-DEVICES = (
-    "auto",
-    "cpu",
-    "cuda",
-    "mps",
-)  # those of brainuad.devices, repeated here because that module is slow to import
-PRECISIONS = ("auto", "float32", "bfloat16")  # likewise
+# Those of brainuad.devices, repeated here because that module is slow to import.
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def one_of(names: Collection[str]) -> dict[str, Any]:

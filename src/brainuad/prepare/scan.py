@@ -29,10 +29,8 @@ from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
 EXTRACTORS = ("deepbet", PROGRAM)
-_LITTLE, _MOST = (
-    0.5,
-    0.95,
-)  # least fraction of the brain that a second image must show, and the fraction below which a note says so
+# least fraction of the brain that a second image must show, and the fraction below which a note says so
+_LITTLE, _MOST = 0.5, 0.95
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def simulate_subject(
 
 
 def _simulated_before(folder: Path, sidecar: Path, recipe: Row) -> Row | None:
-    """Return the sidecar of a subject that was simulated by this recipe; None if there is none, or files are missing."""
+    """Return the sidecar of a subject that was simulated by this recipe; None if it was not, or files are gone."""
     try:
         known: Row = json.loads(sidecar.read_text(encoding="utf-8"))
         names = [row[column] for row in known["rows"] for column in ("image", "mask", "seg") if row[column]]

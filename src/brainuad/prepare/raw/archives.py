@@ -113,9 +113,8 @@ def _on_disk(path: Path) -> Iterator[Path]:
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(
-            archive, "r:"
-        ) as tar:  # in a compressed archive, each member would require reading all before it
+        # uncompressed only: in a compressed archive, each member would require reading all before it
+        with tarfile.open(archive, "r:") as tar:
             yield tar
     except (tarfile.TarError, EOFError) as error:
         fault = f"is no readable, uncompressed tar archive ({error})"
