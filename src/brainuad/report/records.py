@@ -1,4 +1,4 @@
-"""What a folder of scored scans says about itself: sidecars, ``scores.csv`` and ``run.json``, checked and typed."""
+"""Read and check the records of a folder of scored scans: sidecars, ``scores.csv`` and ``run.json``."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Finding:
     """A connected region above the threshold, as measured on the scan's own grid.
 
     Attributes:
-        label: Its value in the volume of findings; 1 is the first of the list.
+        label: Its value in the label volume; 1 is the first of the list.
         ml: Volume in mL.
         peak: Highest map value in it.
         mean: Mean map value in it.
         centre_mm: Centre in scanner mm (RAS+).
-        mni_mm: Centre in mm of MNI152, where it is known.
+        mni_mm: Centre in mm of MNI152, or None.
         side: "left", "right" or "midline".
-        region: Name of the region of the atlas that holds most of it, or "".
-        healthy_alike: How many healthy scans have the like, where it is known.
-        rare: Whether that is rarer than 1 in 20; where it is not known, False.
+        region: Name of the atlas region that holds most of its voxels, or "".
+        healthy_alike: Number of healthy scans with a finding at least as high and as large, or None if unknown.
+        rare: Whether fewer than 1 in 20 healthy scans have one; False if unknown.
     """
 
     label: int
@@ -63,12 +63,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class HealthyFindings:
-    """What healthy scans have above the threshold, or above that for a larger fraction.
+    """The findings of healthy scans at the threshold, or at that for a larger fraction.
 
     Attributes:
-        fraction: Fraction of healthy brain voxels that the threshold marks.
-        count: Findings of a scan.
-        ml: Their volume together, in mL of this head.
+        fraction: Fraction of healthy brain voxels above the threshold.
+        count: Number of findings of a scan.
+        ml: Their total volume, in mL of this head.
     """
 
     fraction: float
@@ -78,16 +78,16 @@ class HealthyFindings:
 
 @dataclass(frozen=True)
 class Scale:
-    """What healthy scans say about map values.
+    """The calibration of map values on healthy scans.
 
     Attributes:
         scans: Healthy scans it was measured on.
         fraction: Fraction of healthy brain voxels at or above ``threshold``.
         threshold: Map value from which on voxels belong to findings.
-        interval: 95 % bootstrap interval of the threshold, where it is known.
+        interval: 95 % bootstrap interval of the threshold, or None.
         first_colour: Map value that 5 % of healthy brain voxels reach.
         full_colour: Map value that 0.1 % of healthy brain voxels reach.
-        findings: What healthy scans have above the threshold, where it is known.
+        findings: The findings of healthy scans, or None.
     """
 
     scans: int
@@ -101,7 +101,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored scan: the sidecar's contents, with paths made absolute.
+    """A scored scan: the sidecar's contents, with absolute paths.
 
     Attributes:
         sidecar: The JSON file.
@@ -111,10 +111,10 @@ class Scored:
         model: Its name, fingerprint, contrast.
         settings: Score, false-positive fraction, seed, device.
         scale: None if the model has not been calibrated.
-        findings: As they are listed: those that fewest healthy scans have the like of first, then the largest.
-        outputs: Files by what they hold: "anomaly", "lesions", "reconstruction", "brain", "montage".
+        findings: In the order of the list: rarest first, equally rare ones by volume.
+        outputs: Files by content: "anomaly", "lesions", "reconstruction", "brain", "montage".
         lesion_mask: Ground truth, where there is one.
-        raw: The sidecar as it is.
+        raw: The sidecar's plain contents.
     """
 
     sidecar: Path
@@ -132,7 +132,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Row:
-    """One scan in the table of all.
+    """One scan in the table of all scans.
 
     Attributes:
         name: Unique within the run.
@@ -140,11 +140,11 @@ class Row:
         message: Why it failed, or what is damaged.
         score: Mean of the map over the brain.
         percentile: Percentage of healthy scans that score lower.
-        findings: How many.
-        rare: How many of them are rarer than in 1 of 20 healthy scans, where that is known.
+        findings: Number of findings.
+        rare: Number of rare ones among them, or None if unknown.
         lesion_ml: Volume of all findings in mL.
-        warnings: What a person should know before trusting the map.
-        scored: Everything about it, if it was scored.
+        warnings: What to know before trusting the map.
+        scored: All its data, if it was scored.
     """
 
     name: str
@@ -161,14 +161,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Records:
-    """All that a folder of results holds.
+    """The contents of a folder of results.
 
     Attributes:
         folder: The folder.
         rows: Scans in the order of ``scores.csv``, others after them by name.
         run: ``run.json``, or an empty dict.
         healthy: Scan scores of the healthy scans of the calibration, sorted.
-        notes: What could not be read.
+        notes: Messages about files that could not be read.
     """
 
     folder: Path
@@ -179,7 +179,7 @@ class Records:
 
 
 def read_records(folder: str | Path) -> Records:
-    """Read a folder that ``brainuad score`` wrote. What is damaged is listed as damaged; nothing is left out.
+    """Read a folder that ``brainuad score`` wrote. Damaged results are listed as damaged; nothing is left out.
 
     Raises:
         InputError: There is no such folder, or no scored or failed scan in it.
@@ -205,7 +205,7 @@ def read_records(folder: str | Path) -> Records:
 
 
 def sidecar_paths(folder: Path) -> list[Path]:
-    """Return the JSON files of a folder of results that may be scans' sidecars, in order; not those of runs below."""
+    """Return the possible sidecars of a folder of results, in order, without those of runs in subfolders."""
     runs = [
         path.parent
         for path in folder.rglob(_OF_THE_RUN[0])
@@ -222,7 +222,7 @@ def sidecar_paths(folder: Path) -> list[Path]:
 
 
 def _is_sidecar(path: Path) -> bool:
-    """Whether a JSON file is that of a scan: a scan may have any name, that of a run's file too."""
+    """Return whether a JSON file is a scan's sidecar. A scan may even have the name of a run's file."""
     with suppress(OSError, ValueError, RecursionError):
         return "scan" in json.loads(path.read_text(encoding="utf-8"))
     return False
@@ -237,7 +237,7 @@ def _sidecar_rows(folder: Path) -> list[Row]:
             rows.append(Row(path.stem, "damaged", f"{path.name} cannot be read ({error})"))
             continue
         if not isinstance(raw, dict) or "brainuad" not in raw or "scan" not in raw:
-            continue  # some other JSON, as BIDS has beside every image
+            continue  # other JSON, for instance a BIDS file beside an image
         try:
             rows.append(_row(path, raw))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -250,8 +250,8 @@ def _row(path: Path, raw: dict[str, Any]) -> Row:
     """Check a sidecar and return its scan.
 
     Raises:
-        KeyError: A part is missing.
-        TypeError, ValueError, AttributeError, OverflowError: A part is something else than it should be.
+        KeyError: An entry is missing.
+        TypeError, ValueError, AttributeError, OverflowError: An entry has the wrong type or value.
     """
     name = str(raw["name"])
     if raw["status"] != "done":
@@ -267,7 +267,7 @@ def _row(path: Path, raw: dict[str, Any]) -> Row:
         settings=dict(raw["settings"]),
         scale=_scale(raw["calibration"]),
         findings=findings,
-        # outputs lie beside their sidecar: a path that leads elsewhere is not followed
+        # outputs lie beside their sidecar: a path to another folder is not followed
         outputs={str(key): path.parent / Path(str(value)).name for key, value in raw["outputs"].items()},
         lesion_mask=Path(str(truth)) if truth else None,
         raw=raw,
@@ -279,14 +279,14 @@ def _row(path: Path, raw: dict[str, Any]) -> Row:
         score=_number(raw["score"]["value"]),
         percentile=None if percentile is None else _number(percentile),
         findings=len(findings),
-        rare=sum(finding.rare for finding in findings) if _tell_rarity(scored) else None,
+        rare=sum(finding.rare for finding in findings) if _has_rarity(scored) else None,
         lesion_ml=sum(finding.ml for finding in findings),
         warnings=tuple(str(warning) for warning in raw["warnings"]),
         scored=scored,
     )
 
 
-def _tell_rarity(scored: Scored) -> bool:
+def _has_rarity(scored: Scored) -> bool:
     return scored.scale is not None and scored.scale.findings is not None
 
 
@@ -345,7 +345,7 @@ def _point(values: Any) -> Point:
 
 
 def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
-    """Return the rows of ``scores.csv`` by name; none if there is no such file."""
+    """Return the rows of ``scores.csv`` by name; {} if there is no such file."""
     if not path.exists():
         return {}
     try:
@@ -357,7 +357,7 @@ def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _unscored(entry: dict[str, str]) -> Row:
-    """Return the row of a scan that ``scores.csv`` has and no sidecar."""
+    """Return the row of a scan that is in ``scores.csv`` but has no sidecar."""
     if entry.get("status") == "done":
         return Row(entry["name"], "damaged", "its JSON file is gone: score it again")
     return Row(entry["name"], "failed", entry.get("message") or "no message was kept")

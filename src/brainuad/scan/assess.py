@@ -56,7 +56,7 @@ def score_scan(
     if maps.reconstruction is not None:
         volumes["reconstruction"] = maps.to_native(maps.reconstruction)
     value = scan_score(anomaly, placed.mask)
-    known, percentile, doubts = against_healthy(detector, maps, score, fpr, value)
+    known, percentile, notes = against_healthy(detector, maps, score, fpr, value)
     threshold = known["threshold"] if known else None
     labels: np.ndarray = np.zeros(scan.array.shape, dtype=np.uint8)
     findings: list[Finding] = []
@@ -72,10 +72,10 @@ def score_scan(
         if detector.calibration and (healthy := detector.calibration.healthy_findings(score, fpr)):
             labels, findings = rarest_first(labels, findings, healthy[1], placed.voxel_ml)
         if more:
-            doubts.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
+            notes.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
     volumes["lesions"] = scan.with_array(labels)
     seconds = maps.seconds | {"findings": round(time.perf_counter() - clock, 3)}
-    warnings = [*maps.brain.warnings, *doubts]
+    warnings = [*maps.brain.warnings, *notes]
     header = scan.header
     record = {
         "scan": {

@@ -134,7 +134,8 @@ def page(entries: Sequence[Entry], headings: Mapping[str, str], *, budget: str, 
     text.append(
         f"Every model was trained for {budget} of wall-clock time, including compiling and validation: the same time, "
         "not the same number of steps. A model that is fitted in one pass takes as long as it needs. All were "
-        f"evaluated on the same scans by the same rules. Trainings of each model: {seeds}; within a subject their mean counts."
+        "evaluated on the same scans by the same rules. "
+        f"Trainings of each model: {seeds}; they are averaged within subjects."
     )
     text.append(
         f"Shown is a model's own map where it makes one, else both `l1` and `{SCORE}` of its "

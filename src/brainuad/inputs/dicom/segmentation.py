@@ -116,7 +116,7 @@ def _in_words(finding: Mapping[str, Any], healthy_scans: int) -> str:
     x, y, z = (round(value) for value in finding["mni_mm"])
     words = [f"MNI {x}, {y}, {z} mm", f"{finding['ml']:.2f} mL", f"peak {finding['peak']:.3f}"]
     if finding["healthy_alike"] is not None:
-        words.append(f"the like in {finding['healthy_alike']} of {healthy_scans} healthy scans")
+        words.append(f"similar in {finding['healthy_alike']} of {healthy_scans} healthy scans")
     return ", ".join(filter(None, [finding["region"], *words]))
 
 
