@@ -3,7 +3,7 @@
 >>> import brainuad
 >>> result = brainuad.score("scan.nii.gz", "lite-t1", brain_mask="mask.nii.gz")  # doctest: +SKIP
 
-Everything is imported when first used, so that importing the package costs nothing.
+Names are imported when first used, so importing the package takes no time.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m brainuad`` is the program ``brainuad``."""
+"""Run the program ``brainuad`` by ``python -m brainuad``."""
 
 from brainuad.cli import main
 

@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-OUTLINE = 0.4  # of the peak; PET outlines tumours at 41 % of theirs (Boellaard et al. 2015, EANM guidelines)
+OUTLINE = 0.4  # fraction of the peak; PET outlines tumours at 41 % of the peak (Boellaard et al. 2015, EANM guidelines)
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -19,11 +19,11 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
-    """Return the regions of a map that stand out, as labels from 1, and their number.
+    """Return the delineated regions of a map as labels from 1, and their number.
 
-    Where maps are smooth, a high peak lifts all around it above any fixed threshold. So of each 26-connected region
-    above the threshold only the voxels above 40 % of its peak are left, and their components are the regions: two
-    tumours that a halo joined are two again. What is less than 40 % of a peak that it is joined to is not listed.
+    In a smooth map a high peak raises its surroundings above any fixed threshold. So each 26-connected region above the
+    threshold is reduced to the voxels above 40 % of its peak, and the components of these are the regions. Two tumours
+    joined by a halo become two regions. A part below 40 % of a peak that it is connected to is not listed.
 
     Args:
         map: ``(X, Y, Z)``.

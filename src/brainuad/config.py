@@ -35,9 +35,9 @@ def _one_of(default: str, *others: str) -> Any:
 
 @dataclass
 class ModelSettings:
-    """What every model has; each adds its own in a subclass, which it is registered with.
+    """Settings of every model; each model adds its own in a subclass, with which it is registered.
 
-    A field that needs no training is marked: ``field(default=..., metadata=TEST_TIME)``.
+    Fields that need no training are marked: ``field(default=..., metadata=TEST_TIME)``.
 
     Attributes:
         name: Entry in the model registry.
@@ -111,7 +111,7 @@ def untrained_settings(settings: ModelSettings) -> list[str]:
 
 @dataclass
 class DataConfig:
-    """Which scans, how they are brought onto the model's grid, and how training samples them.
+    """Which scans are used, how they are resampled to the model's grid, and how training samples them.
 
     Attributes:
         mode: "t1" or "t2".
@@ -120,12 +120,13 @@ class DataConfig:
         affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
             affine on the fixed atlas grid.
         smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
-        bias_levels: Of the bias correction of a raw scan, see :func:`brainuad.data.extract.correct_bias`: 4 as
-            published, which takes large lesions for bias; 1 leaves them. Prepared scans are corrected already.
+        bias_levels: Levels of the bias correction of a raw scan, see :func:`brainuad.data.extract.correct_bias`: 4 as
+            published, which removes large lesions as if they were bias; 1 spares them. Prepared scans are
+            corrected already.
         aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
-        batch_size: Slices a step, each of another volume. If there are fewer volumes, an epoch is one step.
+        batch_size: Slices per step, each from another volume. If there are fewer volumes, an epoch is one step.
         num_workers: Processes that prepare volumes.
-        sample_set: Use only the first few subjects of every split, to try things out.
+        sample_set: Use only the first few subjects of every split, for a trial run.
         lr: Learning rate.
         leak_free: Drop training and validation subjects that are also test subjects, validation subjects that
             are also in training, and duplicated rows.
@@ -167,25 +168,24 @@ class TrainerConfig:
     """Group ``trainer``: passed on to Lightning's trainer.
 
     Attributes:
-        max_epochs: Epochs; one random slice of every training volume an epoch.
+        max_epochs: Number of epochs; an epoch is one random slice of every training volume.
         max_steps: Optimiser steps after which training ends early (-1: no limit).
         max_time: Time after which training ends, HH:MM:SS or DD:HH:MM:SS, in place of ``max_epochs`` and ``max_steps``;
-            empty for no limit. Compiling and the last validation count. The learning rate falls to zero, the moving
-            average reaches back and the noise levels narrow by the share of it that is used. A resumed run gets so
-            much on top.
+            empty for no limit. Compiling and the last validation count. The schedules of learning rate, moving average
+            and noise levels follow the fraction of the time that is used. A resumed run gets this time in addition.
         accelerator: "auto", "cpu", "gpu" or "mps".
-        devices: Devices a node.
-        num_nodes: Nodes.
-        precision: "auto" (bf16 on CUDA that has matrix units for it, else 32 bits) or Lightning's names. "32" holds for
-            the evaluation too, where a processor with native bfloat16 would use it otherwise.
-        limit_train_batches: Fraction (float) or number (int) of batches an epoch.
+        devices: Number of devices per node.
+        num_nodes: Number of nodes.
+        precision: "auto" (bf16 on CUDA that has matrix units for it, else 32 bits) or Lightning's names. "32" applies
+            to the evaluation, too, which otherwise uses bfloat16 on processors with native support.
+        limit_train_batches: Fraction (float) or number (int) of batches per epoch.
         gradient_clip_val: Largest gradient norm.
         check_val_every_n_epoch: Epochs between validations.
         warmup_steps: Steps over which the learning rate rises from zero.
         decay_steps: Steps at the end of training over which it falls to zero, linearly. A run that is resumed with
-            another end decays before that end; resume from before the decay then.
+            another end decays before that end, so resume it from before the decay.
         ema_decay: Decay of the exponential moving average of the weights; 0 turns it off.
-        compile: Train by ``torch.compile``, which takes minutes at first and a compiler: Triton on CUDA, C++ elsewhere.
+        compile: Train with ``torch.compile``. It needs minutes at first, and a compiler: Triton on CUDA, C++ elsewhere.
     """
 
     max_epochs: int = _at_least(1, 1600)
@@ -210,8 +210,8 @@ class CallbacksConfig:
 
     Attributes:
         picture_every_n_epochs: Epochs between pictures of sample reconstructions; 0 for none.
-        checkpoint_every_seconds: Time between writes of the last checkpoint, and before it of the best model if that
-            is new; 0 for one after each step. Several devices ask each other every 16 steps whether it has passed.
+        checkpoint_every_seconds: Time between writes of the last checkpoint, and of the best model if it has changed; 0
+            writes after each step. Several devices check every 16 steps whether this time has passed.
     """
 
     picture_every_n_epochs: int = _at_least(0, 20)
@@ -220,7 +220,7 @@ class CallbacksConfig:
 
 @dataclass
 class LoggerConfig:
-    """Group ``logger``: where curves go. wandb needs the extra of that name.
+    """Group ``logger``: where to log training curves. wandb needs the extra of that name.
 
     Attributes:
         csv: Write ``metrics.csv``.
@@ -244,19 +244,19 @@ class ExperimentConfig:
     """The whole experiment: train fold by fold, then evaluate every test set of the modality.
 
     Attributes:
-        seed: Seeds everything; the paper's is 3141.
+        seed: Seed of all random numbers; the paper's is 3141.
         start_fold: First fold to run, as in the release.
         num_folds: The folds end before this one, as in the release: 5 runs all of them.
-        fold: The one fold to run, in place of ``start_fold`` and ``num_folds``; None for those.
+        fold: The single fold to run, instead of ``start_fold`` and ``num_folds``; None uses those.
         onlyEval: Skip training and evaluate ``load_checkpoint``.
         load_checkpoint: Folder of a trained model or of an earlier run.
-        initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty means anew.
+        initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty for random ones.
         resume: Continue the run in the log folder from its last checkpoint.
-        allow_leaks: Train even where a subject is in two splits.
-        reference: Reproduce the release's choices wherever they differ from this package's.
-        data_dir: The paper's data layout, a manifest CSV, or what ``brainuad pack`` wrote (.npz, to train on); defaults
+        allow_leaks: Train even if a subject is in two splits.
+        reference: Use the release's choices wherever they differ from this package's.
+        data_dir: The paper's data layout, a manifest CSV, or a file of ``brainuad pack`` (.npz, to train on); defaults
             to ``DATA_DIR`` of ``pc_environment.env``.
-        log_dir: Where runs are written; defaults to ``LOG_DIR`` of ``pc_environment.env``.
+        log_dir: Folder of all runs; defaults to ``LOG_DIR`` of ``pc_environment.env``.
         name: Name of the run's folder.
     """
 
@@ -286,8 +286,8 @@ class ExperimentConfig:
         return range(self.start_fold, self.num_folds)
 
 
-# settings that may differ between the two halves of a resumed run, because its steps do not depend on them; besides
-# those of a model that need no training
+# Settings that may differ between the two halves of a resumed run, because its steps do not depend on them. A model's
+# settings that need no training may differ, too.
 FREE_ON_RESUME = (
     "resume",
     "data_dir",
@@ -316,7 +316,7 @@ FREE_ON_RESUME = (
 
 
 def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return every setting that has a value under its dotted name, as plain YAML values."""
+    """Return every setting that has a value, by its dotted name, as plain YAML values."""
     # through OmegaConf, so that tuples and lists compare equal
     nested = OmegaConf.to_container(OmegaConf.create(asdict(config)))
 
@@ -331,15 +331,15 @@ def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
-    """Return the settings that forbid resuming a run of settings ``saved`` with ``config``, as phrases.
+    """Return as phrases the differences that forbid resuming a run of settings ``saved`` with ``config``.
 
     Args:
-        saved: As ``flat_settings`` gave them. Settings of other models, which earlier versions wrote, do not count.
-        config: The settings to go on with.
+        saved: Result of ``flat_settings``. Settings of other models, which earlier versions wrote, are ignored.
+        config: The settings to continue with.
     """
     here = flat_settings(config)
     free = (*FREE_ON_RESUME, *(f"model.cfg.{name}" for name in untrained_settings(config.model.cfg)))
-    if saved.get("model.cfg.name") != config.model.cfg.name:  # then its other settings go without saying
+    if saved.get("model.cfg.name") != config.model.cfg.name:  # its other settings need not be listed
         free = (*free, *(key for key in (*saved, *here) if re.match(r"model\.cfg\.(?!name$)", key)))
     known = (key for key in saved if key in here or not key.startswith("model.cfg."))
     return [
@@ -353,7 +353,7 @@ def parse_time(text: str) -> float:
     """Return the seconds of "HH:MM:SS" or "DD:HH:MM:SS".
 
     Raises:
-        InputError: It is written in another way, or is no time at all.
+        InputError: It has another format, or is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)

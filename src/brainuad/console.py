@@ -1,4 +1,4 @@
-"""What the commands share: errors as one line, a progress bar, exit codes, printing."""
+"""Common parts of the commands: one-line errors, a progress bar, exit codes, printing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Commands(TyperGroup):
     """Commands whose expected errors end in one line on stderr and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the options of all commands from wherever they stand, up to ``--``."""
+        """Accept the options of all commands at any position before ``--``."""
         end = args.index("--") if "--" in args else len(args)
         first = [word for word in args[:end] if word in _ANYWHERE]
         rest = [word for word in args[:end] if word not in _ANYWHERE]
@@ -51,7 +51,9 @@ class Commands(TyperGroup):
                 raise
             say(f"error: {error}")
         except OSError as error:
-            if debug or error.errno == errno.EPIPE:  # Typer ends quietly when nobody reads on
+            if (
+                debug or error.errno == errno.EPIPE
+            ):  # Typer ends quietly when the reader of a pipe has closed it
                 raise
             where = f"{error.filename}: " if error.filename else ""
             say(f"error: {where}{error.strerror or error}")
@@ -64,20 +66,20 @@ def say(message: str) -> None:
 
 
 def announce(message: str) -> None:
-    """Write one line to stderr before what takes a while, unless the user asked for quiet."""
+    """Write one line to stderr before a long step, unless the user asked for quiet."""
     if logger.isEnabledFor(logging.WARNING):
         say(message)
 
 
 def report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an error that nobody expected; for ``sys.excepthook``."""
+    """Report an unexpected error; for ``sys.excepthook``."""
     first_line = (str(error).splitlines() or [""])[0]
     say(f"internal error: {kind.__name__}: {first_line}")
     say("please report this with what `brainuad --debug ...` prints")
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Writes to what stderr is when a message comes: what it was before may be closed by then."""
+    """Writes to the present stderr: the one of the time of set-up may be closed."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -85,20 +87,20 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 def print_anything() -> None:
-    """Escape what stdout and stderr cannot encode: file names may hold bytes that are no text."""
+    """Escape characters that stdout and stderr cannot encode: file names may hold bytes that are not text."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:
-    """Send the package's messages to stderr, from warnings on or as asked for."""
+    """Send the package's messages to stderr: warnings by default, more or fewer if asked."""
     logging.basicConfig(format="brainuad: %(message)s", handlers=[_Stderr()], force=True)
     logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
 def show_messages() -> None:
-    """Show informative messages too, for a long command, unless the user asked for quiet."""
+    """Show informative messages, too, unless the user asked for quiet; for long commands."""
     if logger.level == logging.WARNING:
         logger.setLevel(logging.INFO)
 
@@ -110,7 +112,7 @@ def exit_by_failures(failed: list[bool]) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as tab-separated columns; to someone who watches, as a table."""
+    """Print rows as JSON or as tab-separated columns; on a terminal as a table."""
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -126,7 +128,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 class Bar:
-    """Progress on stderr: a bar while someone watches, messages in any case."""
+    """Progress on stderr: a bar on a terminal, and messages everywhere."""
 
     def __init__(self, what: str, total: int | None) -> None:
         console = Console(stderr=True, soft_wrap=True)
@@ -136,7 +138,7 @@ class Bar:
             BarColumn(),
             MofNCompleteColumn(),
             _TimeLeft(),
-            TextColumn("{task.fields[stage]}", markup=False),  # names of files may look like markup
+            TextColumn("{task.fields[stage]}", markup=False),  # file names may look like markup
         )
         watched = console.is_terminal and not self._quiet
         self.shown = Progress(*columns, console=console, transient=True, disable=not watched)
@@ -145,13 +147,13 @@ class Bar:
     def __call__(
         self, message: str = "", *, total: int | None = None, what: str | None = None, skipped: bool = False
     ) -> None:
-        """One more is done.
+        """Advance the bar by one.
 
         Args:
             message: Written to stderr, above the bar where there is one.
-            total: How many there are.
-            what: What is done to them; another than before begins anew.
-            skipped: It was done before, and says nothing about the time that others take.
+            total: Number of items.
+            what: Name of the work; a new name starts a new bar.
+            skipped: The item was finished before, so it does not count for the time left.
         """
         if message and not self._quiet:
             self.shown.console.print(escape(message), highlight=False)
@@ -161,29 +163,29 @@ class Bar:
         self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped)
 
     def stage(self, name: str) -> None:
-        """Show what is being done at the moment."""
+        """Show the present step."""
         self.shown.update(self._task, stage=name)
 
 
 class _TimeLeft(ProgressColumn):
-    """The time that those left will take if they take as long as those done; rich forgets what took over 30 s."""
+    """Time left, at the mean pace of the finished items; rich's own column forgets items of over 30 s."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """Return "0:01:30 left", and nothing before the first is done."""
+        """Return "0:01:30 left", or nothing before the first item is finished."""
         seconds = time_left(task.elapsed or 0, task.completed - task.fields["skipped"], task.remaining)
         return Text("" if seconds is None else f"{timedelta(seconds=round(seconds))} left")
 
 
 def time_left(elapsed: float, done: float, left: float | None) -> float | None:
-    """Return the seconds that those left take at the pace of those done; None where nobody knows."""
+    """Return the seconds that the remaining items take at the pace of the finished ones; None if unknown."""
     return None if left is None or done < 1 else elapsed / done * left
 
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Bar]:
-    """Show a bar on stderr while someone watches."""
+    """Show a bar on stderr, if that is a terminal."""
     bar = Bar(what, total)
     with bar.shown:
         yield bar

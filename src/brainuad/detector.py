@@ -1,4 +1,4 @@
-"""A trained model ready to use: from a scan to a map, in the scan's own grid, of what is unlike health."""
+"""A trained model ready to use: anomaly maps of a scan on the model's grid."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from brainuad.scoring.rarity import PARTS, RARITY, Part, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
-PAPER = "paper"  # what a person may call it
+PAPER = "paper"  # the name that a user may give
 
 
 def known_models() -> list[str]:
-    """Return the names of the models that are shipped with the package."""
+    """Return the names of the models that come with the package."""
     folder = files("brainuad.assets") / "models"
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
@@ -49,7 +49,7 @@ def load_model(
         device: "auto", "cpu", "cuda" or "mps".
         precision: What the network computes in: "float32", "bfloat16", or "auto" (see
             :func:`brainuad.devices.resolve_precision`). On CUDA "float32" turns TF32 off for the whole process.
-        fold: Of a run.
+        fold: Fold of a run.
 
     Raises:
         InputError: There is no such model, device or precision, or the folder holds no usable model.
@@ -57,14 +57,15 @@ def load_model(
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
     if target.type == "cuda" and precision == "float32":
-        torch.backends.cudnn.allow_tf32 = False  # PyTorch's convolutions have ten bits of mantissa with it
+        # in TF32, PyTorch's convolutions have ten bits of mantissa
+        torch.backends.cudnn.allow_tf32 = False
     with model_folder(name_or_dir, fold) as folder:
         return replace(Detector.load(folder, device=target), precision=precision)
 
 
 @contextmanager
 def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
-    """Give the folder of a shipped model, or of the one in a folder: see :func:`load_model`.
+    """Yield the folder of a shipped model, or of the model in a folder: see :func:`load_model`.
 
     Raises:
         InputError: There is no such model.
@@ -82,13 +83,13 @@ def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What a model says of a scan, on the model's grid.
+    """Reconstruction and anomaly maps of a scan, on the model's grid.
 
     Attributes:
-        reconstruction: ``(X, Y, Z)`` float32 on the CPU, how the brain would look healthy; None of a model that does
-            not say. The first draw, where a score wants several.
+        reconstruction: ``(X, Y, Z)`` float32 on the CPU, the brain as it would look healthy, the first draw of several;
+            None for a model that makes none.
         raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
-        final: The same, post-processed; empty where that was not wanted.
+        final: The same maps, post-processed; empty without ``clean``.
     """
 
     reconstruction: Tensor | None
@@ -98,20 +99,20 @@ class Maps:
 
 @dataclass(eq=False, repr=False)
 class Detector:
-    """A model of healthy brains with everything needed to score a scan.
+    """A model of healthy brains, with its settings, calibration and healthy statistics.
 
     All volumes are ``(X, Y, Z)`` on the model's grid with the brain in [0, 1], as ``brainuad.data.loading``
     gives them; :func:`score` takes scans as they are.
 
     Attributes:
-        model: Entry of the model registry: see :class:`brainuad.models.base.Model`.
+        model: An entry of the model registry, see :class:`brainuad.models.base.Model`.
         model_config: Its settings.
-        data_config: The grid, and how scans are brought onto it.
-        provenance: How the model came about: seed, version ...
-        calibration: What it does on healthy scans, or None.
+        data_config: The grid, and how scans are resampled to it.
+        provenance: Origin of the model: seed, version, training data ...
+        calibration: Its thresholds and scores on healthy scans, or None.
         name: Name for tables and reports.
-        health: What scores relative to health ("<name>_z", "intensity_atlas") compare with, or None.
-        precision: What the network's products are computed in, "float32" or "bfloat16"; all else is float32.
+        health: Healthy statistics for the scores "<name>_z", "intensity_atlas" and "rarity", or None.
+        precision: Number format of the network's products, "float32" or "bfloat16"; all else is float32.
         compiled: Whether the network is compiled; see :meth:`compile`.
     """
 
@@ -167,23 +168,23 @@ class Detector:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What the score "rarity" is made of."""
+        """The parts of the score "rarity"."""
         return PARTS[self.modality]
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; one that holds no numbers computes on the CPU."""
+        """Device of the model; a model without weights computes on the CPU."""
         held = chain(self.model.parameters(), self.model.buffers())
         return next((tensor.device for tensor in held), torch.device("cpu"))
 
     @property
     def map_device(self) -> torch.device:
-        """Where maps are made and cleaned: with the model on CUDA, else on the CPU."""
+        """Device on which maps are computed and post-processed: the model's if it is CUDA, else the CPU."""
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal hash of weights and settings: equal for detectors that give the same results but for rounding."""
+        """Hexadecimal hash of weights and settings. Detectors with equal hashes differ only by rounding."""
         digest = hashlib.sha256()
         settings = [asdict(self.model_config), portable(self.data_config)]
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -194,14 +195,14 @@ class Detector:
 
     @property
     def result_key(self) -> str:
-        """What reconstructions depend on to the last bit, as far as a detector knows: for names of what is kept."""
+        """Key of cached reconstructions: fingerprint, device, precision and compilation."""
         return f"{self.fingerprint} {self.device.type} {self.precision}{' compiled' * self.compiled}"
 
     def with_settings(self, **changes: Any) -> Detector:
         """Return a detector with the same weights and other model settings, say ``test_timesteps=250``.
 
-        It drops calibration and healthy statistics, which were measured with the old settings. Of a compiled
-        detector it is another compiled one.
+        It drops calibration and healthy statistics, which were measured with the old settings. A compiled
+        detector gives another compiled one.
 
         Raises:
             InputError: The model has no such setting, a value cannot be used, or the weights do not fit it.
@@ -226,10 +227,10 @@ class Detector:
         return changed.compile() if self.compiled else changed
 
     def compile(self) -> Detector:
-        """Return the same detector with a copy of the network, which is compiled when it is first called.
+        """Return the same detector with a compiled copy of the network; compilation happens at the first call.
 
-        That takes up to a minute for each shape of volumes on a GPU, minutes on a processor. It pays for many scans on
-        a GPU, where the published network then takes a third of the time.
+        Compiling takes up to a minute per shape of volumes on a GPU, and minutes on a CPU. It is worth it for many
+        scans on a GPU, where the published network then takes a third of the time.
 
         Raises:
             InputError: See :func:`brainuad.devices.compile_networks`.
@@ -240,7 +241,7 @@ class Detector:
         return replace(self, model=model, compiled=True)
 
     def reconstruct(self, image: Any, seed: int = 0, *, draws: int = 1) -> Tensor:
-        """Return how the brain would look healthy.
+        """Reconstruct a brain as it would look healthy.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
@@ -260,17 +261,17 @@ class Detector:
         return stack
 
     def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
-        """Return all that the model itself makes of a scan: what scores are computed from.
+        """Return the model's reconstructions and its own map of a scan, from which scores are computed.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
-            mask: ``(X, Y, Z)`` brain mask; None for the reconstruction alone.
+            mask: ``(X, Y, Z)`` brain mask; None computes only the reconstruction.
             seed: Seeds the noise, which is the same on every device.
             draws: Reconstructions from independent noise. The model's own map is the mean over them.
 
         Returns:
-            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None where there is
-            none.
+            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None if the model
+            makes none.
 
         Raises:
             ValueError: ``image`` or ``mask`` is not (X, Y, Z), or ``draws`` is not positive.
@@ -321,17 +322,17 @@ class Detector:
         clean: bool = True,
         lap: Callable[[str], None] = lambda step: None,
     ) -> Maps:
-        """Return what the model says of a scan: the one road from a scan on its grid to its maps.
+        """Return the reconstruction and the anomaly maps of a scan on the model's grid.
 
-        With a model on CUDA the anomaly maps are made there and stay there.
+        All other code gets its maps here. With a model on CUDA the anomaly maps stay on that device.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
             mask: ``(X, Y, Z)`` brain mask.
             names: Scores of the registry, "model" for the model's own map, or scores relative to health.
-            seed: Seeds the model's random numbers.
-            clean: Post-process the maps too.
-            lap: Called with "reconstruct" when the network is through.
+            seed: Seed of the model's random numbers.
+            clean: Post-process the maps, too.
+            lap: Called with "reconstruct" when the network has finished.
 
         Raises:
             InputError: A score is unknown, or the model cannot give it; see :meth:`check_score`.
@@ -350,9 +351,9 @@ class Detector:
     def score_maps(
         self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0
     ) -> dict[str, Tensor]:
-        """Return anomaly maps by score, ``(X, Y, Z)`` each, 0 outside the mask, before any post-processing.
+        """Return anomaly maps by score, ``(X, Y, Z)`` each, 0 outside the mask, without post-processing.
 
-        With a model on CUDA the maps are made there and stay there.
+        With a model on CUDA the maps stay on that device.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
@@ -361,7 +362,7 @@ class Detector:
             seed: Seeds the reconstruction.
 
         Raises:
-            InputError: A score is unknown, or needs healthy scans to compare with that the model does not carry.
+            InputError: A score is unknown, or needs healthy statistics that the model lacks.
             ValueError: The shapes do not fit.
         """
         return self.maps(image, mask, names, seed, clean=False).raw
@@ -375,21 +376,21 @@ class Detector:
         *,
         own: Any | None = None,
     ) -> dict[str, Tensor]:
-        """Return what :meth:`score_maps` does, from what :meth:`infer` gave.
+        """Return the maps of :meth:`score_maps` from the results of :meth:`infer`.
 
-        With a model on CUDA the maps are made there and stay there.
+        With a model on CUDA the maps stay on that device.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
-            reconstructions: ``(S, X, Y, Z)``; None where scores that need them are not asked for. Beside a score that
-                wants several of them, others compare with the first; else with the mean of all.
+            reconstructions: ``(S, X, Y, Z)``; None if no score needs them. If one score needs several draws, the other
+                scores use the first draw; otherwise they use the mean of all.
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
-            own: ``(X, Y, Z)``, the model's own map, where it is asked for.
+            own: ``(X, Y, Z)``, the model's own map, if a score needs it.
 
         Raises:
-            InputError: A score needs healthy scans to compare with that the model does not carry.
-            ValueError: The shapes do not fit, or something that a score needs is not there.
+            InputError: A score needs healthy statistics that the model lacks.
+            ValueError: The shapes do not fit, or an input that a score needs is missing.
         """
         if self.device.type == "cuda":
             image = as_volume(image, "image").to(self.device)
@@ -411,7 +412,7 @@ class Detector:
         sigmas = self.model_config.sigma_ens
         if several:
             maps |= score_maps(image, reconstructions, mask, several, sigmas=sigmas)
-            # what the others say must not depend on which scores are asked for beside them
+            # the other scores must not depend on which scores are computed with them
             reconstructions = as_volume(reconstructions, "reconstructions", 4)[:1]
         if others:
             maps |= score_maps(image, reconstructions, mask, others, sigmas=sigmas)
@@ -427,7 +428,7 @@ class Detector:
         return found
 
     def draws(self, names: Iterable[str]) -> int:
-        """Return how many independent reconstructions scores want: 1, or as many as the most demanding.
+        """Return the number of independent reconstructions that the scores need: the largest number of any score.
 
         Raises:
             InputError: A score is unknown.
@@ -437,31 +438,30 @@ class Detector:
 
     @property
     def plain_scores(self) -> list[str]:
-        """Every score that needs no healthy scans to compare with."""
+        """Every score that needs no healthy statistics."""
         named = [name for name in SCORES if self.model.reconstructs or name in OF_THE_IMAGE]
         return [*named, OWN_MAP] if self.model.has_map else named
 
     @property
     def default_score(self) -> str:
-        """The score of a user who names none.
+        """The score that is used if the user names none.
 
-        It is the model's own map where it makes one; else rarity over several scales, which found most on real
-        validation scans; of a model that was not calibrated, the paper's SSIM ensemble.
+        It is the model's own map where it makes one; else ``rarity``, which was best on real validation scans; without
+        calibration, the paper's SSIM ensemble.
         """
         if self.model.has_map:
             return OWN_MAP
         return RARITY if self.health is not None and self.health.has_rarity(self.parts) else SCORE
 
     def score_called(self, name: str | None) -> str:
-        """Return the score that a person means: the default for None, the SSIM ensemble for "paper"."""
+        """Return the score with a name from the user: the default for None, the SSIM ensemble for "paper"."""
         return SCORE if name == PAPER else name or self.default_score
 
     def check_score(self, name: str) -> None:
         """Check that a score can be computed with this model.
 
         Raises:
-            InputError: The score is unknown, needs a reconstruction or a map that the model does not make, or healthy
-                scans to compare with that it does not carry.
+            InputError: The score is unknown, or needs a reconstruction, map or healthy statistics that the model lacks.
         """
         self.check_makes(name)
         base = base_of(name)
@@ -472,7 +472,7 @@ class Detector:
             self._known_health(name).check(base)
 
     def check_makes(self, name: str) -> None:
-        """Check that the model makes what a score is computed from, healthy scans aside.
+        """Check that the model makes the reconstruction or map that a score needs.
 
         Raises:
             InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
@@ -497,5 +497,5 @@ class Detector:
 
 
 def _draws_of(name: str) -> int:
-    """Return how many independent reconstructions a score that is not relative to health wants."""
+    """Return the number of independent reconstructions for a score that is not relative to health."""
     return SCORES.draws.get(name, 1)

@@ -1,4 +1,4 @@
-"""Which device computes, and how it gets its data."""
+"""Choose device and precision, move data, and compile networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
     """
     counts = {
         "cpu": 1,
-        # a driver that is too old for PyTorch counts devices, but none is available
+        # with a driver too old for PyTorch devices are counted, but none is available
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }
@@ -59,7 +59,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return a tensor on a device. CUDA gets it from pinned memory, so that nothing waits for what runs there."""
+    """Return a tensor on a device. Pinned memory lets the copy to CUDA run without waiting for the device."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -67,7 +67,7 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 @contextmanager
 def device_told_from_scan(device: torch.device) -> Iterator[None]:
-    """Tell a device that has broken from a scan that asks too much of it, both of which PyTorch reports alike.
+    """Distinguish a broken device from a scan that is too large for it; PyTorch reports both alike.
 
     Raises:
         DeviceError: A ``RuntimeError`` was raised, and the device cannot add two numbers any more.
@@ -85,14 +85,14 @@ def device_told_from_scan(device: torch.device) -> Iterator[None]:
 
 
 def compile_networks(model: nn.Module, device: torch.device) -> None:
-    """Have a model's networks compiled when they are first called, which takes a while for each shape of slices.
+    """Compile a model's networks at their first call, which takes a while for each shape of slices.
 
-    In place, so that names of weights stay.
+    This changes the model in place, so the names of weights stay.
 
     Raises:
         InputError: There is no working compiler: Triton and C on CUDA, C++ elsewhere.
     """
-    try:  # with the least there is: if it failed among scans, it would be taken for their fault
+    try:  # tried on a minimal network first: a failure during scoring would be blamed on a scan
         torch.compile(lambda values: values + 1)(torch.zeros(1, device=device))
     except RuntimeError as error:
         reasons = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]

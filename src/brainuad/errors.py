@@ -1,4 +1,4 @@
-"""The exceptions that users are meant to read."""
+"""Exceptions whose messages are written for users."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    """Return text with what cannot be printed escaped: file names may hold line breaks and bytes that are no text."""
+    """Return text with unprintable characters escaped: file names may hold line breaks and bytes that are not text."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )
 
 
 class InputError(Exception):
-    """Something a user gave cannot be used.
+    """An input of the user cannot be used.
 
     The message is one line that names the file (or setting), what is wrong with it, and what to do. The command
     line prints it without a traceback and exits with code 1.
@@ -31,18 +31,18 @@ class InputError(Exception):
         super().__init__(printable(f"{subject}: {fault}" + (f". {remedy}" if remedy else "")))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
-        """Pickle by constructor arguments, so that worker processes can raise it."""
+        """Pickle by constructor arguments, so that worker processes can raise the error."""
         return type(self), (self.subject, self.fault, self.remedy)
 
 
 class DeviceError(Exception):
-    """A GPU stopped working in this process: whatever comes next would fail, so no scan is to blame.
+    """A GPU stopped working in this process. All further scans would fail, so no scan is at fault.
 
-    The command line prints it as it does an :class:`InputError`.
+    The command line prints it like an :class:`InputError`.
 
     Args:
         device: Its name.
-        cause: What it said.
+        cause: The error that it raised.
     """
 
     def __init__(self, device: str, cause: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves nothing half-written, naming contents by hash, and a bounded cache."""
+"""Write files completely or not at all, hash their contents, and keep a cache of limited size."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-# what a file is called; whatever else lies in the folder is not ours
+# pattern of a cached file's name; other files in the folder are left alone
 ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
-# Temporary names begin so. They tell the machine: locks may not reach others that share the folder.
+# Prefix of temporary names. It names the machine, because locks may not work between machines that share a folder.
 _TEMPORARY = f".partial-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}"
 
 
 def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
     """Yield a temporary path beside ``target`` that replaces it when the block ends without an error.
 
-    The temporary name keeps the target's suffixes, because image writers choose the format by them. What a killed
-    process of this machine left in that folder is removed.
+    The temporary name keeps the target's suffixes, because image writers choose the format by them. Temporary files
+    that a killed process of this machine left in the folder are removed.
 
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
@@ -54,7 +54,7 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that becomes it when the block ends without an error.
 
     Raises:
-        InputError: There is something at ``target`` already, it cannot be written to, or the disk is full.
+        InputError: ``target`` exists already, it cannot be written to, or the disk is full.
     """
     target = Path(target)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
@@ -84,14 +84,14 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
             target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
         ) from error
     finally:
-        with suppress(OSError):  # the folder may be gone, or read-only by now
+        with suppress(OSError):  # the folder may have been removed or made read-only
             _remove(temporary)
         if held is not None:
             os.close(held)
 
 
 def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
-    """Make a temporary file or folder; while its descriptor is open, it is locked: its process lives."""
+    """Make a temporary file or folder, locked while its descriptor is open, which shows that its process lives."""
     prefix, suffix = f"{_TEMPORARY}-", f"-{target.name}"
     while True:
         if folder:
@@ -100,7 +100,7 @@ def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
         else:
             held, name = tempfile.mkstemp(suffix, prefix, target.parent)
             path = Path(name)
-        if sys.platform == "win32":  # what is open cannot be replaced there
+        if sys.platform == "win32":  # Windows cannot replace an open file
             if held is not None:
                 os.close(held)
             return path, None
@@ -109,19 +109,18 @@ def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
             fcntl.flock(held, fcntl.LOCK_EX)
         if path.exists():
             return path, held
-        os.close(held)  # taken for left behind, in the moment before it was locked
+        os.close(held)  # another process removed it as left behind, before it was locked
 
 
 @cache
 def _remove_left_behind(folder: Path) -> None:
-    """Remove temporary files of this machine that nobody holds: their processes were killed. Once a folder."""
+    """Remove this machine's unlocked temporary files, whose processes were killed. Done once per folder."""
     if sys.platform == "win32":
         return
     for path in folder.glob(f"{_TEMPORARY}-*"):
-        with suppress(OSError):  # locked, just gone, or a file system without locks
-            handle = os.open(
-                path, os.O_RDONLY if path.is_dir() else os.O_RDWR
-            )  # as locks over networks want it
+        with suppress(OSError):  # locked, just removed, or a file system without locks
+            # network locks require write access
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
@@ -137,7 +136,7 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Find out before the work, not after, that results cannot be written.
+    """Check before the work that results can be written.
 
     Args:
         folder: Made if missing.
@@ -155,7 +154,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 def write_text(target: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all or nothing; what UTF-8 cannot hold, as odd file names do, is escaped."""
+    """Write ``text`` as UTF-8, all or nothing. What UTF-8 cannot encode, as in odd file names, is escaped."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -167,9 +166,9 @@ def write_json(target: str | Path, value: Any) -> None:
 
 @contextmanager
 def locked(target: str | Path) -> Iterator[None]:
-    """Let no other process bring a file up to date meanwhile, by a lock on a hidden file beside it.
+    """Keep other processes from updating a file meanwhile, by a lock on a hidden file beside it.
 
-    Where the file system has no locks, as some network ones, nobody is kept waiting.
+    On a file system without locks, as some network ones, no process waits.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -191,11 +190,11 @@ def locked(target: str | Path) -> Iterator[None]:
 
 
 def csv_reader(path: str | Path) -> csv.DictReader[str]:
-    """Read a CSV file, whichever program saved it: UTF-8 or UTF-16, columns by commas, semicolons or tabs.
+    """Read a CSV file in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
 
     Raises:
         OSError: It cannot be read.
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: It is not text.
     """
     raw = Path(path).read_bytes()
     wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -228,36 +227,36 @@ def sha256(path: str | Path) -> str:
 
 
 class Cache:
-    """Files named by hash in a folder, of which those used longest ago make room for new ones.
+    """Files named by hash in a folder of limited size; the least recently used ones are removed first.
 
     Threads and processes may share it.
 
     Args:
-        folder: Where; made if missing. It may hold other things, which are left alone.
-        max_bytes: Of its files together; each further process that writes may go a sixteenth beyond.
-        otherwise: What follows, for the one warning that it cannot be written to.
+        folder: Made if missing. Other files in it are left alone.
+        max_bytes: Total size of the files. Each further process that writes may exceed it by a sixteenth.
+        otherwise: The consequence, for the single warning that the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, max_bytes: int, otherwise: str) -> None:
         self.folder, self.max_bytes, self.otherwise = folder, max_bytes, otherwise
-        self._left = 0  # bytes to write before the folder is looked at again
+        self._left = 0  # bytes to write before the folder's size is checked again
         self._writable = True
         self._lock = threading.Lock()
 
     def read(self, name: str, read: Callable[[BinaryIO], T | None]) -> T | None:
-        """Return what ``read`` makes of a file, which counts as used; None where it is missing or damaged."""
+        """Return the result of ``read`` for a file and mark it as used; None if it is missing or damaged."""
         path = self.folder / name
         try:
             with path.open("rb") as handle:
                 value = read(handle)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
-        with suppress(OSError):  # of a cache that may only be read
+        with suppress(OSError):  # the cache may be read-only
             os.utime(path)
         return value
 
     def write(self, name: str, size: int, write: Callable[[BinaryIO], object]) -> None:
-        """Keep a file of about ``size`` bytes, which ``write`` fills."""
+        """Store a file of about ``size`` bytes, which ``write`` writes."""
         with self._lock:
             if not self._writable:
                 return
@@ -280,7 +279,7 @@ class Cache:
         entries = []
         with suppress(FileNotFoundError, NotADirectoryError):
             for item in os.scandir(self.folder):
-                with suppress(FileNotFoundError):  # another process may do the same
+                with suppress(FileNotFoundError):  # another process may remove files, too
                     if ENTRY.fullmatch(item.name):
                         entries.append((item.stat().st_mtime, item.stat().st_size, item.path))
         size = needed + sum(entry[1] for entry in entries)

@@ -1,7 +1,7 @@
-"""A trained model as a folder: ``config.yaml``, ``model.safetensors``, and, once it is calibrated,
+"""A trained model as a folder: ``config.yaml``, ``model.safetensors``, and, if it is calibrated,
 ``calibration.json`` and ``health.safetensors``.
 
-Nothing here runs what a file says: settings are plain YAML checked against the dataclasses, weights are
+No content of a file is executed: settings are plain YAML, checked against the dataclasses, and weights are
 safetensors.
 """
 
@@ -33,13 +33,13 @@ FORMAT = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.json"
 HEALTH = "health.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # entry of config.yaml
-_OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that do not travel with a model
+_OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that are not stored with a model
 
 T = TypeVar("T")
 
 
 def portable(config: DataConfig) -> dict[str, Any]:
-    """Return the settings of the data that travel with a model: all but those of this machine."""
+    """Return the settings of the data that are stored with a model: all but those of this machine."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_THIS_MACHINE}
 
 
@@ -72,16 +72,16 @@ def write_model(
     health: HealthyMoments | None = None,
     half: bool = False,
 ) -> None:
-    """Write a model folder; each file is replaced whole.
+    """Write a model folder; each file is replaced completely or not at all.
 
     Args:
         folder: Made if missing.
         model: Its ``state_dict`` is written.
-        model_config: Settings it was built with.
+        model_config: Settings of the model.
         data_config: Settings of the data it was trained on.
         provenance: Further entries of ``config.yaml``, plain values: seed, steps, training data ...
-        calibration: What the model does on healthy scans.
-        health: What scores relative to health compare with.
+        calibration: Thresholds and scores on healthy scans.
+        health: Healthy statistics for scores relative to health.
         half: Store floating-point weights in 16 bits.
 
     Raises:
@@ -93,7 +93,7 @@ def write_model(
         value = value.detach().cpu()
         weights[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
     with atomic_path(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(save(weights))  # `save_file` would hide that the disk is full
+        temporary.write_bytes(save(weights))  # `save_file` does not report a full disk
     if calibration is not None:
         write_json(folder / CALIBRATION, calibration.to_dict())
     if health is not None:
@@ -110,7 +110,7 @@ def write_model(
 
 
 def recorded_hash(folder: str | Path) -> str:
-    """Return the SHA-256 of the weights that was recorded when a model was written; "" if none was.
+    """Return the SHA-256 of the weights that was recorded with the model; "" if there is none.
 
     Raises:
         InputError: The settings are missing or damaged.
@@ -131,8 +131,8 @@ def read_model(
         and the calibration or None.
 
     Raises:
-        InputError: The folder or a file is missing or damaged, was made by a newer version, holds an unknown
-            setting, or the weights do not belong to the settings.
+        InputError: The folder or a file is missing, damaged or from a newer version, a setting is unknown, or the
+            weights do not fit the settings.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -155,7 +155,7 @@ def read_model(
 
 
 def read_health(folder: str | Path) -> HealthyMoments | None:
-    """Read what a model's scores relative to health compare with; None where it was not calibrated with them.
+    """Read the healthy statistics of a model; None if its calibration has none.
 
     Raises:
         InputError: The file is damaged.
@@ -180,7 +180,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _to_dataclass(kind: type[T], values: dict[str, Any], path: Path, group: str) -> T:
-    # Interpolations could read this machine's environment into a message.
+    # An interpolation could put values of this machine's environment into a message.
     if "${" in str(values):
         raise InputError(path, f"has an interpolation in its {group} settings", "Write the value itself")
     try:

@@ -1,8 +1,8 @@
-"""A trained model as a few small files, for ways out of a machine that are narrow.
+"""A trained model as a few small files, to copy from a machine with little bandwidth.
 
-Weights are stored in 16 or 8 bits. Of 16-bit numbers the high bytes (sign, exponent, first bits of the mantissa) lie
-together, and a Huffman code shortens them by a third; the low bytes are noise, which nothing shortens. Nothing in a
-part is unpickled.
+Weights are stored in 16 or 8 bits. The high bytes of 16-bit numbers (sign, exponent, first bits of the mantissa) are
+stored together, and a Huffman code shortens them by a third. The low bytes are noise and cannot be compressed. Nothing
+in a part is unpickled.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from brainuad.modelfile import (
 
 FORMAT = 1
 BITS = (16, 8)
-STORED_BITS = "weights_bits"  # entry of config.yaml of a model whose weights went through fewer than 16 bits
+STORED_BITS = "weights_bits"  # entry of config.yaml, of a model that was packed in fewer than 16 bits
 _MAGIC = b"brainuad model part\n"
-_LIMIT = 4_000_000_000  # bytes that one stream may unfold to: a hostile part says more
+_LIMIT = 4_000_000_000  # most bytes of a decompressed stream, against hostile parts
 _Streams = dict[str, bytes]
 
 
@@ -50,11 +50,11 @@ class Part:
     """One file of a packed model.
 
     Attributes:
-        path: Where it is.
-        number: Which of them, from 1.
-        count: How many there are.
-        archive: SHA-256 of them all together, which says whose part it is.
-        content: Its share of the archive.
+        path: The file.
+        number: Its number, from 1.
+        count: Number of parts.
+        archive: SHA-256 of the whole archive, which identifies the model.
+        content: Its bytes of the archive.
     """
 
     path: Path
@@ -65,13 +65,13 @@ class Part:
 
 
 def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: int = 16) -> list[Path]:
-    """Write a model folder as a folder of parts, all or nothing.
+    """Write a model as a folder of parts, completely or not at all.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
         output: Folder of the parts; it must not exist yet, or be empty.
-        part_size: Most bytes a part.
-        bits: 16 stores float16, as shipped models have it; 8 stores matrices and kernels in 8 bits with a scale for
+        part_size: Largest size of a part in bytes.
+        bits: 16 stores float16, like shipped models; 8 stores matrices and kernels in 8 bits with a scale for
             each output channel, and the rest in 16.
 
     Returns:
@@ -95,14 +95,14 @@ def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: 
 
 
 def unpack_model(folder: str | Path, output: str | Path) -> None:
-    """Write the model of a folder of parts as a model folder, all or nothing, after all has been verified.
+    """Verify a folder of parts, and write its model as a model folder, completely or not at all.
 
     Args:
-        folder: Of the parts.
+        folder: Folder of the parts.
         output: Folder of the model; it must not exist yet, or be empty.
 
     Raises:
-        InputError: A part is missing, damaged, of another model or of a newer version; or the output folder is in use
+        InputError: A part is missing, damaged, or from another model or a newer version; or the output folder is in use
             or cannot be written to.
     """
     folder = Path(folder)
@@ -116,7 +116,7 @@ def unpack_model(folder: str | Path, output: str | Path) -> None:
     except (LookupError, TypeError, ValueError, RuntimeError, yaml.YAMLError) as error:
         raise InputError(folder, "holds no model that can be read", "Pack the model again") from error
     with atomic_folder(output) as temporary:
-        with atomic_path(temporary / WEIGHTS) as file:  # for its permissions
+        with atomic_path(temporary / WEIGHTS) as file:  # gives it the usual permissions
             file.write_bytes(save(weights))
         settings[WEIGHTS_HASH] = sha256(temporary / WEIGHTS)
         if bits < 16:
@@ -135,7 +135,7 @@ def unpack_model(folder: str | Path, output: str | Path) -> None:
 def _archive(folder: Path, bits: int) -> bytes:
     """Return a model folder as bytes: a JSON index behind its length, then compressed streams."""
     model, *_ = read_model(folder)
-    read_health(folder)  # raises where it is damaged
+    read_health(folder)  # raises if the model is damaged
     entries, streams = _encode(model.state_dict(), bits, folder / WEIGHTS)
     for name in (CONFIG, CALIBRATION, HEALTH):
         if (folder / name).is_file():
@@ -153,7 +153,7 @@ def _archive(folder: Path, bits: int) -> bytes:
 
 
 def _compressed(content: bytes, name: str) -> bytes:
-    # measured on weights: no longer repetition finder saves more than Huffman codes alone, in a twentieth of the time
+    # Huffman codes alone: on weights, searching for repetitions saves no more and takes twenty times as long
     strategy = zlib.Z_DEFAULT_STRATEGY if name in (CONFIG, CALIBRATION, HEALTH) else zlib.Z_HUFFMAN_ONLY
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
     return compressor.compress(content) + compressor.flush()
@@ -163,7 +163,7 @@ def _contents(archive: bytes, folder: Path) -> tuple[dict[str, Any], _Streams]:
     """Return the index and the streams of an archive.
 
     Raises:
-        InputError: It makes no sense, or is of a newer version.
+        InputError: It is damaged, or from a newer version.
     """
     remedy = "Pack the model again"
     try:
@@ -186,7 +186,7 @@ def _contents(archive: bytes, folder: Path) -> tuple[dict[str, Any], _Streams]:
 
 
 def _encode(weights: Mapping[str, Tensor], bits: int, path: Path) -> tuple[list[dict[str, Any]], _Streams]:
-    """Return what weights are there, and their bytes by kind."""
+    """Return the index of the weights, and their bytes by kind."""
     entries = []
     pieces: dict[str, list[bytes]] = {name: [] for name in ("high", "low", "levels", "scales", "other")}
     for name, value in weights.items():
@@ -283,7 +283,7 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
     scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
-    scales[scales == 0] = 1  # a channel of the least numbers there are
+    scales[scales == 0] = 1  # a channel of subnormal numbers
     levels = np.rint(values / _along_channels(scales, values.ndim))
     return np.clip(levels, -127, 127).astype(np.int8), scales
 
@@ -313,7 +313,7 @@ def _read_part(path: Path) -> Part:
     """Read and verify one part.
 
     Raises:
-        InputError: It is damaged or something else.
+        InputError: It is damaged or not a part.
     """
     try:
         stored = path.read_bytes()

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 SMOOTHING_VOXELS = 1.0
-SD_FLOOR = 0.25  # of the brain's root mean square standard deviation
-_ENOUGH = 0.5  # scans; where fewer have brain, the whole brain's mean and deviation are taken
+SD_FLOOR = 0.25  # fraction of the brain's root mean square standard deviation
+_ENOUGH = 0.5  # scans; voxels where fewer have brain get the whole brain's mean and deviation
 
 
 def voxelwise_moments(
@@ -15,19 +15,19 @@ def voxelwise_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over scans, ``(X, Y, Z)`` float32 each.
 
-    Both are taken over a Gaussian neighbourhood of ``SMOOTHING_VOXELS``, for a few scans say little about one voxel,
-    and registration is not exact. The deviation is at least ``SD_FLOOR`` times the brain's. Outside every brain both
-    are the whole brain's.
+    Both are smoothed over a Gaussian neighbourhood of ``SMOOTHING_VOXELS``, because few scans give little information
+    about one voxel, and registration is not exact. The deviation is at least ``SD_FLOOR`` times the brain's. Outside of
+    every brain both are the whole brain's.
 
     Args:
-        count: ``(X, Y, Z)``, scans with brain at each voxel.
-        total: ``(X, Y, Z)``, sum of their values there.
-        squares: ``(X, Y, Z)``, sum of their squares.
+        count: ``(X, Y, Z)``, number of scans with brain at each voxel.
+        total: ``(X, Y, Z)``, sum of their values.
+        squares: ``(X, Y, Z)``, sum of their squared values.
     """
     voxels = float(count.sum(dtype=np.float64))
     whole_mean = float(total.sum(dtype=np.float64)) / voxels
     whole_sd = np.sqrt(max(float(squares.sum(dtype=np.float64)) / voxels - whole_mean**2, 0))
-    # Around the brain-wide mean, so that the variance does not cancel in float32.
+    # Relative to the brain-wide mean, so that the variance does not cancel in float32.
     centred = total - count * np.float32(whole_mean)
     second = squares - 2 * np.float32(whole_mean) * total + count * np.float32(whole_mean**2)
     blurred = [

@@ -1,4 +1,4 @@
-"""Pools of processes that end with the one that started them, however it ends."""
+"""Pools of processes that end with their parent process, however it ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 def process_pool(count: int, start: Callable[..., None] | None = None, *given: Any) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes: forking one in which ITK or torch threads have run can deadlock.
+    """Return a pool of spawned processes: forking a process that has run ITK or torch threads can deadlock.
 
     Args:
-        count: Processes.
-        start: Called with ``given`` in each before its work.
+        count: Number of processes.
+        start: Called with ``given`` in each process before its work.
     """
     return ProcessPoolExecutor(
         count, mp_context=get_context("spawn"), initializer=_start, initargs=(start, given)
@@ -29,7 +29,7 @@ def _start(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has: if that was killed, this one would wait for work for ever."""
+    """End this process with its parent; otherwise it would wait for work for ever after the parent is killed."""
     parent = parent_process()
     if parent is not None:
         parent.join()

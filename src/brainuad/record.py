@@ -41,11 +41,11 @@ class Finding(_Finite):
         centre_mm: Its voxel nearest to its centre of mass, in scanner mm (RAS+).
         atlas_mm: The same in mm of the SRI24 atlas.
         mni_mm: The same in mm of MNI152 (ICBM 2009c), by one affine from SRI24.
-        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's middle.
-        region: Name of the region of the atlas that holds most of it, or "".
-        healthy_alike: How many healthy scans of the calibration have a finding as high and as large, or None where the
-            calibration does not say.
-        rare: Whether that is rarer than 1 in 20, or None.
+        side: "left", "right", or "midline" where the centre is within 4 mm of the atlas's midline.
+        region: Name of the atlas region that holds most of its voxels, or "".
+        healthy_alike: Number of healthy scans of the calibration with a finding at least as high and as large, or None
+            where the calibration keeps no findings.
+        rare: Whether fewer than 1 in 20 healthy scans have one, or None.
     """
 
     label: int
@@ -72,18 +72,18 @@ class Spread(_Finite):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Take them from the number of each scan, of one scan at least."""
+        """Compute them from one number per scan, of at least one scan."""
         return cls(float(median(values)), float(min(values)), float(max(values)))
 
 
 @dataclass(frozen=True)
 class HealthyRange(_Finite):
-    """What healthy scans have above the threshold, or above that for a larger fraction.
+    """The findings of healthy scans at the threshold, or at that for a larger fraction.
 
     Attributes:
-        fraction: Fraction of healthy brain voxels that the threshold marks.
-        count: Findings of a scan.
-        ml: Their volume together, in mL of this head.
+        fraction: Fraction of healthy brain voxels above the threshold.
+        count: Number of findings of a scan.
+        ml: Their total volume, in mL of this head.
     """
 
     fraction: float
@@ -93,16 +93,16 @@ class HealthyRange(_Finite):
 
 @dataclass(frozen=True)
 class Scale(_Finite):
-    """What healthy scans say about map values.
+    """The calibration of map values on healthy scans.
 
     Attributes:
         scans: Healthy scans it was measured on.
         fraction: Fraction of healthy brain voxels at or above ``threshold``.
         threshold: Map value from which on voxels belong to findings.
-        interval: 95 % bootstrap interval of the threshold, where it is known.
+        interval: 95 % bootstrap interval of the threshold, or None.
         first_colour: Map value that 5 % of healthy brain voxels reach.
         full_colour: Map value that 0.1 % of healthy brain voxels reach.
-        healthy_findings: What healthy scans have above the threshold, where it is known.
+        healthy_findings: The findings of healthy scans, or None.
     """
 
     scans: int
@@ -187,7 +187,7 @@ class Record(_Finite):
         alignment: Correlation of the registered scan with the atlas.
         score: Of the whole scan.
         warnings: What a person should know before trusting the map.
-        findings: Those first that fewest healthy scans have the like of, then the largest.
+        findings: Rarest first, equally rare ones by volume.
         seconds: Time by step.
         outputs: File names, relative to the sidecar, by content: "anomaly", "lesions", "montage" ...
         brain_mask: The mask that was given, if any.

@@ -1,7 +1,7 @@
-"""Named things that other packages may add: models and scores.
+"""Registries of models and scores, which other packages can extend.
 
 A registry is a dict, a decorator and Python entry points. Adding a model or a score touches one place; the command
-line's choices and the tables read the registries.
+line and the tables read the registries.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Registry:
     """Maps names to callables.
 
     Args:
-        kind: What is registered, for messages ("score").
-        group: Entry-point group in which other packages announce theirs ("brainuad.scores").
+        kind: Kind of the entries, for messages ("score").
+        group: Entry-point group of other packages' entries ("brainuad.scores").
     """
 
     def __init__(self, kind: str, group: str) -> None:
@@ -34,12 +34,12 @@ class Registry:
         self._families: list[Callable[[str], Callable[..., Any] | None]] = []
 
     def register(self, name: str, *, settings: type | None = None, draws: int = 1) -> Callable[[T], T]:
-        """Return a decorator that files a callable under ``name``; a second one of that name is an error.
+        """Return a decorator that registers a callable under ``name``; a name can be registered once.
 
         Args:
-            name: What users call it.
-            settings: Dataclass of a model's own settings, which its presets and its saved files are checked against.
-            draws: Independent reconstructions that a score wants.
+            name: Name for users.
+            settings: Dataclass of a model's settings; presets and saved files are checked against it.
+            draws: Number of independent reconstructions that a score needs.
         """
 
         def decorate(entry: T) -> T:
@@ -54,7 +54,7 @@ class Registry:
         return decorate
 
     def family(self, of_name: T) -> T:
-        """Have a function make entries of names, more than could be listed; it returns None for other names."""
+        """Register a function that makes entries from names, or returns None; for families too large to list."""
         self._families.append(of_name)
         return of_name
 
@@ -72,7 +72,7 @@ class Registry:
         """Return the entry called ``name``.
 
         Raises:
-            InputError: Nothing of that name is registered; the message lists what is and suggests the nearest.
+            InputError: No entry has that name; the message lists the names and suggests the nearest.
         """
         self._load_plugins()
         if name not in self._entries:

@@ -302,8 +302,8 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
     assert [segmentation.get_segment_description(number).SegmentDescription for number in (1, 2, 3)] == [
         f"{words}. Research use only; not for diagnosis"
         for words in (
-            "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, the like in 2 of 35 healthy scans",
-            "MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, the like in 2 of 35 healthy scans",
+            "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, similar in 2 of 35 healthy scans",
+            "MNI -11, -18, 8 mm, 1.50 mL, peak 0.500, similar in 2 of 35 healthy scans",
             "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500",
         )
     ]

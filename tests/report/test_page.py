@@ -160,7 +160,7 @@ def test_findings_are_headed_by_what_healthy_scans_have(scored):
         "Of 15 healthy scans, half have 6 findings or more (2 to 11), 8.2 mL in all or more (1.5 to 19.0)."
         in text
     )
-    assert f"{count - RARE} findings that healthy scans have too" in text
+    assert f"{count - RARE} findings that are common in healthy scans" in text
     assert payload(page)["rare"] == RARE
 
 
@@ -175,7 +175,7 @@ def test_a_list_of_unknown_rarity_is_not_folded(scored):
     page = read(build_report(scored))
     assert f"{len(entry['findings'])} findings" in page.text
     assert "largest first." in page.text
-    assert "healthy scans have too" not in page.text
+    assert "are common in healthy scans" not in page.text
     assert payload(page)["rare"] is None
 
 

@@ -226,7 +226,7 @@ def test_a_name_that_is_taken_is_refused(scans, scored, detector, tmp_path):
         path.parent.mkdir()
         path.write_bytes(source.read_bytes())
     (clash,) = find_scans([other], modality="t1", output=out)
-    with pytest.raises(InputError, match=r"other/a\.nii\.gz: has the name a, under which .*a\.json tells of"):
+    with pytest.raises(InputError, match=r"other/a\.nii\.gz: has the name a, but .*a\.json holds results of"):
         score_scans([scans[2], clash], detector, out, Settings())
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     given = [tmp_path / "mistyped" / "a.nii.gz", scans[2].source]

@@ -1,4 +1,4 @@
-"""What a model does on healthy scans: thresholds, the range of scan scores, and what such scans look like."""
+"""Calibration on healthy scans: thresholds, the range of scan scores, and the appearance of such scans."""
 
 from brainuad.calibration.figures import FEW_SCANS, Calibration
 from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings

@@ -1,18 +1,18 @@
-"""Plain values of a file that somebody may have edited."""
+"""Read and check plain values of a JSON file, which may have been edited."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-_LARGEST = 1e300  # infinity, NaN and integers beyond floating point are none of ours
+_LARGEST = 1e300  # refuses infinity, NaN and integers beyond floating point
 
 
 def number(values: Mapping[str, Any], name: str) -> float:
     """Return a finite number by name.
 
     Raises:
-        ValueError: It is missing or no finite number.
+        ValueError: It is missing or not a finite number.
     """
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
@@ -30,7 +30,7 @@ def numbers(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
 
 
 def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None = None) -> list[Any]:
-    """Return a list by name, or what stands for a missing one.
+    """Return a list by name, or ``otherwise`` if it is missing.
 
     Raises:
         ValueError: It is missing or something else.
@@ -42,7 +42,7 @@ def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None =
 
 
 def table(values: Mapping[str, Any], name: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a table by name, or what stands for a missing one.
+    """Return a table by name, or ``otherwise`` if it is missing.
 
     Raises:
         ValueError: It is missing or something else.

@@ -1,4 +1,4 @@
-"""The figures of a calibration, as ``calibration.json`` keeps them."""
+"""The calibration of a model, as stored in ``calibration.json``."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from brainuad.calibration.looks import Looks, look_at
 from brainuad.errors import InputError
 
 FORMAT = 2
-FEW_SCANS = 20  # below, thresholds depend on who happened to be in the cohort
+FEW_SCANS = 20  # with fewer, thresholds depend much on the choice of subjects
 Table = Mapping[str, Mapping[float, Any]]
 _Reader = Callable[[Mapping[str, Any], str], Any]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model does on healthy scans.
+    """Statistics of a model's maps on healthy scans.
 
     Attributes:
         scans: Number of healthy scans.
-        voxels: Their brain voxels on the model's grid, in all.
-        thresholds: Score to false-positive fraction to the map value that this fraction of healthy brain exceeds.
+        voxels: Total number of their brain voxels on the model's grid.
+        thresholds: By score and false-positive fraction, the map value that this fraction of healthy brain exceeds.
         postprocess: Maps were eroded and median-filtered.
         seed: Seed of the reconstructions.
-        brainuad: Version that made it; "" where unknown. All that follows is empty where it is.
-        made_from: "raw scans" (each went all the way that a user's scan goes) or "prepared scans".
+        brainuad: Version that made it; "" if unknown, and then all following fields are empty.
+        made_from: "raw scans" (processed like a user's scan) or "prepared scans".
         subjects: Names of the scans.
-        left_out: Names of scans that were given and could not be used.
-        intervals: Score to fraction to the 95 % bootstrap interval of the threshold, drawing scans.
-        scan_scores: Score to every scan's score, sorted.
-        looks: What the scans look like.
-        findings: Score to fraction to the scans' findings at that threshold; of the scores that users take.
+        left_out: Names of given scans that could not be used.
+        intervals: By score and fraction, the 95 % interval of the threshold from a bootstrap over scans.
+        scan_scores: By score, the scans' scores, sorted.
+        looks: Appearance of the scans.
+        findings: By score and fraction, the scans' findings at that threshold; only for the scores of users.
     """
 
     scans: int
@@ -56,7 +56,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Any) -> Calibration:
-        """Read what `to_dict` gave, or the first format, which has no more than thresholds and counts.
+        """Read the values of `to_dict`, or of the first format, which has only thresholds and counts.
 
         Raises:
             ValueError: An entry is missing or cannot be used, or the format is newer.
@@ -87,7 +87,7 @@ class Calibration:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what is unknown is left out."""
+        """Return plain values for JSON, without unknown ones."""
         values = {
             "format": FORMAT,
             "brainuad": self.brainuad,
@@ -112,10 +112,10 @@ class Calibration:
     def threshold(self, score: str, fraction: float) -> float:
         """Return the map value that a fraction of healthy brain voxels exceeds.
 
-        Between calibrated fractions it is interpolated over their logarithms.
+        Between calibrated fractions the threshold is interpolated over their logarithms.
 
         Raises:
-            InputError: The score was not calibrated, or the fraction lies outside those that were.
+            InputError: The score was not calibrated, or the fraction lies outside the calibrated range.
         """
         return float(self._at(self._known(score, fraction), fraction))
 
@@ -133,10 +133,10 @@ class Calibration:
         return float(low), float(high)
 
     def healthy_findings(self, score: str, fraction: float) -> tuple[float, HealthyFindings] | None:
-        """Return what healthy scans have above a threshold, and for which fraction: ``fraction`` or the next larger.
+        """Return the findings of healthy scans, and the fraction they are for: ``fraction`` or the next larger one.
 
-        The threshold for a larger fraction is lower, so regions are as high and at least as large: a finding is never
-        taken for rarer than it is. None where the findings of the healthy scans are unknown.
+        The threshold for a larger fraction is lower, so healthy findings are as high and at least as large. A finding
+        is therefore never counted as rarer than it is. None where the findings of the healthy scans are unknown.
         """
         known = self.findings.get(score, {})
         reached = [at for at in known if at >= fraction or math.isclose(at, fraction)]
@@ -154,7 +154,7 @@ class Calibration:
         return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
 
     def warnings(self, image: Any, mask: Any, brain_ml: float, alignment: float) -> list[str]:
-        """Say what a person should know before trusting what the healthy scans say about one scan.
+        """Return warnings about a scan to which the calibration may not apply.
 
         Args:
             image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
@@ -191,7 +191,7 @@ class Calibration:
 def _by_fraction(
     scores: Mapping[str, Any], read: Callable[[Mapping[str, Any], str], Any]
 ) -> dict[str, dict[float, Any]]:
-    """Return a table by score and fraction, its values as ``read`` gives them."""
+    """Return a table by score and fraction, with its values converted by ``read``."""
     found: dict[str, dict[float, Any]] = {}
     for score in scores:
         of_score = table(scores, score)

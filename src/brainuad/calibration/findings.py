@@ -1,4 +1,4 @@
-"""What healthy scans have above a threshold, and how many of them have the like of a finding."""
+"""The findings of healthy scans, and the number of scans with a finding like a given one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from brainuad.calibration._values import number, numbers, sequence
 from brainuad.components import outlined
 
 SMALLEST_FINDING = 8  # voxels of the model's grid, as in the published protocol
-RARE = 0.05  # share of healthy scans that have the like of a finding, below which it is rare
+RARE = 0.05  # a finding is rare if a smaller fraction of healthy scans has one like it
 
 
 @dataclass(frozen=True)
 class HealthyFindings:
     """The findings of healthy scans at one threshold, measured on the model's grid.
 
-    A scan has the like of a finding if one of its own is at least as high *and* at least as large. So of each scan no
-    more is kept than the findings that no other one of it exceeds in both.
+    A scan has a finding like a given one if one of its findings is at least as high *and* at least as large. So only
+    those findings of a scan are kept that no other finding of the scan exceeds in both.
 
     Attributes:
-        counts: Findings of each scan.
-        voxels: Their voxels together, by scan.
-        greatest: By scan, peak and voxels of its findings that none exceeds in both, highest first.
+        counts: Number of findings of each scan.
+        voxels: Total voxels of each scan's findings.
+        greatest: By scan, peak and voxels of the kept findings, highest peak first.
     """
 
     counts: tuple[int, ...]
@@ -35,7 +35,7 @@ class HealthyFindings:
 
     @classmethod
     def of(cls, scans: Iterable[Sequence[tuple[float, int]]]) -> HealthyFindings:
-        """Take them from peak and voxels of all findings of each scan."""
+        """Select them from peak and voxels of all findings of each scan."""
         found = [list(scan) for scan in scans]
         return cls(
             tuple(len(scan) for scan in found),
@@ -44,7 +44,7 @@ class HealthyFindings:
         )
 
     def alike(self, peak: float, voxels: float) -> int:
-        """Return how many of the scans have the like of a finding.
+        """Return the number of scans with a finding at least as high and as large.
 
         Args:
             peak: Its highest map value.
@@ -53,7 +53,7 @@ class HealthyFindings:
         return sum(any(high >= peak and size >= voxels for high, size in scan) for scan in self.greatest)
 
     def is_rare(self, alike: int) -> bool:
-        """Whether so few scans have the like of a finding that it is rarer than in 1 of 20 healthy scans."""
+        """Return whether fewer than 1 in 20 healthy scans have a finding like it."""
         return alike < RARE * len(self.counts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class HealthyFindings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HealthyFindings:
-        """Read what `to_dict` gave.
+        """Read the values of `to_dict`.
 
         Raises:
             ValueError: An entry is missing or cannot be used.
@@ -82,7 +82,7 @@ class HealthyFindings:
 
 
 def measure_findings(anomaly: np.ndarray, threshold: float) -> list[tuple[float, int]]:
-    """Return peak and voxels of the regions that stand out above a threshold, of ``SMALLEST_FINDING`` voxels or more.
+    """Return peak and voxels of the findings above a threshold, of ``SMALLEST_FINDING`` voxels or more.
 
     Args:
         anomaly: ``(X, Y, Z)`` map on the model's grid.

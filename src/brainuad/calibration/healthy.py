@@ -1,4 +1,4 @@
-"""From healthy scans to a calibration: a summary of each, and the figures over all of them."""
+"""Summarise healthy scans one by one, and compute a calibration from the summaries."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, bases_of
 from brainuad.scoring.rarity import PARTS, RARITY, tail_quantiles
 
-STORED = {OWN_MAP: np.float32}  # it may have any range; 16 bits are enough for the others
-TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # scores that users take, whose findings are kept
+STORED = {OWN_MAP: np.float32}  # its range is arbitrary; 16 bits are enough for the others
+TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # the scores of users, whose findings are kept
 # maps of a scan, where the model makes them
 KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY, chain.from_iterable(PARTS.values()))]))
 
@@ -38,7 +38,7 @@ class BrainMaps:
 
     @classmethod
     def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
-        """Take the brain's values from ``(X, Y, Z)`` maps."""
+        """Select the brain's values of ``(X, Y, Z)`` maps."""
         inside = {name: np.asarray(map)[mask] for name, map in maps.items()}
         return cls(
             mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
@@ -61,15 +61,15 @@ class BrainMaps:
 
 @dataclass(frozen=True, eq=False)
 class HealthyScan:
-    """What a calibration needs to know of one healthy scan, some 4 MB.
+    """Summary of one healthy scan for a calibration, some 4 MB.
 
     Attributes:
         tails: By score, :func:`brainuad.scoring.rarity.tail_quantiles` of the map in the brain.
-        scores: By score, the scan's: the mean over the brain.
+        scores: By score, the scan's score: the mean of the map over the brain.
         voxels: Brain voxels on the model's grid.
-        look: What it looks like.
-        maps: What other healthy scans are compared with, before post-processing.
-        final: By score, the post-processed map, for the findings in it: of the scores that users take.
+        look: Its appearance.
+        maps: Raw maps, from which the healthy statistics are computed.
+        final: By score, the post-processed map, to measure findings in; only for the scores of users.
     """
 
     tails: Mapping[str, np.ndarray]
@@ -93,7 +93,7 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, those of ``KEPT`` that the model makes at least; ``image`` is added.
+            raw: Maps before post-processing, at least those of ``KEPT`` that the model makes; ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -129,7 +129,7 @@ class HealthyScan:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> HealthyScan:
-        """Return what `to_arrays` gave."""
+        """Return the summary of these arrays of `to_arrays`."""
         names = arrays["names"].tolist()
         shape = tuple(arrays["shape"].tolist())
         mask = np.unpackbits(arrays["brain"], count=int(np.prod(shape))).astype(bool).reshape(shape)
@@ -156,11 +156,11 @@ def calibration_of(
     made_from: str = "raw scans",
     left_out: Sequence[str] = (),
 ) -> Calibration:
-    """Return the calibration that healthy scans, at least two, give.
+    """Return the calibration of at least two healthy scans.
 
     Args:
         scans: The scans, all with the same scores.
-        subjects: Who each is of.
+        subjects: Subject of each scan.
         seed: Seed of their reconstructions, and of the bootstrap.
         made_from: "raw scans" or "prepared scans".
         left_out: Names of scans that could not be used.

@@ -1,4 +1,4 @@
-"""What healthy scans look like to a model, and in what way another scan looks different."""
+"""The appearance of healthy scans on the model's grid, and warnings about scans that look different."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from brainuad.calibration._values import numbers
 from brainuad.data.frame import POOR_ALIGNMENT
 
 LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
-BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm
+BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm each
 MIDDLE, BRIGHT = (0.3, 0.6), (0.8, 1.0)  # quantiles of the healthy mean: in T1, grey and deep white matter
-ONE_IN = 1000  # healthy scans that each limit is to give a needless warning for, were the values normal
-# of the healthy scans'; tumours take away more than half of it, T2 and FLAIR all or more
+ONE_IN = 1000  # each limit warns of one in so many healthy scans, if the values are normally distributed
+# fraction of the healthy scans' contrast; tumours reduce it by more than half, T2 and FLAIR to zero or below
 LEAST_CONTRAST = 0.25
 _AXES = ("left to right", "back to front", "bottom to top")
-_ENOUGH = 5  # scans to say from how much they differ
+_ENOUGH = 5  # fewest scans from which their spread is estimated
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one scan looks like.
+    """Appearance of one scan.
 
     Attributes:
         quantiles: Quantiles at ``LEVELS`` of the intensities in the brain.
         blocks: Mean intensity of the brain by block of the grid, NaN where less than half of it is brain.
         brain_ml: Volume of the brain in the scan; None where it is unknown.
         alignment: Correlation of the registered scan with the atlas; None where it is unknown.
-        detail: What :func:`detail_of` says, ``(3,)``.
+        detail: Result of :func:`detail_of`, ``(3,)``.
     """
 
     quantiles: np.ndarray
@@ -45,7 +45,7 @@ class Look:
 
 
 def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Look:
-    """Return what a scan looks like.
+    """Measure the appearance of a scan.
 
     Args:
         image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
@@ -63,7 +63,7 @@ def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: flo
 
 
 def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return how much of the finest structure a scan has along each axis: little in thick slices, much in noise.
+    """Return the amount of finest structure along each axis: low in thick slices, high in noise.
 
     Args:
         image: ``(X, Y, Z)``, the brain in [0, 1].
@@ -71,7 +71,7 @@ def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Returns:
         ``(3,)``, the logarithm of the mean absolute second difference from voxel to voxel within the brain; NaN where
-        the brain is too thin to tell.
+        the brain is too thin.
     """
     found = np.full(3, np.nan)
     for axis in range(3):
@@ -85,7 +85,7 @@ def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Looks:
-    """What healthy scans look like. Everything may be empty: unknown.
+    """Appearance of healthy scans. Any field may be empty, which means unknown.
 
     Attributes:
         quantiles: Mean over scans of the quantiles at ``LEVELS`` of the intensities in the brain.
@@ -94,10 +94,10 @@ class Looks:
         shape: Blocks of the grid along each axis.
         regions: The blocks where the mean over scans is ``MIDDLE``, then those where it is ``BRIGHT``: one bit a
             block in C order, as base64.
-        contrasts: For each scan, its contrast between these regions as the other scans have them; sorted.
+        contrasts: For each scan, its contrast between these regions, which the other scans define; sorted.
         brain_ml: Volumes of the brains in mL, sorted.
         alignment: Correlations with the atlas, sorted.
-        detail: What :func:`detail_of` says of all scans, sorted, along the first axis, then the second, then the third.
+        detail: Results of :func:`detail_of` of all scans, sorted, for the first axis, then the second, then the third.
     """
 
     quantiles: tuple[float, ...] = ()
@@ -111,7 +111,7 @@ class Looks:
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Looks:
-        """Return what several scans, at least two, look like.
+        """Summarise the appearance of at least two scans.
 
         Raises:
             ValueError: There are fewer, or the grids differ.
@@ -141,12 +141,12 @@ class Looks:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Looks:
-        """Read what `to_dict` gave.
+        """Read the values of `to_dict`.
 
         Raises:
             ValueError: An entry is missing or cannot be used.
         """
-        values = {"detail": [], **values}  # of calibrations of before it is unknown
+        values = {"detail": [], **values}  # missing in older calibrations
         lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
         found = cls(**lists, regions=str(values.get("regions", "")))
         if found.quantiles and len(found.quantiles) != len(LEVELS):
@@ -169,7 +169,7 @@ class Looks:
         shape = [2, *(int(length) for length in self.shape)] if self.shape else [2, 0, 0, 0]
         try:
             stored = np.frombuffer(base64.b64decode(self.regions, validate=True), dtype=np.uint8)
-            # first of all, so that a damaged shape asks for no memory
+            # checked first, so that a damaged shape allocates no memory
             if len(stored) != -(-math.prod(shape) // 8):
                 raise ValueError("has damaged regions")
             return np.unpackbits(stored, count=math.prod(shape)).astype(bool).reshape(shape)
@@ -177,7 +177,7 @@ class Looks:
             raise ValueError("has damaged regions") from error
 
     def doubts(self, look: Look) -> list[str]:
-        """Say in what way a scan looks different from the healthy scans."""
+        """Return warnings about the ways in which a scan looks different from the healthy scans."""
         found: list[str] = []
         other_kind = False
         if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
@@ -200,7 +200,7 @@ class Looks:
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
         if not other_kind:
-            # other intensities change differences too: then noise is not what to tell
+            # unusual intensities change the differences, too, so noise is not reported then
             found += self._detail_doubts(look.detail, noise=not found)
         if look.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
@@ -219,7 +219,7 @@ class Looks:
         return found
 
     def _detail_doubts(self, detail: np.ndarray, *, noise: bool) -> list[str]:
-        """Say along which axes a scan has too little fine structure, or too much where ``noise`` is wanted."""
+        """Return warnings about axes with too little fine structure, or, with ``noise``, too much."""
         known = np.reshape(self.detail, (3, -1))
         if known.shape[1] < _ENOUGH:
             return []
@@ -239,7 +239,7 @@ class Looks:
 
 
 def _limit(values: Sequence[float], side: str) -> float:
-    """Return the end of the prediction interval that one in ``ONE_IN`` further normal values lies beyond."""
+    """Return the limit beyond which one in ``ONE_IN`` further normally distributed values lies."""
     n, spread = len(values), float(np.std(values, ddof=1))
     reach = float(stdtrit(n - 1, 1 - 1 / ONE_IN)) * spread * math.sqrt(1 + 1 / n)
     return float(np.mean(values)) + (reach if side == "above" else -reach)
@@ -252,7 +252,7 @@ def _block_means(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _regions(blocks: np.ndarray) -> np.ndarray:
-    """Return where the mean of blocks ``(N, x, y, z)`` over scans is middling and bright, ``(2, x, y, z)`` bool."""
+    """Return masks ``(2, x, y, z)`` of the blocks ``(N, x, y, z)`` whose mean over scans is middling, and bright."""
     known = np.isfinite(blocks)
     count = known.sum(0)
     total = np.where(known, blocks, 0).sum(0)
@@ -263,7 +263,7 @@ def _regions(blocks: np.ndarray) -> np.ndarray:
 
 
 def _contrast(blocks: np.ndarray, regions: np.ndarray) -> float:
-    """Return how much brighter the bright region is, by medians, which lesions hardly move; NaN without brain there."""
+    """Return the difference of the regions' medians, which lesions hardly change; NaN without brain there."""
     middle, bright = (blocks[region & np.isfinite(blocks)] for region in regions)
     return float(np.median(bright) - np.median(middle)) if middle.size and bright.size else math.nan
 

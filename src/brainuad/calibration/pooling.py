@@ -1,4 +1,4 @@
-"""Thresholds over pooled scans from a small summary of each, and what they would be with other subjects."""
+"""Thresholds over pooled scans from a small summary of each, with bootstrap intervals over subjects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brainuad.scoring.rarity import TAIL
 STEPS = 1024
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-_HAIR = 1 + 1e-9  # 0.1 in floating point may be a hair less than 0.1
+_HAIR = 1 + 1e-9  # 0.1 in floating point may be slightly less than 0.1
 
 
 def pooled_thresholds(
@@ -24,16 +24,16 @@ def pooled_thresholds(
 ) -> tuple[dict[float, float], dict[float, tuple[float, float]]]:
     """Return the map values that fractions of the voxels of all scans exceed, and their bootstrap intervals.
 
-    Subjects, not voxels, are drawn with replacement: voxels of one brain are alike. A pooled threshold lies between
-    the lowest and the highest of the scans' own; it is looked up on ``STEPS`` steps between them, so besides what
-    `tail_quantiles` says it may be too high by 0.1 % of their range. Memory grows by 8 kB a scan.
+    Subjects, not voxels, are drawn with replacement, because voxels of one brain are alike. A pooled threshold lies
+    between the lowest and the highest of the scans' thresholds. It is looked up on ``STEPS`` steps between them, so
+    besides the error of `tail_quantiles` it may be too high by 0.1 % of their range. Memory grows by 8 kB a scan.
 
     Args:
         tails: ``(N, 1001)``, `tail_quantiles` of each scan.
         voxels: Voxels of each scan.
         fractions: Between 0.00001 and 1.
-        subjects: Who each scan is of; all different by default.
-        seed: Seeds the bootstrap, of 2,000 samples.
+        subjects: Subject of each scan; all different by default.
+        seed: Seed of the bootstrap of 2,000 samples.
 
     Returns:
         Threshold, and 95 % percentile interval, by fraction.

@@ -1,4 +1,4 @@
-"""The command line. A command parses, makes one call and prints; what is slow to import, it imports itself.
+"""The command line. A command parses its arguments, makes one call and prints. It imports slow modules itself.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases
 failed, 130 interrupted.
@@ -37,7 +37,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the program ``brainuad``."""
     sys.excepthook = report_bug
-    # Threads that wait by spinning take the processor from others. PyTorch reads this when it is imported.
+    # Threads that wait by spinning keep the processor from other work. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print_anything()
     typer.main.get_command(app)(prog_name="brainuad")

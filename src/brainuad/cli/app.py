@@ -1,4 +1,4 @@
-"""The Typer application that every command registers with, and its options."""
+"""The Typer application, where every command is registered, and the options of all commands."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def _print_version(wanted: bool) -> None:
 def brainuad(
     verbose: Annotated[
         bool,
-        typer.Option("-v", "--verbose", help="Tell more on stderr; after the command, too, as the next two."),
+        typer.Option(
+            "-v", "--verbose", help="Print more to stderr. These options may also stand after the command."
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no warnings.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no warnings.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print an error's traceback.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,

@@ -13,7 +13,7 @@ from brainuad.cli.options import Device, Json, Precision, Seed, Threads, use_thr
 from brainuad.console import announce, exit_by_failures, print_rows, progress, say
 
 
-@app.command(short_help="Set a model's thresholds on healthy scans.")
+@app.command(short_help="Measure a model's thresholds on healthy scans.")
 def calibrate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
@@ -21,8 +21,8 @@ def calibrate(
     healthy: Annotated[
         list[Path],
         typer.Argument(
-            metavar="HEALTHY...",
-            help="Healthy scans, as `brainuad score` takes them; or one manifest CSV or folder in the paper's layout.",
+            metavar="HEALTHY",
+            help="Healthy scans as `brainuad score` accepts them, or one manifest CSV or folder in the paper's layout.",
         ),
     ],
     output: Annotated[
@@ -31,20 +31,22 @@ def calibrate(
             "-o",
             "--output",
             metavar="DIR",
-            help="Folder for the model and its calibration; else MODEL is changed.",
+            help="Folder for a calibrated copy of the model. Without it MODEL itself is changed.",
         ),
     ] = None,
     brain_mask: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of brain masks named after their scans.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of brain masks, named after their scans.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")
+    ] = 1,
     threads: Threads = None,
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Set a model's thresholds on healthy scans, best of one's own scanner. A rerun skips what is done."""
+    """Measure a model's thresholds on healthy scans, best from your own scanner. A rerun skips finished scans."""
     announce(f"loading {model}")
     from brainuad.calibration import FEW_SCANS
     from brainuad.scan.calibrate import calibrate as run
@@ -72,7 +74,7 @@ def calibrate(
     if calibration.scans < FEW_SCANS:
         say(f"{calibration.scans} healthy scans are few: with {FEW_SCANS} or more, thresholds would be surer")
     if len(calibration.subjects) < 3:
-        say("scores relative to health need healthy scans of three subjects, so there are none")
+        say("scores relative to health are left out: they need healthy scans of three subjects")
     if as_json:
         figures = {name: value for name, value in calibration.to_dict().items() if name != "looks"}
         print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))

@@ -16,7 +16,7 @@ from brainuad.console import FAILED, progress
 def check(
     data_dir: DataDir,
     modality: Modality = "t1",
-    fold: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only this fold.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, metavar="N", help="Check only this fold.")] = None,
     jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:

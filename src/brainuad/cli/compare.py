@@ -13,11 +13,11 @@ from brainuad.cli.options import Json, Output, known, listed, one_of
 from brainuad.console import logger
 
 
-@app.command(short_help="Compare evaluations, or scores of one, case by case.")
+@app.command(short_help="Compare evaluations, or the scores of one evaluation, case by case.")
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Output folders of `brainuad evaluate`, baseline first."),
+        typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first."),
     ],
     output: Output,
     metrics: Annotated[
@@ -25,22 +25,26 @@ def compare(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="average_precision by default; with its threshold where there are several: dice:validation.",
+            help="Measure to compare, perhaps at a threshold: dice:validation. Default: average_precision.",
         ),
     ] = None,
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            "--score", metavar="NAME", help="Score to compare, the baseline first; repeat, or use commas."
+            "--score",
+            metavar="NAME",
+            help="Scores to compare, the baseline first; repeat the option or use commas.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which cases to compare.", **one_of(("test", "val")))] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of the cases to compare.", **one_of(("test", "val")))
+    ] = "test",
     space: Annotated[
-        str, typer.Option(help="On which grid they were measured.", **one_of(("model", "native")))
+        str, typer.Option(help="Grid of the measurements to compare.", **one_of(("model", "native")))
     ] = "model",
     as_json: Json = False,
 ) -> None:
-    """Compare evaluations, or scores of one, case by case: paired differences, intervals, p-values, and a page."""
+    """Compare evaluations, or the scores of one, case by case: paired differences, intervals, p-values and a page."""
     from brainuad.compare import as_table, compare_runs, read_runs, write_comparisons
     from brainuad.compare.differences import METRICS
 

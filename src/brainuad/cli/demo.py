@@ -12,7 +12,7 @@ from brainuad.console import progress
 
 @app.command(short_help="Score the scans that come with brainuad.")
 def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json = False) -> None:
-    """Score the scans that come with brainuad, print a table, draw every scan."""
+    """Score the scans that come with brainuad, print a table and draw a picture of every scan."""
     import pandas as pd
 
     from brainuad.study.demo import run_demo
@@ -37,6 +37,6 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
     names = pd.MultiIndex.from_tuples([(group, short[measure]) for group, measure in groups])
     shown = made.table.set_axis(names, axis=1).rename_axis(None)
     print(shown.to_string(float_format="{:.3f}".format))
-    print("AP: average precision. Dice: at the best threshold of all.", end="\n\n")
+    print("AP: average precision. Dice: at each scan's best threshold.", end="\n\n")
     print(f"Table: {made.results}")
     print(f"Open {made.pictures[0]}; every other scan has its picture beside it.")

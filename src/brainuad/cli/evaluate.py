@@ -39,28 +39,30 @@ def evaluate(
     output: Output,
     sets: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas."),
+        typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all."),
     ] = None,
     scores: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Score, '<score>_z' relative to health; repeat, or use commas. "
-            "By default the model's default, as of `brainuad score`.",
+            help="Scores, '<score>_z' for one relative to health; repeat the option or use commas. "
+            "Default: as for `brainuad score`.",
         ),
     ] = None,
     modality: Annotated[
         str | None,
-        typer.Option(help="Which images the model must be for.", **one_of(PATHOLOGY_SETS)),
+        typer.Option(
+            help="Contrast of the images; the model must have been trained on it.", **one_of(PATHOLOGY_SETS)
+        ),
     ] = None,
     fold: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Cross-validation fold, the model's by default."),
+        typer.Option(min=0, metavar="N", help="Cross-validation fold. Default: the model's."),
     ] = None,
     voxels: Annotated[
-        str, typer.Option(help="Which voxels figures count.", **one_of(("brain", "grid")))
+        str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))
     ] = "brain",
-    native: Annotated[bool, typer.Option(help="Measure on the grid of the image files too.")] = True,
+    native: Annotated[bool, typer.Option(help="Measure on the grid of the image files, too.")] = True,
     reference: Annotated[
         bool, typer.Option("--reference", help="Measure as the paper's release does.")
     ] = False,
@@ -71,9 +73,9 @@ def evaluate(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on test scans; thresholds come from validation scans. A rerun skips what is done.
+    """Measure a model on test scans, at thresholds from validation scans. A rerun skips finished scans.
 
-    Started by torchrun, its processes share the scans: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
+    torchrun divides the scans among several processes: torchrun --nproc-per-node 4 --no-python brainuad evaluate ...
     """
     announce(f"loading {model}")
     from brainuad.detector import load_model
@@ -122,10 +124,10 @@ def evaluate(
 
 
 def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:
-    """Return the fold to evaluate on: another than the model's would hold scans it was trained on.
+    """Return the fold to evaluate on. Any fold but the model's would hold scans that it was trained on.
 
     Raises:
-        InputError: The data has folds, and ``wanted`` is none that the model was ``trained`` on.
+        InputError: The data have folds, and ``wanted`` is not the fold that the model was ``trained`` on.
     """
     if wanted is None:
         return trained or 0

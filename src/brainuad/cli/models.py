@@ -16,12 +16,12 @@ from brainuad.errors import InputError
 models = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The models that come with brainuad: list them, say where they are; verify or pack them or one's own.",
+    help="List the models that come with brainuad, print their folders, and verify or pack any model.",
 )
 app.add_typer(models, name="models", short_help="List, find, verify and pack models.")
 
 
-@models.command(name="list", short_help="What comes with brainuad.")
+@models.command(name="list", short_help="List the models that come with brainuad.")
 def list_models(as_json: Json = False) -> None:
     """List the models that come with brainuad.
 
@@ -61,16 +61,18 @@ def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shi
         print(folder.resolve())
 
 
-@models.command(short_help="Check that models are whole and work.")
+@models.command(short_help="Check that models are complete and work.")
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|DIR]", help="One model, or the folder of one; all shipped by default."),
+        typer.Argument(
+            metavar="[NAME|DIR]", help="Name or folder of one model. Default: all shipped models."
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Check weights against the SHA-256 recorded when they were written, and look at four slices."""
+    """Check a model's weights against their recorded SHA-256, and reconstruct a few slices with it."""
     from brainuad.detector import known_models
 
     rows = [_verified(each, device) for each in ([name] if name else known_models())]
@@ -96,15 +98,17 @@ def pack(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")
     ],
-    part_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file: 15MB, 16MiB ...")] = "15MB",
+    part_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Size of the largest file: 15MB, 16MiB ...")
+    ] = "15MB",
     bits: Annotated[
         str,
-        typer.Option(metavar="16|8", help="Of a weight; 8 halves the files, and rounds coarsely."),
+        typer.Option(metavar="16|8", help="Bits per weight. 8 halves the files and rounds coarsely."),
     ] = "16",
 ) -> None:
-    """Write a model as a few small files, checksummed; `brainuad models unpack` makes it whole again.
+    """Write a model as a few small files with checksums. `brainuad models unpack` restores it.
 
-    Weights are stored in 16 bits, those of a shipped model exactly.
+    Weights are stored in 16 bits, which is exact for a shipped model.
     """
     from brainuad.detector import model_folder
     from brainuad.modelpack import BITS, pack_model
@@ -118,14 +122,14 @@ def pack(
     say(f"{len(parts)} files, {sum(part.stat().st_size for part in parts) / 1e6:.1f} MB")
 
 
-@models.command(short_help="Make a model of its files again.")
+@models.command(short_help="Restore a packed model.")
 def unpack(
     parts: Annotated[Path, typer.Argument(metavar="PARTS", help="Folder that `brainuad models pack` wrote.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")
     ],
 ) -> None:
-    """Verify the files of a packed model, and write its folder whole or not at all."""
+    """Verify the files of a packed model, and write the model's folder completely or not at all."""
     from brainuad.modelpack import unpack_model
 
     unpack_model(parts, output)
@@ -159,9 +163,9 @@ def _verified(name: str, device: str) -> dict[str, Any]:
 
 
 def _works(detector: Any) -> bool:
-    """Whether a model makes finite values for the middle slices of the atlas brain, on its grid.
+    """Return whether a model computes finite values for the middle slices of the atlas brain, on its grid.
 
-    One that learnt from whole volumes is shown all slices, for it may be tied to them.
+    A model that learnt from whole volumes gets all slices, because it may work on whole volumes only.
     """
     from brainuad.data.frame import atlas_brain
     from brainuad.data.loading import crop_or_pad

@@ -1,4 +1,4 @@
-"""Options that several commands have, and checks of their values."""
+"""Options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import typer
 
 from brainuad.data.cohort import PATHOLOGY_SETS
 
-DEVICES = ("auto", "cpu", "cuda", "mps")  # as brainuad.devices has them, which is slow to import
-PRECISIONS = ("auto", "float32", "bfloat16")  # likewise
+# Those of brainuad.devices, repeated here because that module is slow to import.
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def one_of(names: Collection[str]) -> dict[str, Any]:
@@ -30,27 +31,31 @@ def one_of(names: Collection[str]) -> dict[str, Any]:
 DataDir = Annotated[
     Path, typer.Argument(metavar="DATA_DIR", help="Folder in the paper's layout, or a manifest CSV.")
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Everything is written there.")]
-Modality = Annotated[str, typer.Option(help="Which images to take.", **one_of(PATHOLOGY_SETS))]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seeds all randomness.")]
-Device = Annotated[str, typer.Option(help="Where to compute.", **one_of(DEVICES))]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all results.")]
+Modality = Annotated[str, typer.Option(help="Contrast of the images to use.", **one_of(PATHOLOGY_SETS))]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of every random number.")]
+Device = Annotated[str, typer.Option(help="Device to compute on.", **one_of(DEVICES))]
 Precision = Annotated[
-    str, typer.Option(help="What the network computes in; auto: bfloat16 where native.", **one_of(PRECISIONS))
+    str,
+    typer.Option(
+        help="Number format of the network; auto is bfloat16 where the device supports it.",
+        **one_of(PRECISIONS),
+    ),
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the network first: a minute, then a GPU is faster."),
+    typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster."),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Processor threads of the network; by default one a core."),
+    typer.Option(min=1, metavar="N", help="CPU threads of the network. Default: one per core."),
 ]
-Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Number of processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def use_threads(number: int | None) -> None:
-    """Have PyTorch compute in so many threads, where a number was given."""
+    """Set the number of PyTorch's threads; None leaves it as it is."""
     if number is not None:
         import torch
 
@@ -58,7 +63,7 @@ def use_threads(number: int | None) -> None:
 
 
 def known(option: str, names: list[str], among: list[str]) -> None:
-    """Refuse names that are not among the known ones as wrong usage."""
+    """Refuse an unknown name as wrong usage, and suggest the nearest."""
     for name in names:
         if name not in among:
             near = difflib.get_close_matches(name, among, n=1)
@@ -67,5 +72,5 @@ def known(option: str, names: list[str], among: list[str]) -> None:
 
 
 def listed(values: list[str] | None) -> list[str] | None:
-    """Return names that were given one by one or separated by commas."""
+    """Return the names of a repeated option, each value a name or several separated by commas."""
     return [name for value in values for name in value.split(",")] if values else None

@@ -19,13 +19,13 @@ def pack(
         list[str] | None,
         typer.Argument(
             metavar="[SETTING=VALUE]...",
-            help="As for `brainuad train`: experiment=lite datamodule.cfg.mode=t2 fold=1 ...",
+            help="Settings as for `brainuad train`: experiment=lite datamodule.cfg.mode=t2 fold=1 ...",
         ),
     ] = None,
 ) -> None:
-    """Pack what `brainuad train` would train and validate on, prepared and in 8 bits, into one file.
+    """Pack the training and validation scans of `brainuad train` into one file, prepared and in 8 bits.
 
-    `brainuad train data_dir=FILE` with the same settings then needs nothing else.
+    `brainuad train data_dir=FILE` with the same settings then needs no other data.
     """
     from brainuad.experiment.overrides import UnknownName, read_overrides
     from brainuad.experiment.pack import pack_data

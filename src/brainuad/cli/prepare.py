@@ -14,10 +14,10 @@ from brainuad.console import exit_by_failures, print_rows, progress
 from brainuad.errors import InputError
 from brainuad.prepare.raw import DATASETS, RawScan, raw_scans
 
-EXTRACTORS = ("deepbet", "hd-bet")  # as brainuad.prepare has them, which is slow to import
+EXTRACTORS = ("deepbet", "hd-bet")  # those of brainuad.prepare, which is slow to import
 
 
-@app.command(short_help="Bring raw scans into the atlas and the paper's layout.")
+@app.command(short_help="Register raw scans to the atlas, in the paper's layout.")
 def prepare(
     raw: Annotated[
         Path,
@@ -26,26 +26,30 @@ def prepare(
         ),
     ],
     output: Output,
-    dataset: Annotated[str, typer.Option(help="How RAW is laid out.", **one_of(DATASETS))],
+    dataset: Annotated[
+        str, typer.Option(help="Data set that RAW comes from; it decides the layout.", **one_of(DATASETS))
+    ],
     modality: Modality = "t1",
     spacing: Annotated[str, typer.Option(help="Voxel size in mm.", **one_of(("1", "2")))] = "1",
     extractor: Annotated[
         str,
         typer.Option(
-            help="Finds the brain where there is no mask; hd-bet is yours to install.", **one_of(EXTRACTORS)
+            help="Program that extracts the brain where there is no mask. hd-bet must be installed separately.",
+            **one_of(EXTRACTORS),
         ),
     ] = "deepbet",
     bias_levels: Annotated[
         str,
         typer.Option(
-            help="Of the bias correction: 4 as published, 1 leaves large lesions as they are.",
+            help="Levels of the bias correction: 4 as published; 1 spares large lesions.",
             **one_of(("1", "4")),
         ),
     ] = "4",
     splits: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV", help="Columns subject and split (or split_fold0, ...), in place of RAW's own."
+            metavar="CSV",
+            help="Table with the columns subject and split (or split_fold0, ...). It replaces RAW's own splits.",
         ),
     ] = None,
     jobs: Jobs = 1,
@@ -53,10 +57,10 @@ def prepare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring raw scans into the atlas and the paper's layout. A rerun skips what is done.
+    """Register raw scans to the atlas and write them in the paper's layout. A rerun skips finished scans.
 
-    Brains are taken from a given mask, or from what is not background in a scan without skull, or else found by deepbet
-    (T1). A T2 of the same session follows its T1.
+    The brain mask is the given one; else, in a scan without skull, its foreground; else deepbet's (T1). A T2 uses the
+    brain mask of the T1 of its session.
     """
     scans = raw_scans(raw, dataset, modality, splits=splits)
     if dry_run:

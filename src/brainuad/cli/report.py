@@ -14,7 +14,7 @@ from brainuad.cli.app import app
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of `brainuad score`.")],
 ) -> None:
-    """Write report.html, a page to look through scored scans, from the files beside it; no scan is scored again."""
+    """Write report.html, a page that shows scored scans, from their result files. No scan is scored again."""
     from brainuad.report.page import build_report
 
     print(build_report(folder))

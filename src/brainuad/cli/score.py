@@ -14,65 +14,70 @@ from brainuad.cli.options import Device, Json, Output, Precision, Seed, Threads,
 from brainuad.console import announce, exit_by_failures, print_rows, progress, say
 
 
-@app.command(short_help="Map anomalies in scans of your own.")
+@app.command(short_help="Map anomalies in your own scans.")
 def score(
     inputs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="INPUT...", help="NIfTI files, folders of them, a BIDS data set, DICOM folders."
-        ),
+        typer.Argument(metavar="INPUT", help="NIfTI files, folders of them, a BIDS data set, DICOM folders."),
     ],
     output: Output,
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="Name of a shipped model, or folder of a model.")
+        str, typer.Option(metavar="NAME|DIR", help="Name of a shipped model, or a model's folder.")
     ] = "lite-t1",
     brain_mask: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|DIR", help="Brain mask, or folder of masks named after their scans."),
+        typer.Option(metavar="FILE|DIR", help="Brain mask, or a folder of masks named after their scans."),
     ] = None,
     lesion_mask: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|DIR", help="Ground truth, shown and compared in the report only."),
+        typer.Option(metavar="FILE|DIR", help="Ground truth, or a folder of it. Only the report uses it."),
     ] = None,
     score: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Anomaly score; by default the one that found most in real validation scans: rarity in healthy "
-            "brains over several scales, or the model's own map (model). paper is the paper's SSIM ensemble.",
+            help="Anomaly score, see `brainuad scores`; paper is the paper's SSIM ensemble. Default: the model's own "
+            "map, where it makes one; else rarity, which was best on real validation scans.",
         ),
     ] = None,
     fpr: Annotated[
         float,
         typer.Option(
-            min=0.001, max=0.1, metavar="F", help="Fraction of a healthy brain's voxels that may be marked."
+            min=0.001,
+            max=0.1,
+            metavar="F",
+            help="False-positive rate: fraction of a healthy brain's voxels above the threshold.",
         ),
     ] = 0.01,
     participant_label: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL", help="Only this subject of a BIDS data set; repeat.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Score only this subject of a BIDS data set; may be repeated."),
     ] = None,
     session: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL", help="Only this session of a BIDS data set; repeat.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Score only this session of a BIDS data set; may be repeated."),
     ] = None,
-    series: Annotated[str, typer.Option(metavar="UID", help="Only this DICOM series.")] = "",
+    series: Annotated[str, typer.Option(metavar="UID", help="Score only this DICOM series.")] = "",
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Scans at a time.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")
+    ] = 1,
     threads: Threads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Score again what is finished.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Score finished scans again.")] = False,
     shard: Annotated[
         str,
         typer.Option(
             metavar="I/N",
-            help="Only the I-th of N shares of the scans, without a report; a run without it puts all together.",
+            help="Score only part I of N of the scans and write no report. A last run without this option joins them.",
         ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
     as_json: Json = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
 ) -> None:
-    """Map anomalies in scans of your own, each in its own space. A rerun skips what is done. Research use only."""
+    """Map anomalies in your own scans, each in its own space. A rerun skips finished scans. Research use only."""
     announce(f"loading {model}")
     from brainuad.detector import PAPER, load_model
     from brainuad.inputs.scans import find_scans, output_paths

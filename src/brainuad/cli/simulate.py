@@ -14,7 +14,7 @@ from brainuad.console import exit_by_failures, print_rows, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
 from brainuad.errors import InputError
 
-KINDS = ("stroke", "ms", "wmh", "tumour")  # as brainuad.simulate has them, which is slow to import
+KINDS = ("stroke", "ms", "wmh", "tumour")  # those of brainuad.simulate, which is slow to import
 
 
 def _above_zero(value: float) -> float:
@@ -27,33 +27,36 @@ def _above_zero(value: float) -> float:
 def simulate(
     healthy: Annotated[
         Path,
-        typer.Argument(metavar="HEALTHY_DIR", help="What `brainuad prepare` wrote, or a manifest CSV."),
+        typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV."),
     ],
     output: Output,
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(KINDS), help="Kind of lesion, all by default; repeat, or use commas."),
+        typer.Option(
+            metavar="|".join(KINDS), help="Kinds of lesions; repeat the option or use commas. Default: all."
+        ),
     ] = None,
     seed: Seed = 0,
     modality: Annotated[
-        str, typer.Option(help="t2 simulates the healthy scans too, from T1.", **one_of(PATHOLOGY_SETS))
+        str,
+        typer.Option(
+            help="Contrast of the images. With t2 the healthy scans are simulated as well, from T1.",
+            **one_of(PATHOLOGY_SETS),
+        ),
     ] = "t1",
     contrast: Annotated[
         float,
-        typer.Option(
-            metavar="X", callback=_above_zero, help="Strength of lesions, as a multiple of the usual."
-        ),
+        typer.Option(metavar="X", callback=_above_zero, help="Factor on the contrast of lesions."),
     ] = 1.0,
     size: Annotated[
         float,
-        typer.Option(
-            metavar="X", callback=_above_zero, help="Volume of lesions, as a multiple of the usual."
-        ),
+        typer.Option(metavar="X", callback=_above_zero, help="Factor on the volume of lesions."),
     ] = 1.0,
     split: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="|".join(SPLITS), help="val and test by default, for t2 train too; repeat, or use commas."
+            metavar="|".join(SPLITS),
+            help="Splits; repeat the option or use commas. Default: val and test, for t2 train as well.",
         ),
     ] = None,
     fold: Annotated[
@@ -62,7 +65,8 @@ def simulate(
     outlines: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Stroke outlines, NIfTI in MNI152 space; real ones come with brainuad."
+            metavar="DIR",
+            help="Folder of stroke outlines, NIfTI in MNI152 space. Default: the real ones that come with brainuad.",
         ),
     ] = None,
     jobs: Jobs = 1,

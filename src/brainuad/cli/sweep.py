@@ -14,7 +14,7 @@ from brainuad.console import exit_by_failures, progress
 ABLATIONS = ("windows", "postprocessing", "shared-noise")
 
 
-@app.command(short_help="Average precision and Dice against the width of SSIM.")
+@app.command(short_help="Measure every SSIM width and ensemble.")
 def sweep(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
@@ -22,31 +22,42 @@ def sweep(
     data_dir: DataDir,
     output: Output,
     sigmas: Annotated[
-        str, typer.Option(metavar="FIRST:LAST:STEP", help="Widths in voxels; or a list with commas.")
+        str, typer.Option(metavar="FIRST:LAST:STEP", help="Widths of SSIM in voxels; or a list with commas.")
     ] = "0.3:3.0:0.2",
     ensembles: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="default, mean, max, min, softmin, learnt; all by default."),
+        typer.Option(
+            metavar="NAME", help="Ensembles: default, mean, max, min, softmin, learnt. Default: all."
+        ),
     ] = None,
     ablate: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="windows, postprocessing, shared-noise; repeat, or use commas."),
+        typer.Option(
+            metavar="NAME",
+            help="Ablations: windows, postprocessing, shared-noise; repeat the option or use commas.",
+        ),
     ] = None,
     timesteps: Annotated[
-        list[str] | None, typer.Option(metavar="T", help="Reconstruct at single noise levels too.")
+        list[str] | None,
+        typer.Option(metavar="T", help="Noise level to reconstruct at, in addition; may be repeated."),
     ] = None,
     draws: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Average so many independent draws too.")
+        list[str] | None,
+        typer.Option(
+            metavar="N", help="Number of independent draws to average, in addition; may be repeated."
+        ),
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Data set, all by default; repeat, or use commas."),
+        typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which scans to measure.", **one_of(("test", "val")))] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split of the scans to measure.", **one_of(("test", "val")))
+    ] = "test",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Measure every SSIM width and ensemble on scans with drawn lesions, pathology by pathology."""
+    """Measure average precision and Dice of every SSIM width and ensemble on annotated scans, by pathology."""
     from brainuad.data.cohort import read_cases
     from brainuad.data.leaks import leak_free, scans_of_others
     from brainuad.detector import load_model
@@ -73,7 +84,7 @@ def sweep(
     known("--sets", wanted or [], list(dict.fromkeys(case.dataset for case in cases)))
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     if not ensembles and not (scans_of_others(teachers) if split == "val" else teachers):
-        names.remove("learnt")  # there is nothing to learn from, and nobody asked for it
+        names.remove("learnt")  # no annotated validation scan to learn from, and nobody asked for it
     measured = [case for case in cases if case.split == split and case.lesion is not None]
     total = sum(wanted is None or case.dataset in wanted for case in measured)
     with progress("Sweeping", total) as advance:

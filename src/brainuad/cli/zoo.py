@@ -22,21 +22,23 @@ def zoo(
         list[str] | None,
         typer.Argument(
             metavar="[SETTING=VALUE]...",
-            help="As for `brainuad train`, of all trainings: datamodule.cfg.mode=t2 trainer.accelerator=cpu ...",
+            help="Settings of all trainings, as for `train`: datamodule.cfg.mode=t2 trainer.accelerator=cpu ...",
         ),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Model, all by default; repeat, or use commas."),
+        typer.Option(metavar="NAME", help="Models; repeat the option or use commas. Default: all."),
     ] = None,
     budget: Annotated[
         str, typer.Option(metavar="TIME", help="Wall-clock time of each training: 90s, 30m, 2h.")
     ] = "30m",
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each model.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of trainings of each model, with different seeds.")
+    ] = 1,
 ) -> None:
-    """Train every model for equal time, evaluate all on the same scans, and show them on one page.
+    """Train every model for the same time, evaluate all on the same scans, and show them on one page.
 
-    Stopped, it goes on when typed again.
+    The same command continues a run that was stopped.
     """
     from brainuad.experiment.overrides import UnknownName
     from brainuad.experiment.zoo import run_zoo

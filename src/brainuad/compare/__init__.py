@@ -1,4 +1,4 @@
-"""Two evaluations side by side: paired differences within subjects, with intervals and p-values."""
+"""Compare evaluations: paired differences within subjects, with intervals and p-values."""
 
 from brainuad.compare.differences import Comparison, Comparisons, compare_runs
 from brainuad.compare.output import as_table, write_comparisons

@@ -1,4 +1,4 @@
-"""Paired differences of runs and scores: what is paired, what is left out, and what the differences are."""
+"""Paired differences between runs and scores: pairing the cases, and testing the differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brainuad.compare.runs import FAILED, Run
 from brainuad.errors import InputError
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test
 
-SIMULATED = ("simulated", "semi-synthetic")  # what names of simulated data sets contain
+SIMULATED = ("simulated", "semi-synthetic")  # word in the names of simulated data sets
 METRICS = ("average_precision",)
 NAMED = 5  # cases listed in a warning
 
@@ -20,14 +20,14 @@ NAMED = 5  # cases listed in a warning
 class Comparison:
     """One metric of two contestants, each a score of a run, on the same cases of one data set.
 
-    Cases are paired; of a subject's several cases the means count, for subjects are the unit of intervals and tests.
+    Cases are paired and then averaged within subjects, because subjects are the unit of intervals and tests.
 
     Attributes:
         set: Data set, or "all real" or "all simulated".
         metric: Name, with its threshold after a colon where it needs one.
-        contestant: Whose values they are.
-        baseline: What they are compared with.
-        subjects: Pairs; subjects with one name count once.
+        contestant: Score that is compared.
+        baseline: Score that it is compared with.
+        subjects: Number of pairs; subjects with the same name count once.
         mean: Mean of the contestant.
         baseline_mean: Mean of the baseline.
         difference: Mean of contestant - baseline.
@@ -59,7 +59,7 @@ class Comparison:
     differences: tuple[tuple[str, float], ...] = field(repr=False)
 
     def row(self) -> dict[str, Any]:
-        """Return everything but the single differences, None where undefined."""
+        """Return all fields but ``differences``, None where undefined."""
         values = {name: value for name, value in vars(self).items() if name != "differences"}
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All comparisons of one call, and what was left out of them."""
+    """All comparisons of one call, and what they leave out."""
 
     rows: tuple[Comparison, ...]
     warnings: tuple[str, ...]
@@ -77,14 +77,14 @@ class Comparisons:
 
 @dataclass(frozen=True, eq=False)
 class _Contestant:
-    """One score of one run: the values of the split and space that are compared.
+    """One score of one run: its values in the compared split and space.
 
     Attributes:
-        label: How it is called.
-        thresholds: Of every metric that was measured, "" for one that needs none.
-        by_set: Data set, then metric with its threshold, to the cases and values of its rows.
-        failed: Data set to the cases that failed.
-        subjects: Data set and case to whose the case is.
+        label: Name in tables.
+        thresholds: The thresholds of each measured metric, "" for a metric without threshold.
+        by_set: Cases and values by data set, then by metric with its threshold.
+        failed: Failed cases by data set.
+        subjects: Subject by data set and case.
     """
 
     label: str
@@ -94,12 +94,12 @@ class _Contestant:
     subjects: dict[tuple[str, str], str]
 
     def members(self, dataset: str) -> set[str]:
-        """Return the cases of a data set that were evaluated, failed ones too."""
+        """Return the evaluated cases of a data set, including failed ones."""
         measured = (cases for cases, _ in self.by_set.get(dataset, {}).values())
         return self.failed.get(dataset, set()).union(*measured)
 
     def values(self, dataset: str, metric: str) -> dict[str, float]:
-        """Return a metric by case; several rows of a case, seeds or folds, count as their mean."""
+        """Return a metric by case, averaged over a case's seeds and folds."""
         return by_subject(*self.by_set.get(dataset, {}).get(metric, ([], [])))
 
 
@@ -133,19 +133,19 @@ def compare_runs(
 ) -> Comparisons:
     """Compare runs, or scores of runs, on the cases that they share.
 
-    The first is what the others are compared with. With several runs and no ``scores``, each score that they share
-    is compared between them; with one run and no ``scores``, all of its scores with its first. With ``scores``,
-    every score of every run is compared with the first score of the first run.
+    The first is the baseline. With several runs and no ``scores``, each common score is compared between the runs.
+    With one run and no ``scores``, its scores are compared with its first. With ``scores``, every score of every run
+    is compared with the first score of the first run.
 
-    Cases are paired by data set and name. Besides each data set, all real ones are pooled where there are several,
-    and all simulated ones; never both together.
+    Cases are paired by data set and name. Where there are several real data sets, they are also pooled, and
+    so are several simulated ones; real and simulated sets are never pooled together.
 
     Args:
         runs: From `read_runs`.
         metrics: Names, with a threshold after a colon where there are several: "dice:validation".
         scores: Scores to compare.
-        split: "test", or "val" to choose by.
-        space: Grid they were measured on, "model" or "native".
+        split: "test", or "val" to choose a score.
+        space: Grid of the measurements, "model" or "native".
 
     Raises:
         InputError: There is nothing to compare, or a metric or score is missing.
@@ -220,7 +220,7 @@ def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]
 def _compare(
     baseline: _Contestant, contestant: _Contestant, metric: str
 ) -> tuple[list[Comparison], list[str]]:
-    """Return the comparisons of two contestants, a data set each and pooled, and warnings."""
+    """Return the comparisons of two contestants, by data set and pooled, and warnings."""
     rows, warnings = [], []
     pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}
     sets: dict[str, int] = dict.fromkeys(pooled, 0)
@@ -247,7 +247,7 @@ def _compare(
 
 
 def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: str) -> list[str]:
-    """Return what to say of cases that only one of two contestants has, or that failed."""
+    """Return warnings about cases that only one of two contestants has, or that failed."""
     said = []
     for one, other in ((baseline, contestant), (contestant, baseline)):
         missing = sorted(other.members(dataset) - one.members(dataset))
@@ -263,7 +263,7 @@ def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: st
 
 
 def is_simulated(dataset: str) -> bool:
-    """Whether a data set's name says that its lesions were simulated."""
+    """Return whether a data set's name marks its lesions as simulated."""
     return any(word in dataset.lower() for word in SIMULATED)
 
 
@@ -307,9 +307,9 @@ def _comparison(
 
 
 def _without_equal(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Return the rows of contestants that differ anywhere, and the labels of those that do not.
+    """Return the rows of contestants that differ anywhere, and the labels of the others.
 
-    Scores that need no model are the same in every run, and no hypothesis to adjust the others for.
+    Scores without a model are equal in every run; testing them would only weaken the adjustment of the others.
     """
     differing = {row.contestant for row in rows if row.larger or row.smaller}
     same = dict.fromkeys(row.contestant for row in rows if row.contestant not in differing)

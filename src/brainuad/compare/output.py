@@ -1,4 +1,4 @@
-"""Comparisons as a table on the screen, as CSV, as Markdown and as a page with a figure."""
+"""Write comparisons as a table on the screen, as CSV, as Markdown and as a page with a figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "base
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 PLOT, ROW, LETTER = 480, 30, 6.6  # width of the plot, height of a row, width of a letter
-SPREAD = (0, 4, -4, 2, -2, 5, -5, 3, -3)  # dots lie apart by so much, in turn
+SPREAD = (0, 4, -4, 2, -2, 5, -5, 3, -3)  # vertical offsets of the dots, in turn
 
 
 def method(comparisons: Comparisons) -> str:
-    """Return in words how the figures come about."""
+    """Return a paragraph that describes the statistics."""
     count = len(comparisons.rows)
     return (
         "Differences are contestant minus baseline within each case, averaged over a subject's cases and over "
@@ -57,11 +57,11 @@ def write_comparisons(
     """Write ``compare.csv``, ``compare.md`` and, last, ``compare.html``.
 
     Args:
-        output: Folder; made if need be.
-        runs: What was compared.
+        output: Folder; made if missing.
+        runs: The compared runs.
         comparisons: From `compare_runs`.
-        split: Which cases were compared.
-        space: On which grid they were measured.
+        split: Split of the compared cases.
+        space: Grid of the measurements.
 
     Returns:
         The path of the page.
@@ -118,7 +118,7 @@ def _page(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str)
 
 @dataclass(frozen=True)
 class _Figure:
-    """Where everything of a figure of paired differences lies, in units of the drawing."""
+    """Coordinates of a figure of paired differences, in units of the drawing."""
 
     metric: str
     width: int

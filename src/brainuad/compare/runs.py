@@ -1,4 +1,4 @@
-"""What `brainuad evaluate` wrote, read again."""
+"""Read the output folders of `brainuad evaluate`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Run:
     """One evaluation.
 
     Attributes:
-        name: Unique among those compared: the folder's name, or as much of its path as tells it apart.
-        folder: Where its files are.
+        name: Unique among the compared runs: the folder's name, with as many parent folders as needed.
+        folder: Folder of its files.
         table: ``cases.csv``: one row a case, score, space, threshold and metric.
     """
 
@@ -32,11 +32,11 @@ class Run:
 
     @property
     def scores(self) -> list[str]:
-        """The scores that were evaluated, in the order of the file."""
+        """The evaluated scores, in the order of the file."""
         return [score for score in self.table["score"].unique() if score]
 
     def metrics(self) -> list[str]:
-        """Return what was measured, each name alone and with every threshold: "dice", "dice:validation"."""
+        """Return the measured metrics, each name alone and with every threshold: "dice", "dice:validation"."""
         measured = self.table[self.table["metric"] != FAILED]
         pairs = measured[["metric", "threshold"]].drop_duplicates().itertuples(index=False)
         names = [name for metric, at in pairs for name in (metric, f"{metric}:{at}" if at else metric)]
@@ -58,7 +58,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that are all different."""
+    """Return the shortest path endings that are all different."""
     longest = max((len(place.parts) for place in places), default=0)
     for length in range(1, longest + 1):
         names = ["/".join(place.parts[-length:]) for place in places]
@@ -70,7 +70,7 @@ def _names(places: Sequence[Path]) -> list[str]:
 def _read(path: Path) -> pd.DataFrame:
     remedy = "Give output folders of `brainuad evaluate`"
     try:
-        # Text as it stands: a case may be called "007" or "NA".
+        # Read as text: a case may be called "007" or "NA".
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error

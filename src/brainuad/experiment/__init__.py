@@ -1,1 +1,1 @@
-"""Experiments: their settings as typed, their folders, and what trains, evaluates and compares with them."""
+"""Experiments: settings from the command line, folders of runs, training and evaluation, and the zoo."""

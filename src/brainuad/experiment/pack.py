@@ -1,4 +1,4 @@
-"""Packing the scans that a training needs, prepared, into one file that can be copied to where it is trained."""
+"""Pack the prepared scans of a training into one file, to copy to the machine that trains."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from brainuad.experiment.run import fold_cases, healthy, load_with_progress
 
 
 def pack_data(config: ExperimentConfig, output: str | Path) -> PackedCohort:
-    """Prepare the scans that ``brainuad train`` would train and validate on, and write them as one file.
+    """Prepare the training and validation scans of ``brainuad train``, and write them as one file.
 
     Args:
-        config: The experiment, whose first fold is packed.
-        output: The file, which ends in .npz.
+        config: The experiment; its first fold is packed.
+        output: The file, whose name ends in .npz.
 
     Raises:
         InputError: A setting or the data cannot be used, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""The whole experiment: train fold by fold, then evaluate every test set of the modality.
+"""Run an experiment: train fold by fold, then evaluate every test set of the modality.
 
 Runs are written to ``LOG_DIR/<name>/<mode>/seed<seed>/<time>/fold<k>``. A new run never touches an old one;
 ``resume=True`` continues the newest run of that name, mode and seed with the same settings.
@@ -49,15 +49,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_SUBJECTS = 4  # of every split, with sample_set
+SAMPLE_SUBJECTS = 4  # subjects of every split, with sample_set
 
 
 def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") -> int:
     """Run ``brainuad train``: overrides of settings, Hydra's flags, ``--resume`` and ``--allow-leaks``.
 
     Args:
-        arguments: What follows the command.
-        env_file: File with DATA_DIR and LOG_DIR; an override goes before it, an environment variable after.
+        arguments: The arguments after the command.
+        env_file: File with DATA_DIR and LOG_DIR. It is overridden by the command line, and overrides the
+            environment.
 
     Returns:
         0 done, 1 failed, 2 unknown name, 3 some test cases failed, 130 interrupted.
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
 
 
 def _run_hydra(arguments: list[str]) -> int:
-    """Let Hydra compose the settings and make the folder of each run; return the exit code."""
+    """Let Hydra compose the settings and make the folder of each run. Return the exit code."""
     failures: list[InputError] = []
     failed_cases: list[int] = []
 
@@ -89,10 +90,10 @@ def _run_hydra(arguments: list[str]) -> int:
         try:
             config = to_experiment(settings)
             if config.resume:
-                newest_run(config)  # raises where _run_folder could not
+                newest_run(config)  # raises the error that _run_folder could not raise
             typed = [word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
             failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir), typed))
-        except InputError as error:  # does not stop the other runs of a multirun
+        except InputError as error:  # a failed run does not stop the others of a multirun
             failures.append(error)
             print(f"brainuad: error: {error}", file=sys.stderr)
         except OSError as error:
@@ -123,7 +124,7 @@ def _of_disk(error: OSError) -> InputError:
 
 @contextmanager
 def _hydra_raises() -> Iterator[None]:
-    """Have Hydra raise errors, which it would print with a traceback."""
+    """Make Hydra raise errors instead of printing them with a traceback."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -137,7 +138,7 @@ def _hydra_raises() -> Iterator[None]:
 
 @contextmanager
 def _program_arguments(arguments: list[str]) -> Iterator[None]:
-    """Set ``sys.argv``, which Hydra reads, and with which Lightning starts one process a device."""
+    """Set ``sys.argv``, which Hydra reads, and from which Lightning starts one process per device."""
     before = sys.argv
     sys.argv = [__file__, *arguments]
     try:
@@ -152,11 +153,11 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
     Args:
         config: The experiment.
         folder: The run's folder.
-        typed: Names of the settings and groups that are the user's word rather than a preset's; with
-            ``onlyEval`` they alone change what a model was saved with.
+        typed: Names of the settings and groups that the user gave, and not a preset. With ``onlyEval`` only these
+            replace the settings that a model was saved with.
 
     Returns:
-        How many cases could not be evaluated.
+        Number of cases that could not be evaluated.
 
     Raises:
         InputError: A setting, the data or a checkpoint cannot be used.
@@ -166,11 +167,12 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         logger.warning("onlyEval=True trains nothing, so there is no effect of %s", ", ".join(idle))
     folds = config.folds()
     one_fold = Path(config.data_dir).suffix.lower() == ".csv" or is_packed(config.data_dir)
+    # a manifest has no folds, packed data have one, and a single model needs one evaluation
     if one_fold or (config.onlyEval and not has_folds(config)):
-        folds = folds[:1]  # a manifest has no folds, packed data one, and one model needs one evaluation
+        folds = folds[:1]
     if not config.onlyEval:
         check_devices(config, len(folds))
-    # all folds before the first training, which may take days
+    # read all folds before the first training, which may take days
     models = (
         {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
     )
@@ -191,7 +193,7 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
 
 
 def _trains_only(name: str) -> bool:
-    """Whether a setting or group matters to training alone."""
+    """Return whether a setting or group affects training alone."""
     if name in ("trainer.accelerator", "trainer.precision"):
         return False
     training = ("trainer", "callbacks", "logger", "initial_weights", "resume", "allow_leaks")
@@ -202,10 +204,10 @@ def _trains_only(name: str) -> bool:
 def check_devices(config: ExperimentConfig, folds: int) -> None:
     """Raise InputError for several folds on several devices.
 
-    The processes that help the first end with the first fold, so it would wait for them in the second.
+    The helper processes end with the first fold, so the main process would wait for them in the second.
     """
     devices, accelerator = config.trainer.devices, config.trainer.accelerator
-    count = 1  # what makes no sense is left to Lightning to refuse
+    count = 1  # Lightning refuses meaningless values
     if devices in ("auto", "-1", -1):
         count = 1 if accelerator in ("cpu", "mps") else torch.cuda.device_count()
     elif isinstance(devices, str) and "," in devices:
@@ -220,15 +222,15 @@ def check_devices(config: ExperimentConfig, folds: int) -> None:
 
 
 def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
-    """Return the cases of a fold, without leaks unless the settings keep them; none of packed data.
+    """Return the cases of a fold, without leaks unless the settings keep them; [] for packed data.
 
     Raises:
-        InputError: The data cannot be read; a subject is in two splits, and nothing allows it; there is no
-            healthy scan to train on; or the data were packed with other settings.
+        InputError: The data cannot be read; a subject is in two splits, and leaks are not allowed; there is
+            no healthy scan to train on; or the data were packed with other settings.
     """
     if is_packed(config.data_dir):
         check_packed(config, fold)
-        return []  # they have no files, and no scan to test on
+        return []  # packed data have no files, and no test scans
     cases = read_cases(config.data_dir, config.datamodule.cfg.mode, fold, training=not config.onlyEval)
     leaks = find_leaks(cases)
     shared = [str(leak) for leak in leaks if not leak.duplicated]
@@ -263,7 +265,7 @@ def fold_cases(config: ExperimentConfig, fold: int) -> list[Case]:
 
 
 def check_packed(config: ExperimentConfig, fold: int) -> None:
-    """Raise InputError unless packed data serve a training with these settings."""
+    """Raise InputError unless packed data fit a training with these settings."""
     if config.onlyEval:
         raise InputError(config.data_dir, "holds no test scans", "Give the data that it was packed from")
     packed = read_packed(config.data_dir)
@@ -287,13 +289,13 @@ def first_subjects(cases: Sequence[Case]) -> list[Case]:
 
 
 def healthy(cases: Sequence[Case], split: str) -> list[Case]:
-    """Return the healthy cases of a split, of the data sets that are trained on."""
+    """Return the healthy cases of a split, from the data sets used for training."""
     datasets = {case.dataset for case in cases if case.split == "train"}
     return [case for case in cases if case.split == split and case.healthy and case.dataset in datasets]
 
 
 def trains_longer(config: ExperimentConfig, folders: Sequence[Path]) -> bool:
-    """Whether to go on with trainings that are complete: those by the clock, when there is no other left to resume."""
+    """Return whether complete trainings get more time: those by the clock, when all folds are complete."""
     if not (config.resume and config.trainer.max_time) or config.onlyEval:
         return False
     from brainuad.train import is_complete
@@ -308,16 +310,16 @@ def train_fold(
 
     Args:
         config: The experiment.
-        cases: Of the fold.
-        folder: Where it goes.
-        fold: Its number.
-        longer: Go on even if it is complete.
+        cases: Cases of the fold.
+        folder: Folder of the training.
+        fold: Number of the fold.
+        longer: Continue even if it is complete.
 
     Returns:
         The exported model's folder; None in a helper process of training on several devices.
 
     Raises:
-        InputError: Something is in ``folder``, and ``config.resume`` is off.
+        InputError: ``folder`` is not empty, and ``config.resume`` is off.
     """
     from brainuad.train import fit, is_complete, is_main_process
 
@@ -335,7 +337,7 @@ def train_fold(
 def training_volumes(
     config: ExperimentConfig, cases: Sequence[Case]
 ) -> tuple[TrainingVolumes, TrainingVolumes]:
-    """Return what is trained and what is validated on, from a fold's cases or from packed data."""
+    """Return the training and validation volumes, from a fold's cases or from packed data."""
     from brainuad.train.slices import stack_volumes
 
     if not is_packed(config.data_dir):
@@ -360,7 +362,7 @@ def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:
 
 
 def load_with_progress(cases: Sequence[Case], config: DataConfig) -> list[PreparedCase]:
-    """Load cases, showing a bar on stderr when someone watches."""
+    """Load cases, with a bar on stderr if that is a terminal."""
     with progress_bar() as bar:
         task = bar.add_task("Loading scans", total=len(cases))
         return load_cohort(cases, config, report=lambda case: bar.advance(task))
@@ -374,10 +376,10 @@ def progress_bar() -> Progress:
 def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path) -> int:
     """Evaluate a trained model on every test set of the modality; validation cases set the thresholds.
 
-    What ``model.cfg`` says of reconstruction and score counts.
+    Settings of reconstruction and score are those of ``model.cfg``.
 
     Returns:
-        How many cases failed; their rows in ``folder / "evaluation" / "cases.csv"`` say why.
+        Number of failed cases; their rows in ``folder / "evaluation" / "cases.csv"`` give the reason.
     """
     from brainuad.detector import load_model
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline

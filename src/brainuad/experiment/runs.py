@@ -1,4 +1,4 @@
-"""Folders of runs: where a new one goes, which one is resumed, and where in one the trained model is."""
+"""Folders of runs: name new ones, find the run to resume, and find the trained model in a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def newest_run(config: ExperimentConfig) -> Path | None:
     """Return the newest run with the same name, mode, seed and settings, or None if there is no run.
 
     Raises:
-        InputError: There are runs, but all with other settings.
+        InputError: There are runs, but all have other settings.
     """
     mismatch: InputError | None = None
     for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
@@ -72,21 +72,21 @@ def newest_run(config: ExperimentConfig) -> Path | None:
 
 
 def has_folds(config: ExperimentConfig) -> bool:
-    """Whether ``load_checkpoint`` is a run, which has a model a fold, rather than one model."""
+    """Return whether ``load_checkpoint`` is a run, with one model per fold, and not a single model."""
     return (Path(config.load_checkpoint) / f"fold{config.folds()[0]}").is_dir()
 
 
 def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[str]) -> ExperimentConfig:
-    """Return the settings with which to evaluate a trained model: its own, but for what the user typed.
+    """Return the settings to evaluate a trained model with: its own, except for those that the user typed.
 
     Args:
-        config: The settings, of presets for the most part.
-        folder: The model's.
-        typed: Names of the settings and groups that the user gave. A group ("model=lite") asserts what the
-            model is, but changes nothing about how it is used.
+        config: The settings, most of them from presets.
+        folder: The model's folder.
+        typed: Names of the settings and groups that the user gave. A group ("model=lite") states what the
+            model must be, and changes nothing about its use.
 
     Raises:
-        InputError: The model cannot be read, is of the other modality, or is not what the user says it is.
+        InputError: The model cannot be read, is of the other modality, or differs from the typed settings.
     """
     _, model, data, _, _ = read_model(folder)
     mode = config.datamodule.cfg.mode
@@ -120,5 +120,5 @@ def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[
 
 
 def _is_typed(name: str, typed: Sequence[str]) -> bool:
-    """Whether a setting or a node above it is among the names."""
+    """Return whether a setting or a node above it is among the names."""
     return any(name == given or name.startswith(f"{given}.") for given in typed)

@@ -1,7 +1,7 @@
-"""Every method of the field on one bench: trained for equal time, evaluated alike, shown on one page.
+"""The zoo: every registered method trained for the same time, evaluated on the same scans, and shown on one page.
 
-Trainings are kept in ``models/``, evaluations in ``evaluations/``. What is finished is skipped, and an unfinished
-training gets what is left of its time.
+Trainings are kept in ``models/``, evaluations in ``evaluations/``. A rerun skips finished ones, and an unfinished
+training gets the rest of its time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from brainuad.study.zoo_page import Entry, draw_set, page, shown_scores
 logger = logging.getLogger(__name__)
 
 PROTOCOL = replace(OURS, native=False)
-PRESETS = {"ddpm": ["experiment=lite"], "restoration": ["experiment=restoration"]}  # of others: lite-<name>
-MAY_CHANGE = (  # between a run and its rerun
+# of the other models: lite-<name>
+PRESETS = {"ddpm": ["experiment=lite"], "restoration": ["experiment=restoration"]}
+MAY_CHANGE = (  # settings that may differ between a run and its rerun
     "log_dir",
     "callbacks.",
     "logger.",
@@ -61,14 +62,14 @@ def run_zoo(
 
     Args:
         data_dir: The paper's layout or a manifest CSV, with training, validation and test scans.
-        output: Folder of everything; a rerun continues there.
+        output: Folder of all results; a rerun continues there.
         models: Names of the registry.
-        seeds: Each model is trained with each.
+        seeds: Each model is trained once with each seed.
         budget: Seconds of wall-clock time of each training.
-        settings: As for ``brainuad train``, of all trainings: "datamodule.cfg.mode=t2".
+        settings: Settings of all trainings, as for ``brainuad train``: "datamodule.cfg.mode=t2".
 
     Returns:
-        Of each training whether it, or the evaluation of any scan, failed.
+        For each training, whether it or the evaluation of any scan failed.
 
     Raises:
         InputError: A setting or the data cannot be used, or the folder cannot be written to.
@@ -121,7 +122,7 @@ def zoo_settings(
 ) -> ExperimentConfig:
     """Return the experiment of a model: its preset for machines without a GPU, where it has one.
 
-    The rest is as for :func:`run_zoo`; ``models`` is the folder of all trainings.
+    ``models`` is the folder of all trainings; for the other arguments see :func:`run_zoo`.
 
     Raises:
         InputError: A setting does not exist, or cannot be used.
@@ -137,7 +138,7 @@ def zoo_settings(
 
 
 def clock(seconds: float) -> str:
-    """Return a time as ``trainer.max_time`` has it, one second or more."""
+    """Return a time in the format of ``trainer.max_time``, at least one second."""
     minutes, second = divmod(max(1, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     day, hour = divmod(hours, 24)
@@ -145,10 +146,10 @@ def clock(seconds: float) -> str:
 
 
 def _train(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: int) -> Path:
-    """Train a model unless it is trained, for what is left of its time, and return its folder.
+    """Train a model for the rest of its time, unless it is trained already, and return its folder.
 
     Raises:
-        InputError: It was trained with other settings, or training cannot go on.
+        InputError: It was trained with other settings, or training cannot continue.
     """
     from brainuad.train import seconds_used
 
@@ -175,7 +176,7 @@ def _train(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: 
 def _evaluate(
     name: str, config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path, *, baselines: bool
 ) -> tuple[Entry, Detector]:
-    """Evaluate a trained model on all test sets, as far as that is not done, and measure what it costs."""
+    """Finish the evaluation of a trained model on all test sets, and measure its costs."""
     device = "cuda" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
     detector = replace(load_model(model, device), name=config.name)
     for setting in ("cache_dir", "num_workers"):
@@ -193,7 +194,7 @@ def _evaluate(
 def _costs(
     detector: Detector, training: Path, scores: Sequence[str], cases: Sequence[Case], seed: int
 ) -> dict[str, float]:
-    """Return parameters, steps and seconds of the training, and seconds of a test scan: the faster of two times."""
+    """Return parameters, steps and seconds of the training, and seconds per test scan, the faster of two runs."""
     from brainuad.train import seconds_used
 
     done = json.loads((training / "training.json").read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""From what a user points at to scans: folders, NIfTI files, BIDS, DICOM series, and masks beside them."""
+"""Finding and opening a user's scans: NIfTI files, folders, BIDS data sets, DICOM series, and their masks."""

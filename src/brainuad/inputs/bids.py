@@ -1,4 +1,4 @@
-"""Brain Imaging Data Structure: finding the scans of a data set, and naming results as a derivative of it.
+"""BIDS (Brain Imaging Data Structure): find the scans of a data set, and name results as its derivative.
 
 Version 1.10 of the specification, https://bids-specification.readthedocs.io. Only file names are interpreted.
 """
@@ -24,22 +24,22 @@ SUFFIXES = {"t1": "T1w", "t2": "T2w"}
 _NAME = re.compile(
     r"(sub-[A-Za-z0-9+]+)(_ses-[A-Za-z0-9+]+)?(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?"
 )
-# What holds for all files of a kind stands in the root, from where the specification lets it be inherited.
+# Metadata common to all files of a kind; files inherit it from the root, as the specification allows.
 _INHERITED = {
     "desc-anomaly_{suffix}": {
         "SkullStripped": True,
-        "Description": "How unlike a healthy brain each voxel is: higher is less alike, 0 outside the brain",
+        "Description": "Anomaly map: higher is less like a healthy brain, 0 outside the brain",
     },
     "desc-reconstruction_{suffix}": {
         "SkullStripped": True,
-        "Description": "The brain as the model would have it, were it healthy",
+        "Description": "The brain as the model reconstructs it: how it would look healthy",
     },
     "desc-lesions_dseg": {
-        "Description": "Regions above the threshold, 1 is the largest. Research use only; not for diagnosis"
+        "Description": "Findings, numbered as in the list of findings. Research use only; not for diagnosis"
     },
     "desc-brain_mask": {"Type": "Brain"},
 }
-# contrast agent, parts of complex images, and what is derived already
+# contrast agent, parts of complex images, and derived images
 _LEFT_OUT = re.compile(r"_(ce|part|desc|space|label)-")
 _IGNORED = (
     "*.png",
@@ -49,7 +49,7 @@ _IGNORED = (
     ".scores.csv.lock",
     "run.json",
     "failed",
-)  # ours that the specification does not know
+)  # our outputs that the specification does not define
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class BidsImage:
 
 
 def is_bids(folder: Path) -> bool:
-    """Tell whether a folder is the root of a BIDS data set of raw scans.
+    """Return whether a folder is the root of a BIDS data set of raw scans.
 
     Raises:
         InputError: It holds results of this package.
@@ -93,7 +93,7 @@ def bids_images(
         sessions: Labels, with or without "ses-"; all if empty.
 
     Returns:
-        Images without contrast agent (``ce-``) and not in parts (``part-``).
+        Images without contrast agent (``ce-``) that are not one part of a complex image (``part-``).
 
     Raises:
         InputError: There is none, or a label is unknown.
@@ -196,7 +196,7 @@ def _check_known(root: Path, option: str, wanted: set[str], present: set[str]) -
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """Return a data set's description; {} if it cannot be understood, for nothing depends on it but its kind."""
+    """Return a data set's description, or {} if it is damaged: only the kind of data set is read from it."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What a name or a description says about the contrast of a scan."""
+"""The contrast of a scan, judged by its name or description."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
 
 
 def contrast_of(text: str, modality: str) -> str:
-    """Judge by the words in a name or description.
+    """Return whether a name or description says that a scan has a given contrast.
 
     Args:
         text: Words in letters and digits, separated by anything else.
         modality: "t1" or "t2".
 
     Returns:
-        "same" if they are of the modality and without contrast agent, "other" if they are not, "" if they do not say.
+        "same" if the words name the modality and no contrast agent, "other" if they name something else, "" if they
+        name no contrast.
     """
     words = set(re.split(r"[^a-z0-9]+", text.lower()))
     others = set().union(*(names for key, names in _WORDS.items() if key != modality))

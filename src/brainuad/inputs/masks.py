@@ -1,4 +1,4 @@
-"""Which mask in a folder belongs to which scan, by the files' names."""
+"""Match masks to scans by file name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ANY_MASK = frozenset({"mask", "label", "labels", "dseg", "desc", "space", "orig
 
 @dataclass(frozen=True)
 class MaskKind:
-    """What masks of a kind are called, beside the name of their scan.
+    """The words in the names of a kind of mask, besides its scan's name.
 
     Attributes:
-        words: Words that say which kind it is.
-        first: Words that come before others: ``x_mask`` is a brain mask sooner than ``x_brain``.
+        words: Words that mark this kind of mask.
+        first: Words that are preferred: ``x_mask`` is taken as the brain mask before ``x_brain``.
     """
 
     words: frozenset[str]
@@ -46,16 +46,16 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
 
     The mask of ``patient07_t1.nii.gz`` is ``patient07_mask.nii.gz`` or ``patient07_t1_brain_mask.nii.gz``: the scan's
     name, with or without its contrast, and words of masks of the kind. Any other word (``patient07_followup_mask``),
-    or another session or run of BIDS, makes it the mask of another scan. A file of the scan's very name is its mask if
-    there is none with such words.
+    or another BIDS session or run, makes it the mask of another scan. A file with exactly the scan's name is its mask
+    if no name has such words.
 
     Args:
         scan: The scan's file, or the folder of a DICOM series.
-        source: A mask, or a folder that is searched with its subfolders.
+        source: A mask, or a folder, which is searched with its subfolders.
         kind: ``BRAIN`` or ``LESION``.
 
     Returns:
-        None if the folder holds none. The scan itself and copies of it are none.
+        The mask, or None if the folder holds none. The scan itself and its copies do not count as masks.
 
     Raises:
         InputError: ``source`` does not exist, or several files could be meant.
@@ -84,7 +84,7 @@ def _words(name: str) -> list[str]:
 
 
 def _rank(scan: list[str], name: list[str], kind: MaskKind) -> tuple[bool, bool, bool, int] | None:
-    """Return how far a name is from that of the scan's mask, for the least; None if it is of something else."""
+    """Return a sort key, smallest for the best match to the scan's mask; None for a file that is not its mask."""
     if name == scan:
         return True, True, True, 0
     contrast = {word for word in scan[1:][-1:] if word in _IMAGE}
@@ -97,7 +97,7 @@ def _rank(scan: list[str], name: list[str], kind: MaskKind) -> tuple[bool, bool,
 
 
 def _is_same(path: Path, scan: Path) -> bool:
-    """Whether a file is the scan itself, however the paths are written, or a copy of it."""
+    """Return whether a file is the scan itself, by whatever path, or a copy of it."""
     if path.resolve() == scan.resolve():
         return True
     if not (scan.is_file() and path.is_file()) or path.stat().st_size != scan.stat().st_size:

@@ -1,6 +1,6 @@
-"""From what a user gives (files, folders) to a list of scans, each with the names of its outputs.
+"""Find the scans in the files and folders that a user gives, and name the outputs of each.
 
-Files that are named are taken as they are. In folders, what is no scan is left out: see :func:`left_out`, and
+A file that the user names is always a scan. In folders other files are left out: see :func:`left_out`, and
 :func:`brainuad.inputs.dicom.pick_series` for DICOM.
 """
 
@@ -24,9 +24,9 @@ from brainuad.inputs.dicom import Series, is_dicom, is_volume, list_series, pick
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
-_OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of its scans
-_LONGEST_NAME = 150  # bytes, of the 255 that file systems allow, before endings and temporary prefixes
-# Results of this package, and what others keep beside scans. "_brain" and "_scan" are judged by their neighbours.
+_OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of single scans
+_LONGEST_NAME = 150  # bytes; file systems allow 255, and suffixes and temporary prefixes need the rest
+# Results of this package, and masks beside scans. For "_brain" and "_scan" the other files of the folder decide.
 _NOT_SCANS = re.compile(
     r"(_anomaly|_lesions?|_reconstruction|mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
 )
@@ -37,12 +37,12 @@ class Scan:
     """One scan to be scored.
 
     Attributes:
-        name: Unique within a run whatever the case of its letters, and safe as a file name.
+        name: Unique within a run, regardless of upper and lower case, and safe as a file name.
         source: NIfTI file, or folder of a DICOM series; absolute.
         kind: "nifti", "bids" or "dicom".
-        folder: Folder of its outputs, relative to that of the run; "" for the run's own.
+        folder: Folder of its outputs, relative to the run's output folder; "" for that folder itself.
         series: SeriesInstanceUID of a DICOM series.
-        fault: Why it cannot be opened: an input without a scan, or a DICOM study of which no series could be chosen.
+        fault: Why it cannot be opened, or None: an input without a scan, or a DICOM study with no clear series.
     """
 
     name: str
@@ -65,19 +65,19 @@ def find_scans(
     """List the scans in files and folders.
 
     Args:
-        inputs: NIfTI files and folders, which are searched with all folders below them.
+        inputs: NIfTI files, and folders, which are searched with their subfolders.
         modality: "t1" or "t2"; in folders, files named after another contrast are left out.
         output: Folder for results. It may lie below an input and is then not searched; it must not hold an input.
-        participants: Labels of the participants to take from BIDS data sets; all if empty.
-        sessions: The same for sessions.
+        participants: Labels of the participants to take from BIDS data sets; empty means all.
+        sessions: Labels of the sessions, likewise.
         series: SeriesInstanceUID of the DICOM series to take.
 
     Returns:
-        Scans with different names, in the order of the inputs and by path within each. Inputs and DICOM studies that
-        cannot be used are among them, with their ``fault``, which is also logged.
+        Scans with different names, in the order of the inputs and by path within each. They include inputs and DICOM
+        studies that cannot be used, each with its ``fault``, which is also logged.
 
     Raises:
-        InputError: ``output`` holds an input; two scans would have the same name; there is nothing but one fault.
+        InputError: ``output`` holds an input, two scans would have the same name, or the only input is faulty.
     """
     found: dict[tuple[str, str, str], Scan] = {}
     given, output, any_bids = [Path(path) for path in inputs], Path(output), False
@@ -98,7 +98,7 @@ def find_scans(
             _check_outside(path, output)
         for scan in scans:
             source = Path(os.path.abspath(scan.source))
-            # a folder may be reached in two ways; but files may be links to one content and still be two scans
+            # One folder given twice counts once. Two links to one file stay two scans.
             place = os.path.realpath(source.parent), source.name, scan.series
             found.setdefault(place, replace(scan, source=source))
     faults = [scan.fault for scan in found.values() if scan.fault]
@@ -136,7 +136,7 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: Its ``fault``; it says nowhere how it lies; or as for :meth:`brainuad.data.volume.Volume.load` and
+        InputError: Its ``fault``; its header has no affine; or as for :meth:`brainuad.data.volume.Volume.load` and
             :func:`brainuad.inputs.dicom.read_series`.
     """
     if scan.fault:
@@ -149,7 +149,7 @@ def open_scan(scan: Scan) -> Volume:
 
 
 def _check_apart(given: Path, output: Path) -> None:
-    """Refuse an input that results would be mixed with."""
+    """Refuse an input that lies in the output folder."""
     if _real(given).is_relative_to(_real(output)):
         raise InputError(
             given,
@@ -159,7 +159,7 @@ def _check_apart(given: Path, output: Path) -> None:
 
 
 def _check_outside(root: Path, output: Path) -> None:
-    """Refuse results in a BIDS data set of raw scans, but among its derivatives."""
+    """Refuse an output folder in a BIDS data set of raw scans, except below its ``derivatives``."""
     inside = _real(output).is_relative_to(_real(root))
     if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
         raise InputError(
@@ -175,7 +175,9 @@ def _as_file(path: Path) -> Scan:
     if not path.name.lower().endswith(NIFTI):
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
-        if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # of which reading knows more
+        if not path.name.lower().endswith(
+            (".mgz", ".mgh", ".img", ".hdr")
+        ):  # reading it gives the more precise error
             raise InputError(
                 path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
             )
@@ -220,7 +222,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
 
 
 def left_out(name: str, beside: Sequence[str], modality: str) -> str:
-    """Tell why a NIfTI file that was found in a folder is not taken as a scan; "" if it is.
+    """Return why a NIfTI file in a folder is left out; "" if it is taken as a scan.
 
     Args:
         name: Its name.
@@ -230,7 +232,7 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
     stem = _stem(name)
     if _NOT_SCANS.search(stem.lower()):
         return "named as masks or results"
-    for end in ("_brain", "_scan"):  # a mask or a converted scan beside results; alone, a scan
+    for end in ("_brain", "_scan"):  # beside other files a mask or a converted scan; alone a scan
         base = stem.removesuffix(end)
         near = (
             (f"{base}.", f"{base}_anomaly")
@@ -243,9 +245,9 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
 
 
 def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with the names of their files, in order, once each, without hidden ones and ``output``.
+    """Yield each folder once, in order, with the names of its files; hidden folders and ``output`` are skipped.
 
-    Links to folders are followed; one that leads to a folder that was already visited is not.
+    Links to folders are followed, except to a folder that was visited before.
     """
     visited: set[tuple[int, int]] = set()
 
@@ -265,7 +267,7 @@ def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _real(path: Path) -> Path:
-    """Resolve links; unlike :meth:`pathlib.Path.resolve`, also where they lead in a circle."""
+    """Resolve links. Unlike :meth:`pathlib.Path.resolve` this works for circular links, too."""
     return Path(os.path.realpath(path))
 
 
@@ -274,7 +276,7 @@ def _stem(name: str) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Return text as a file name that every file system takes and every shell can be given."""
+    """Return text as a file name that is valid on every file system and safe in every shell."""
     text = "".join(letter if letter.isprintable() else "_" for letter in text)  # surrogates are not
     text = re.sub(r'[<>:"/\\|?*]', "_", text).strip(" .").lstrip("-") or "scan"
     if len(text.encode()) > _LONGEST_NAME:
@@ -284,7 +286,7 @@ def safe_name(text: str) -> str:
 
 
 def _with_series(scans: list[Scan]) -> list[Scan]:
-    """Name DICOM series apart that lie in one folder, without what identifies a patient."""
+    """Give DICOM series of one folder different names that do not identify a patient."""
     shared = Counter(scan.source for scan in scans)
     return [
         replace(scan, name=f"{scan.name}_{hashlib.sha256(scan.series.encode()).hexdigest()[:8]}")
@@ -295,7 +297,7 @@ def _with_series(scans: list[Scan]) -> list[Scan]:
 
 
 def _named_apart(scans: list[Scan]) -> list[Scan]:
-    """Give scans of the same name the names of their parent folders in front, as many as it takes."""
+    """Prefix scans of the same name with the names of their parent folders, as many as needed."""
     groups = defaultdict(list)
     for scan in scans:
         groups[scan.folder, safe_name(scan.name).casefold()].append(scan)

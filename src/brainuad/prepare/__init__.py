@@ -1,1 +1,1 @@
-"""From raw scans to the paper's data layout: brain extraction, atlas registration, bounding box, bias correction."""
+"""Prepare raw scans in the paper's layout: brain extraction, atlas registration, bounding box, bias correction."""

@@ -1,4 +1,4 @@
-"""Preparing many scans, several at a time."""
+"""Prepare many scans, several at the same time."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def prepare_cohort(
     jobs: int = 1,
     report: Callable[[Row], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Prepare scans into the paper's layout; finished ones are skipped, failed ones recorded.
+    """Prepare scans and write them in the paper's layout. Finished scans are skipped, failed ones recorded.
 
     Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, ``labels`` where the
-    given mask is a parcellation, and one JSON sidecar a subject in ``Data/prepared/<dataset>``. At the end, or when
-    interrupted, it brings these tables up to date; rows of subjects that are not in this run stay:
+    given mask is a parcellation, and one JSON sidecar per subject in ``Data/prepared/<dataset>``. At the end, or when
+    interrupted, it updates these tables and keeps the rows of subjects that are not in this run:
 
     - ``prepare.csv``: every subject's row;
     - ``Data/splits``: the split CSVs of the paper's layout;
-    - ``manifest.csv`` for T1 and ``manifest_t2.csv`` for T2: whatever was prepared and has a split, of any data set.
+    - ``manifest.csv`` for T1 and ``manifest_t2.csv`` for T2: every prepared scan with a split, of all data sets.
 
     Args:
-        scans: What to prepare.
+        scans: Subjects to prepare.
         data_dir: Folder of the layout; created where missing.
         settings: See :class:`Preparation`.
-        jobs: Processes.
+        jobs: Number of processes.
         report: Called with each subject's row as it is done.
 
     Returns:
         One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment
-        (correlation with the atlas), brain_ml, brain (how it was found), left_out (images that were not asked for and
-        could not be prepared, and why), message.
+        (correlation with the atlas), brain_ml, brain (where the mask came from), left_out (images of the other
+        modality that could not be prepared, and why), message.
 
     Raises:
-        InputError: A table in ``data_dir`` is somebody else's, it cannot be written to, or a scan lies where its own
-            results would go.
+        InputError: ``data_dir`` holds tables of another origin or cannot be written to, or results would overwrite a
+            raw scan.
     """
     check_tables(Path(data_dir))
     root = Path(data_dir) / "Data"
@@ -86,9 +86,9 @@ def _check_apart(scans: list[RawScan], root: Path) -> None:
 
 
 def _clash(scan: RawScan, root: Path) -> str:
-    """Return why a scan cannot be prepared beside what is there; its results there stay, and stay listed.
+    """Return why a scan cannot be prepared beside the subject's other image, or "". Existing results stay listed.
 
-    The brain mask fits the T1 where there is one. It may be made again, but not from an image that has none there yet.
+    Both images of a subject share one brain mask. Preparing a second image alone would overwrite that mask.
     """
     leading = "t1" if "t1" in scan.images else scan.modality
     if (root / place(scan, leading)).exists():
@@ -103,5 +103,5 @@ def _clash(scan: RawScan, root: Path) -> str:
 
 def _one_thread(jobs: int) -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    if jobs > 1:  # torch, which brain extraction loads later, looks here
+    if jobs > 1:  # torch, which brain extraction imports later, reads this
         os.environ.setdefault("OMP_NUM_THREADS", "1")

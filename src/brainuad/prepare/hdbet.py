@@ -1,4 +1,4 @@
-"""HD-BET (Isensee et al. 2019), which finds the brain in any contrast: a program that the user installs."""
+"""HD-BET (Isensee et al. 2019): brain extraction for any contrast, by a program that the user installs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
 
     Raises:
         InputError: The program is not installed.
-        ValueError: It fails, takes too long, or its mask is empty or none of the scan's grid.
+        ValueError: It fails, takes too long, or its mask is empty or lies on another grid.
     """
     program = shutil.which(PROGRAM)
     if program is None:
@@ -67,7 +67,7 @@ def _has_gpu() -> bool:
 
 
 def _run(command: list[str], time_limit: float) -> None:
-    """Run a program without a shell; whatever ends the wait ends it and the processes that it started."""
+    """Run a program without a shell. A timeout or an interrupt ends the program and its child processes."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, errors="replace", start_new_session=True,

@@ -1,4 +1,4 @@
-"""Where the paper's layout keeps what."""
+"""Paths in the paper's data layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparing one subject."""
+"""Prepare one subject: brain mask, registration to the atlas, bias correction, files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
 EXTRACTORS = ("deepbet", PROGRAM)
-_LITTLE, _MOST = 0.5, 0.95  # of the brain that a second image must show, and below which a person should know
+# least fraction of the brain that a second image must show, and the fraction below which a note says so
+_LITTLE, _MOST = 0.5, 0.95
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Preparation:
     Attributes:
         spacing: Voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid).
         seed: Seeds the registration's sampling.
-        extractor: What finds the brain in a scan with skull and without mask: "deepbet", for T1, or "hd-bet", which is
-            the published protocol's and has to be installed.
-        bias_levels: Of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 is the published
-            protocol, 1 what the ``lite`` models do.
+        extractor: Program that extracts the brain of a scan with skull and without mask: "deepbet", for T1, or
+            "hd-bet", the published protocol's, which must be installed.
+        bias_levels: Levels of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 in the published
+            protocol, 1 in the ``lite`` models.
     """
 
     spacing: float = 1.0
@@ -54,13 +55,13 @@ class Preparation:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What is known of a subject after preparation.
+    """A prepared subject, not yet written.
 
     Attributes:
-        volumes: What to write by its kind ("t1", "t2", "mask", "labels", "seg"), with the type of its values.
+        volumes: Volume and data type of each output ("t1", "t2", "mask", "labels", "seg").
         measured: Figures of ``prepare.csv``.
-        notes: What a person should know.
-        atlas_to_scan: ``(4, 4)``, atlas mm to mm of each image, by modality.
+        notes: Remarks for the user.
+        atlas_to_scan: ``(4, 4)`` by modality, atlas mm to scanner mm of that image.
     """
 
     volumes: dict[str, tuple[Volume, type[np.generic]]]
@@ -72,7 +73,7 @@ class _Prepared:
 def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     """Prepare one subject and return its row of ``prepare.csv``; user errors become a "failed" row.
 
-    An image that was not asked for and cannot be prepared is left out, and the row says so.
+    An image of the other modality that cannot be prepared is left out, and the row says so.
     """
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
@@ -90,7 +91,7 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
         for kind, (volume, dtype) in prepared.volumes.items():
             outputs.append(place(scan, kind))
             volume.save(root / outputs[-1], dtype)
-        for modality in left_out:  # of an earlier run
+        for modality in left_out:  # left by an earlier run
             (root / place(scan, modality)).unlink(missing_ok=True)
         first, *others = prepared.atlas_to_scan
         record = {
@@ -120,7 +121,7 @@ def _named(scan: RawScan) -> Row:
 
 
 def _inputs(scan: RawScan) -> list[list[str | None]]:
-    """Return name and hash of every file; no hash for an image that was not asked for and cannot be read."""
+    """Return name and hash of every file; no hash for an unreadable image of the other modality."""
     result: list[list[str | None]] = []
     optional = [path for modality, path in scan.images.items() if modality != scan.modality]
     for path in (*scan.images.values(), *(path for path in (scan.mask, scan.lesion) if path)):
@@ -134,7 +135,7 @@ def _inputs(scan: RawScan) -> list[list[str | None]]:
 
 
 def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row | None:
-    """Return what is known of a scan prepared by this recipe; None if it was not, or files are gone."""
+    """Return the sidecar of a scan that was prepared by this recipe; None if it was not, or if files are missing."""
     try:
         known = json.loads(sidecar.read_text(encoding="utf-8"))
         if known["recipe"] != recipe or not all((root / name).exists() for name in known["outputs"]):
@@ -148,7 +149,7 @@ def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row 
             "notes": [str(note) for note in known["notes"]],
             "left_out": known["left_out"],
         }
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged, which is as good as absent
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
         return None
 
 
@@ -162,10 +163,10 @@ def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
 
 
 def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepared, dict[str, str]]:
-    """Prepare a subject without the images that are at fault; those are returned with their faults.
+    """Prepare a subject, and return the images that had to be left out, with their faults.
 
     Raises:
-        InputError: What was asked for cannot be prepared.
+        InputError: The requested image cannot be prepared.
     """
     left_out: dict[str, str] = {}
     while True:
@@ -264,10 +265,10 @@ def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | Non
 
 
 def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.ndarray) -> tuple[Volume, float]:
-    """Return an image cut to the brain of the ``first`` one, and how much of that brain it shows (0 .. 1).
+    """Return an image cropped to the brain of the ``first`` one, and the fraction of that brain that it shows.
 
     Raises:
-        ValueError: It shows little of the brain, or nothing but one value there.
+        ValueError: It shows too little of the brain, or is constant there.
     """
     matrix = np.linalg.inv(first.affine) @ np.linalg.inv(moved) @ image.affine
     there = resample(brain, matrix, image.array.shape, order=0) > 0.5
@@ -292,7 +293,7 @@ def _lesion(scan: RawScan, first: Volume) -> np.ndarray | None:
 
 
 def _is_parcellation(mask: Volume) -> bool:
-    """Whether a brain mask holds several whole-number labels."""
+    """Return whether a brain mask holds several whole-number labels."""
     values = np.unique(mask.array)
     return bool((values > 0).sum() > 1 and (values == np.rint(values)).all())
 

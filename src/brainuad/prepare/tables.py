@@ -1,4 +1,4 @@
-"""The tables beside prepared scans: what was done, splits, manifests."""
+"""The tables of prepared scans: ``prepare.csv``, splits, manifests."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TABLES = {
 
 
 def check_tables(data_dir: Path) -> None:
-    """Refuse to bring tables up to date that are not those of preparation, and would lose what they say.
+    """Refuse to overwrite tables that preparation did not write, because their contents would be lost.
 
     Raises:
-        InputError: One is somebody else's, or cannot be read.
+        InputError: A table has other columns, or cannot be read.
     """
     for name, columns in TABLES.items():
         path = data_dir / name
@@ -50,9 +50,9 @@ def check_tables(data_dir: Path) -> None:
 
 
 def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
-    """Bring prepare.csv, the splits and the manifests up to date with the ``rows`` of some of the ``scans``.
+    """Update ``prepare.csv``, the splits and the manifests from the ``rows`` of some of the ``scans``.
 
-    Other processes that do the same at that moment wait.
+    Other processes that update them at the same time wait.
     """
     with locked(data_dir / "prepare.csv"):
         _write_tables(data_dir, scans, rows)
@@ -69,7 +69,7 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
         data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"]))
     )
     for dataset in sorted({scan.dataset for scan in seen}):
-        # A subject whose split changed, or that failed this time, leaves the files that listed it before.
+        # A subject whose split changed, or that failed this time, is removed from the files that listed it.
         old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
         for split, fold in [(split, fold) for split in SPLITS for fold in range(FOLDS)]:
             folded = dataset == "ixi" and split != "test"
@@ -84,7 +84,7 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
             path = data_dir / "Data" / "splits" / name
             _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
     for modality, name in MANIFESTS.items():
-        # All that was seen goes, not only scans of this modality: their brain masks may have been written anew.
+        # Rows of both modalities are removed: their common brain mask may have been overwritten.
         old = [_manifest_row(scan, modality) for scan in seen]
         new = [
             _manifest_row(scan, modality)
@@ -99,14 +99,14 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
 
 
 def _split_in(scan: RawScan, fold: int) -> str:
-    """Return a scan's split in a fold of cross-validation, "" where that is not known."""
+    """Return a scan's split in a fold of cross-validation, "" if unknown."""
     if fold < len(scan.folds):
         return scan.folds[fold]
     return scan.split if fold == 0 else ""
 
 
 def _merge(path: Path, key: tuple[str, ...], old: list[Row], new: list[Row]) -> list[Row]:
-    """Return a table's rows without those that have the key of one in ``old``, and ``new`` after them."""
+    """Return a table's rows without those whose key is in ``old``, followed by ``new``."""
     gone = {tuple(row[column] for column in key) for row in old}
     before = [row for row, _ in read_table(path, required=key)] if path.exists() else []
     return [row for row in before if tuple(row[column] for column in key) not in gone] + new
@@ -116,7 +116,7 @@ def _write_rows(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
     if rows:
         write_text(path, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n"))
     else:
-        path.unlink(missing_ok=True)  # readers take a table without rows for a mistake
+        path.unlink(missing_ok=True)  # readers treat a table without rows as an error
 
 
 def _listed_name(dataset: str) -> str:
@@ -128,7 +128,7 @@ def _split_row(scan: RawScan) -> Row:
         "img_name": f"{scan.subject}_t1.nii.gz",
         "age": scan.age if scan.age is not None else "",
         "label": scan.label,
-        # The layout names the t1 file also where only a t2 exists; readers derive the t2 path from it.
+        # The layout lists the T1 path even where only a T2 exists; readers derive the T2 path from it.
         "img_path": "/" + place(scan, "t1"),
         "mask_path": "/" + place(scan, "mask"),
         "seg_path": "/" + place(scan, "seg") if scan.lesion is not None else "",

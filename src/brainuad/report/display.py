@@ -1,4 +1,4 @@
-"""Volumes as the page shows them: one common grid along the scanner's axes, small enough to travel in HTML."""
+"""Volumes for the page: one common grid along the scanner's axes, small enough to embed in HTML."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from brainuad.errors import InputError
 from brainuad.files import sha256
 from brainuad.report.records import Scored
 
-FINEST = 2.0  # mm: the model's own grid, and what software rendering shows without delay
+FINEST = 2.0  # mm: the model's grid; fast enough for software rendering
 _MARGIN = 12.0  # mm shown around the brain
-_BRIGHTEST = 1.25  # of the scale on which the brain's 1st percentile is 0 and its 99th is 1
+_BRIGHTEST = 1.25  # on the scale where the brain's 1st percentile is 0 and its 99th is 1
 _MAP_STEP = 0.002
 _MAX_VOXELS = 2**29
 _DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError)
@@ -36,14 +36,14 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Display:
-    """A scan and what was found in it, on one grid whose axes are right, anterior, superior.
+    """A scan, its maps and findings, on one grid whose axes are right, anterior, superior.
 
     Attributes:
         affine: ``(4, 4)``, indices to scanner mm: a scaling and a shift.
         volumes: By name, ``(X, Y, Z)``: "scan" and "reconstruction" float32 with the brain in [0, 1], "anomaly"
             float32, "findings" uint16 labels, "lesion" bool, "brain" bool. Only "anomaly" and "brain" are
             always there.
-        notes: What is not shown, and why.
+        notes: Volumes that are not shown, and why.
     """
 
     affine: np.ndarray
@@ -88,7 +88,7 @@ def read_display(scored: Scored) -> Display:
     inside = _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0
     volumes = {
         "brain": inside if inside.any() else np.ones(shape, dtype=bool),
-        # The map is smooth as it is, and the page names its values.
+        # The map is smooth already, and the page shows its values.
         "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
     }
     for name in ("scan", "reconstruction"):
@@ -113,7 +113,7 @@ def read_layer(path: Path | None, what: str) -> Layer:
     """Read a three-dimensional NIfTI file.
 
     Raises:
-        InputError: It is missing, damaged, or no such file.
+        InputError: It is missing, damaged, or not a NIfTI file.
     """
     if path is None:
         raise InputError(what, "was not written", "Score the scan again")
@@ -138,7 +138,7 @@ def display_grid(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tup
     """Return affine and shape of the grid that shows a brain and a margin around it.
 
     Args:
-        brain: ``(X, Y, Z)`` bool; where it is empty, all of it is shown.
+        brain: ``(X, Y, Z)`` bool; if it is empty, the whole grid is shown.
         affine: ``(4, 4)``, its indices to scanner mm.
     """
     inside = np.argwhere(brain) if brain.any() else np.array([[0, 0, 0], brain.shape]) - 0.5
@@ -174,7 +174,7 @@ def _to_grid(
 
 
 def _scaled(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Scale as the model does, so that scan and reconstruction look alike where they are alike."""
+    """Scale intensities as the model does, so that scan and reconstruction can be compared."""
     low, high = np.percentile(image[brain], (1, 99))
     return np.clip((image - low) / max(high - low, 1e-6), 0, _BRIGHTEST).astype(np.float32)
 

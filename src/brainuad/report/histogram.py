@@ -1,4 +1,4 @@
-"""Where the scans' scores lie among those of healthy scans, as an inline drawing."""
+"""Histogram of the scans' scores beside those of healthy scans, as an inline drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _FLOOR = 44, 24, 12, 140
 
 @dataclass(frozen=True)
 class Bar:
-    """One rectangle, in the drawing's units, and what it stands for."""
+    """One rectangle, in the drawing's units, and its description."""
 
     x: float
     y: float
@@ -25,14 +25,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """What the template ``histogram.svg`` draws.
+    """Contents of the template ``histogram.svg``.
 
     Attributes:
         healthy: Bars of the healthy scans of the calibration.
         scans: Bars of the scans scored.
-        marks: A line a scan: position and name with score.
+        marks: One line per scan: position, and name with score.
         ticks: Position and label along the axis of scores.
-        top: Share of scans at the top of the drawing, in %.
+        top: Percentage of scans at the top of the drawing.
         summary: The drawing in words.
     """
 

@@ -1,4 +1,4 @@
-"""One static picture a case: scan, reconstruction, anomaly maps, lesion outline."""
+"""Static pictures of a case: scan, reconstruction, anomaly maps, lesion outline."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from brainuad.components import outlined
 from brainuad.files import atomic_path
 
 _SLICES = 4
-# red to yellow; what is just above the first colour lets the scan shine through
+# red to yellow; values just above the first colour are transparent
 _COLOURS = ListedColormap([(1, share, 0, 0.35 + 0.65 * share) for share in np.linspace(0, 1, 256)], "anomaly")
 _PANELS_A_ROW = 6
-_ON_SCREEN = 75  # dots an inch in a notebook
+_ON_SCREEN = 75  # dots per inch in a notebook
 _FOOTER = "brainuad · research use only; not for diagnosis"
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """An anomaly map and its colour scale. Where it begins belongs to the model and is never taken from the case.
+    """An anomaly map and its colour scale. Its start comes from the model's calibration, never from the case.
 
     Attributes:
         name: Heading of the column.
         anomaly: ``(X, Y, Z)`` map, 0 and above.
         first_colour: Map value from which on voxels are coloured.
-        full_scale: Map value of the brightest colour; the map's highest value where that is higher, so that what stands
-            out most is seen within what stands out.
+        full_scale: Map value of the brightest colour, or the map's highest value if that is higher. So the highest part
+            of a large region is visible within it.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Overlay:
 
     @cached_property
     def colours(self) -> np.ndarray:
-        """``(X, Y, Z)`` from 0 at the first colour to 1 at the brightest; NaN where nothing stands out.
+        """``(X, Y, Z)`` from 0 at the first colour to 1 at the brightest; NaN outside the coloured regions.
 
-        What stands out ends as findings do (:func:`brainuad.components.outlined`).
+        Regions are delineated like findings (:func:`brainuad.components.outlined`).
         """
         full = max(self.full_scale, float(self.anomaly.max()))
-        spread = (full - self.first_colour) or 1.0  # of a map that is the same everywhere
+        spread = (full - self.first_colour) or 1.0  # of a constant map
         out = outlined(self.anomaly, self.first_colour)[0] > 0
         return np.where(out, (self.anomaly - self.first_colour) / spread, np.nan)
 
@@ -75,17 +75,17 @@ def montage(
     scale_meaning: str,
     height: Callable[[int], str] = lambda z: f"slice {z}",
 ) -> Picture:
-    """Draw axial slices, one a row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
+    """Draw axial slices, one per row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
     Args:
         image: ``(X, Y, Z)`` scan in [0, 1], RAS axes; shown with the patient's right on the left.
         reconstruction: ``(X, Y, Z)`` on the scale of ``image``; None leaves its column out.
-        overlays: Maps to show, a column each.
+        overlays: Maps to show, one column each.
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool ground truth, or None.
         title: Heading.
-        scale_meaning: What the first and the brightest colour stand for, beside the colour bar.
-        height: What a slice is called, by its index: its place in mm, where that is known.
+        scale_meaning: Meaning of the first and the brightest colour, written beside the colour bar.
+        height: Function from a slice's index to its name, for instance its position in mm.
     """
     slices = choose_slices(mask, lesion)
     plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
@@ -109,7 +109,8 @@ def montage(
             row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, color="white", fontsize=9)
-    figure.suptitle(title, color="white", fontsize=11, parse_math=False)  # names may hold dollars
+    # names may contain "$", which starts mathematics in matplotlib
+    figure.suptitle(title, color="white", fontsize=11, parse_math=False)
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
     bar = figure.colorbar(
@@ -123,13 +124,13 @@ def montage(
 def finding_panels(
     image: np.ndarray, overlay: Overlay, labels: np.ndarray, findings: Sequence[tuple[int, int, str]]
 ) -> Picture:
-    """Draw findings one by one, two a row: the axial slice with the finding's outline, and the map over it beside.
+    """Draw findings one by one, two per row: the axial slice with the finding's outline, and beside it the map.
 
     Args:
         image: ``(X, Y, Z)`` scan in [0, 1], RAS axes.
         overlay: The anomaly map and its scale.
         labels: ``(X, Y, Z)``, the label of the finding that a voxel belongs to.
-        findings: Label, index of the axial slice, and what the slice is called, of each to draw.
+        findings: For each finding its label, the index of its axial slice, and the slice's name.
     """
     rows = -(-len(findings) // 2)
     figure = Picture(figsize=(8, 2.5 * rows), facecolor="black", dpi=90)
@@ -155,14 +156,14 @@ def finding_panels(
 def method_panels(
     image: np.ndarray, lesion: np.ndarray, overlays: Sequence[Overlay], *, title: str, scale_meaning: str
 ) -> Picture:
-    """Draw the axial slice of the largest lesion area: the scan, the lesion's outline, and map after map over the scan.
+    """Draw the axial slice of the largest lesion area: the scan, the lesion's outline, and each map over the scan.
 
     Args:
         image: ``(X, Y, Z)`` scan in [0, 1], RAS axes.
         lesion: ``(X, Y, Z)`` bool ground truth.
         overlays: Maps to show, each on its own scale.
         title: Heading.
-        scale_meaning: What the first and the brightest colour stand for.
+        scale_meaning: Meaning of the first and the brightest colour.
     """
     z = int(lesion.sum((0, 1)).argmax())
     names = ["scan", "lesion (annotation)", *(overlay.name for overlay in overlays)]
@@ -191,18 +192,18 @@ def method_panels(
 
 
 def _letter(axis: Axes) -> None:
-    """Write the patient's sides at the edges of an axial slice."""
+    """Write R and L at the edges of an axial slice."""
     for x, side, place in ((0.02, "R", "left"), (0.98, "L", "right")):
         axis.text(x, 0.5, side, color="white", fontsize=7, va="center", ha=place, transform=axis.transAxes)
 
 
 def _coloured(overlay: Overlay, z: int) -> np.ndarray:
-    """Return the colours of a slice of a map, masked where there are none."""
+    """Return the colours of a slice of a map, masked outside the coloured regions."""
     return np.ma.masked_invalid(_seen_from_the_feet(overlay.colours, z))
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
-    """Return axial slices worth showing: those the lesion spans, its largest area among them, or the brain's."""
+    """Choose axial slices to show: across the lesion, including its largest area, or across the brain."""
     if lesion is None or not lesion.any():
         present = np.flatnonzero(mask.any((0, 1)))
         return [int(z) for z in np.quantile(present, np.linspace(0.3, 0.75, _SLICES)).round()]
@@ -213,7 +214,7 @@ def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
 
 
 def _seen_from_the_feet(volume: np.ndarray, z: int) -> np.ndarray:
-    """Return an axial slice as radiologists look at it: front up, the patient's right on the left."""
+    """Return an axial slice in radiological orientation: front up, the patient's right on the left."""
     return np.asarray(volume[:, :, z]).T[::-1, ::-1]
 
 

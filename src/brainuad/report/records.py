@@ -1,4 +1,4 @@
-"""What a folder of scored scans says about itself: sidecars, ``scores.csv`` and ``run.json``, checked and typed."""
+"""Read and check the records of a folder of scored scans: sidecars, ``scores.csv`` and ``run.json``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Row:
-    """One scan in the table of all.
+    """One scan in the table of all scans.
 
     Attributes:
         name: Unique within the run.
@@ -65,14 +65,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Records:
-    """All that a folder of results holds.
+    """The contents of a folder of results.
 
     Attributes:
         folder: The folder.
         rows: Scans in the order of ``scores.csv``, others after them by name.
         run: ``run.json``, or an empty dict.
         healthy: Scan scores of the healthy scans of the calibration, sorted.
-        notes: What could not be read.
+        notes: Messages about files that could not be read.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class Records:
 
 
 def read_records(folder: str | Path) -> Records:
-    """Read a folder that ``brainuad score`` wrote. What is damaged is listed as damaged; nothing is left out.
+    """Read a folder that ``brainuad score`` wrote. Damaged results are listed as damaged; nothing is left out.
 
     Raises:
         InputError: There is no such folder, or no scored or failed scan in it.
@@ -109,7 +109,7 @@ def read_records(folder: str | Path) -> Records:
 
 
 def sidecar_paths(folder: Path) -> list[Path]:
-    """Return the JSON files of a folder of results that may be scans' sidecars, in order; not those of runs below."""
+    """Return the possible sidecars of a folder of results, in order, without those of runs in subfolders."""
     runs = [
         path.parent
         for path in folder.rglob(_OF_THE_RUN[0])
@@ -126,7 +126,7 @@ def sidecar_paths(folder: Path) -> list[Path]:
 
 
 def _is_sidecar(path: Path) -> bool:
-    """Whether a JSON file is that of a scan: a scan may have any name, that of a run's file too."""
+    """Return whether a JSON file is a scan's sidecar. A scan may even have the name of a run's file."""
     with suppress(OSError, ValueError, RecursionError):
         return "scan" in json.loads(path.read_text(encoding="utf-8"))
     return False
@@ -155,7 +155,7 @@ def _sidecar_rows(folder: Path) -> list[Row]:
 
 
 def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
-    """Return the rows of ``scores.csv`` by name; none if there is no such file."""
+    """Return the rows of ``scores.csv`` by name; {} if there is no such file."""
     if not path.exists():
         return {}
     try:
@@ -167,7 +167,7 @@ def _read_table(path: Path, notes: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _unscored(entry: dict[str, str]) -> Row:
-    """Return the row of a scan that ``scores.csv`` has and no sidecar."""
+    """Return the row of a scan that is in ``scores.csv`` but has no sidecar."""
     if entry.get("status") == "done":
         return Row(entry["name"], "damaged", "its JSON file is gone: score it again")
     return Row(entry["name"], "failed", entry.get("message") or "no message was kept")

@@ -1,4 +1,4 @@
-"""A scan of anybody's: found, scored, mapped in its own space, written down."""
+"""Score a user's scans: maps in the scan's own space, findings, and their files."""
 
 from brainuad.scan.api import score
 from brainuad.scan.assess import score_scan

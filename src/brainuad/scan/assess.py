@@ -1,4 +1,4 @@
-"""One scan scored: maps, what healthy scans say about them, findings."""
+"""Score one scan: its maps, their comparison with healthy scans, and its findings."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def score_scan(
     Args:
         scan: With or without skull.
         detector: The model.
-        brain_mask: Above 0.5 in the brain, on the scan's grid; without it the brain is looked for.
+        brain_mask: Above 0.5 in the brain, on the scan's grid. None extracts the brain.
         score: As :meth:`Detector.maps` takes it; by default the model's default.
-        fpr: Fraction of a healthy brain's voxels that the threshold of findings would mark.
+        fpr: Fraction of a healthy brain's voxels above the threshold of findings.
         seed: Seeds registration and reconstruction.
         stage: Called with the name of each step as it begins.
 
     Raises:
         ValueError: The scan or its mask cannot be used.
-        InputError: The model's calibration has no threshold for ``fpr``, or the model does not know the score.
+        InputError: The model's calibration has no threshold for ``fpr``, or the model cannot give the score.
     """
     score = detector.score_called(score)
     maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed, stage=stage)

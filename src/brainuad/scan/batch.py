@@ -1,4 +1,4 @@
-"""Scans one after the other or several at a time, with one model in memory."""
+"""Process scans in turn or in parallel, with one model in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-# what scans can bring about; anything else is a fault of the program and ends the run
+# errors that a scan can cause; any other is a fault of the program and ends the run
 SCAN_ERRORS = (
     InputError,
     ArithmeticError,
@@ -28,12 +28,12 @@ SCAN_ERRORS = (
 
 
 def each(work: Callable[[T], R], scans: Sequence[T], jobs: int) -> Iterator[R]:
-    """Yield what ``work`` makes of each scan as it is done.
+    """Yield the result of ``work`` for each scan, in the order in which they finish.
 
     Args:
-        work: Thread-safe.
-        scans: What to work on.
-        jobs: Scans at a time, in threads: the libraries that do the work let go of Python's lock.
+        work: Function of a scan; must be thread-safe.
+        scans: Scans to process.
+        jobs: Number of threads, each with one scan. The libraries that compute release Python's lock.
     """
     # Set once: threads that set it back after each step would disturb each other.
     with one_itk_thread():

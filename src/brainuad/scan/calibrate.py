@@ -1,4 +1,4 @@
-"""Calibrating a model on healthy scans: each goes the way that a user's scan goes, and is summarised."""
+"""Calibrate a model on healthy scans: score each as a user's scan is scored, and summarise it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
 
-SUMMARIES = "calibration_scans"  # folder of what is finished, beside the model
-_LAYOUT = 6  # of the summaries; raise when they change
+SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model
+_LAYOUT = 6  # version of the summaries; raise it when their contents change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibrating made.
+    """Result of a calibration.
 
     Attributes:
-        calibration: The figures.
+        calibration: The thresholds and other figures.
         folder: The model folder that holds them.
         rows: One row a scan, in order: name, status ("done", "skipped" or "failed"), seconds, message.
         score: The calibrated model's default score.
@@ -70,16 +70,16 @@ def calibrate(
 ) -> Calibrated:
     """Calibrate a model on healthy scans.
 
-    What is finished is kept beside the model: a rerun with the same model, scans and settings skips it, and one with
-    more scans measures those only. Scores relative to health need scans of three subjects.
+    Finished scans are kept beside the model: a rerun with the same model and settings skips them, and measures only
+    new ones. Scores relative to health need scans of three subjects.
 
     Args:
         model: Name of a shipped model, or folder of a model or a run.
         healthy: Scans, as :func:`brainuad.inputs.scans.find_scans` takes them; or one manifest or folder in the paper's
-            layout, whose healthy validation scans are taken as they were prepared.
-        output: Folder that becomes a model with the same weights; by default the model's own is changed.
-        brain_mask: Folder of the scans' brain masks; without, brains are looked for.
-        jobs: Scans at a time.
+            layout, whose healthy validation scans are used as prepared.
+        output: Folder for a calibrated copy of the model. By default the model's own folder is changed.
+        brain_mask: Folder of the scans' brain masks. None extracts the brains.
+        jobs: Number of scans scored at the same time.
         device: "auto", "cpu", "cuda" or "mps".
         precision: As in :func:`brainuad.detector.load_model`.
         seed: Seeds registration, reconstruction and the bootstrap.
@@ -102,7 +102,7 @@ def calibrate(
         _check_other_model(folder, detector)
     _check_enough(len(scans), len(scans), healthy)
     check_writable(folder)
-    # a score of many draws takes as many times as long, and its values are those of one scan
+    # A score of many draws takes as many times as long, and its scale differs from scan to scan.
     scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
     found: dict[int, HealthyScan] = {}
@@ -125,7 +125,7 @@ def calibrate(
         made_from="prepared scans" if isinstance(scans[0], Case) else "raw scans",
         left_out=left_out,
     )
-    # A killed run leaves no calibration rather than one beside other moments.
+    # A killed run must leave no calibration, rather than one that does not match the healthy statistics.
     (folder / CALIBRATION).unlink(missing_ok=True)
     with model_folder(model) as source:
         if folder != source:
@@ -141,7 +141,7 @@ def calibrate(
 def _healthy_scans(
     healthy: Sequence[str | Path], detector: Detector, output: Path
 ) -> list[Scan] | list[Case]:
-    """List the healthy scans: those of a cohort's validation split, or all that are given."""
+    """Return the healthy scans: those of a cohort's validation split, or all given scans."""
     if len(healthy) != 1 or not _is_cohort(Path(healthy[0])):
         return find_scans(healthy, modality=detector.modality, output=output)
     fold = detector.provenance.get("fold") or 0
@@ -178,7 +178,7 @@ def _check_other_model(folder: Path, detector: Detector) -> None:
 
 
 def _copy_model(source: Path, folder: Path) -> None:
-    for name in (CONFIG, WEIGHTS):  # where weights are, the model is whole
+    for name in (CONFIG, WEIGHTS):  # the weights come last and mark a complete model
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source / name, temporary)
 
@@ -191,7 +191,7 @@ def _subject(scan: Scan | Case) -> str:
 
 @dataclass(frozen=True)
 class _Work:
-    """Summarises one scan after the other."""
+    """Summarises scans, one call each."""
 
     detector: Detector
     detector_key: str
@@ -217,7 +217,7 @@ class _Work:
         return index, row, summary
 
     def summary(self, scan: Scan | Case) -> tuple[HealthyScan, bool]:
-        """Return a scan's summary, and whether it was there before."""
+        """Return a scan's summary, and whether it was finished before."""
         key, make = self.prepared(scan) if isinstance(scan, Case) else self.raw(scan)
         parts = [__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key]
         entry = self.summaries / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
@@ -231,7 +231,7 @@ class _Work:
         return made, False
 
     def prepared(self, case: Case) -> tuple[list[str], Callable[[], HealthyScan]]:
-        """Return what a prepared scan's summary depends on, and how to make it."""
+        """Return the hashes that a prepared scan's summary depends on, and a function that makes it."""
 
         def make() -> HealthyScan:
             loaded = load_case(case, self.detector.data_config)
@@ -244,7 +244,7 @@ class _Work:
         return [content_key(case, self.detector.data_config)], make
 
     def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
-        """Return what a raw scan's summary depends on, and how to make it."""
+        """Return the hashes that a raw scan's summary depends on, and a function that makes it."""
         mask = None if self.masks is None else mask_for(scan.source, self.masks, BRAIN)
         if mask is None and self.masks is not None:
             remedy = "Name masks after their scans, or leave out the masks"

@@ -1,4 +1,4 @@
-"""From an anomaly map on a scan's grid to a list of findings: connected regions above a threshold, measured."""
+"""Findings: the connected regions of an anomaly map above a threshold, measured on the scan's grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brainuad.data.places import mni_of, region_at
 from brainuad.record import Finding, Point
 
 MOST_FINDINGS = 255  # labels of an 8-bit image
-_MIDLINE = 4.0  # mm to either side of the atlas's middle
+_MIDLINE = 4.0  # mm to either side of the atlas's midline
 
 
 def find_findings(
@@ -32,11 +32,11 @@ def find_findings(
         threshold: Voxels with a greater value may belong to a region.
         affine: ``(4, 4)``, voxel indices to scanner mm.
         scan_to_atlas: ``(4, 4)``, scanner mm to atlas mm.
-        smallest_ml: Regions of less volume are left out.
+        smallest_ml: Regions of smaller volume are left out.
 
     Returns:
-        ``(X, Y, Z)`` uint8 labels, 0 elsewhere; the findings; and how many more regions there are than the 255 that
-        have labels.
+        ``(X, Y, Z)`` uint8 labels, 0 elsewhere; the findings; and the number of regions beyond the 255 that labels
+        allow.
     """
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     components, _ = outlined(anomaly, threshold)
@@ -58,16 +58,16 @@ def find_findings(
 def rarest_first(
     labels: np.ndarray, findings: list[Finding], healthy: HealthyFindings, grid_voxel_ml: float
 ) -> tuple[np.ndarray, list[Finding]]:
-    """Say of each finding how many healthy scans have its like, and list those first that fewest have.
+    """Count the healthy scans with a similar finding for each finding, and sort by that count, rarest first.
 
     Args:
         labels: ``(X, Y, Z)`` uint8, as :func:`find_findings` gives them.
         findings: The findings, largest first.
         healthy: The findings of healthy scans at the same threshold.
-        grid_voxel_ml: Volume that a voxel of the model's grid has in the scan, in mL.
+        grid_voxel_ml: Volume of a voxel of the model's grid in the scan's space, in mL.
 
     Returns:
-        New labels and findings, rarest first, of equally rare ones the largest.
+        New labels and findings, rarest first; equally rare ones by volume, largest first.
     """
     alike = [healthy.alike(finding.peak, finding.ml / grid_voxel_ml) for finding in findings]
     order = sorted(range(len(findings)), key=alike.__getitem__)
@@ -92,7 +92,7 @@ def _measure(
     values = anomaly[box][inside]
     places = np.argwhere(inside) + [part.start for part in box]
     in_mm = places @ affine[:3, :3].T + affine[:3, 3]
-    # the centre of mass of a bent region may lie outside it
+    # the centre of mass of a concave region may lie outside it
     centre = in_mm[((in_mm - in_mm.mean(0)) ** 2).sum(1).argmin()]
     in_atlas = (scan_to_atlas @ [*centre, 1])[:3]
     all_in_atlas = in_mm @ scan_to_atlas[:3, :3].T + scan_to_atlas[:3, 3]

@@ -14,38 +14,38 @@ from brainuad.inputs.scans import Scan, output_paths
 
 
 def check_name_free(scan: Scan, output: Path) -> None:
-    """Refuse to replace the results of another scan: one of another place and other contents.
+    """Refuse to replace the results of another scan, which has another path and other contents.
 
     Raises:
         InputError: The folder has results of another scan under this one's name.
     """
     sidecar = output / output_paths(scan)["sidecar"]
-    told = _told_of(sidecar)
-    if told is None or _is_of(scan, told):
+    recorded = _recorded_scan(sidecar)
+    if recorded is None or _is_of(scan, recorded):
         return
     if not scan.fault and os.access(scan.source, os.R_OK):
         try:
-            if hash_of(scan) == told.get("sha256"):
+            if hash_of(scan) == recorded.get("sha256"):
                 return  # moved
         except (InputError, OSError):
-            return  # what cannot be read is told when its turn comes, and replaces nothing
-    fault = f"has the name {scan.name}, under which {sidecar} tells of {told['source']}"
+            return  # an unreadable scan fails later, when it is scored, and replaces nothing
+    fault = f"has the name {scan.name}, but {sidecar} holds results of {recorded['source']}"
     raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
 
 
 def may_replace(scan: Scan, sidecar: Path) -> bool:
-    """Whether a sidecar is absent, as good as absent, or of this scan."""
-    told = _told_of(sidecar)
-    return told is None or _is_of(scan, told)
+    """Return whether a sidecar is absent, damaged, or of this scan."""
+    recorded = _recorded_scan(sidecar)
+    return recorded is None or _is_of(scan, recorded)
 
 
 def series_hash(scan: Scan) -> str:
-    """Return a hash of a DICOM series' UID, which itself may tell of a patient; "" for other scans."""
+    """Return a hash of a DICOM series' UID, because the UID may identify a patient; "" for other scans."""
     return _sha256(scan.series.encode()).hexdigest()[:16] if scan.series else ""
 
 
 def hash_of(scan: Scan) -> str:
-    """Return a hash of a scan's file, or of the files of its DICOM series in whatever order."""
+    """Return a hash of a scan's file, or of the files of its DICOM series, regardless of their order."""
     if scan.kind != "dicom":
         return sha256(scan.source)
     from brainuad.inputs.dicom.volume import find_series
@@ -54,14 +54,14 @@ def hash_of(scan: Scan) -> str:
     return _sha256("".join(sorted(sha256(part.path) for part in parts)).encode()).hexdigest()
 
 
-def _is_of(scan: Scan, told: dict[str, Any]) -> bool:
-    return (told["source"], told["series"]) == (str(scan.source), series_hash(scan))
+def _is_of(scan: Scan, recorded: dict[str, Any]) -> bool:
+    return (recorded["source"], recorded["series"]) == (str(scan.source), series_hash(scan))
 
 
-def _told_of(sidecar: Path) -> dict[str, Any] | None:
-    """Return what a sidecar tells of its scan; None where it is absent, or as good as absent."""
+def _recorded_scan(sidecar: Path) -> dict[str, Any] | None:
+    """Return a sidecar's record of its scan; None where it is absent or damaged."""
     try:
-        told: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
-        return told if {"source", "series"} <= told.keys() else None
+        recorded: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
+        return recorded if {"source", "series"} <= recorded.keys() else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

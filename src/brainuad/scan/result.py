@@ -1,4 +1,4 @@
-"""A scored scan: its map in its own space, findings, what healthy scans say about them, and its files."""
+"""The result of scoring a scan: maps in its own space, findings, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _WRITTEN: dict[str, type[np.generic]] = {
     "brain": np.uint8,
 }
 _SHOWN = ["region", "side", "healthy_alike", "healthy_scans", "rare", "ml", "peak"]
-_drawing = threading.Lock()  # matplotlib's fonts are shared
+_drawing = threading.Lock()  # matplotlib's fonts are shared by all threads
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreResult:
-    """A scored scan. Arrays have the shape and axes of the scan as it is stored, and its affine.
+    """A scored scan. Its arrays have the shape, axes and affine of the scan as it is stored.
 
     Attributes:
-        maps: Everything on the model's grid, and the way back.
+        maps: The maps on the model's grid, and the transform back to the scan's grid.
         volumes: "anomaly", "lesions", "image" and "brain" on the scan's grid, and "reconstruction" where the model
             makes one.
         record: What the sidecar will hold: model, settings, calibration, findings ...
@@ -92,23 +92,23 @@ class ScoreResult:
 
     @property
     def reconstruction(self) -> np.ndarray | None:
-        """The brain as the model would have it, float32, about [0, 1]; None of a model that makes none."""
+        """The brain as the model reconstructs it, float32, about [0, 1]; None for a model without reconstruction."""
         volume = self.volumes.get("reconstruction")
         return None if volume is None else volume.file_axes()
 
     @property
     def image(self) -> np.ndarray:
-        """The scan as the model saw it, float32, the brain in [0, 1]."""
+        """The model's input, float32, the brain in [0, 1]."""
         return self.volumes["image"].file_axes()
 
     @property
     def brain(self) -> np.ndarray:
-        """Bool brain mask."""
+        """Brain mask, bool."""
         return self.volumes["brain"].file_axes() > 0.5
 
     @property
     def brain_source(self) -> str:
-        """How the brain was found: "given", "extracted" (the scan came without skull) or "deepbet"."""
+        """Where the brain mask came from: "given", "extracted" (the scan had no skull) or "deepbet"."""
         return self.maps.brain.source
 
     @property
@@ -118,7 +118,7 @@ class ScoreResult:
 
     @property
     def alignment(self) -> float:
-        """Correlation of the registered scan with the atlas; below 0.5 a person should look."""
+        """Correlation of the registered scan with the atlas; below 0.5 the registration should be checked by eye."""
         return self.maps.placed.alignment
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class ScoreResult:
     def to_frame(self) -> pd.DataFrame:
         """Return the findings as a table: a row each, by label, with the columns of ``findings.csv``.
 
-        Volumes are in mL, places in mm: ``mni_x`` ... of MNI152, ``scanner_x`` ... of the scanner (RAS+).
+        Volumes are in mL, centres in mm: ``mni_x`` ... in MNI152, ``scanner_x`` ... in the scanner (RAS+).
         """
         import pandas as pd  # slow to import, and not needed to score
 
@@ -136,7 +136,7 @@ class ScoreResult:
         return pd.DataFrame(rows, columns=FINDING_COLUMNS[1:]).set_index("label")
 
     def plot(self) -> Picture:
-        """Return the picture that `save` writes: axial slices of scan, reconstruction and map, a matplotlib figure."""
+        """Return the picture that `save` writes, a matplotlib figure: axial slices of scan, reconstruction and map."""
         with _drawing:
             return _picture(self, "scan", None)
 
@@ -150,11 +150,11 @@ class ScoreResult:
         return f'<img alt="axial slices" src="data:image/png;base64,{picture}">{words}{table}'
 
     def save(self, folder: str | Path, name: str) -> Path:
-        """Write the maps as NIfTI, a picture as PNG and all figures as JSON, as ``brainuad score`` does.
+        """Write the maps as NIfTI, a picture as PNG and all figures as JSON: the files of ``brainuad score``.
 
         Args:
             folder: Made if missing.
-            name: What the files' names begin with.
+            name: Prefix of the files' names.
 
         Returns:
             The JSON file.
@@ -183,10 +183,10 @@ def write_result(
         outputs: File name by content: "anomaly", "lesions", "reconstruction", "brain", "montage", and "scan" where
             the scan itself is wanted too.
         lesion: Ground truth for the picture, above 0.5 in lesions, on any grid of the scanner's space.
-        also: Writes what is made of the maps, once they are there, and returns its names by content.
+        also: Called when the maps are written, to write files made from them; returns their names by content.
 
     Returns:
-        What the sidecar holds.
+        The contents of the sidecar.
 
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
@@ -197,7 +197,7 @@ def write_result(
     for kind, dtype in _WRITTEN.items():
         if kind in result.volumes:
             result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
-        else:  # none of another model must pass for this one's
+        else:  # a reconstruction of another model must not pass for this one's
             (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
         result.maps.scan.save(sidecar.parent / outputs["scan"])

@@ -1,4 +1,4 @@
-"""``scores.csv`` and ``findings.csv`` of scored scans: made of their sidecars, whatever became of these in between."""
+"""``scores.csv`` and ``findings.csv``: tables of scored scans, made from the scans' sidecars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FINDING_COLUMNS = (
     "name", "label", "region", "side", "mni_x", "mni_y", "mni_z", "healthy_alike", "healthy_scans", "rare", "ml",
     "peak", "mean", "scanner_x", "scanner_y", "scanner_z",
 )  # fmt: skip
-_FAILED = "failed"  # folder of the sidecars of scans that failed; elsewhere BIDS wants an image beside each
+_FAILED = "failed"  # folder of the sidecars of failed scans; elsewhere BIDS requires an image beside each
 
 
 def row_of(record: Record | Failure) -> Row:
@@ -66,33 +66,33 @@ def finding_rows_of(record: Record | Failure) -> list[Row]:
 
 
 def record_failure(scan: Scan, output: Path, message: str, seconds: float) -> Row:
-    """Write down that a scan failed, remove its results of before, and return its row.
+    """Record that a scan failed, remove its earlier results, and return its row.
 
-    Results of another scan under its name stay. A folder that cannot be written to keeps the row from no one.
+    Results of another scan under the same name stay. The row is returned even if the folder cannot be written to.
     """
     sidecar = output / output_paths(scan)["sidecar"]
     about = ScanSource(str(scan.source), scan.kind, series_hash(scan))
     record = Failure(name=scan.name, message=message, seconds=seconds, scan=about)
     with suppress(InputError, OSError):
-        if may_replace(scan, sidecar):  # no result of before must pass for this run's
+        if may_replace(scan, sidecar):  # an earlier result must not pass for this run's
             sidecar.unlink(missing_ok=True)
         write_json(_failure(scan, output), to_json(record))
     return row_of(record)
 
 
 def forget_failure(scan: Scan, output: Path) -> None:
-    """Remove what an earlier run wrote down of a scan that failed and is scored now."""
+    """Remove the failure that an earlier run recorded for a scan that is now scored."""
     path = _failure(scan, output)
     path.unlink(missing_ok=True)
-    with suppress(OSError):  # there are others
+    with suppress(OSError):  # other failures are left in it
         path.parent.rmdir()
 
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
-    """Bring ``scores.csv`` up to date: the sidecars' rows, and those of a run; and ``findings.csv``: the sidecars'.
+    """Update ``scores.csv`` from the sidecars and a run's rows, and ``findings.csv`` from the sidecars.
 
-    Rows keep their order; new ones follow by name, then the run's. A row without a sidecar stays. Findings come in the
-    order of their scans. Other processes that do the same at that moment wait.
+    Existing rows keep their order. New rows follow by name, then the run's. A row without a sidecar stays. Findings
+    come in the order of their scans. Other processes that update the tables at the same time wait.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -123,9 +123,7 @@ def _failure(scan: Scan, output: Path) -> Path:
 
 
 def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
-    """Return the row of all sidecars by name, and those of their findings; of a scan that failed after it was done, the
-    later one.
-    """
+    """Return the row of each sidecar and the rows of its findings, by name. A failure replaces an earlier result."""
     records: list[tuple[bool, Row, list[Row]]] = []
     for path in sidecar_paths(output):
         try:
@@ -139,8 +137,8 @@ def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
 
 
 def _before(path: Path) -> dict[str, Row]:
-    """Return a table's rows by name: as it was written, or saved anew by a spreadsheet."""
+    """Return a table's rows by name, even if a spreadsheet program has saved it again."""
     try:
         return {row["name"]: row for row in csv_reader(path) if row.get("name")}
-    except (OSError, ValueError, csv.Error):  # absent, or damaged: the sidecars have it all
+    except (OSError, ValueError, csv.Error):  # absent or damaged: the sidecars hold all rows
         return {}

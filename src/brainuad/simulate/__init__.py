@@ -1,6 +1,6 @@
-"""Simulated lesions in real healthy scans: pure functions on arrays, and whole cohorts.
+"""Simulated lesions in real healthy scans: functions on arrays, and whole cohorts.
 
-What these make is called *simulated* wherever it is reported, and never pooled with real patients.
+Reports call these scans *simulated* and never pool them with real patients.
 """
 
 from brainuad.simulate.cohort import shipped_outlines, simulate_cohort

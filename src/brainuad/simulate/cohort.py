@@ -1,4 +1,4 @@
-"""Simulated cohorts: healthy scans with lesions put into them, and a manifest that training and evaluation take."""
+"""Simulated cohorts: healthy scans with added lesions, and a manifest for training and evaluation."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def simulate_cohort(
     jobs: int = 1,
     report: Callable[[Row], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Put lesions of every kind into healthy scans; finished subjects are skipped, failed ones recorded.
+    """Put lesions of every kind into healthy scans. Finished subjects are skipped, failed ones recorded.
 
-    Training subjects get no lesions, so only T2 has a use for them. Writes, flat in ``output``, images of 8 bits (0 to
-    the 99.8th percentile of the healthy brain), brain masks, ground truths and one JSON sidecar a subject; then
-    ``manifest.csv`` and ``simulation.json`` of this run.
+    Training subjects get no lesions; they are only useful for T2, whose healthy scans are simulated, too. Writes 8-bit
+    images (0 to the 99.8th percentile of the healthy brain), brain masks, ground truths and one JSON sidecar per
+    subject, all in ``output`` itself; then ``manifest.csv`` and ``simulation.json`` of this run.
 
     Args:
         cases: Healthy scans in atlas space, as ``brainuad prepare`` writes them, with MUSE labels beside them.
         output: Folder; created where missing.
         settings: See :class:`Simulation`.
-        outlines: Folder of stroke outlines, NIfTI in MNI152 space. No two subjects get the same.
-        jobs: Processes.
+        outlines: Folder of stroke outlines, NIfTI in MNI152 space. Each is used for one subject at most.
+        jobs: Number of processes.
         report: Called with each subject's row as it is done.
 
     Returns:
@@ -93,7 +93,7 @@ def simulate_cohort(
 
 
 def _check_files(cases: Sequence[Case], output: Path, settings: Simulation) -> None:
-    """Refuse to write over what is read, outside of the folder, or over what another scan has written."""
+    """Refuse to overwrite an input or another scan's output, or to write outside of the folder."""
     written: dict[str, Case] = {}
     for case in cases:
         check_file_name(case.subject, "subject", str(case.image))
@@ -108,7 +108,7 @@ def _check_files(cases: Sequence[Case], output: Path, settings: Simulation) -> N
 
 
 def _deal(outlines: Path, subjects: Sequence[str], settings: Simulation) -> dict[str, list[Path]]:
-    """Deal shuffled outlines to subjects like cards: whom each may try, in order."""
+    """Deal shuffled outlines to the subjects like cards; each subject tries its outlines in order."""
     if "stroke" not in settings.kinds:
         return {}
     paths = sorted(path for path in outlines.glob("*.nii*") if path.is_file())

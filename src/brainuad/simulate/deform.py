@@ -1,4 +1,4 @@
-"""Mass effect: a smooth displacement that pushes tissue away from a point, and can be undone."""
+"""Mass effect: a smooth, invertible displacement that pushes tissue away from a point."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def push(
     *,
     edge_mm: float = 8.0,
 ) -> np.ndarray:
-    """Push tissue radially away from a point; the skull holds it at the brain's surface.
+    """Push tissue radially away from a point, and hold it at the brain's surface, as the skull does.
 
     The displacement is ``r / radius * exp((1 - (r / radius)**2) / 2)`` of ``strength * radius``: largest at ``radius``.
     It is weakened until it folds nowhere.
 
     Args:
-        centre: Voxel that is pushed away from.
+        centre: Voxel from which tissue is pushed away.
         radius: In mm.
-        strength: Largest displacement, as a share of ``radius`` (below 0.6, or the centre itself would fold).
+        strength: Largest displacement, as a fraction of ``radius`` (below 0.6, or the centre itself would fold).
         from_edge: ``(X, Y, Z)`` depth below the brain's surface in mm, 0 outside.
         spacing: Voxel size in mm.
-        edge_mm: Depth at which the skull is no longer felt.
+        edge_mm: Depth from which on the skull has no effect.
 
     Returns:
-        ``(3, X, Y, Z)`` float32 voxels to look back by.
+        ``(3, X, Y, Z)`` float32 displacement in voxels: the tissue at ``x`` comes from ``x - displacement``.
     """
     steps = np.asarray(spacing, np.float32)[:, None, None, None]
     grid = np.indices(from_edge.shape, np.float32)
     away = (grid - np.asarray(centre, np.float32)[:, None, None, None]) * steps
     distance = np.sqrt((away**2).sum(0)) / radius
     hold = np.clip(from_edge / edge_mm, 0, 1)
-    hold = hold * hold * (3 - 2 * hold)  # smoothstep: no crease where it begins and ends
+    hold = hold * hold * (3 - 2 * hold)  # smoothstep: smooth at both ends
     displacement = away * (strength * np.exp((1 - distance**2) / 2) * hold) / steps
     while jacobian(displacement).min() < MIN_JACOBIAN:
         displacement = displacement * 0.8

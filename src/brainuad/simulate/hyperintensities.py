@@ -12,8 +12,8 @@ from brainuad.simulate.tissue import Tissues
 MEDIAN_ML, SPREAD, VOLUMES_ML = 10.0, 0.7, (2.0, 45.0)
 # On T1 between white and grey matter, not as dark as CSF (STRIVE, Wardlaw et al., Lancet Neurology 2013).
 STRENGTH = {"t1": (0.25, 0.5), "t2": (0.35, 0.6)}
-CAP_MM = 4.5  # how much farther lesions reach from the tips of the horns than from the bodies
-REACH_MM = 22.0  # deepest into white matter
+CAP_MM = 4.5  # extra reach of lesions from the tips of the horns, compared with the bodies
+REACH_MM = 22.0  # greatest depth in white matter
 U_FIBRES_MM = 3.0  # spared white matter under the cortex
 
 
@@ -22,16 +22,16 @@ def wmh(
 ) -> Lesion:
     """Draw one simulated patient's white-matter hyperintensities.
 
-    A level falls with the distance from the lateral ventricles, is raised at their frontal and occipital tips, and is
-    disturbed by smooth noise that is partly the same on both sides; the lesion is where it exceeds the value that gives
-    the drawn volume. Deep foci are where a finer noise of its own is high.
+    A level falls with the distance from the lateral ventricles and is raised at their frontal and occipital tips.
+    Smooth noise, partly equal on both sides, is added to it. The lesion is where the level exceeds a threshold, chosen
+    for the drawn volume. Deep foci are where a second, finer noise is high.
 
     Args:
-        tissues: Of the healthy brain.
-        rng: Draws everything.
+        tissues: Tissues of the healthy brain.
+        rng: Source of all random numbers.
         modality: "t1" or "t2".
-        contrast: Multiple of the usual strength.
-        size: Multiple of the usual volume.
+        contrast: Factor on the strength.
+        size: Factor on the volume.
     """
     volume = float(np.clip(rng.lognormal(np.log(MEDIAN_ML), SPREAD), *VOLUMES_ML)) * size
     strength = rng.uniform(*STRENGTH[modality]) * contrast
@@ -55,7 +55,7 @@ def wmh(
 
 
 def _two_sided_noise(tissues: Tissues, rng: np.random.Generator, blur: float) -> np.ndarray:
-    """Return a random field that is similar, not equal, left and right."""
+    """Return a random field that is similar, but not equal, left and right."""
     one = smooth_noise(tissues.brain.shape, rng, blur)
     other = smooth_noise(tissues.brain.shape, rng, blur)
     return (one + one[::-1] + 1.4 * other) / np.sqrt(2 + 1.4**2)

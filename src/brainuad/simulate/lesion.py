@@ -1,4 +1,4 @@
-"""What a simulated lesion is, and how it is painted into a scan."""
+"""Simulated lesions as layers of diseased tissue, and painting them into a scan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 from brainuad.simulate.deform import warp
 from brainuad.simulate.tissue import Levels, Tissues
 
-TEXTURE_VOXELS = 0.6  # blur of a lesion's texture: about that of a scan
+TEXTURE_VOXELS = 0.6  # blur of a lesion's texture in voxels, about that of a scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +19,12 @@ class Layer:
     """One kind of diseased tissue.
 
     Attributes:
-        coverage: ``(X, Y, Z)`` float32, the fraction of each voxel it takes (partial volume).
-        strength: How far it is from healthy tissue on the way to CSF (0 .. 1), a number or ``(X, Y, Z)``.
-        replaces: Whether it grew in place of the tissue that was there, and hides it, rather than changed it. Its
-            strength then counts from white matter.
-        label: Number in the ground truth.
-        mottle: Standard deviation of its own unevenness, in units of ``strength``.
+        coverage: ``(X, Y, Z)`` float32, the fraction of each voxel that it covers (partial volume).
+        strength: Its intensity between healthy tissue (0) and CSF (1), a number or ``(X, Y, Z)``.
+        replaces: Whether it replaces the healthy tissue, rather than changing its intensity. Its strength then counts
+            from white matter.
+        label: Its label in the ground truth.
+        mottle: Standard deviation of its texture, in units of ``strength``.
     """
 
     coverage: np.ndarray
@@ -40,9 +40,8 @@ class Lesion:
 
     Attributes:
         layers: Painted in this order, later ones over earlier ones.
-        displacement: ``(3, X, Y, Z)`` voxels to look back by: the tissue at ``x`` came from ``x - displacement``; or
-            None.
-        parameters: What was drawn, for the record.
+        displacement: ``(3, X, Y, Z)`` in voxels: the tissue at ``x`` came from ``x - displacement``; or None.
+        parameters: All drawn values, for the sidecar.
     """
 
     layers: list[Layer]
@@ -50,7 +49,7 @@ class Lesion:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def truth(self) -> np.ndarray:
-        """Return the ground truth, ``(X, Y, Z)`` uint8: in voxels at least half diseased, the largest layer's label."""
+        """Return the ground truth, ``(X, Y, Z)`` uint8: the largest layer's label in voxels at least half diseased."""
         remaining = np.ones(self.layers[0].coverage.shape, np.float32)
         shares = []
         for layer in reversed(self.layers):
@@ -63,17 +62,17 @@ class Lesion:
 def paint(
     image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Paint a lesion into a scan whose tissues have these intensities.
+    """Paint a lesion into a scan with the given tissue intensities.
 
-    Diseased tissue lies between healthy tissue and CSF: darker on T1, brighter on T2. Where it hides or flattens the
-    scan's own noise, as much noise is added as is lost.
+    Diseased tissue lies between healthy tissue and CSF: darker on T1, brighter on T2. Where it hides or weakens the
+    scan's noise, as much noise is added.
 
     Args:
         image: ``(X, Y, Z)`` healthy scan.
-        lesion: What to paint.
-        levels: Of this scan.
+        lesion: The lesion.
+        levels: Tissue intensities of this scan.
         brain: ``(X, Y, Z)`` bool; outside it nothing changes.
-        rng: Draws texture.
+        rng: Source of the texture.
 
     Returns:
         ``(X, Y, Z)`` float32.
@@ -102,7 +101,7 @@ def smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, blur: float) 
 def cover(level: np.ndarray) -> np.ndarray:
     """Return the fraction of each voxel that lies where ``level`` is positive, to first order, float32.
 
-    The level's distance from zero, in voxels, is its value by its slope.
+    The distance from the zero level, in voxels, is the level divided by its slope.
     """
     slope = np.sqrt(sum(np.square(part) for part in np.gradient(level)))
     return np.clip(0.5 + level / np.maximum(slope, 1e-3), 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Multiple sclerosis: small ovoid lesions at the ventricles, under the cortex and between."""
+"""Multiple sclerosis: small ovoid lesions at the ventricles, under the cortex and in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import ndimage
 from brainuad.simulate.lesion import Layer, Lesion, smooth_noise
 from brainuad.simulate.tissue import Tissues
 
-# Shares and sizes after Pongratz et al. (NeuroImage Clinical 37:103311, 2023; 330 early patients): most lesions lie
+# Fractions and sizes after Pongratz et al. (NeuroImage Clinical 37:103311, 2023; 330 early patients): most lesions lie
 # between ventricles and cortex (13 a patient), most of the volume at the ventricles (2.3 mL a patient).
 SITES = {"periventricular": 0.35, "juxtacortical": 0.2, "subcortical": 0.45}
 MEDIAN_DIAMETER = {"periventricular": 6.0, "juxtacortical": 4.5, "subcortical": 4.5}  # mm
@@ -25,15 +25,15 @@ def ms(
 ) -> Lesion:
     """Draw the lesions of one simulated patient with multiple sclerosis.
 
-    Periventricular lesions touch the ventricles and stand upright on them (Dawson's fingers), juxtacortical ones touch
-    the cortex and may enter it; their outlines are ellipsoids with a little waviness.
+    Periventricular lesions touch the ventricles and stand upright on them (Dawson's fingers). Juxtacortical ones touch
+    the cortex and may enter it. Their outlines are slightly wavy ellipsoids.
 
     Args:
-        tissues: Of the healthy brain.
-        rng: Draws everything.
+        tissues: Tissues of the healthy brain.
+        rng: Source of all random numbers.
         modality: "t1" or "t2".
-        contrast: Multiple of the usual strength.
-        size: Multiple of the usual volume of each lesion.
+        contrast: Factor on the strength.
+        size: Factor on the volume of each lesion.
     """
     count = int(np.clip(np.rint(rng.lognormal(np.log(MEDIAN_COUNT), COUNT_SPREAD)), *COUNTS))
     mean = rng.uniform(*STRENGTH[modality])
@@ -53,7 +53,7 @@ def ms(
             for c, r in zip(centre, 1.4 * axes.max() / np.array(tissues.spacing), strict=True)
         )
         one = _ellipsoid(centre, axes, _frame(tissues, rng, centre, site), box, tissues.spacing, wave)
-        # A lesion's own strength varies about the case's mean; where two meet, the one that covers more shows.
+        # A lesion's strength varies about the case's mean. Where two meet, the one that covers more of the voxel wins.
         own = np.clip(mean * rng.lognormal(0, 0.25), 0, 1)
         strength[box] = np.where(one > coverage[box], own, strength[box])
         coverage[box] = np.maximum(coverage[box], one)
@@ -66,14 +66,14 @@ def ms(
 
 
 def _axes(rng: np.random.Generator, site: str) -> np.ndarray:
-    """Return the three half axes of an ellipsoid of volume as a unit ball, the long one first."""
+    """Return the three half axes of an ellipsoid with the volume of a unit ball, the longest first."""
     long = rng.uniform(1.2, 1.8) if site == "periventricular" else rng.uniform(1.0, 1.3)
     lean = rng.uniform(0.85, 1.15)
     return np.array([long, lean / np.sqrt(long), 1 / (lean * np.sqrt(long))])
 
 
 def _centre(tissues: Tissues, rng: np.random.Generator, site: str, axes: np.ndarray) -> np.ndarray:
-    """Draw where a lesion lies, in voxels and not on their grid."""
+    """Draw a lesion's centre in voxels, which may be fractional."""
     white = tissues.white | tissues.tracts
     if site == "periventricular":
         places = white & (tissues.from_ventricles < axes[0] + 1.5)
@@ -87,7 +87,7 @@ def _centre(tissues: Tissues, rng: np.random.Generator, site: str, axes: np.ndar
 
 
 def _frame(tissues: Tissues, rng: np.random.Generator, centre: np.ndarray, site: str) -> np.ndarray:
-    """Return three orthogonal directions as columns, the long axis first: away from the ventricle at the ventricle."""
+    """Return three orthogonal directions as columns, the long axis first; at a ventricle it points away from it."""
     frame, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     if site == "periventricular":
         x, y, z = np.clip(np.rint(centre).astype(int), 1, np.array(tissues.brain.shape) - 2)

@@ -1,6 +1,6 @@
 """Strokes: outlines of real strokes, filled with CSF-like tissue, in real healthy scans.
 
-The scan is real, the shape and place of the lesion are real, but its contents are drawn and nothing around it is
+The scan and the lesion's shape and position are real. Its intensities are drawn, and the tissue around it is not
 displaced. An old stroke whose tissue has dissolved looks like this; a fresh one, or one with a gliotic rim, does not.
 """
 
@@ -25,8 +25,8 @@ ATLAS_TO_MNI = np.array(
         [0.0, 0.0, 0.0, 1.0],
     ]
 )
-STRENGTH = (0.75, 1.0)  # share of the way to CSF: dissolved tissue, more or less
-MIN_INSIDE = 0.5  # of an outline's volume that must lie in this brain's tissue
+STRENGTH = (0.75, 1.0)  # fraction of the way to CSF: dissolved tissue, more or less
+MIN_INSIDE = 0.5  # fraction of an outline's volume that must lie in this brain's tissue
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Tissue:
 
 
 def csf_of(image: np.ndarray, mask: np.ndarray) -> Tissue:
-    """Estimate a T1 scan's CSF from the darkest 0.5 to 2.5 % of the brain's inside (three voxels from its surface).
+    """Estimate a T1 scan's CSF from the darkest 0.5 to 2.5 % of the brain deeper than three voxels.
 
     Args:
         image: ``(X, Y, Z)`` bias-corrected T1 intensities.
         mask: ``(X, Y, Z)`` bool brain mask.
 
     Raises:
-        ValueError: The mask has no inside.
+        ValueError: The mask is nowhere that deep.
     """
     inside = ndimage.binary_erosion(mask, iterations=3)
     if not inside.any():
@@ -58,14 +58,14 @@ def csf_of(image: np.ndarray, mask: np.ndarray) -> Tissue:
 def stroke(image: Volume, mask: np.ndarray, outline: Volume, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Put one real stroke outline into a healthy scan that lies in atlas space.
 
-    Border voxels are mixed by the fraction of them that the outline covers (partial volume). The filling is the scan's
-    own CSF with smooth texture of the CSF's standard deviation.
+    Border voxels are mixed by the fraction that the outline covers (partial volume). The filling has the scan's CSF
+    intensity, with a smooth texture of the CSF's standard deviation.
 
     Args:
         image: Prepared healthy T1 scan, in atlas space.
         mask: Brain mask on the grid of ``image``, bool.
         outline: Stroke mask in MNI152 space (above 0.5 is stroke).
-        seed: Seeds the texture.
+        seed: Seed of the texture.
 
     Returns:
         The image with the stroke, ``(X, Y, Z)`` float32, and the lesion, bool: voxels at least half covered.
@@ -79,12 +79,12 @@ def stroke(image: Volume, mask: np.ndarray, outline: Volume, *, seed: int) -> tu
 
 
 def outline_coverage(outline: Volume, image: Volume, *, size: float = 1.0) -> np.ndarray:
-    """Return the fraction of each voxel of ``image``, in atlas space, that an outline in MNI152 space takes.
+    """Return the fraction of each voxel of ``image``, in atlas space, that an outline in MNI152 space covers.
 
     Args:
         outline: Above 0.5 is stroke.
-        image: Gives the grid, ``(X, Y, Z)``.
-        size: Multiple of the outline's own volume; it grows or shrinks about its centre.
+        image: Its grid, ``(X, Y, Z)``, is used.
+        size: Factor on the outline's volume; it grows or shrinks about its centre.
     """
     scale = np.eye(4)
     if size != 1:
@@ -105,15 +105,15 @@ def stroke_lesion(
     contrast: float = 1.0,
     size: float = 1.0,
 ) -> Lesion | None:
-    """Lay a real outline into a healthy brain; what is CSF there already is no lesion.
+    """Lay a real outline into a healthy brain; CSF inside the outline does not count as lesion.
 
     Args:
-        tissues: Of the healthy brain.
-        rng: Draws the strength.
+        tissues: Tissues of the healthy brain.
+        rng: Source of the strength.
         image: Healthy scan in atlas space.
         outline: Stroke in MNI152 space, above 0.5.
-        contrast: Multiple of the usual strength.
-        size: Multiple of the outline's own volume.
+        contrast: Factor on the strength.
+        size: Factor on the outline's volume.
 
     Returns:
         The lesion, or None where too much of the outline lies outside this brain's tissue.

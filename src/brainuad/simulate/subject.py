@@ -1,4 +1,4 @@
-"""One healthy subject's simulated scans, and what the manifest says of them."""
+"""The simulated scans of one healthy subject, and their rows in the manifest."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Simulation:
     """Settings of a simulated cohort, kept with it.
 
     Attributes:
-        kinds: Which lesions, of ``KINDS``; each subject gets one scan with each.
-        modality: "t1"; or "t2", for which the healthy scans are simulated too, from T1.
-        seed: Seeds all randomness, with the subject and the kind.
-        contrast: Multiple of the usual strength of lesions.
-        size: Multiple of their usual volume.
+        kinds: Kinds of lesions, from ``KINDS``; each subject gets one scan with each.
+        modality: "t1"; or "t2", for which the healthy scans are simulated from T1 as well.
+        seed: Seed of all random numbers, together with the subject and the kind.
+        contrast: Factor on the strength of lesions.
+        size: Factor on their volume.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -56,7 +56,7 @@ class Simulation:
 
 @dataclass(frozen=True, eq=False)
 class Healthy:
-    """A healthy subject's scan with what is needed to put lesions into it."""
+    """A healthy subject's scan with the data needed to put lesions into it."""
 
     case: Case
     image: Volume
@@ -65,7 +65,7 @@ class Healthy:
     levels: Levels
 
     def as_t2(self, rng: np.random.Generator) -> tuple[Healthy, Row]:
-        """Return the same subject with a simulated T2 scan, and what was drawn for it."""
+        """Return the same subject with a simulated T2 scan, and the drawn values."""
         array, drawn = simulated_t2(self.image.array, self.tissues, self.levels, rng)
         levels = levels_of(array, self.tissues)
         return replace(self, image=self.image.with_array(array), levels=levels), drawn
@@ -90,7 +90,7 @@ def simulate_subject(
         labels = labels_path(case)
         inputs = [[path.name, sha256(path)] for path in (case.image, case.mask, labels, *outlines)]
         recipe = {"brainuad": __version__, **asdict(settings), "split": case.split, "inputs": inputs}
-        recipe = json.loads(json.dumps(recipe))  # as it is read back: lists for tuples
+        recipe = json.loads(json.dumps(recipe))  # as JSON reads it back: lists for tuples
         sidecar = folder / f"{case.subject}.json"
         record = _simulated_before(folder, sidecar, recipe)
         if record is None:
@@ -118,12 +118,12 @@ def _simulated_before(folder: Path, sidecar: Path, recipe: Row) -> Row | None:
         if known["recipe"] != recipe or not all((folder / name).is_file() for name in names):
             return None
         return known
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or damaged, which is as good as absent
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
         return None
 
 
 def labels_path(case: Case) -> Path:
-    """Return the parcellation of a scan, as the paper's layout or a flat folder has it.
+    """Return the path of a scan's parcellation, in the paper's layout or in a flat folder.
 
     Raises:
         InputError: There is none.
@@ -141,8 +141,8 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     """Read a healthy scan with its mask and parcellation.
 
     Raises:
-        InputError: A file is missing, damaged or of another grid, the image looks standardised, or the labels are not
-            MUSE's.
+        InputError: A file is missing, damaged or on another grid, the image looks standardised, or the labels are not
+            MUSE labels.
     """
     image, mask, parcellation = Volume.load(case.image), Volume.load(case.mask), Volume.load(labels)
     try:
@@ -164,7 +164,7 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """A scan that is drawn and not yet written: its row in the manifest, and its volumes by file name."""
+    """A simulated scan, not yet written: its row in the manifest, and its volumes by file name."""
 
     row: Row
     volumes: dict[str, Volume]
@@ -175,7 +175,7 @@ class _Scan:
 
 
 def stems(subject: str, kinds: Sequence[str]) -> list[str]:
-    """Return how the names of a subject's files begin: of the healthy scan, and of one with each kind of lesion."""
+    """Return the prefixes of a subject's file names: of the healthy scan, then of the scan with each kind of lesion."""
     return [subject, *(f"{subject}_{kind}" for kind in kinds)]
 
 
@@ -233,7 +233,7 @@ def _draw_scans(healthy: Healthy, settings: Simulation, outlines: Sequence[Path]
 
 
 def _generator(settings: Simulation, case: Case, what: str) -> np.random.Generator:
-    """Return the generator of a subject's scan, whichever other subjects and kinds there are."""
+    """Return the generator of a subject's scan, which does not depend on other subjects and kinds."""
     return np.random.default_rng(
         [settings.seed, zlib.crc32(case.subject.encode()), zlib.crc32(what.encode())]
     )
@@ -258,8 +258,8 @@ def _draw(
 def measure(before: np.ndarray, after: np.ndarray, lesion: np.ndarray, healthy: Healthy) -> Row:
     """Return a lesion's contrast, volume and number of 26-connected parts, for the manifest.
 
-    The contrast is its mean change of intensity, in units of the scan's difference from white matter to CSF: positive
-    towards CSF.
+    The contrast is the lesion's mean change of intensity, in units of the scan's difference between white matter and
+    CSF, positive towards CSF.
     """
     change = float((after[lesion] - before[lesion]).mean())
     return {

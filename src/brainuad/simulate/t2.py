@@ -1,4 +1,4 @@
-"""A simulated T2 scan of the subject of a T1 scan."""
+"""Simulate a subject's T2 scan from the T1 scan."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WHITE = 100.0  # white matter's intensity; the others are relative to it
 GREY = (1.35, 1.6)
 CSF = (2.7, 3.5)
 NOISE = (0.025, 0.05)  # standard deviation, in white matter's unit
-BIAS = 0.03  # standard deviation of what a bias field leaves after its correction
-# over which brain extraction lets a scan fade; in real T2 scans 2 to 10 % of the brain is dark
+BIAS = 0.03  # standard deviation of the bias field that remains after correction
+# width of the rim that brain extraction darkens; in real T2 scans 2 to 10 % of the brain is dark
 RIM_MM = (2.0, 6.0)
 BLUR_VOXELS = 0.45  # smooths the T1 scan's noise, which the steep contrast of CSF would amplify
 
@@ -28,19 +28,19 @@ def simulated_t2(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Turn a T1 scan's contrast into that of T2.
 
-    A voxel's T1 intensity tells the mixture of tissues in it (grey with white matter, or CSF with grey matter), and
-    the same mixture of the T2 intensities takes its place; where white matter meets a ventricle, the mixture is of
-    these two. Noise, a weak bias field and the dark rim that brain extraction leaves are new. What T1 cannot tell is
-    missing: iron in the basal ganglia beyond what darkens them through T1, flow, vessels that are dark on both.
+    A voxel's T1 intensity gives the mixture of tissues in it (grey with white matter, or CSF with grey matter), and is
+    replaced by the same mixture of T2 intensities. Where white matter meets a ventricle, the mixture is of these two.
+    Noise, a weak bias field and the dark rim of brain extraction are added. Contrast that T1 does not show is missing:
+    most iron in the basal ganglia, flow, and vessels that are dark on both.
 
     Args:
         image: ``(X, Y, Z)`` bias-corrected T1 scan.
-        tissues: Of the brain.
-        levels: Of the T1 scan.
-        rng: Draws contrast, noise and bias.
+        tissues: Tissues of the brain.
+        levels: Tissue intensities of the T1 scan.
+        rng: Source of contrast, noise and bias.
 
     Returns:
-        ``(X, Y, Z)`` float32, white matter at 100, zero outside the brain; and what was drawn.
+        ``(X, Y, Z)`` float32, white matter at 100, zero outside the brain; and the drawn values.
     """
     grey, csf, noise = (float(rng.uniform(*limits)) for limits in (GREY, CSF, NOISE))
     smooth = ndimage.gaussian_filter(image, BLUR_VOXELS)

@@ -1,4 +1,4 @@
-"""Where the tissues of one healthy brain lie, and how bright they are."""
+"""Masks and intensities of the tissues of one healthy brain."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tissues:
     def from_labels(
         cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
     ) -> Tissues:
-        """Take the tissues from a MUSE parcellation.
+        """Make the tissue masks from a MUSE parcellation.
 
         Args:
             labels: ``(X, Y, Z)`` whole numbers.
@@ -53,7 +53,7 @@ class Tissues:
             spacing: Voxel size in mm.
 
         Raises:
-            ValueError: There is no white matter, cortex or lateral ventricle: another parcellation, or damage.
+            ValueError: There is no white matter, cortex or lateral ventricle, so the labels are damaged or not MUSE's.
         """
         labels = np.rint(labels).astype(np.int32)
 
@@ -82,7 +82,7 @@ class Tissues:
 
     @cached_property
     def parenchyma(self) -> np.ndarray:
-        """Brain without CSF: what lesions can lie in."""
+        """Brain without CSF: the tissue that lesions can lie in."""
         return self.brain & ~self.csf
 
     @cached_property
@@ -129,7 +129,7 @@ def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:
     depth = ndimage.distance_transform_edt(tissues.ventricles)
     middle = depth >= np.percentile(depth[tissues.ventricles], 70)  # small ventricles are mostly border
     middle &= tissues.ventricles
-    # What a blur of one voxel takes away of white noise has 0.97 of its standard deviation.
+    # White noise minus its blur by one voxel has 0.97 of its standard deviation.
     fine = (image - ndimage.gaussian_filter(image, 1.0))[white]
     deviation = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))
     return Levels(

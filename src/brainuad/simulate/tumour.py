@@ -1,4 +1,4 @@
-"""A tumour: necrotic core, solid rim, oedema along white matter, and the tissue around it pushed away."""
+"""A tumour: necrotic core, solid rim, oedema along white matter, and displaced tissue around it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from brainuad.simulate.lesion import Layer, Lesion, cover, smooth_noise
 from brainuad.simulate.tissue import Tissues
 
 VOLUMES_ML = (5.0, 80.0)  # tumour and oedema together; drawn evenly on a logarithmic scale
-MASS_SHARE = (0.25, 0.6)  # of it that is tumour rather than oedema
-PUSH = (0.25, 0.42)  # largest displacement as a share of the tumour's radius
+MASS_SHARE = (0.25, 0.6)  # fraction of that volume that is tumour rather than oedema
+PUSH = (0.25, 0.42)  # largest displacement as a fraction of the tumour's radius
 MIN_CORE_RADIUS = 8.0  # mm; smaller tumours are solid
-CORE, OEDEMA, RIM = 1, 2, 3  # labels as BraTS 2023 has them
+CORE, OEDEMA, RIM = 1, 2, 3  # labels of BraTS 2023
 # Without contrast medium a high-grade glioma is grey to dark on T1 and uneven, its necrosis nearly as CSF, its oedema
 # faint; on T2 all are bright.
 STRENGTH = {
@@ -29,11 +29,11 @@ def tumour(
     """Draw one simulated tumour in the white matter of a cerebral lobe.
 
     Args:
-        tissues: Of the healthy brain.
-        rng: Draws everything.
+        tissues: Tissues of the healthy brain.
+        rng: Source of all random numbers.
         modality: "t1" or "t2".
-        contrast: Multiple of the usual strength.
-        size: Multiple of the usual volume.
+        contrast: Factor on the strength.
+        size: Factor on the volume.
     """
     volume = float(np.exp(rng.uniform(*np.log(VOLUMES_ML)))) * size
     mass_ml = volume * rng.uniform(*MASS_SHARE)
@@ -73,7 +73,7 @@ def tumour(
 
 
 def _centre(tissues: Tissues, rng: np.random.Generator, radius: float) -> np.ndarray:
-    """Draw a voxel of a lobe's white matter where most of the tumour has room; in large ones, the roomiest places."""
+    """Draw a voxel of a lobe's white matter where most of the tumour fits; for a large one, where it has most room."""
     room = np.minimum(tissues.from_edge - 4, tissues.from_ventricles + 0.4 * radius)
     values = room[tissues.white]
     enough = min(0.9 * radius, float(np.quantile(values, 0.9)))
@@ -82,7 +82,7 @@ def _centre(tissues: Tissues, rng: np.random.Generator, radius: float) -> np.nda
 
 
 def _mass_level(tissues: Tissues, rng: np.random.Generator, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Return how deep inside a lumpy ellipsoid each voxel lies, in mm, negative outside."""
+    """Return the depth of each voxel inside a lumpy ellipsoid in mm, negative outside."""
     frame, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     axes = np.exp(rng.normal(0, 0.12, 3))
     axes /= np.prod(axes) ** (1 / 3)
@@ -95,12 +95,12 @@ def _mass_level(tissues: Tissues, rng: np.random.Generator, centre: np.ndarray, 
 def _oedema(
     tissues: Tissues, rng: np.random.Generator, white: np.ndarray, mass: np.ndarray, volume_ml: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spread oedema from the mass through white matter until it has its volume.
+    """Spread oedema from the mass through white matter until it reaches its volume.
 
     Fast marching (Sethian 1996) with a speed that is high in white matter, low elsewhere in the brain and uneven.
 
     Returns:
-        The coverage, and how strong it is (1 at the mass, 0.6 at its front); both ``(X, Y, Z)`` float32.
+        The coverage, and the strength (1 at the mass, 0.6 at the front); both ``(X, Y, Z)`` float32.
     """
     voxel = float(np.mean(tissues.spacing))
     uneven = np.exp(0.4 * smooth_noise(white.shape, rng, 5.0 / voxel))
@@ -118,6 +118,6 @@ def _oedema(
     last = min(int(np.searchsorted(reached, volume_ml)), order.size - 1)
     front = float(arrival.ravel()[order[last]])
     front = min(max(front, 1.0), 199.0)
-    # Arrival is in voxels of clear white matter, so its distance from the front is one too.
+    # Arrival times are distances in voxels of free white matter, and so is the distance from the front.
     coverage = np.clip(0.5 + front - arrival, 0, 1) * white
     return coverage.astype(np.float32), 1 - 0.4 * np.clip(arrival / front, 0, 1)

@@ -1,4 +1,4 @@
-"""Evaluation of a detector on a cohort: thresholds from validation scans, figures of test scans, tables."""
+"""Evaluate a detector on a cohort: thresholds from validation scans, measures of test scans, tables and pages."""
 
 from brainuad.study.cohort import evaluate_cases
 from brainuad.study.protocol import BASELINES, OURS, QUICK, REFERENCE, Protocol

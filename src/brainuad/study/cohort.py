@@ -1,4 +1,4 @@
-"""Evaluate a detector on a cohort: which cases and scores, and what is written of them."""
+"""Evaluate a detector on a cohort: choose cases and scores, measure them, write the results."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def evaluate_cases(
     """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
 
     Thresholds come from validation scans alone: false-positive thresholds from all healthy ones, and each set's
-    from the best pooled Dice on its annotated ones. Where there are none, nothing is measured at these thresholds
-    and ``summary.json`` says why. Validation scans have rows of their own without what was fitted to them.
+    threshold from the best pooled Dice on its annotated ones. Without such scans nothing is measured at these
+    thresholds, and ``summary.json`` says why. Validation scans have rows, too, without measures that were fitted to
+    them.
 
-    What is finished is kept in ``progress.jsonl`` and ``histograms/``: a rerun with the same model, scans and
-    settings skips it, score by score.
+    Finished scores of a scan are kept in ``progress.jsonl`` and ``histograms/``: a rerun with the same model, scans
+    and settings skips them.
 
     Args:
         detector: The model, on its device.
@@ -65,28 +66,27 @@ def evaluate_cases(
             By default the model's default.
         baselines: Add scores that need no model.
         protocol: The rules; ``REFERENCE`` are those of the published release.
-        seed: Seeds the noise; every case has its own, whichever other cases there are.
+        seed: Seed of the noise. A case's noise does not depend on the other cases.
         postprocess: Erode and median-filter maps, and drop small components from predictions.
-        progress: Called after each case with it and why it failed, "" where it did not.
-        on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
-            case's rows does not score it again.
+        progress: Called after each case with the case and its error message, "" if it succeeded.
+        on_scored: Called with the volumes of each newly scored case, for instance to draw them.
         figures: Draw figures, and each set's best, median and worst case.
-        ranks: The processes that share the work, each calling this with the same arguments. The first writes the
-            results, which are those of one process alone.
+        ranks: The processes that divide the cases, each calling this with the same arguments. The first writes the
+            results, which equal those of a single process.
 
     Returns:
         The contents of ``cases.csv``: one row a case, score, space, threshold and measure; empty in ranks other than
         the first.
 
     Raises:
-        InputError: A set or score is unknown, the model cannot give a score, there is no test case, too few healthy
-            scans to compare with, or the folder cannot be written to.
+        InputError: A set or score is unknown, the model cannot give a score, there is no test case, there are too few
+            healthy scans to compare with, or the folder cannot be written to.
     """
     if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
         detector = detector.with_settings(shared_noise=True)
     scores = list(scores) if scores else [detector.default_score]
     for name in scores:
-        # rarity is that in the healthy scans of the calibration, whoever is evaluated
+        # rarity always refers to the healthy scans of the calibration
         (detector.check_score if name == RARITY else detector.check_makes)(name)
     chosen = _choose(cases, sets)
     if ranks.first:
@@ -160,9 +160,9 @@ def scores_to_compute(
     health: HealthyMoments | None,
     usable: Callable[[], Sequence[Case]],
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the scores to compute, baselines first, and what to say of those relative to health.
+    """Return the scores to compute, baselines first, and notes on those relative to health.
 
-    ``usable`` gives the healthy validation scans that can be loaded.
+    ``usable`` returns the healthy validation scans that can be loaded.
     """
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *scores]))
     relative = [name for name in names if base_of(name) is not None]  # raises on unknown names

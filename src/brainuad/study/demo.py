@@ -1,4 +1,4 @@
-"""The demo: score the embedded cohort with the shipped model, print a table, draw every case; real lesions first."""
+"""The demo: score the shipped scans with the shipped model, and make a table and a picture of every scan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = "lite-t1"
 BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
     relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
-)  # to healthy scans at the same place
+)  # relative to healthy scans at the same voxel
 SCORES = (
     RARITY,
     *BASELINES,
@@ -50,13 +50,13 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made.
+    """The demo's results.
 
     Attributes:
         cases: One row a case and score; see :func:`brainuad.study.wide`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
-        groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions), and of
-            healthy scans the fraction that each pictured score marks at the threshold for ``MARKED``.
+        groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions), and for
+            healthy scans the fraction of the brain above each pictured score's threshold for ``MARKED``.
         results: The CSV with both, one row a score and group.
         pictures: One PNG a case.
     """
@@ -73,12 +73,12 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report: Report = _silent) -> Demo:
-    """Score the embedded cohort with the shipped model.
+    """Score the shipped scans with the shipped model.
 
     Args:
         output: Folder for ``results.csv``, ``cases.csv`` and one picture a case; a rerun continues there.
         device: "auto", "cpu", "cuda" or "mps".
-        seed: Seeds the noise.
+        seed: Seed of the noise.
         report: Called with the step ("scoring"), cases done, and cases in all.
 
     Raises:
@@ -92,7 +92,7 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
 def score_cohort(
     detector: Detector, cohort: Sequence[Case], output: Path, seed: int = 0, report: Report = _silent
 ) -> Demo:
-    """Do the work of :func:`run_demo` for any calibrated detector and cohort."""
+    """Do the same as :func:`run_demo` for any calibrated detector and cohort."""
     done: list[str] = []
 
     def scored(case: Case, message: str) -> None:
@@ -123,12 +123,12 @@ def score_cohort(
 
 
 def makes(detector: Detector, score: str) -> bool:
-    """Whether a model makes what a score is computed from."""
+    """Return whether a model makes the reconstruction or map that a score needs."""
     return set(bases_of(score, detector.parts)) <= {IMAGE, *detector.plain_scores}
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
-    """Draw one case with the maps of ``PICTURED``, on the colour scales that healthy scans have set."""
+    """Draw one case with the maps of ``PICTURED``, on colour scales calibrated on healthy scans."""
     prepared = scored.prepared
     overlays = [
         Overlay(

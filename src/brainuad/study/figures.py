@@ -1,4 +1,4 @@
-"""Figures of an evaluation, drawn from the tables and small curves that it has stored."""
+"""Figures of an evaluation, drawn from its stored tables and curves."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Row = Mapping[str, Any]
 
 
 def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -> list[Path]:
-    """Write the figures of all sets with lesions; nothing where there is none.
+    """Write the figures of all sets with lesions, if there are any.
 
     Args:
-        folder: Where to.
+        folder: Output folder.
         table: The tidy table.
         curves: Pooled curves, as in ``curves.json``.
         summary: As in ``summary.json``.
@@ -64,7 +64,7 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
 def draw_montage(
     scored: ScoredCase, score: str, thresholds: Mapping[str, float], path: Path, title: str
 ) -> None:
-    """Draw one case with a map, on the colour scale that healthy scans have set."""
+    """Draw one case with a map, on a colour scale calibrated on healthy scans."""
     prepared = scored.prepared
     overlay = Overlay(score, scored.maps[score], *(thresholds[name] for name in COLOURS))
     figure = montage(
@@ -109,7 +109,7 @@ def _panels(sets: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> None:
-    # A step curve: the precision holds from the recall before, as in the average precision.
+    # A step curve: each precision extends from the previous recall, as in average precision.
     axis.step(curve["recall"], curve["precision"], where="pre", label=score, color=colour, lw=1.3)
     if not any(line.get_label() == "chance" for line in axis.lines):
         axis.axhline(curve["chance"], color="k", ls=":", lw=1, label="chance")
@@ -117,7 +117,7 @@ def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> N
 
 
 def _draw_froc(axis: Axes, curve: Row, score: str, colour: str) -> None:
-    # From the strictest threshold to where false positives are most: below, components merge.
+    # From the strictest threshold to that with most false positives; below it, components merge.
     rates, found = (np.array(curve[name])[::-1] for name in ("false_positives_per_scan", "sensitivity"))
     end = int(rates.argmax()) + 1
     axis.plot(rates[:end], found[:end], ".-", ms=3, label=score, color=colour, lw=1.3)
@@ -168,7 +168,7 @@ def _violins(
 
 
 def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Figure:
-    """Draw pooled voxel-wise Dice over thresholds, with the thresholds found marked and the range of the oracle's."""
+    """Draw pooled voxel-wise Dice over thresholds, with the validation thresholds and the range of the oracle's."""
     ours = [score for score in summary["scores"] if score not in BASELINES] or list(summary["scores"])
     ours = ours[:MOST_PANELS]
     sets = list(curves)
@@ -189,7 +189,7 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
             for place, (name, at) in enumerate(found):
                 colour, style = styles[name]
                 axis.axvline(at, color=colour, ls=style, lw=1)
-                # at three heights: labels of neighbours would be printed over each other
+                # at three heights, so that labels of neighbours do not overlap
                 height, inside = 0.99 - 0.29 * (place % 3), axis.get_xaxis_transform()
                 look = {"fontsize": 6, "color": colour, "transform": inside}
                 axis.text(at, height, name, rotation=90, va="top", ha="right", **look)

@@ -1,4 +1,4 @@
-"""The summary as one HTML page that needs no other file: the text of ``summary.md`` and the figures."""
+"""The summary as one self-contained HTML page: the text of ``summary.md`` and the figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 
 
 def write_page(path: Path, markdown: str, pictures: Iterable[Path]) -> None:
-    """Write a page of one of our own Markdown pages, and PNG pictures below it.
+    """Write one of this package's Markdown pages as HTML, with PNG pictures below it.
 
     Raises:
         InputError: It cannot be written.
@@ -48,7 +48,7 @@ def write_page(path: Path, markdown: str, pictures: Iterable[Path]) -> None:
 
 
 def as_html(markdown: str) -> str:
-    """Return the HTML of what our pages are made of: headings, lists, tables, paragraphs, ``code`` and **bold**."""
+    """Return Markdown as HTML: headings, lists, tables, paragraphs, ``code`` and **bold**; our pages use no more."""
     return "\n".join(_block(block) for block in re.split(r"\n{2,}", markdown.strip()))
 
 
@@ -70,7 +70,7 @@ def _block(block: str) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    """Return the cells of a row, in which a bar within a cell is escaped."""
+    """Return the cells of a table row; a bar within a cell is escaped."""
     return [cell.replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
 
 

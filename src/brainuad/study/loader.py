@@ -1,4 +1,4 @@
-"""Reading and preparing scans beside the work on those before them."""
+"""Read and prepare the next scans while earlier ones are processed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from brainuad.errors import InputError
 
 
 class Loader:
-    """Loads cases; of those that come in turn the next few are loaded by threads, ``num_workers`` of the settings.
+    """Loads cases. In a sequence, ``num_workers`` threads load the next few ahead.
 
     Args:
         config: The model's grid, and how scans are brought onto it.
@@ -34,7 +34,7 @@ class Loader:
         return load_case(case, self.config) if loaded is None else loaded
 
     def native(self, prepared: PreparedCase) -> NativeCase:
-        """Return what a case's files hold.
+        """Return a case on its files' own grid.
 
         Raises:
             InputError: As :func:`brainuad.data.loading.load_native`.
@@ -48,12 +48,12 @@ class Loader:
         wanted: Callable[[Case], bool] = lambda case: True,
         native: bool = False,
     ) -> Iterator[Case]:
-        """Yield cases in order, when they are ready to be asked for; their faults are raised then.
+        """Yield cases in order, loaded ahead; calling the loader for one then returns it or raises its error.
 
         Args:
             cases: The cases.
-            wanted: Whether a case will be asked for; called in threads.
-            native: What its files hold will be asked for too.
+            wanted: Returns whether a case will be needed; called in threads.
+            native: Load the case on its files' own grid, too.
         """
 
         def load(case: Case) -> PreparedCase | None:
@@ -66,7 +66,7 @@ class Loader:
             self._loading.pop(case, None)
 
     def content(self, case: Case) -> str:
-        """Return a key that changes with a case's files and their place on the grid."""
+        """Return a key that changes with a case's files and with the grid."""
         if case not in self._contents:
             try:
                 self._contents[case] = content_key(case, self.config)

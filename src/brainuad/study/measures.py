@@ -1,4 +1,4 @@
-"""What is measured of one case and score, in one space."""
+"""Measures of one case and score, in one space."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Space:
         name: "model" or "native".
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool, or None without annotation.
-        image: ``(X, Y, Z)``, for the contrast of lesions.
+        image: ``(X, Y, Z)``, to measure the contrast of lesions.
         spacing: Voxel size in mm along each axis.
         min_voxels: Components smaller than this are dropped from predictions.
-        whole_grid: All voxels count, not the brain's only.
-        bring: Brings a map from the model's grid to this one.
+        whole_grid: Count all voxels, not only those of the brain.
+        bring: Function that resamples a map from the model's grid to this one.
     """
 
     name: str
@@ -73,9 +73,9 @@ class Space:
 
     @cached_property
     def voxels(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool, the voxels that figures count.
+        """``(X, Y, Z)`` bool, the voxels that are counted.
 
-        Lesion outside the brain mask counts as brain: what the mask misses, the method has missed.
+        Lesion outside the brain mask counts, too: a lesion that the mask misses is missed by the method.
         """
         if self.whole_grid:
             return np.ones(self.mask.shape, dtype=bool)
@@ -83,34 +83,34 @@ class Space:
 
     @cached_property
     def counted(self) -> int:
-        """Number of voxels that figures count."""
+        """Number of voxels that are counted."""
         return int(np.count_nonzero(self.voxels))
 
     @cached_property
     def truth(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool, the lesion; nowhere without annotation."""
+        """``(X, Y, Z)`` bool, the lesion; all False without annotation."""
         return np.zeros_like(self.mask) if self.lesion is None else self.lesion
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel."""
+        """Volume of a voxel in mL."""
         return float(np.prod(self.spacing)) / 1000
 
     @cached_property
     def lesions(self) -> Lesions:
-        """The drawn lesions."""
+        """The annotated lesions."""
         return find_lesions(self.truth, voxel_ml=self.voxel_ml, image=self.image, brain=self.mask)
 
     @cached_property
     def surface(self) -> LesionSurface | None:
-        """The surface of the drawn lesions; None where there is none."""
+        """The surface of the annotated lesions; None where there is none."""
         return lesion_surface(self.truth, self.spacing)
 
     def predict(self, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the components of what is predicted, without small ones.
+        """Return the components of a prediction, without small ones.
 
         Args:
-            above: ``(X, Y, Z)`` bool, where a map on this grid is above a threshold.
+            above: ``(X, Y, Z)`` bool, True where a map on this grid is above a threshold.
 
         Returns:
             ``(X, Y, Z)`` integers, 0 where nothing is predicted, and the sizes; see
@@ -119,14 +119,14 @@ class Space:
         return large_components(above & self.voxels, self.min_voxels)
 
     def confusion(self, labels: np.ndarray, sizes: np.ndarray) -> Confusion:
-        """Return the counts of voxels by what is predicted, as :meth:`predict` gives it, and what is drawn."""
+        """Return the confusion matrix in voxels of a prediction from :meth:`predict` and the annotation."""
         predicted, drawn = int(sizes.sum()), len(self.lesions.places)
         both = int(np.count_nonzero(labels.ravel()[self.lesions.places]))
         return Confusion(both, predicted - both, self.counted - predicted - drawn + both, drawn - both)
 
 
 def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, cleaned: bool) -> Space:
-    """Return the model's grid; without cleaning predictions keep their small components."""
+    """Return a case's space on the model's grid; unless ``cleaned``, predictions keep their small components."""
     return Space(
         MODEL,
         prepared.mask,
@@ -140,10 +140,10 @@ def model_space(prepared: PreparedCase, protocol: Protocol, spacing: float, *, c
 
 
 def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Space:
-    """Return the grid of the case's image file, in canonical axes, with mask and lesion as in their files.
+    """Return a case's space on the grid of its image file, in canonical axes, with mask and lesion as in their files.
 
-    Small components have the volume there that they have on the model's grid. Where only the brain counts, the grid
-    ends with it.
+    The smallest component has the same volume as on the model's grid. Where only the brain counts, the grid is cropped
+    to it.
     """
     image, brain, lesion = native.image, native.mask, native.lesion
     counted = np.ones_like(brain) if model.whole_grid else brain if lesion is None else brain | lesion
@@ -151,7 +151,7 @@ def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Sp
     start = np.eye(4)
     start[:3, 3] = [part.start for part in box]
     matrix = np.linalg.inv(prepared.affine) @ image.affine @ start
-    # copies, for views would keep the whole volumes in memory
+    # copies, because views would keep the whole volumes in memory
     brain, values = brain[box].copy(), image.array[box].copy()
     x, y, z = (float(size) for size in image.spacing)
     smallest = max(1, round(model.min_voxels * model.voxel_ml / (x * y * z / 1000)))
@@ -173,7 +173,7 @@ def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Sp
 
 
 def case_facts(space: Space, reconstruction: np.ndarray | None) -> dict[str, float]:
-    """Return what a case has whatever the score, from the model's grid: volumes, errors of a reconstruction."""
+    """Return a case's values that do not depend on the score: volumes, and errors of its reconstruction."""
     facts: dict[str, float] = {}
     if reconstruction is not None:
         errors = reconstruction_errors(
@@ -190,20 +190,20 @@ def case_facts(space: Space, reconstruction: np.ndarray | None) -> dict[str, flo
 def measure(
     space: Space, anomaly: np.ndarray, protocol: Protocol, thresholds: Thresholds
 ) -> tuple[Measures, ScoreHistogram]:
-    """Return the measures of one map by threshold, and the counts that pooled figures are made from.
+    """Return the measures of one map by threshold, and its counts for pooled measures.
 
     Args:
-        space: Where.
-        anomaly: ``(X, Y, Z)`` on the model's grid, as it is thresholded.
+        space: Grid to measure on.
+        anomaly: ``(X, Y, Z)`` on the model's grid, post-processed.
         protocol: The rules.
-        thresholds: Found on validation scans.
+        thresholds: Thresholds from validation scans.
     """
     anomaly = space.bring(anomaly)
     named = dict(thresholds.named)
     found: Measures = {ANY: {}}
     if space.name == MODEL:
         found[ANY]["scan_score"] = scan_score(anomaly, space.mask)
-    voxels = space.mask if space.lesion is None else space.voxels  # of healthy scans the brain, always
+    voxels = space.mask if space.lesion is None else space.voxels  # healthy scans always count the brain
     curve = threshold_curve(anomaly[voxels], space.truth[voxels])
     if space.lesion is not None:
         found[ANY] |= _over_all_thresholds(space, anomaly, curve, protocol)

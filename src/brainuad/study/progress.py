@@ -1,4 +1,4 @@
-"""Work on disk as it is done, so that a rerun skips it."""
+"""Store finished work on disk, so that a rerun skips it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from brainuad.files import atomic_path
 
 
 class Progress:
-    """Finished work by key, one JSON object a line in a file that is only appended to.
+    """Finished work by key, one JSON object per line in an append-only file.
 
-    In memory are the keys and where the values lie, some 200 bytes each.
+    Only the keys and the positions of their values are kept in memory, some 200 bytes each.
 
     Args:
         path: The file; made with its folder when first written to.
-        rank: Number of the process: each writes a file of its own, "progress-1.jsonl" beside "progress.jsonl", and
-            knows what is in any.
+        rank: Number of the process. Each process writes its own file, "progress-1.jsonl" beside "progress.jsonl", and
+            reads all of them.
 
     Raises:
         InputError: A file cannot be read.
@@ -36,11 +36,11 @@ class Progress:
     def __init__(self, path: Path, rank: int = 0) -> None:
         self.path = path.with_stem(f"{path.stem}-{rank}") if rank else path
         self._pattern = f"{path.stem}*{path.suffix}"
-        self._places: dict[str, tuple[Path, int]] = {}  # file and first byte of the line
+        self._places: dict[str, tuple[Path, int]] = {}  # file and offset of the line
         self.read()
 
     def read(self) -> None:
-        """Take in what is on disk, of other processes too.
+        """Read the keys in all files, including those of other processes.
 
         Raises:
             InputError: A file cannot be read.
@@ -51,7 +51,7 @@ class Progress:
                     start = 0
                     for line in handle:
                         with suppress(ValueError, TypeError, LookupError):
-                            # a line that was being written when the process died is none: its work is done again
+                            # a line cut off by the end of its process does not count: its work is done again
                             self._places[_entry(line)[0]] = path, start
                         start += len(line)
             except OSError as error:
@@ -61,7 +61,7 @@ class Progress:
         return key in self._places
 
     def get(self, key: str) -> Any:
-        """Return what was stored under a key, None where nothing was or it has been overwritten since.
+        """Return the value of a key, None where there is none or its line has been overwritten since.
 
         Raises:
             InputError: The file cannot be read.
@@ -92,7 +92,7 @@ class Progress:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as handle:
                 start = handle.seek(0, os.SEEK_END) + 1
-                # Begin with a line break, in case the line before was cut off.
+                # Begin with a line break, in case the previous line was cut off.
                 handle.write(f"\n{line}\n".encode())
         except OSError as error:
             raise InputError(
@@ -105,7 +105,7 @@ def _entry(line: bytes) -> tuple[str, Any]:
     """Return the key and the value of a line.
 
     Raises:
-        ValueError, TypeError, LookupError: It is none of ours, or not whole.
+        ValueError, TypeError, LookupError: The line is not an entry, or incomplete.
     """
     entry = json.loads(line)
     return entry["key"], entry["value"]
@@ -132,7 +132,7 @@ def write_histograms(path: Path, histograms: Mapping[str, ScoreHistogram]) -> No
 
 
 def read_histograms(path: Path) -> dict[str, ScoreHistogram]:
-    """Return what :func:`write_histograms` wrote; nothing where the file is missing or damaged."""
+    """Return the counts of a file of :func:`write_histograms`; {} if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)

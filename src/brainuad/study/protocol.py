@@ -1,4 +1,4 @@
-"""What is measured, by which rules, and the names of the thresholds it is measured at."""
+"""The rules of an evaluation, and the names of its thresholds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MIN_VOXELS = 8  # on the model's grid: smaller components are dropped from predi
 MODEL, NATIVE = "model", "native"  # spaces
 ANY = ""  # the threshold of measures that need none
 VALIDATION, ORACLE = "validation", "oracle"
-# Of voxels of healthy brain: where the FROC curve has its points.
+# Fractions of healthy brain voxels at which the FROC curve has its points.
 FROC_FRACTIONS = tuple(
     float(f"{10**-exponent:.2g}") for exponent in (0.5 + 0.25 * step for step in range(19))
 )
 
 
 def healthy_name(fraction: float) -> str:
-    """Return the name of the threshold that a fraction of healthy brain exceeds."""
+    """Return the name of the threshold that a given fraction of healthy brain voxels exceeds."""
     return f"healthy@{fraction:g}"
 
 
@@ -41,14 +41,14 @@ class Protocol:
     """The choices of an evaluation.
 
     Attributes:
-        name: Written into the summary.
-        whole_grid: Count all voxels of the padded grid, most of them background, rather than the brain's.
+        name: Name in the summary.
+        whole_grid: Count all voxels of the padded grid, most of them background, instead of the brain's.
         greedy_threshold: Search the validation threshold by the release's bisection, which may miss the best.
         shared_noise: Repeat one noise field over all slices of a scan.
         slice_axis: Array axis of the slice-wise figures: 2 axial, as the model sees slices; 0 sagittal.
         discovery_as_positive_rate: Report FP / (FP + TP) under the name of the false-positive rate.
-        native: Measure on the grid of the case's image file too, the map brought there by linear interpolation.
-        lesion_wise: Count lesions found and false positives, and draw FROC curves.
+        native: Measure on the grid of the case's image file, too; linear interpolation resamples the map to it.
+        lesion_wise: Count detected lesions and false positives, and draw FROC curves.
         distances: Measure surface distances.
     """
 
@@ -78,10 +78,10 @@ QUICK = Protocol("quick", native=False, lesion_wise=False, distances=False)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of one score, all found on validation scans.
+    """Thresholds of one score, all from validation scans.
 
     Attributes:
-        named: By name: those of ``HEALTHY``, and "validation"; those that could not be found are missing.
+        named: Thresholds by name: those of ``HEALTHY``, and "validation"; some may be missing.
         froc: Points of the FROC curve, ascending; empty without healthy validation scans.
     """
 

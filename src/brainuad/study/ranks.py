@@ -1,4 +1,4 @@
-"""The processes that share one evaluation: those that torchrun started, or one."""
+"""The processes of one evaluation: those that torchrun started, or a single one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # a rank waits for the slowest; torchrun ends them all when one dies
+PATIENCE = timedelta(days=7)  # a rank waits for the slowest; torchrun ends all of them when one dies
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among those that share the work, by default the only one.
+    """One of the processes that divide the work, by default the only one.
 
     Attributes:
         number: Its number, from 0.
-        count: How many there are.
+        count: Number of processes.
     """
 
     number: int = 0
@@ -30,15 +30,15 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes what belongs to all."""
+        """Whether this process writes the common results."""
         return self.number == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the items that fall to this process: every item falls to one."""
+        """Return this process's part of the items: every item belongs to one process."""
         return items[self.number :: self.count]
 
     def wait(self) -> None:
-        """Wait until all have come this far."""
+        """Wait until all processes have reached this point."""
         if self.count > 1:
             dist.barrier()
 
@@ -51,7 +51,7 @@ class Ranks:
         return [item for found in lists for item in found]
 
     def agreed(self, value: T) -> T:
-        """Return the first one's value."""
+        """Return the first process's value."""
         if self.count == 1:
             return value
         values = [value]
@@ -61,13 +61,13 @@ class Ranks:
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the other processes, where torchrun has started some; each takes the GPU of its number on its machine."""
+    """Join the other processes, if torchrun has started some. Each uses the GPU with its local number."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield Ranks()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("gloo", timeout=PATIENCE)  # what they tell each other is small, and on processors
+    dist.init_process_group("gloo", timeout=PATIENCE)  # gloo: messages are small and on the CPU
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -1,4 +1,4 @@
-"""What was found of single cases: taken from disk where it is known, measured where it is not."""
+"""Results of single cases: read from disk if finished, else measured."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Health:
     """Healthy-scan statistics, learnt once and stored.
 
     Args:
-        scorer: Learns it.
+        scorer: Learns the statistics, and uses them.
         cases: Healthy validation scans.
-        scores: All scores; those that are not relative to health need none of this.
-        key: Changes with whatever could change a score of a scan.
+        scores: All scores; only those relative to health need the statistics.
+        key: Hash of everything that can change a scan's scores.
         output: Folder of the results.
     """
 
@@ -58,19 +58,19 @@ class Health:
         self._people = People(self.cases)
 
     def key_for(self, case: Case) -> str:
-        """Return a key that changes with whatever could change what a case is compared with."""
+        """Return a hash of everything that can change the statistics that a case is compared with."""
         return key_of(self.key, self._people.own(case))
 
     def know(self, names: Sequence[str]) -> None:
-        """Have the statistics ready if any of ``names`` needs them.
+        """Load or learn the statistics if any of ``names`` needs them.
 
         Raises:
-            InputError: Too few scans can be used, and the model carries none.
+            InputError: Too few scans can be used, and the model has no statistics.
         """
         scorer = self.scorer
         if scorer.statistics is not None or not set(self.relative) & set(names):
             return
-        carried = scorer.detector.health is not None  # then the model's own will do
+        carried = scorer.detector.health is not None  # then the model's statistics are used
         if (carried and scans_of_others(self.cases) < MIN_OTHERS) or self.take_up():
             return
         scorer.learn_health(self.cases, self.relative)
@@ -84,8 +84,8 @@ class Health:
         scorer.statistics.save(self.file, json.dumps({"key": self.key, "scans": scans}))
 
     def take_up(self) -> bool:
-        """Take the statistics that an earlier run, or the first rank, has left, if any."""
-        with suppress(InputError):  # missing, or damaged: it is made again
+        """Load the statistics of an earlier run, or of the first rank; return whether there were any."""
+        with suppress(InputError):  # missing or damaged: learn them again
             statistics, about = HealthyStatistics.load(self.file)
             stored = json.loads(about)
             wanted = {base_of(name) for name in self.relative}
@@ -96,22 +96,22 @@ class Health:
         return False
 
     def share(self, ranks: Ranks) -> None:
-        """Have the first of several ranks learn from healthy scans, which all have reconstructed before."""
+        """Learn the statistics in the first of several ranks, after all ranks have reconstructed the healthy scans."""
         if ranks.count == 1 or not self.relative or ranks.agreed(self.take_up()):
             return
         for case in self.scorer.load.in_turn(ranks.share(self.cases)):
             with suppress(*CASE_ERRORS):
-                self.scorer.score(case, ())  # loaded and reconstructed, into the cache
+                self.scorer.score(case, ())  # load and reconstruct, into the cache
         ranks.wait()
         if ranks.first:
-            with suppress(InputError):  # too few: every case will say so
+            with suppress(InputError):  # too few: every case will report it
                 self.know(self.relative)
         ranks.wait()
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What was found of one case: measures by score and space, counts by "space score"."""
+    """Results of one case: measures by score and space, counts by "space score"."""
 
     facts: dict[str, float]
     measures: dict[str, dict[str, Measures]]
@@ -124,7 +124,7 @@ class Results:
 
     Args:
         scorer: Makes the maps.
-        scores: That may be asked for.
+        scores: All scores that may be measured.
         protocol: The rules.
         output: Folder of ``progress.jsonl``, ``histograms/`` and ``health.safetensors``.
         healthy: Healthy validation scans, for scores relative to health.
@@ -150,7 +150,7 @@ class Results:
         self.health = Health(scorer, healthy, scores, self.key, output)
 
     def of(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result:
-        """Return what is known of a case, and measure what is not, of each score with its thresholds.
+        """Return a case's results, and measure what is missing, each score at its thresholds.
 
         Raises:
             CASE_ERRORS: It cannot be scored.
@@ -169,7 +169,7 @@ class Results:
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
             found, fresh, counts = self.measure(scored, thresholds, file)
             write_histograms(self.folder / file, counts)
-            if facts is None:  # else other scores were asked for before, or a run was ended between two lines
+            if facts is None:  # else another run measured other scores, or a run ended between two lines
                 facts = found
                 self.progress.put(facts_key, without_nan(facts))
             for name in missing:
@@ -185,14 +185,14 @@ class Results:
         )
 
     def incomplete(self, case: Case, thresholds: Mapping[str, Thresholds]) -> bool:
-        """Whether anything of a case is not known yet, as far as the progress tells."""
+        """Return whether any result of a case is missing, judged by the progress file."""
         keys = [self.case_key(case), *(self.case_key(case, name, at) for name, at in thresholds.items())]
         return not all(key in self.progress for key in keys)
 
     def greedy_threshold(self, cases: Sequence[Case], name: str) -> float:
-        """Return the threshold of the release's search on the pooled maps of cases, which are made again.
+        """Return the threshold of the release's search on the pooled maps of cases, which are computed again.
 
-        The search compares Dice at thresholds between which few voxels may lie, and binned counts would lead it astray.
+        The search compares Dice at thresholds that few voxels may separate, so binned counts are too coarse for it.
 
         Raises:
             CASE_ERRORS: One cannot be scored.
@@ -212,14 +212,14 @@ class Results:
         return math.nan if known[0] is None else float(known[0])
 
     def model_space(self, scored: ScoredCase) -> Space:
-        """Return the model's grid of a scored case."""
+        """Return the space of a scored case on the model's grid."""
         spacing = self.scorer.detector.data_config.rescaleFactor
         return model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
 
     def measure(
         self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
     ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
-        """Return a scored case's facts, its entries by score, and its counts by "space score"."""
+        """Return a scored case's values, its entries by score, and its counts by "space score"."""
         model = self.model_space(scored)
         spaces = [model]
         if self.protocol.native:
@@ -238,7 +238,7 @@ class Results:
         return case_facts(model, scored.reconstruction), entries, histograms
 
     def case_key(self, case: Case, name: str = "", thresholds: Thresholds = NO_THRESHOLDS) -> str:
-        """Return a key that changes with whatever could change what is measured of a case's score."""
+        """Return a hash of everything that can change the measures of a case's score."""
         values = without_nan(asdict(thresholds))
         relative = name and (name == RARITY or base_of(name) is not None)
         health = self.health.key_for(case) if relative else ""

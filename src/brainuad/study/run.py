@@ -1,4 +1,4 @@
-"""One evaluation run: measures of every case, thresholds before test cases, what is known taken from disk."""
+"""One evaluation run: thresholds first, then the measures of every case; finished results are read from disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Run:
-    """One call of ``evaluate_cases``; where ranks share it, the first comes to know all results."""
+    """One call of ``evaluate_cases``. With several ranks, the first collects all results."""
 
     scorer: Scorer
     scores: tuple[str, ...]
@@ -53,7 +53,7 @@ class Run:
     on_scored: Callable[[ScoredCase], None]
     ranks: Ranks = field(default_factory=Ranks)
     rows: Rows = field(default_factory=Rows)
-    thresholds: list[Row] = field(default_factory=list)  # and what they were found on
+    thresholds: list[Row] = field(default_factory=list)  # and the scans they come from
     failed: list[Row] = field(default_factory=list)
     pools: Pools = field(default_factory=Pools)
     subjects: dict[tuple[str, str, str], Subject] = field(default_factory=dict)
@@ -88,9 +88,9 @@ class Run:
     def each_measured(
         self, cases: Sequence[Case], thresholds: Mapping[str, Thresholds]
     ) -> Iterator[tuple[Case, Result]]:
-        """Yield the measures of those cases that can be scored.
+        """Yield the results of all cases that can be scored.
 
-        Ranks divide the cases; then the first yields all of them, and the others none.
+        Ranks divide the cases; then the first yields all results, and the others none.
         """
         in_turn = partial(
             self.scorer.load.in_turn,
@@ -99,7 +99,7 @@ class Run:
         )
         if self.ranks.count > 1:
             for case in in_turn(self.ranks.share(cases)):
-                with suppress(*CASE_ERRORS):  # the first tries again, and reports
+                with suppress(*CASE_ERRORS):  # the first rank tries again, and reports the error
                     self.results.of(case, thresholds)
             self.ranks.wait()
             if not self.ranks.first:
@@ -111,7 +111,7 @@ class Run:
                 yield case, found
 
     def healthy_thresholds(self) -> dict[str, Thresholds]:
-        """Return the thresholds that fractions of healthy brain exceed."""
+        """Return the thresholds that given fractions of healthy brain voxels exceed."""
         nothing = dict.fromkeys(self.scores, Thresholds())
         pooled = {name: empty_histogram() for name in self.scores}
         used = []
@@ -132,7 +132,7 @@ class Run:
         return thresholds
 
     def calibrated(self, name: str) -> Thresholds:
-        """Return the thresholds that came with the model, none where they are of other settings."""
+        """Return the thresholds of the model's calibration; none if it was made with other settings."""
         calibration = self.scorer.detector.calibration
         if calibration is None or self.protocol.shared_noise:
             return Thresholds()
@@ -149,7 +149,7 @@ class Run:
     def set_thresholds(
         self, dataset: str, cases: Sequence[Case], known: Mapping[str, Thresholds]
     ) -> dict[str, Thresholds]:
-        """Return what is known and the threshold of the best pooled Dice on a set's annotated validation cases."""
+        """Return the given thresholds, and that of the best pooled Dice on a set's annotated validation cases."""
         annotated = [case for case in cases if case.split == "val" and case.lesion is not None]
         pooled = {name: empty_histogram() for name in self.scores}
         used = []
@@ -175,10 +175,10 @@ class Run:
         if self.protocol.greedy_threshold:
             return self.results.greedy_threshold(used, name)
         threshold = pooled.best_dice()[1]
-        return -1.0 if threshold == -math.inf else threshold  # below every map
+        return -1.0 if threshold == -math.inf else threshold  # below all values of every map
 
     def note(self, entry: Row, found: dict[str, dict[str, float]] | None) -> None:
-        """Remember thresholds and what they were found on, or why there are none."""
+        """Record thresholds and the scans they come from, or why there are none."""
         entry.setdefault("found_on", [])
         if found is None:
             entry["why"] = (
@@ -187,7 +187,7 @@ class Run:
         self.thresholds.append({**entry, "thresholds": found})
 
     def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result | None:
-        """Return a case's measures, from an earlier run if they are known; None if it cannot be scored."""
+        """Return a case's results, from an earlier run if it has them; None if the case cannot be scored."""
         message, found = "", None
         try:
             found = self.results.of(case, thresholds)
@@ -207,7 +207,7 @@ class Run:
         return found
 
     def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> list[Path]:
-        """Draw each set's best, median and worst case by its best score, where colours have a meaning; return paths."""
+        """Draw each set's best, median and worst case by its best calibrated score; return the paths."""
         from brainuad.study.figures import draw_montage, file_name, telling_cases
 
         healthy = summary["thresholds"][0]["thresholds"] or {}
@@ -228,7 +228,7 @@ class Run:
         return paths
 
     def about(self) -> Row:
-        """Return what made the results, for ``summary.json``."""
+        """Return the provenance of the results, for ``summary.json``."""
         detector = self.scorer.detector
         return {
             "version": __version__,
@@ -269,7 +269,7 @@ def _listed(cases: Sequence[Case]) -> list[str]:
 
 
 def _names(cases: Sequence[Case]) -> dict[Case, str]:
-    """Return what each case is called: its subject, and its file too where a set has several scans of a subject."""
+    """Return each case's name: its subject, with the file where a set has several scans of the subject."""
     times: dict[tuple[str, str, str], int] = {}
     for case in cases:
         key = (case.dataset, case.split, case.subject)

@@ -1,4 +1,4 @@
-"""From a case to its final anomaly maps: load, reconstruct, compare, set against health, clean."""
+"""Compute a case's anomaly maps: load, reconstruct, compare, relate to healthy scans, post-process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import cleaned
 from brainuad.study.loader import Loader
 
-MAX_BYTES = 4_000_000_000  # of reconstructions on disk, so that a new score costs seconds
-MIN_OTHERS = 2  # scans of other people, for a mean and a deviation
-# what one scan can bring about: unusable numbers, no memory (RuntimeError on a GPU), a file that went away
+MAX_BYTES = 4_000_000_000  # cache of reconstructions on disk, so that a new score takes seconds
+MIN_OTHERS = 2  # fewest scans of other people for a mean and a standard deviation
+# errors that one scan can cause: unusable values, no memory (RuntimeError on a GPU), a missing file
 CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
 
 
 class Reconstructor:
-    """Has a model look at images, each only once as long as what it made is in the cache.
+    """Runs a model on images, and caches what it makes.
 
-    A reconstruction is found by the image's voxels, the detector's fingerprint (weights and settings, those of the
-    noise among them), the kind of device, its precision, the seed and the number of draws; a model's own map by the
-    brain mask too. A reconstruction is rounded to 16 bits whether it comes from the cache or not, so results do not
-    depend on the cache. The entries used longest ago make room for new ones.
+    The key of a reconstruction is the image's voxels, the detector's fingerprint (weights and settings, including those
+    of the noise), the kind of device, its precision, the seed and the number of draws; that of a model's own map
+    includes the brain mask. Reconstructions are always rounded to 16 bits, so results do not depend on the cache. The
+    least recently used entries are removed first.
 
     Args:
         detector: The model.
@@ -48,20 +48,20 @@ class Reconstructor:
         self._detector_key = detector.result_key
 
     def __call__(self, image: np.ndarray, seed: int) -> Tensor:
-        """Return what :meth:`Detector.reconstruct` does, rounded to 16 bits, as float32.
+        """Return the result of :meth:`Detector.reconstruct`, rounded to 16 bits, as float32.
 
         Raises:
             InputError: The model does not reconstruct.
             ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
         """
         stack = self.infer(image, None, seed).reconstruction
-        return self.detector.reconstruct(image, seed) if stack is None else stack  # which says why not
+        return self.detector.reconstruct(image, seed) if stack is None else stack  # raises the error
 
     def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1) -> Inference:
-        """Return what :meth:`Detector.infer` does, reconstructions rounded to 16 bits, as float32.
+        """Return the result of :meth:`Detector.infer` as float32, with reconstructions rounded to 16 bits.
 
         Raises:
-            ValueError: The image is not (X, Y, Z), or what the model makes of it holds NaN or infinite values.
+            ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
         model = self.detector.model
         stack = own = None
@@ -114,7 +114,7 @@ class ScoredCase:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """A case with its maps before they are set against health and cleaned."""
+    """A case with its raw maps, before they are related to healthy scans and post-processed."""
 
     prepared: PreparedCase
     reconstruction: Tensor | None
@@ -134,13 +134,13 @@ class Scorer:
 
     Attributes:
         detector: The model.
-        seed: Seeds the noise; every case has its own, whichever other cases there are.
-        postprocess: Whether maps are eroded and median-filtered.
-        statistics: Of healthy scans, for scores relative to health; see :meth:`learn_health`. Without them such scores
-            compare with what the model itself carries.
-        healthy: The cases they were learnt from.
-        reconstructor: From an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``, in place of the
-            detector's own, which go through the cache.
+        seed: Seed of the noise. A case's noise does not depend on the other cases.
+        postprocess: Whether maps are post-processed.
+        statistics: Healthy-scan statistics for scores relative to health; see :meth:`learn_health`. Without them such
+            scores use the model's.
+        healthy: The cases that the statistics were learnt from.
+        reconstructor: Function from an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``. By default
+            the detector's, with a cache.
     """
 
     detector: Detector
@@ -158,7 +158,7 @@ class Scorer:
     def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
         """Return a case's final maps.
 
-        What a subject's own scan has told about health is left out when the subject is scored.
+        The statistics leave out the subject's own scans.
 
         Raises:
             InputError: A file cannot be used.
@@ -198,10 +198,10 @@ class Scorer:
     def learn_health(
         self, cases: Sequence[Case], names: Iterable[str], report: Callable[[Case], None] = lambda case: None
     ) -> None:
-        """Learn from healthy scans what ``names``, scores relative to health, compare with.
+        """Learn the healthy-scan statistics for ``names``, scores relative to health.
 
-        A scan that cannot be used is left out. Each is compared with those of other people: where one would have fewer
-        than two, the statistics stay None.
+        A scan that cannot be used is left out. Each healthy scan is later compared with those of other people: if one
+        has fewer than two of these, the statistics stay None.
         """
         bases = list(dict.fromkeys(base for name in names if (base := base_of(name)) is not None))
         statistics: HealthyStatistics | None = None
@@ -211,7 +211,7 @@ class Scorer:
                 with device_told_from_scan(self.detector.device):
                     compared = self._compare(case, bases, look=bases != [IMAGE])
             except CASE_ERRORS:
-                continue  # it will fail again, and be reported, when it is scored
+                continue  # it will fail again when it is scored, and be reported then
             statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
             statistics.add(compared.maps, compared.prepared.mask)
             used.append(case)
@@ -220,13 +220,13 @@ class Scorer:
             self.statistics, self.healthy = statistics, used
 
     def own_scans(self, case: Case) -> list[Case]:
-        """Return the healthy scans of a case's own person, itself among them where it is one."""
+        """Return the healthy scans of a case's subject, including the case itself if it is one."""
         if self._people.cases != self.healthy:
             self._people = People(self.healthy)
         return [self.healthy[place] for place in self._people.own(case)]
 
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
-        """Return a case's raw maps; without a ``look`` of the model at it those that need none."""
+        """Return a case's raw maps; without ``look`` only those that need no model."""
         prepared = self.load(case)
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
@@ -237,7 +237,7 @@ class Scorer:
         elif look:
             draws = self.detector.draws(wanted)
             stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
-            reconstruction = None if stack is None else stack[0]  # whichever scores there are
+            reconstruction = None if stack is None else stack[0]  # regardless of the other scores
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
         maps = self.detector.compare(image, stack, mask, wanted, own=own)

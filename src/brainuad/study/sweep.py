@@ -1,7 +1,7 @@
-"""Which SSIM width suits which pathology? Average precision and Dice against width, and what ensembles make of it.
+"""Measure average precision and Dice against the width of SSIM, for single widths and ensembles, by pathology.
 
-Every width and every ensemble is a score, every ablation a detector with other settings; cases are scored and measured
-as in an evaluation.
+Every width and every ensemble is a score, and every ablation a detector with other settings. Cases are scored and
+measured as in an evaluation.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from brainuad.study.scorer import CASE_ERRORS, Scorer, case_seed
 from brainuad.study.sweep_page import BASE, ENSEMBLE, MEASURES, RAW, SLICES, WIDTH, draw, page
 from brainuad.study.sweep_page import SCORE as PLAIN
 
-SAMPLED = 2000  # voxels of lesion, and as many of healthy brain, a scan, to learn weights from
+SAMPLED = 2000  # lesion voxels per scan, and as many healthy ones, to learn weights from
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """What else to vary, one at a time.
+    """Further changes to measure, one at a time.
 
     Attributes:
-        windows: Two-dimensional windows too.
-        postprocessing: Without it too.
+        windows: Measure two-dimensional windows, too.
+        postprocessing: Measure without post-processing, too.
         timesteps: Single noise levels (1-based) to reconstruct at.
         draws: Numbers of independent draws of the noise to average.
-        shared_noise: One noise field for all slices too.
+        shared_noise: Measure with one noise field for all slices, too.
     """
 
     windows: bool = False
@@ -60,7 +60,7 @@ NO_ABLATIONS = Ablations()
 
 @dataclass(frozen=True, eq=False)
 class _Variant:
-    """One way to make the maps: what it is called, who measures, scores beside those of SSIM, and its windows."""
+    """One way to make the maps: its name, its results, the scores besides SSIM, and its windows."""
 
     name: str
     results: Results
@@ -84,18 +84,18 @@ def run_sweep(
 
     Args:
         detector: The model, on its device.
-        cases: Annotated cases of ``split`` are swept; annotated validation cases teach the weights of "learnt", healthy
-            ones what intensities are usual where. Scans of the person who is measured teach nothing.
+        cases: Annotated cases of ``split`` are measured. The weights of "learnt" come from annotated validation cases,
+            the intensity atlas from healthy ones, always without scans of the measured subject.
         output: Folder of the results; a rerun continues there.
         sigmas: Widths in voxels.
         ensembles: See ``brainuad.scoring.ensembles.ENSEMBLES``.
-        ablations: What else to vary.
+        ablations: Further changes to measure.
         split: "test" or "val".
-        sets: Data sets to sweep, all by default. Validation cases of others still teach.
-        report: Called after each case with it and why it failed, "" where it did not.
+        sets: Data sets to measure, all by default. Weights are learnt from the validation cases of all sets.
+        report: Called after each case with the case and its error message, "" if it succeeded.
 
     Returns:
-        One row a case and map, and a message for each case that failed.
+        One row per case and map, and a message for each failed case.
 
     Raises:
         InputError: The model makes no reconstruction, there is no annotated case, nothing to learn from, or the folder
@@ -153,7 +153,7 @@ def run_sweep(
 def _variants(
     detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations
 ) -> Iterator[_Variant]:
-    """Yield the ways to make the maps, the detector's own first.
+    """Yield the ways to make the maps, the detector's settings first.
 
     Raises:
         InputError: The model lacks a setting.
@@ -188,7 +188,7 @@ def _variants(
 def _rows(
     case: Case, variant: _Variant, sigmas: Sequence[float], ensembles: Sequence[str], weights: Sequence[float]
 ) -> Iterator[Row]:
-    """Yield a row a map of one case: what was varied, what the map is, and how good it is."""
+    """Yield a row per map of one case: the variant, the score, and the measures."""
     scores = {(PLAIN, name): name for name in variant.plain}
     scores |= {(WIDTH, f"{sigma:g}"): f"{variant.windows}_{sigma:.9g}" for sigma in sigmas}
     spelled = {LEARNT: f"weights:{','.join(map(repr, weights))}", "default": "ensemble"}
@@ -201,11 +201,11 @@ def _rows(
 
 
 class _Weights:
-    """The weights of "learnt", one a width of the model.
+    """The weights of the ensemble "learnt", one per width of the model.
 
     Args:
-        results: Score the teachers, and keep the weights.
-        teachers: Annotated validation scans.
+        results: Scores the teachers, and stores the weights.
+        teachers: Annotated validation scans to learn from.
     """
 
     def __init__(self, results: Results, teachers: Sequence[Case]) -> None:
@@ -215,10 +215,10 @@ class _Weights:
         self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
 
     def without(self, measured: Case | None) -> Row:
-        """Learn the weights from the teachers, without scans of the person who is measured.
+        """Learn the weights from the teachers, without scans of the measured subject.
 
         Returns:
-            "weights" and "cases", from whom.
+            "weights", and "cases" that they were learnt from.
 
         Raises:
             InputError: There is none, or none can be used.
@@ -246,10 +246,10 @@ class _Weights:
         return stored
 
     def samples_of(self, case: Case) -> tuple[np.ndarray, np.ndarray] | str:
-        """Return what a case teaches, or why it cannot; the weights come from the others then.
+        """Return a case's training samples, or why it has none.
 
         Returns:
-            Anomalies ``(N, K)`` of as many lesion as healthy voxels, and which are lesion.
+            Anomalies ``(N, K)`` of as many lesion as healthy voxels, and a bool ``(N,)`` that marks the lesion.
         """
         if case not in self._samples:
             try:

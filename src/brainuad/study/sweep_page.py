@@ -31,7 +31,7 @@ def page(table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) ->
 
     Args:
         table: One row a case and map.
-        widths: Those of the ensembles.
+        widths: Widths of the ensembles.
         failed: Messages of cases that could not be used.
     """
     rows = []
@@ -47,7 +47,7 @@ def page(table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) ->
         "# Widths of SSIM",
         "Research use only; not for diagnosis.",
         f"Means over scans with 95 % BCa bootstrap intervals over subjects. Ensembles are over the widths {listed}. "
-        "The best width is chosen on these very scans, so it is an upper bound of what choosing one can give.",
+        "The best width is chosen on the same scans, so its figures are an upper bound.",
         *(f"- failed: {message}" for message in failed),
     ]
     for dataset, group in table.groupby("set", sort=False):
@@ -101,7 +101,7 @@ def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
 
 
 def draw(summary: pd.DataFrame, path: Path) -> None:
-    """Draw the figure: a column a set, measures below each other, lines across for ensembles and plain scores."""
+    """Draw the figure: a column per set, a row per measure, horizontal lines for ensembles and other scores."""
     base = summary[summary["variant"] == BASE]
     sets = list(dict.fromkeys(base["set"]))
     figure = Figure(figsize=(4.2 * len(sets) + 1.6, 6.4), dpi=150, layout="constrained")

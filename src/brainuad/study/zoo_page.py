@@ -1,4 +1,4 @@
-"""Every method on one bench: figures side by side as a page, and one picture a data set."""
+"""The zoo's page: all methods side by side, and one picture per data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
 from brainuad.study.scorer import CASE_ERRORS, Scorer
 from brainuad.study.tables import failures
 
-REFERENCES = ("atlas", f"ddpm, {SCORE}")  # what every method is compared with
+REFERENCES = ("atlas", f"ddpm, {SCORE}")  # baseline of all comparisons
 PRECISION, DICE, ABOVE = "average_precision", "best_dice", "above"
 FEW = 3  # with fewer subjects no interval is shown
 COSTS = {  # headings and decimals
@@ -39,11 +39,11 @@ class Entry:
 
     Attributes:
         model: Name in the registry.
-        seed: Of the training.
-        scores: What is shown of it: see :func:`shown_scores`.
+        seed: Seed of the training.
+        scores: Its shown scores: see :func:`shown_scores`.
         table: Contents of ``cases.csv``.
         costs: A number for each of ``COSTS``.
-        device: Where it computed: "cpu", "cuda:0".
+        device: Device of the training: "cpu", "cuda:0".
     """
 
     model: str
@@ -54,18 +54,18 @@ class Entry:
     device: str = "cpu"
 
     def methods(self) -> dict[str, str]:
-        """Return what each score shown is called."""
+        """Return the name of each shown score."""
         alone = len(self.scores) == 1
         return {score: self.model if alone else f"{self.model}, {score}" for score in self.scores}
 
 
 def shown_scores(detector: Detector) -> tuple[str, ...]:
-    """Return the scores that stand for a model, by one rule: its own map, else L1 and the SSIM ensemble."""
+    """Return the scores that represent a model: its own map, else L1 and the SSIM ensemble."""
     return (OWN_MAP,) if detector.model.has_map else ("l1", SCORE)
 
 
 def telling_subject(table: pd.DataFrame, dataset: str) -> str | None:
-    """Return the subject of a set's test scan of median lesion volume, chosen without a look at any method, if any."""
+    """Return the subject whose lesion volume is the median of a set's test scans, if any; no method influences it."""
     rows = table[(table["set"] == dataset) & (table["split"] == "test") & (table["metric"] == "lesion_ml")]
     rows = rows.sort_values("value", kind="stable")
     return str(rows["subject"].iloc[len(rows) // 2]) if len(rows) else None
@@ -74,7 +74,7 @@ def telling_subject(table: pd.DataFrame, dataset: str) -> str | None:
 def draw_set(
     dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, Detector]], path: Path
 ) -> bool:
-    """Draw one test scan of a set with the maps of all methods, each on the colour scale that healthy scans have set.
+    """Draw one test scan of a set with the maps of all methods, each on a colour scale calibrated on healthy scans.
 
     Args:
         dataset: Name of a set with lesions.
@@ -115,10 +115,10 @@ def page(entries: Sequence[Entry], headings: Mapping[str, str], *, budget: str, 
     """Return the page as Markdown.
 
     Args:
-        entries: What was trained and evaluated.
-        headings: Of each data set with lesions, in order.
-        budget: What a training was given, in words.
-        failed: Messages of what could not be trained or evaluated.
+        entries: The trained and evaluated models.
+        headings: Heading of each data set with lesions, in order.
+        budget: Training time, in words.
+        failed: Messages of failed trainings and evaluations.
     """
     seeds = len({entry.seed for entry in entries})
     lost = [
@@ -132,12 +132,13 @@ def page(entries: Sequence[Entry], headings: Mapping[str, str], *, budget: str, 
     if not entries:
         return "\n\n".join([*text, "Nothing could be evaluated."]) + "\n"
     text.append(
-        f"Every model was trained for {budget} of wall-clock time, compiling and validation included: the same time, "
-        "not the same steps. One that learns in one go takes what it takes. All were evaluated on the same "
-        f"scans by the same rules. Trainings of each model: {seeds}; within a subject their mean counts."
+        f"Every model was trained for {budget} of wall-clock time, including compiling and validation: the same time, "
+        "not the same number of steps. A model that is fitted in one pass takes as long as it needs. All were "
+        "evaluated on the same scans by the same rules. "
+        f"Trainings of each model: {seeds}; they are averaged within subjects."
     )
     text.append(
-        f"One rule says what is shown of a model: its own map where it makes one, else both `l1` and `{SCORE}` of its "
+        f"Shown is a model's own map where it makes one, else both `l1` and `{SCORE}` of its "
         f"reconstruction. Without a model: {', '.join(f'`{name}`' for name in BASELINES)}."
     )
     test = _test_values(entries)
@@ -161,7 +162,7 @@ def _test_values(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def _values(rows: pd.DataFrame, method: str, metric: str) -> dict[str, float]:
-    """Return a value a subject: the mean over its scans and all trainings."""
+    """Return one value per subject: the mean over its scans and all trainings."""
     chosen = rows[(rows["method"] == method) & (rows["metric"] == metric)]
     return by_subject(chosen["subject"].tolist(), chosen["value"].tolist())
 
@@ -195,13 +196,13 @@ def _set_page(heading: str, rows: pd.DataFrame) -> list[str]:
         f"## {heading}",
         f"Chance level of average precision {chance:.4f}. Means over subjects with 95 % BCa intervals, the highest "
         "first. Differences are paired within subjects; p of the paired permutation test, by Holm's method for all "
-        "differences of this table. Best Dice is at the best threshold of the very scan: an upper bound.",
+        "differences of this table. Best Dice is at each scan's best threshold: an upper bound.",
         markdown_table(heads, cells),
     ]
 
 
 def _against(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[Summary, float]:
-    """Return the differences of the subjects that both have, and the p-value."""
+    """Return the differences of common subjects, and the p-value."""
     shared = [subject for subject in ours if subject in theirs]
     a, b = ([values[subject] for subject in shared] for values in (ours, theirs))
     return paired_difference(a, b), paired_permutation_test(a, b)
@@ -216,7 +217,7 @@ def _healthy_page(rows: pd.DataFrame) -> list[str]:
         found = [summarise(_values(rows[rows["set"] == name], method, ABOVE).values()) for name in sets]
         if any(summary.n for summary in found):
             cells.append([method, *(_interval(summary, percent=True) for summary in found)])
-    said = "Share of the brain, in %, above the threshold that 1 % of healthy validation brain exceeds; 1 is ideal:"
+    said = "Percentage of the brain above the threshold that 1 % of healthy validation brain exceeds; 1 is ideal:"
     return ["## Healthy test scans", said, markdown_table(["method", *sets], cells)] if cells else []
 
 
@@ -228,7 +229,7 @@ def _costs_page(entries: Sequence[Entry]) -> list[str]:
         for model, row in means.iterrows()
     ]
     devices = ", ".join(dict.fromkeys(entry.device for entry in entries))
-    said = f"On {devices}. Means over trainings. Seconds a scan are those of one test scan, loading aside:"
+    said = f"On {devices}. Means over trainings. Seconds per scan are measured on one test scan, without loading:"
     return ["## Costs", said, markdown_table(["model", *(title for title, _ in COSTS.values())], cells)]
 
 

@@ -1,4 +1,4 @@
-"""DICOM in and out: series found and converted, findings written as a segmentation."""
+"""DICOM: find and convert series, and write findings as a segmentation."""
 
 from brainuad.inputs.dicom.segmentation import write_segmentation
 from brainuad.inputs.dicom.series import Series, is_dicom, is_volume, judge, list_series, pick_series

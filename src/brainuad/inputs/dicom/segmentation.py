@@ -1,4 +1,4 @@
-"""Findings as a DICOM segmentation (SEG) that refers to the images it was made from, by highdicom."""
+"""Findings as a DICOM segmentation (SEG) that refers to its source images, by highdicom."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from brainuad.record import Finding
 
 _NOTE = "Research use only; not for diagnosis"
 _TOLERANCE = 0.01  # mm between a voxel of the labels and its pixel
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes and NIfTI's
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes (LPS) to NIfTI's (RAS)
 _SERIES_NUMBER = 9001
-# What the standard wants of an image though it may be empty (type 2): removing names often removes all of it.
+# Attributes that the standard requires but lets be empty (type 2). Anonymisation often removes them altogether.
 _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
     "AccessionNumber", "ReferringPhysicianName",
@@ -36,21 +36,22 @@ def write_segmentation(
     series_uid: str,
     path: Path,
 ) -> bool:
-    """Write findings as binary segments on the frames of the series they were found in.
+    """Write findings as binary segments on the frames of their source series.
 
     Args:
         labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
-        findings: As the list has them; segment numbers are their order.
+        findings: Their order numbers the segments.
         healthy_scans: Healthy scans that the model was calibrated on.
-        series_folder: Holds the series, in it or below.
+        series_folder: Folder that holds the series, directly or in a subfolder.
         series_uid: Its SeriesInstanceUID.
         path: The file to write.
 
     Returns:
-        Whether there was a finding: an empty segmentation is not DICOM, so nothing is written then.
+        Whether there was a finding. Without one nothing is written, because DICOM allows no empty segmentation.
 
     Raises:
-        InputError: The series is not there, does not lie where the labels lie, or lacks what the standard asks for.
+        InputError: The series is missing, lies on another grid than the labels, or lacks an attribute that the
+            standard requires.
     """
     if not findings:
         return False
@@ -64,7 +65,7 @@ def write_segmentation(
     segments = np.zeros(pixels.shape, dtype=np.uint8)
     for number, finding in enumerate(findings, 1):
         segments[pixels == finding.label] = number
-    # the same findings in the same series have the same names
+    # the same findings in the same series get the same UIDs
     seeds = [series_uid, hashlib.sha256(segments.tobytes()).hexdigest(), __version__]
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="brainuad", version=__version__, family=codes.DCM.ArtificialIntelligence
@@ -116,12 +117,12 @@ def _in_words(finding: Finding, healthy_scans: int) -> str:
     x, y, z = (round(value) for value in finding.mni_mm)
     words = [f"MNI {x}, {y}, {z} mm", f"{finding.ml:.2f} mL", f"peak {finding.peak:.3f}"]
     if finding.healthy_alike is not None:
-        words.append(f"the like in {finding.healthy_alike} of {healthy_scans} healthy scans")
+        words.append(f"similar in {finding.healthy_alike} of {healthy_scans} healthy scans")
     return ", ".join(filter(None, [finding.region, *words]))
 
 
 def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Return the headers of a series, and where its frames lie.
+    """Return the headers of a series and the positions of its frames.
 
     Returns:
         The headers; ``(frames, 3)`` centres of the first pixels; ``(2, 3)`` steps from a column and from a row to the
@@ -146,7 +147,9 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
             positions = [image.ImagePositionPatient for image in images]
             plane = measures = images[0]
         directions = np.array(plane.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-        row_step, column_step = map(float, measures.PixelSpacing)  # DICOM names the distance of rows first
+        row_step, column_step = map(
+            float, measures.PixelSpacing
+        )  # DICOM gives the distance between rows first
         sides = directions * [[column_step], [row_step]]
         return images, np.array(positions, dtype=np.float64), sides
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
@@ -156,7 +159,7 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
 
 
 def _complete(images: list[Any], positions: np.ndarray) -> None:
-    """Give headers empty values where the standard allows them, and slices their distance as thickness."""
+    """Add missing attributes to the headers: empty values where allowed, and the slice distance as thickness."""
     apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
     for image in images:
         for name in _MAY_BE_EMPTY:
@@ -169,7 +172,7 @@ def _complete(images: list[Any], positions: np.ndarray) -> None:
 
 
 def _on_frames(labels: Volume, positions: np.ndarray, sides: np.ndarray, folder: Path) -> np.ndarray:
-    """Return labels as ``(frames, rows, columns)`` in the order of the frames; voxels are moved, never interpolated."""
+    """Return labels as ``(frames, rows, columns)`` in the order of the frames, by reordering without interpolation."""
     order = np.argsort(positions @ np.cross(*sides))
     first, last = positions[order[0]], positions[order[-1]]
     to_lps = np.eye(4)

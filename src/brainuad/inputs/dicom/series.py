@@ -1,4 +1,4 @@
-"""The series in DICOM files, by their headers alone, and which of them to score."""
+"""Group DICOM files into series by their headers, and choose the series to score."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from brainuad.inputs.contrast import contrast_of
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_SLICES = 10  # what has less is a localiser
+_FEWEST_SLICES = 10  # a series with fewer images is a localiser
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName",
     "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
     "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent",
 ]  # fmt: skip
-# What pydicom raises on files that are damaged or no DICOM at all.
+# Errors of pydicom on files that are damaged or not DICOM.
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError,
            OverflowError, RecursionError, struct.error, BytesLengthException, InvalidDicomError)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One file of a series: where it is, and what its header says."""
+    """One file of a series: its path and the fields of its header."""
 
     path: Path
     instance: str
@@ -49,7 +49,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """A series of images, told by the header of its first file.
+    """A series of images, described by the header of its first file.
 
     Attributes:
         uid: SeriesInstanceUID.
@@ -62,7 +62,7 @@ class Series:
         repetition: Repetition time in ms, or NaN.
         inversion: Inversion time in ms, or NaN.
         agent: Whether a contrast agent was given.
-        slices: Its files, in the order they were given.
+        slices: Its files, in the order given.
     """
 
     uid: str
@@ -84,18 +84,18 @@ class Series:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds all its files, in it or below."""
+        """The deepest folder that holds all its files, directly or in subfolders."""
         return Path(os.path.commonpath([part.path.parent for part in self.slices]))
 
     def __str__(self) -> str:
-        """Describe it in a line, for a person to choose by."""
+        """Describe the series in one line, for a user who has to choose."""
         times = f"TE {self.echo:.4g} ms, TR {self.repetition:.4g} ms"
         text = f"{self.modality} {self.description!r}, {self.count} images, {times}"
         return f"{self.uid} ({'number ' + self.number + ', ' if self.number else ''}{text})"
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM by its first bytes, with the standard's preamble or, as old files, without."""
+    """Return whether a file is DICOM by its first bytes. Old files have no preamble."""
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -109,17 +109,17 @@ def is_dicom(path: Path) -> bool:
 
 
 def list_series(files: Iterable[Path]) -> list[Series]:
-    """Group DICOM images by series, in the order of their first file; other DICOM files and copies are left out.
+    """Group DICOM images by series, in the order of their first files. Other DICOM files and copies are left out.
 
-    Images of one SOPInstanceUID at several places are no copies: some programs that remove names give all the same.
-    Files that cannot be read are named in a warning.
+    Images with one SOPInstanceUID at several positions are no copies: some anonymisers give all images the same UID.
+    A warning names each file that cannot be read.
     """
     found: dict[str, Series] = {}
     parts: dict[str, dict[tuple[object, ...], Slice]] = defaultdict(dict)
     copies = 0
     for path in files:
         try:
-            with disable_value_validation():  # what is odd but can be used is no news
+            with disable_value_validation():  # pydicom's warnings about odd but usable values
                 series = _read_header(path)
         except _DAMAGE as error:
             logger.warning("%s: left out, for its DICOM header cannot be read (%s)", path, one_line(error))
@@ -141,12 +141,12 @@ def pick_series(
     Args:
         found: All series.
         modality: "t1" or "t2".
-        where: What they came from, for error messages.
-        uid: SeriesInstanceUID of the one to take; then the others do not matter.
+        where: The input that they came from, for error messages.
+        uid: SeriesInstanceUID of the one to take, whatever the other series are.
 
     Returns:
-        Of each study the only MR volume, else the only one that is of the modality by its description or timing. Of a
-        study with several that might be meant, the first, and an error that names its folder and lists them.
+        One series per study: its only MR volume, else the only one of the modality by description or timing. Where
+        several remain, the first of them with an error that names the folder and lists them.
 
     Raises:
         InputError: There is no MR volume, or none with this UID.
@@ -179,7 +179,7 @@ def _pick_of_study(volumes: Sequence[Series], modality: str) -> tuple[Series, In
 
 
 def is_volume(series: Series) -> bool:
-    """Tell whether a series is an MR volume that was acquired, and no localiser, projection or phase image."""
+    """Return whether a series is an acquired MR volume, and not a localiser, projection or phase image."""
     kinds = set(series.kind.split())
     derived = kinds & {"LOCALIZER", "PROJECTION", "MIP", "P", "PHASE"}
     named = re.search(r"locali[sz]er|scout|survey", series.description, re.IGNORECASE)
@@ -189,7 +189,7 @@ def is_volume(series: Series) -> bool:
 def judge(series: Series, modality: str) -> str:
     """Judge the contrast of a series: "same", "other" or "" as :func:`brainuad.inputs.contrast.contrast_of` does.
 
-    The description decides; without one, echo, repetition and inversion time.
+    The description decides; where it names no contrast, the echo, repetition and inversion times do.
     """
     if series.agent:
         return "other"
@@ -203,12 +203,12 @@ def judge(series: Series, modality: str) -> str:
 
 
 def _read_header(path: Path) -> Series | None:
-    """Return a series of this one file, or None if it holds no image."""
+    """Return a series of one file, or None if the file holds no image."""
     try:
         syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
     except InvalidDicomError:  # without preamble
         syntax = ""
-    if syntax == _DEFLATED:  # pydicom would inflate all of it
+    if syntax == _DEFLATED:  # pydicom would decompress the whole file
         raise ValueError("deflated files are not supported")
     image = pydicom.dcmread(
         path, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size="64 KB"
@@ -254,5 +254,5 @@ def _choices(found: Sequence[Series]) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return text without line breaks and what else is not printed."""
+    """Return text without line breaks and other unprintable characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())

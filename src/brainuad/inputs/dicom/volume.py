@@ -1,6 +1,6 @@
-"""A DICOM series as a volume, by dcm2niix, whose program comes with its package.
+"""Convert a DICOM series to a volume, by the program dcm2niix, which its Python package installs.
 
-Files are copied to a temporary folder under names of our own, and nothing that a file says becomes part of a command.
+Files are copied to a temporary folder under new names, so no name or content of a file becomes part of a command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from brainuad.errors import InputError
 from brainuad.inputs.dicom.series import Series, is_dicom, list_series, one_line
 
 _TIME_LIMIT = 600  # seconds for one series
-_SYNTAXES = {  # what dcm2niix reads: uncompressed, run-length, JPEG, lossless JPEG, JPEG-LS, JPEG 2000
+_SYNTAXES = {  # transfer syntaxes of dcm2niix: uncompressed, run-length, JPEG, lossless JPEG, JPEG-LS, JPEG 2000
     "1.2.840.10008.1.2" + end
     for end in ("", ".1", ".2", ".5", ".4.50", ".4.51", ".4.57", ".4.70", ".4.80", ".4.81", ".4.90", ".4.91")
 }
@@ -30,16 +30,16 @@ def read_series(folder: Path, uid: str) -> Volume:
     """Convert one series to a volume.
 
     Args:
-        folder: Holds its files, in it or below.
+        folder: Folder that holds its files, directly or in subfolders.
         uid: SeriesInstanceUID.
 
     Raises:
-        InputError: The series is not there, is no complete volume, is compressed in a way that cannot be read, or
-            cannot be converted.
+        InputError: The series is missing, is not a complete volume, has a compression that cannot be read, or cannot be
+            converted.
     """
     series = find_series(folder, uid)
     check_series(series, folder)
-    import dcm2niix  # its program, in a package
+    import dcm2niix  # finds the program
 
     with TemporaryDirectory(prefix="brainuad-") as temporary:
         given, made = Path(temporary) / "in", Path(temporary) / "out"
@@ -50,7 +50,7 @@ def read_series(folder: Path, uid: str) -> Volume:
                 shutil.copyfile(part.path, given / f"{number:06d}.dcm")
         except OSError as error:
             raise InputError(error.filename or folder, f"cannot be copied ({error.strerror})") from error
-        # defaults of the user ignored, no sidecar, nothing cropped, rotated or compressed
+        # ignore the user's defaults; no sidecar, no cropping, no rotation, no compression
         options = ["-g", "i", "-b", "n", "-x", "i", "-z", "n", "-f", "volume", "-o", str(made)]
         try:
             done = subprocess.run(
@@ -88,17 +88,17 @@ def read_series(folder: Path, uid: str) -> Volume:
             f"makes {volume.array.size} voxels of {announced} pixels in series {uid} by dcm2niix",
             "Convert it by hand, and give the NIfTI file",
         )
-    # the time of the scan, and comments
+    # they hold the time of the scan, and comments
     for field in ("descrip", "aux_file", "db_name"):
         volume.header[field] = b""
     return volume
 
 
 def find_series(folder: Path, uid: str) -> Series:
-    """Find one series in a folder and the folders below.
+    """Find one series in a folder and its subfolders.
 
     Raises:
-        InputError: It is not there.
+        InputError: There is no such series.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and is_dicom(path))
     for series in list_series(files):
@@ -108,10 +108,10 @@ def find_series(folder: Path, uid: str) -> Series:
 
 
 def check_series(series: Series, folder: Path) -> None:
-    """Refuse a series that is no complete volume.
+    """Refuse a series that is not a complete volume.
 
     Raises:
-        InputError: Slices are missing, doubled, or differ in size or orientation; or the compression is unknown.
+        InputError: Slices are missing, duplicated, or differ in size or orientation; or the compression is unknown.
     """
     for syntax in {part.syntax for part in series.slices}:
         if syntax not in _SYNTAXES:
@@ -120,7 +120,7 @@ def check_series(series: Series, folder: Path) -> None:
                 f"is compressed as {UID(syntax).name!r}, which cannot be read",
                 "Decompress it, for instance by gdcmconv --raw",
             )
-    if len(series.slices) == 1:  # many frames in one file, which dcm2niix judges
+    if len(series.slices) == 1:  # many frames in one file, which dcm2niix checks
         return
     first = series.slices[0]
     for part in series.slices:

@@ -34,8 +34,8 @@ def raw_scans(
     Args:
         root: Folder, tar archive or manifest.
         dataset: One of ``DATASETS``.
-        modality: "t1" or "t2"; the other is taken along where it is found.
-        splits: CSV of splits (see :func:`brainuad.prepare.raw.splits.read_splits`) in place of the data set's own.
+        modality: "t1" or "t2"; the other is included where it exists.
+        splits: CSV of splits (see :func:`brainuad.prepare.raw.splits.read_splits`) that replaces the data set's own.
 
     Raises:
         InputError: The folder does not exist or holds no scan of the data set; or a subject is listed twice.

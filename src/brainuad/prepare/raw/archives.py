@@ -1,7 +1,7 @@
-"""Files of a data set, in folders or in tar archives as they are downloaded.
+"""Files of a data set, in folders or in the downloaded tar archives.
 
-A member of an archive is named by a path through it (``IXI-T1.tar/IXI012-HH-1211-T1.nii.gz``). Nothing is unpacked
-under a name that the archive gives: a member is copied to a temporary folder when it is read.
+A member of an archive is named by a path through it (``IXI-T1.tar/IXI012-HH-1211-T1.nii.gz``). No file is
+unpacked under a name from the archive: a member is copied to a temporary folder when it is read.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def nifti_files(root: Path) -> list[Path]:
     """Return the NIfTI files below a folder and in the tar archives there, or in one archive, in order.
 
     Raises:
-        InputError: An archive cannot be read, is compressed, or is not to be trusted.
+        InputError: An archive cannot be read, is compressed, or has unsafe members.
     """
     if root.is_file():
         return _members(root)
     found = []
     for path in sorted(root.rglob("*")):
-        if path.name.startswith("."):  # what macOS leaves ("._name"), and half-written files
+        if path.name.startswith("."):  # hidden files: those of macOS ("._name"), and half-written ones
             continue
         if path.name.endswith(_ENDINGS) and path.is_file():
             found.append(path)
@@ -48,7 +48,9 @@ def read_volume(path: Path) -> Volume:
     Raises:
         InputError: As for :meth:`Volume.load`.
     """
-    from brainuad.data.volume import Volume  # the command line lists data sets without it
+    from brainuad.data.volume import (
+        Volume,
+    )  # imported here because the command line lists data sets without it
 
     with _on_disk(path) as file:
         try:
@@ -70,7 +72,7 @@ def digest(path: Path) -> str:
 
 
 def _members(archive: Path) -> list[Path]:
-    """Return the paths of an archive's NIfTI files, refusing archives with members that honest ones do not have."""
+    """Return the paths of an archive's NIfTI files, and refuse archives with unsafe members."""
     found = []
     with _opened(archive) as tar:
         for member in tar:
@@ -111,7 +113,8 @@ def _on_disk(path: Path) -> Iterator[Path]:
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(archive, "r:") as tar:  # compressed, every member would cost reading all before it
+        # uncompressed only: in a compressed archive, each member would require reading all before it
+        with tarfile.open(archive, "r:") as tar:
             yield tar
     except (tarfile.TarError, EOFError) as error:
         fault = f"is no readable, uncompressed tar archive ({error})"

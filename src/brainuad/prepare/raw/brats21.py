@@ -13,9 +13,9 @@ _NAME = re.compile(r"(BraTS2021_\d+)_(t1|t2|seg)\.nii(\.gz)?")
 
 
 def brats21(root: Path, modality: str) -> list[RawScan]:
-    """Folder or tar of BraTS2021_00000/BraTS2021_00000_{t1,t2,seg}.nii.gz; every label above 0 is lesion.
+    """Read a folder or tar of BraTS2021_00000/BraTS2021_00000_{t1,t2,seg}.nii.gz; every label above 0 is lesion.
 
-    Patients without lesion labels, those of the published validation set, are left out.
+    Patients without lesion labels, which are the published validation set, are left out.
     """
     patients: dict[str, dict[str, Path]] = {}
     for path in nifti_files(root):

@@ -16,9 +16,9 @@ _NUMBER = re.compile(r"IXI\d{3}")
 
 
 def ixi(root: Path, modality: str) -> list[RawScan]:
-    """IXI-T1.tar (and IXI-T2.tar) or a folder of IXI012-HH-1211-T1.nii.gz; or the folders t1 (t2, brainseg or mask).
+    """Read IXI-T1.tar (and IXI-T2.tar), a folder of IXI012-HH-1211-T1.nii.gz, or folders t1 (t2, brainseg or mask).
 
-    Files of one subject are found by its number. ``participants.csv`` in the folder may give splits and ages, and
+    Files of one subject have its number. ``participants.csv`` in the folder may give splits and ages, and
     ``IXI.csv`` (the published IXI.xls, saved as CSV) ages.
     """
     folder = root if root.is_dir() else root.parent
@@ -72,7 +72,7 @@ def _participants(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _folds(row: dict[str, str]) -> tuple[str, ...]:
-    """Return a subject's splits, "" for what is no split."""
+    """Return a subject's split in each fold, "" for an unknown split."""
     named = [row[f"split_fold{fold}"] for fold in range(FOLDS) if f"split_fold{fold}" in row]
     return tuple(split if split in SPLITS else "" for split in named) or ("",)
 

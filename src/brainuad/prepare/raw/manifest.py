@@ -11,12 +11,12 @@ from brainuad.prepare.raw.scan import RawScan
 
 
 def manifest(root: Path, modality: str) -> list[RawScan]:
-    """A CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
+    """Read a CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
 
-    ``mask`` may be empty where the brain is to be found, ``seg`` where there is no lesion mask. Paths are relative to
-    the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". Who has no split gets none: a
-    name does not tell which scans are of one person. A subject has one brain mask, which fits one modality: T1 and T2
-    manifests go into folders of their own.
+    An empty ``mask`` means that the brain is extracted, an empty ``seg`` that there is no lesion mask. Paths are
+    relative to the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". A subject without
+    a split gets none, because names do not show which scans are of one person. A subject has one brain mask, for one
+    modality, so T1 and T2 manifests need separate output folders.
     """
 
     def path(row: dict[str, str], column: str) -> Path | None:

@@ -14,13 +14,13 @@ _KINDS = {"T1W": "t1", "T2W": "t2", "brainmask": "mask", "consensus_gt": "lesion
 
 
 def mslub(root: Path, modality: str) -> list[RawScan]:
-    """Folders patient01/ with T1W, T2W, brainmask, consensus_gt; or one of patient01_{t1,t2,seg}.nii.gz, no skull."""
+    """Read folders patient01/ with T1W, T2W, brainmask, consensus_gt; or patient01_{t1,t2,seg}.nii.gz without skull."""
     flat = sorted(root.glob(f"patient*_{modality}.nii.gz"))
     return [_flat(path, modality) for path in flat] if flat else _downloaded(root, modality)
 
 
 def _flat(path: Path, modality: str) -> RawScan:
-    """Return a patient without skull, who is a test subject."""
+    """Return a patient whose image has no skull; these are test subjects."""
     subject = path.name.split("_")[0]
     images = {m: p for m in ("t1", "t2") if (p := path.with_name(f"{subject}_{m}.nii.gz")).exists()}
     lesion = path.with_name(f"{subject}_seg.nii.gz")
@@ -30,7 +30,7 @@ def _flat(path: Path, modality: str) -> RawScan:
 
 
 def _downloaded(root: Path, modality: str) -> list[RawScan]:
-    """Return the patients of the download, or of its copy that leaves "patient01_" out of the names.
+    """Return the patients of the download, or of its copy, whose file names lack "patient01_".
 
     Images, brain mask and lesions lie on the grid of the FLAIR in the patient's own folder (``coregistered/patient01``
     in the copy). The ``raw`` images beside it lie on other grids and have no brain mask.

@@ -1,4 +1,4 @@
-"""One subject before preparation."""
+"""The files of one subject before preparation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ class RawScan:
     Attributes:
         subject: Identifier, used in file names.
         dataset: Folder name in the paper's layout ("ixi", "MSLUB", ...).
-        images: Modality ("t1", "t2") to file, or to a member of a tar archive, whose path goes through the archive's.
+        images: File by modality ("t1", "t2"); the path of a member of a tar archive goes through the archive.
         mask: Brain mask or parcellation (above 0.5 is brain) on the first image's grid, or None.
         lesion: Lesion labels on that grid, or None.
         split: "train", "val", "test", or "" for none.
         age: In years, or None.
-        label: 0 for a healthy subject, the data set's own number otherwise; 1 if not given and there is a lesion.
-        modality: The image that was asked for. Others are prepared along with it where they can be.
-        folds: The split in every fold of cross-validation, the first of which is ``split``; empty where only that one
-            is known.
+        label: 0 for a healthy subject, else the data set's number; 1 if none is given and there is a lesion.
+        modality: The requested image. The subject's other image is prepared with it where possible.
+        folds: The split in every fold of cross-validation, ``split`` first; empty where only that is known.
         lesion_label: The label that counts as lesion; None for all above 0.5.
     """
 
@@ -42,13 +41,13 @@ class RawScan:
     lesion_label: int | None = None
 
     def __post_init__(self) -> None:
-        """A scan with lesions is not healthy."""
+        """Set the label of a subject with lesions, who is not healthy."""
         if self.lesion is not None and self.label == 0:
             object.__setattr__(self, "label", 1)
 
 
 def warn_left_out(subjects: Collection[str], why: str) -> None:
-    """Log who of a data set is left out."""
+    """Log the subjects of a data set that are left out."""
     if subjects:
         names = ", ".join(sorted(subjects)[:5]) + (", ..." if len(subjects) > 5 else "")
         logger.warning("%d subject(s) left out, %s: %s", len(subjects), why, names)

@@ -1,4 +1,4 @@
-"""Which subjects train, validate and test, where a data set comes without that."""
+"""Splits into training, validation and test, for data sets that have none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brainuad.errors import InputError
 from brainuad.prepare.raw.scan import RawScan
 
 FOLDS = 5
-_HELD_OUT = 0.25  # of healthy subjects, for the test; of patients, for validation
+_HELD_OUT = 0.25  # fraction of healthy subjects for test, and of patients for validation
 
 
 def patient_split(dataset: str, subject: str) -> str:
@@ -35,7 +35,7 @@ def healthy_folds(dataset: str, subject: str) -> tuple[str, ...]:
 
 
 def _draw(dataset: str, subject: str) -> float:
-    """Return a number in [0, 1) that depends on the name alone, so that no other subject changes it."""
+    """Return a number in [0, 1) that depends only on the name, so other subjects do not change it."""
     return int(sha256(f"{dataset}/{subject}".encode()).hexdigest()[:8], 16) / 2**32
 
 
@@ -66,7 +66,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def with_splits(scans: Iterable[RawScan], path: Path) -> list[RawScan]:
-    """Return scans with the splits that a CSV gives; those it does not list have none.
+    """Return scans with the splits of a CSV; subjects that it does not list get none.
 
     Raises:
         InputError: See :func:`read_splits`; or no scan is listed.
@@ -83,6 +83,6 @@ def with_splits(scans: Iterable[RawScan], path: Path) -> list[RawScan]:
 
 
 def known_as(subject: str) -> str:
-    """Return what a subject is told by: the number of an IXI subject, the whole name otherwise."""
+    """Return a subject's key: the number for IXI subjects, the whole name for others."""
     match = re.match(r"IXI\d{3}", subject)
     return match.group() if match else subject

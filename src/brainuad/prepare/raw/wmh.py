@@ -9,11 +9,11 @@ from brainuad.prepare.raw.archives import nifti_files
 from brainuad.prepare.raw.scan import RawScan, warn_left_out
 from brainuad.prepare.raw.splits import patient_split
 
-_LESION = 1  # 2 is other pathology, which is no lesion here
+_LESION = 1  # 2 is other pathology, which does not count as lesion here
 
 
 def wmh(root: Path, modality: str) -> list[RawScan]:
-    """Folders SITE/[SCANNER/]NUMBER/ with orig/T1.nii.gz (or pre/T1.nii.gz) and wmh.nii.gz (T1 only).
+    """Read folders SITE/[SCANNER/]NUMBER/ with orig/T1.nii.gz (or pre/T1.nii.gz) and wmh.nii.gz (T1 only).
 
     These T1 scans lie on the grid of the FLAIR, where the lesions were outlined.
     """
