@@ -11,7 +11,7 @@ from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
 from brainuad.scoring.health import CARRIED, IMAGE, HealthyStatistics, relative_name
-from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity
+from brainuad.scoring.rarity import RARITY, Part, fused, levelled, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 3))
@@ -80,7 +80,7 @@ def test_rarity_is_that_in_the_scans_of_others() -> None:
             pooled_tail(np.stack([tail_quantiles(parts[place][k]) for place in others]), voxels)
             for k in (0, 1)
         ]
-        found = fused(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1)).numpy()
+        found = levelled(fused(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1))).numpy()
         np.testing.assert_allclose(related[number].tails[RARITY], tail_quantiles(found), rtol=0.02, atol=0.02)
         assert related[number].scores[RARITY] == pytest.approx(found.mean(), rel=0.01)
 

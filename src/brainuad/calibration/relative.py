@@ -19,7 +19,7 @@ from brainuad.scoring.health import (
     bases_of,
     relative_name,
 )
-from brainuad.scoring.rarity import RARITY, Part, fused, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import RARITY, Part, fused, levelled, pooled_tail, rarity, tail_quantiles
 
 
 def set_against_health(
@@ -99,7 +99,7 @@ def _with_rarity(
             for part, cleaned in parts.items()
         ]
         map = np.zeros(scan.maps.mask.shape, dtype=np.float32)
-        map[scan.maps.mask] = fused(rarities).numpy()
+        map[scan.maps.mask] = levelled(fused(rarities)).numpy()
         found.append(
             replace(
                 scan,

@@ -30,7 +30,7 @@ from brainuad.files import atomic_path
 from brainuad.moments import voxelwise_moments
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
-from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, rarity
+from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, levelled, rarity
 from brainuad.scoring.scores import about_score
 
 INTENSITY_ATLAS = "intensity_atlas"
@@ -270,7 +270,7 @@ class HealthyMoments:
             base = base_of(part.score)
             map = maps[part.score] if base is None else self.score(part.score, maps[base], mask)
             rarities.append(rarity(part.cleaned(map, mask), self.tails[str(part)]))
-        return keep_inside(fused(rarities), mask)
+        return keep_inside(levelled(fused(rarities)), mask)
 
     def check(self, base: str) -> None:
         """Check that the moments of a map are there.

@@ -23,6 +23,7 @@ from brainuad.scoring.postprocess import postprocess, smoothed
 RARITY = "rarity"  # the score
 TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
 _BEND = 800  # in TAIL; the last tenth of the tail, from a few voxels, is one straight line
+TYPICAL = 0.5  # median rarity of a healthy brain, fused
 _POWER = 3  # between the mean of the parts, 1, and their maximum, infinity
 
 
@@ -110,6 +111,19 @@ def fused(rarities: Iterable[Tensor]) -> Tensor:
     """Return the cubic mean of maps of rarity: near their maximum, with a say for the others."""
     stack = torch.stack(list(rarities))
     return stack.pow(_POWER).mean(0).pow(1 / _POWER)
+
+
+def levelled(fused: Tensor) -> Tensor:
+    """Return a fused map, brought half of the way to the level of a typical healthy brain.
+
+    On another scanner all of a healthy brain is rarer, and so it is around a large tumour. On the logarithmic scale half
+    of what the median of a brain differs by is taken away; the order of its voxels stays. (docs/decisions.md)
+
+    Args:
+        fused: As :func:`fused` gives it; 0 outside the brain and on its rim.
+    """
+    inside = fused[fused > 0]
+    return fused * (TYPICAL / inside.median()).sqrt() if len(inside) else fused
 
 
 def cleaned(name: str, map: Any, mask: Any) -> Tensor:
