@@ -15,7 +15,17 @@ from scipy import ndimage
 from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
 from brainuad.scoring.health import HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import RARITY, TAIL, Part, cleaned, fused, levelled, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import (
+    RARITY,
+    TAIL,
+    Part,
+    cleaned,
+    fused,
+    levelled,
+    pooled_tail,
+    rarity,
+    tail_quantiles,
+)
 
 SHAPE = (30, 28, 16)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 2.5))
@@ -73,8 +83,11 @@ def test_the_fusion_lies_between_mean_and_maximum(values: np.ndarray) -> None:
     assert (found <= values.max(0) + 1e-4).all()
 
 
+@settings(deadline=None)
 @given(level=st.floats(0.01, 100), values=hnp.arrays(np.float32, 50, elements=st.floats(0.125, 5, width=16)))
-def test_a_brain_that_is_rarer_throughout_comes_half_of_the_way_back(level: float, values: np.ndarray) -> None:
+def test_a_brain_that_is_rarer_throughout_comes_half_of_the_way_back(
+    level: float, values: np.ndarray
+) -> None:
     values[::5] = 0  # outside the brain
     map = torch.from_numpy(values)
     found, scaled = levelled(map), levelled(map * level)
@@ -114,7 +127,9 @@ def test_every_part_is_cleaned_at_its_own_scale(tmp_path: Path) -> None:
         smooth = np.divide(total, weight, out=np.zeros_like(total), where=inside > 0)
         expected.append(rarity(torch.from_numpy(smooth), health.tails[str(part)]))
     found = health.rarity(maps, mask, PARTS)
-    torch.testing.assert_close(found, levelled(fused(expected)) * torch.from_numpy(mask), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        found, levelled(fused(expected)) * torch.from_numpy(mask), rtol=1e-3, atol=1e-4
+    )
     assert torch.equal(cleaned(RARITY, found, mask), found)
 
     health.save(tmp_path / "health.safetensors")
