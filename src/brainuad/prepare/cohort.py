@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from brainuad.errors import InputError
 from brainuad.files import check_writable
+from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
@@ -78,7 +79,7 @@ def prepare_cohort(
 
 def _check_apart(scans: list[RawScan], root: Path) -> None:
     for scan in scans:
-        results = {(root / scan.place(kind)).resolve() for kind in ("t1", "t2", "mask", "labels", "seg")}
+        results = {(root / place(scan, kind)).resolve() for kind in ("t1", "t2", "mask", "labels", "seg")}
         for path in (*scan.images.values(), scan.mask, scan.lesion):
             if path is not None and path.resolve() in results:
                 raise InputError(path, "would be written over", "Choose another output folder")
@@ -90,10 +91,10 @@ def _clash(scan: RawScan, root: Path) -> str:
     The brain mask fits the T1 where there is one. It may be made again, but not from an image that has none there yet.
     """
     leading = "t1" if "t1" in scan.images else scan.modality
-    if (root / scan.place(leading)).exists():
+    if (root / place(scan, leading)).exists():
         return ""
     for modality in MANIFESTS:
-        there = root / scan.place(modality)
+        there = root / place(scan, modality)
         if modality not in scan.images and there.exists():
             fault = f"is there, and {scan.images[scan.modality]} would write over the brain mask that fits it"
             return f"{there}: {fault}. Prepare a subject's modalities together, or into folders of their own"

@@ -23,10 +23,12 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import write_json
 from brainuad.prepare.hdbet import PROGRAM, hdbet_mask
+from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
+EXTRACTORS = ("deepbet", PROGRAM)
 _LITTLE, _MOST = 0.5, 0.95  # of the brain that a second image must show, and below which a person should know
 
 
@@ -85,10 +87,10 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
         notes = prepared.notes + [f"{modality} is left out: {fault}" for modality, fault in left_out.items()]
         outputs = []
         for kind, (volume, dtype) in prepared.volumes.items():
-            outputs.append(scan.place(kind))
+            outputs.append(place(scan, kind))
             volume.save(root / outputs[-1], dtype)
         for modality in left_out:  # of an earlier run
-            (root / scan.place(modality)).unlink(missing_ok=True)
+            (root / place(scan, modality)).unlink(missing_ok=True)
         first, *others = prepared.atlas_to_scan
         record = {
             "recipe": recipe,

@@ -11,6 +11,7 @@ from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
 from brainuad.errors import InputError
 from brainuad.files import locked, write_text
+from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.raw.splits import FOLDS
 
@@ -128,18 +129,18 @@ def _split_row(scan: RawScan) -> Row:
         "age": scan.age if scan.age is not None else "",
         "label": scan.label,
         # The layout names the t1 file also where only a t2 exists; readers derive the t2 path from it.
-        "img_path": "/" + scan.place("t1"),
-        "mask_path": "/" + scan.place("mask"),
-        "seg_path": "/" + scan.place("seg") if scan.lesion is not None else "",
+        "img_path": "/" + place(scan, "t1"),
+        "mask_path": "/" + place(scan, "mask"),
+        "seg_path": "/" + place(scan, "seg") if scan.lesion is not None else "",
     }
 
 
 def _manifest_row(scan: RawScan, modality: str) -> Row:
     return {
         "subject": scan.subject,
-        "image": "Data/" + scan.place(modality),
-        "mask": "Data/" + scan.place("mask"),
-        "seg": "Data/" + scan.place("seg") if scan.lesion is not None else "",
+        "image": "Data/" + place(scan, modality),
+        "mask": "Data/" + place(scan, "mask"),
+        "seg": "Data/" + place(scan, "seg") if scan.lesion is not None else "",
         "label": scan.label,
         "split": scan.split,
         "dataset": _listed_name(scan.dataset),

@@ -46,11 +46,6 @@ class RawScan:
         if self.lesion is not None and self.label == 0:
             object.__setattr__(self, "label", 1)
 
-    def place(self, kind: str) -> str:
-        """Return where its "t1", "t2", "mask", "labels" or "seg" goes in the paper's layout, relative to ``Data``."""
-        base = "Train" if self.dataset == "ixi" else "Test"
-        return f"{base}/{self.dataset}/{kind}/{self.subject}_{kind}.nii.gz"
-
 
 def warn_left_out(subjects: Collection[str], why: str) -> None:
     """Log who of a data set is left out."""
