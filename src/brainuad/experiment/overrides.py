@@ -144,11 +144,13 @@ def _check_model_settings(overrides: Sequence[Override]) -> None:
     given = [name[1] for word in overrides if (name := re.match(r"model\.cfg\.(.*)", word.key_or_group))]
     with suppress(HydraException, OmegaConfBaseException):
         chosen = compose("config", overrides=choice).model.cfg.name if given else ""
-        for name in given:
-            has = [model for model in MODELS if name in {own.name for own in fields(settings_class(model))}]
+        for setting in given:
+            has = [
+                model for model in MODELS if setting in {own.name for own in fields(settings_class(model))}
+            ]
             if chosen in MODELS and chosen not in has:
                 remedy = f"It is one of {', '.join(has)}: add model={has[0]}"
-                raise UnknownName(f"model.cfg.{name}", f"no setting of the model {chosen}", remedy)
+                raise UnknownName(f"model.cfg.{setting}", f"no setting of the model {chosen}", remedy)
 
 
 def setting_names() -> list[str]:
