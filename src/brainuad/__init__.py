@@ -3,7 +3,7 @@
 >>> import brainuad
 >>> result = brainuad.score("scan.nii.gz", "lite-t1", brain_mask="mask.nii.gz")  # doctest: +SKIP
 
-Names are imported when first used, so importing the package takes no time.
+Names are imported when first used, so importing the package is fast.
 """
 
 from importlib import import_module
