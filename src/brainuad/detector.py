@@ -53,6 +53,10 @@ def load_model(
 
     Raises:
         InputError: There is no such model, device or precision, or the folder holds no usable model.
+
+    Examples:
+        >>> load_model("lite-t1", device="cpu", precision="float32")
+        Detector(lite-t1: ddpm, t1, 4,116,196 parameters, cpu, float32, calibrated on 35 scans)
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
@@ -337,6 +341,20 @@ class Detector:
         Raises:
             InputError: A score is unknown, or the model cannot give it; see :meth:`check_score`.
             ValueError: The shapes do not fit.
+
+        Examples:
+            >>> from importlib.resources import files
+            >>> from brainuad.data.cohort import read_cases
+            >>> from brainuad.data.loading import load_case
+            >>> model = load_model("lite-t1", device="cpu")
+            >>> tumour = read_cases(files("brainuad.assets") / "demo" / "manifest.csv", "t1")[0]
+            >>> case = load_case(tumour, model.data_config)
+            >>> image, mask, lesion = (array[:, :, 36:38] for array in (case.image, case.mask, case.lesion))
+            >>> maps = model.maps(image, mask, ["l1", "ssim_ensemble"])
+            >>> maps.reconstruction.shape
+            torch.Size([80, 96, 2])
+            >>> {name: bool(map[lesion].mean() > map[mask & ~lesion].mean()) for name, map in maps.final.items()}
+            {'l1': True, 'ssim_ensemble': True}
         """
         names = list(names)
         for name in names:

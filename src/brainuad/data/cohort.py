@@ -74,6 +74,14 @@ def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bo
         modality: "t1" or "t2"; a manifest names its images itself and does not depend on it.
         fold: Cross-validation fold of the paper's layout.
         training: See ``paper_cases``.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> cases = read_cases(files("brainuad.assets") / "demo" / "manifest.csv", "t1")
+        >>> len(cases)
+        14
+        >>> cases[0].subject, cases[0].dataset, cases[0].split
+        ('BraTS2021_01484', 'BraTS 2021 (real tumour)', 'test')
     """
     path = Path(source)
     if path.suffix.lower() == ".csv":

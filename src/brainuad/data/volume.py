@@ -44,6 +44,17 @@ class Volume:
         Raises:
             InputError: The file is missing, is no NIfTI, is truncated or damaged, is not three-dimensional, is larger
                 than 512 x 512 x 512 voxels, has no place in space, or holds NaN, infinite or enormous values.
+
+        Examples:
+            >>> from importlib.resources import files
+            >>> scan = Volume.load(files("brainuad.assets") / "demo" / "BraTS2021_01484_t1.nii.gz")
+            >>> scan.array.shape
+            (68, 89, 69)
+            >>> scan.affine.round(1)  # 2 mm voxels, RAS
+            array([[   2. ,    0. ,    0. , -186. ],
+                   [   0. ,    2. ,    0. ,   21. ],
+                   [   0. ,    0. ,    2. ,    3.5],
+                   [   0. ,    0. ,    0. ,    1. ]])
         """
         array, header = read_nifti(Path(path))
         return cls._oriented(array, header.get_best_affine(), header)

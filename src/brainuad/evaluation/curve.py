@@ -158,6 +158,10 @@ def average_precision(map: Any, lesion: Any) -> float:
 
     Raises:
         ValueError: The shapes differ or the map holds NaN.
+
+    Examples:
+        >>> round(average_precision(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])), 3)
+        0.833
     """
     return threshold_curve(map, lesion).average_precision()
 
@@ -177,6 +181,10 @@ def best_dice(map: Any, lesion: Any) -> tuple[float, float]:
 
     Raises:
         ValueError: The shapes differ or the map holds NaN.
+
+    Examples:
+        >>> best_dice(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        (0.8, 0.1)
     """
     return threshold_curve(map, lesion).best_dice()
 

@@ -220,6 +220,19 @@ def match_lesions(
 
     Raises:
         ValueError: The shapes differ or ``min_overlap`` is out of range.
+
+    Examples:
+        >>> lesion = np.zeros((8, 8, 8), dtype=bool)
+        >>> lesion[1:3, 1:3, 1:3] = lesion[5:7, 5:7, 5:7] = True  # two lesions
+        >>> prediction = np.zeros_like(lesion)
+        >>> prediction[1, 1:3, 1:3] = prediction[0, 7, 7] = True  # half of one lesion, and a false positive
+        >>> match = match_lesions(prediction, find_lesions(lesion, voxel_ml=0.008))
+        >>> match.counts
+        LesionCounts(lesions=2, found=1, predicted=2, confirmed=1)
+        >>> match.counts.sensitivity, match.counts.precision, match.counts.f1
+        (0.5, 0.5, 0.5)
+        >>> match.records()[0]
+        {'lesion': 1, 'volume_ml': 0.064, 'contrast': nan, 'overlap': 0.5, 'found': True}
     """
     called = as_bool(prediction, "prediction", lesions.labels.shape)
     labels, count = components(called)

@@ -54,6 +54,20 @@ def ssim_maps(
 
     Raises:
         ValueError: The shapes differ or are not (X, Y, Z), or a width or the data range is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> image = np.zeros((16, 16, 16), dtype=np.float32)
+        >>> image[4:12, 4:12, 4:12] = 1
+        >>> reconstruction = image.copy()
+        >>> reconstruction[8, 8, 8] = 0.5  # one voxel differs
+        >>> maps = ssim_maps(reconstruction, image, sigmas=[0.3, 1.5])
+        >>> maps.shape
+        torch.Size([2, 16, 16, 16])
+        >>> [round(value, 2) for value in maps[:, 8, 8, 8].tolist()]  # low in a small window, higher in a large one
+        [0.0, 0.0]
+        >>> maps[:, 0, 0, 0].tolist()  # both are equal here
+        [1.0, 1.0]
     """
     pair = _Pair.of(reconstruction, image, sigmas, data_range)
     maps = pair.total.new_empty((len(sigmas), *pair.total.shape))
@@ -87,6 +101,16 @@ def ssim_ensemble(
 
     Raises:
         ValueError: As `ssim_maps`.
+
+    Examples:
+        >>> import numpy as np
+        >>> image = np.zeros((16, 16, 16), dtype=np.float32)
+        >>> image[4:12, 4:12, 4:12] = 1
+        >>> reconstruction = image.copy()
+        >>> reconstruction[8, 8, 8] = 0.5
+        >>> similarity = ssim_ensemble(reconstruction, image)
+        >>> round(float(similarity[8, 8, 8]), 2), round(float(similarity[0, 0, 0]), 2)
+        (0.0, 1.0)
     """
     pair = _Pair.of(reconstruction, image, sigmas, data_range)
     fused = torch.empty_like(pair.total)
