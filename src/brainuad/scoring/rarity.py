@@ -116,8 +116,8 @@ def fused(rarities: Iterable[Tensor]) -> Tensor:
 def levelled(fused: Tensor) -> Tensor:
     """Return a fused map, brought half of the way to the level of a typical healthy brain.
 
-    On another scanner all of a healthy brain is rarer, and so it is around a large tumour. On the logarithmic scale half
-    of what the median of a brain differs by is taken away; the order of its voxels stays. (docs/decisions.md)
+    Scans of another scanner are rarer in the whole brain, and so are those with a large tumour. The map is divided by
+    the square root of its median, relative to ``TYPICAL``, so the order of its voxels stays (docs/decisions.md).
 
     Args:
         fused: As :func:`fused` gives it; 0 outside the brain and on its rim.
