@@ -26,7 +26,7 @@ from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
 from brainuad.scoring.health import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import PARTS, RARITY, Part, cleaned
+from brainuad.scoring.rarity import ENSEMBLES, RARITY, Ensemble, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE
 
 SCORE = "ssim_ensemble"
@@ -171,9 +171,9 @@ class Detector:
         return self.data_config.mode
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts of the score "rarity"."""
-        return PARTS[self.modality]
+    def ensemble(self) -> Ensemble:
+        """What the score "rarity" fuses."""
+        return ENSEMBLES[self.modality]
 
     @property
     def device(self) -> torch.device:
@@ -416,7 +416,7 @@ class Detector:
                 reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
-        plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.parts))
+        plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.ensemble.parts))
         plain.pop(IMAGE, None)
         maps = {}
         if OWN_MAP in plain:
@@ -437,7 +437,7 @@ class Detector:
         found = {}
         for name, base in bases.items():
             if name == RARITY:
-                found[name] = self._known_health(name).rarity(maps, mask, self.parts)
+                found[name] = self._known_health(name).rarity(maps, mask, self.ensemble)
             elif base is None:
                 found[name] = maps[name]
             else:
@@ -451,7 +451,7 @@ class Detector:
         Raises:
             InputError: A score is unknown.
         """
-        bases = (base for name in names for base in bases_of(base_of(name) or name, self.parts))
+        bases = (base for name in names for base in bases_of(base_of(name) or name, self.ensemble.parts))
         return max((_draws_of(base) for base in bases), default=1)
 
     @property
@@ -469,7 +469,7 @@ class Detector:
         """
         if self.model.has_map:
             return OWN_MAP
-        return RARITY if self.health is not None and self.health.has_rarity(self.parts) else SCORE
+        return RARITY if self.health is not None and self.health.has_rarity(self.ensemble.parts) else SCORE
 
     def score_called(self, name: str | None) -> str:
         """Return the score with a name from the user: the default for None, the SSIM ensemble for "paper"."""
@@ -483,7 +483,7 @@ class Detector:
         """
         self.check_makes(name)
         base = base_of(name)
-        if name == RARITY and not self._known_health(name).has_rarity(self.parts):
+        if name == RARITY and not self._known_health(name).has_rarity(self.ensemble.parts):
             fault = f"was not measured on the healthy scans that {self.name} was calibrated on"
             raise InputError(name, fault, "Calibrate it again: brainuad calibrate MODEL HEALTHY... -o DIR")
         if base is not None:
@@ -496,7 +496,7 @@ class Detector:
             InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
         """
         scores = self.plain_scores
-        if set(bases_of(name, self.parts)) <= {IMAGE, *scores}:
+        if set(bases_of(name, self.ensemble.parts)) <= {IMAGE, *scores}:
             return
         has = (
             "a reconstruction and no map of its own"

@@ -11,10 +11,11 @@ from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
 from brainuad.scoring.health import CARRIED, IMAGE, HealthyStatistics, relative_name
-from brainuad.scoring.rarity import RARITY, Part, fused, levelled, pooled_tail, rarity
+from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 3))
+ENSEMBLE = Ensemble(PARTS, power=0.5)
 
 
 def raw_maps(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -36,7 +37,7 @@ def healthy_scans(count: int) -> list[HealthyScan]:
 
 def test_each_is_compared_with_the_scans_of_others() -> None:
     scans, subjects = healthy_scans(5), ["a", "b", "a", "c", "d"]
-    health, related = set_against_health(scans, subjects, PARTS)
+    health, related = set_against_health(scans, subjects, ENSEMBLE)
     assert health is not None
     assert health.scans == 5
     for number, (scan, subject) in enumerate(zip(related, subjects, strict=True)):
@@ -54,7 +55,7 @@ def test_each_is_compared_with_the_scans_of_others() -> None:
 
 def test_rarity_is_that_in_the_scans_of_others() -> None:
     scans, subjects = healthy_scans(5), ["a", "b", "a", "c", "d"]
-    health, related = set_against_health(scans, subjects, PARTS)
+    health, related = set_against_health(scans, subjects, ENSEMBLE)
     assert health is not None
     assert health.has_rarity(PARTS)
 
@@ -80,7 +81,7 @@ def test_rarity_is_that_in_the_scans_of_others() -> None:
             pooled_tail(np.stack([tail_quantiles(parts[place][k]) for place in others]), voxels)
             for k in (0, 1)
         ]
-        found = levelled(fused(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1))).numpy()
+        found = ENSEMBLE.fuse(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1)).numpy()
         np.testing.assert_allclose(related[number].tails[RARITY], tail_quantiles(found), rtol=0.02, atol=0.02)
         assert related[number].scores[RARITY] == pytest.approx(found.mean(), rel=0.01)
 

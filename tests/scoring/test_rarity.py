@@ -18,10 +18,10 @@ from brainuad.scoring.health import HealthyMoments, base_of, bases_of
 from brainuad.scoring.rarity import (
     RARITY,
     TAIL,
+    Ensemble,
     Part,
     cleaned,
     fused,
-    levelled,
     pooled_tail,
     rarity,
     tail_quantiles,
@@ -29,6 +29,7 @@ from brainuad.scoring.rarity import (
 
 SHAPE = (30, 28, 16)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 2.5))
+ENSEMBLE = Ensemble(PARTS, power=0.5)
 samples = hnp.arrays(np.float32, st.integers(2, 300), elements=st.floats(0, 5, width=16))
 
 
@@ -90,14 +91,19 @@ def test_a_brain_that_is_rarer_throughout_comes_half_of_the_way_back(
 ) -> None:
     values[::5] = 0  # outside the brain
     map = torch.from_numpy(values)
-    found, scaled = levelled(map), levelled(map * level)
+    found, scaled = ENSEMBLE.fuse([map]), ENSEMBLE.fuse([map * level])
     torch.testing.assert_close(scaled, found * level**0.5, rtol=1e-3, atol=1e-6)
-    assert torch.equal(found.argsort(stable=True), map.argsort(stable=True))
+    assert (found[map.argsort()].diff() >= -1e-5).all()
     assert torch.equal(found == 0, map == 0)
 
 
+def test_without_a_power_the_fused_map_is_as_it_is() -> None:
+    maps = [torch.rand(3, 4), torch.rand(3, 4)]
+    assert torch.equal(Ensemble(PARTS).fuse(maps), fused(maps))
+
+
 def test_a_map_of_nothing_stays_one() -> None:
-    assert not levelled(torch.zeros(3, 3)).any()
+    assert not ENSEMBLE.fuse([torch.zeros(3, 3)]).any()
 
 
 def moments(rng: np.random.Generator) -> HealthyMoments:
@@ -126,17 +132,15 @@ def test_every_part_is_cleaned_at_its_own_scale(tmp_path: Path) -> None:
         )
         smooth = np.divide(total, weight, out=np.zeros_like(total), where=inside > 0)
         expected.append(rarity(torch.from_numpy(smooth), health.tails[str(part)]))
-    found = health.rarity(maps, mask, PARTS)
-    torch.testing.assert_close(
-        found, levelled(fused(expected)) * torch.from_numpy(mask), rtol=1e-3, atol=1e-4
-    )
+    found = health.rarity(maps, mask, ENSEMBLE)
+    torch.testing.assert_close(found, ENSEMBLE.fuse(expected) * torch.from_numpy(mask), rtol=1e-3, atol=1e-4)
     assert torch.equal(cleaned(RARITY, found, mask), found)
 
     health.save(tmp_path / "health.safetensors")
     again = HealthyMoments.load(tmp_path / "health.safetensors")
     assert again.has_rarity(PARTS)
     assert not again.has_rarity([*PARTS, Part("l1", 1)])
-    torch.testing.assert_close(again.rarity(maps, mask, PARTS), found, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(again.rarity(maps, mask, ENSEMBLE), found, rtol=1e-2, atol=1e-2)
     HealthyMoments(5, {}, health.tails).save(tmp_path / "tails.safetensors")
     alone = HealthyMoments.load(tmp_path / "tails.safetensors")
     assert alone.has_rarity(PARTS)

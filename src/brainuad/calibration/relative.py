@@ -19,11 +19,13 @@ from brainuad.scoring.health import (
     bases_of,
     relative_name,
 )
-from brainuad.scoring.rarity import RARITY, Part, fused, levelled, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity, tail_quantiles
+
+NOTHING = Ensemble(())
 
 
 def set_against_health(
-    scans: Sequence[HealthyScan], subjects: Sequence[str], parts: Sequence[Part] = ()
+    scans: Sequence[HealthyScan], subjects: Sequence[str], ensemble: Ensemble = NOTHING
 ) -> tuple[HealthyMoments | None, list[HealthyScan]]:
     """Learn what healthy maps are like at each voxel, and add to each scan its scores relative to the others.
 
@@ -32,7 +34,7 @@ def set_against_health(
     Args:
         scans: The scans, all with the same ``maps``.
         subjects: Who each is of.
-        parts: Of the score "rarity".
+        ensemble: What the score "rarity" fuses.
 
     Returns:
         The moments over all scans and the scans with their further scores; None and the scans as they are where
@@ -46,8 +48,8 @@ def set_against_health(
     for scan in scans:
         statistics.add(scan.maps.maps(), scan.maps.mask)
     found = []
-    has_rarity = set(bases_of(RARITY, parts)) <= set(scans[0].maps.values)
-    in_brains: dict[Part, list[np.ndarray]] = {part: [] for part in parts if has_rarity}
+    has_rarity = set(bases_of(RARITY, ensemble.parts)) <= set(scans[0].maps.values)
+    in_brains: dict[Part, list[np.ndarray]] = {part: [] for part in ensemble.parts if has_rarity}
     for scan, subject in zip(scans, subjects, strict=True):
         own = [other.maps for other, whose in zip(scans, subjects, strict=True) if whose == subject]
         mask, tails, scores = scan.maps.mask, dict(scan.tails), dict(scan.scores)
@@ -70,7 +72,7 @@ def set_against_health(
             part: np.stack([tail_quantiles(values) for values in cleaned])
             for part, cleaned in in_brains.items()
         }
-        found = _with_rarity(found, subjects, in_brains, reached)
+        found = _with_rarity(found, subjects, ensemble, in_brains, reached)
         voxels = [scan.voxels for scan in scans]
         health = replace(health, tails={str(part): pooled_tail(own, voxels) for part, own in reached.items()})
     return health, found
@@ -79,6 +81,7 @@ def set_against_health(
 def _with_rarity(
     scans: Sequence[HealthyScan],
     subjects: Sequence[str],
+    ensemble: Ensemble,
     parts: dict[Part, list[np.ndarray]],
     reached: dict[Part, np.ndarray],
 ) -> list[HealthyScan]:
@@ -87,6 +90,7 @@ def _with_rarity(
     Args:
         scans: The scans.
         subjects: Who each is of.
+        ensemble: What is fused.
         parts: By part, its values in the brain of each scan.
         reached: By part, ``(N, 1001)``, the `tail_quantiles` of these.
     """
@@ -99,7 +103,7 @@ def _with_rarity(
             for part, cleaned in parts.items()
         ]
         map = np.zeros(scan.maps.mask.shape, dtype=np.float32)
-        map[scan.maps.mask] = levelled(fused(rarities)).numpy()
+        map[scan.maps.mask] = ensemble.fuse(rarities).numpy()
         found.append(
             replace(
                 scan,

@@ -117,7 +117,7 @@ def calibrate(
     left_out = [row["name"] for row in ordered if row["status"] == "failed"]
     _check_enough(len(found), len(scans), healthy)
     subjects = [_subject(scans[index]) for index in sorted(found)]
-    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.parts)
+    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.ensemble)
     calibration = calibration_of(
         used,
         subjects,

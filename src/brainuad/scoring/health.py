@@ -30,7 +30,7 @@ from brainuad.files import atomic_path
 from brainuad.moments import voxelwise_moments
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
-from brainuad.scoring.rarity import RARITY, TAIL, Part, fused, levelled, rarity
+from brainuad.scoring.rarity import RARITY, TAIL, Ensemble, Part, rarity
 from brainuad.scoring.scores import about_score
 
 INTENSITY_ATLAS = "intensity_atlas"
@@ -254,23 +254,23 @@ class HealthyMoments:
         """Whether the score "rarity" of these parts can be computed."""
         return all(str(part) in self.tails for part in parts)
 
-    def rarity(self, maps: Mapping[str, Any], mask: Any, parts: Iterable[Part]) -> Tensor:
+    def rarity(self, maps: Mapping[str, Any], mask: Any, ensemble: Ensemble) -> Tensor:
         """Return how rare in healthy brains is what maps say, over all scales: ``(X, Y, Z)`` from 0, cleaned.
 
         Args:
-            maps: Those of ``bases_of("rarity", parts)`` at least, ``(X, Y, Z)`` each, before post-processing.
+            maps: Those of ``bases_of("rarity", ensemble.parts)`` at least, ``(X, Y, Z)`` each, before post-processing.
             mask: ``(X, Y, Z)`` brain mask.
-            parts: What is fused.
+            ensemble: What is fused.
 
         Raises:
             InputError: The moments of a map are not there.
         """
         rarities = []
-        for part in parts:
+        for part in ensemble.parts:
             base = base_of(part.score)
             map = maps[part.score] if base is None else self.score(part.score, maps[base], mask)
             rarities.append(rarity(part.cleaned(map, mask), self.tails[str(part)]))
-        return keep_inside(levelled(fused(rarities)), mask)
+        return keep_inside(ensemble.fuse(rarities), mask)
 
     def check(self, base: str) -> None:
         """Check that the moments of a map are there.

@@ -47,10 +47,31 @@ class Part:
         return smoothed(map, mask, self.width)
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """The maps that are fused, and what becomes of the fused map.
+
+    Attributes:
+        parts: The maps.
+        power: Power of its own median by which the fused map is divided. Scans of a scanner that the calibration did
+            not see are rarer in the whole brain, and so are those with a large tumour. The order of voxels stays
+            (docs/decisions.md).
+    """
+
+    parts: tuple[Part, ...]
+    power: float = 0.0
+
+    def fuse(self, rarities: Iterable[Tensor]) -> Tensor:
+        """Return the fused map of the parts' rarities, 0 outside the brain and on its rim."""
+        map = fused(rarities)
+        inside = map[map > 0]
+        return map * (TYPICAL / inside.median()).pow(self.power) if len(inside) else map
+
+
 # By modality, chosen on real validation scans (docs/decisions.md). On T2 lesions are bright.
-PARTS = {
-    "t1": (Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)),
-    "t2": (Part("brighter_ssim", 1), Part("brighter_ssim", 6)),
+ENSEMBLES = {
+    "t1": Ensemble((Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)), power=0.5),
+    "t2": Ensemble((Part("brighter_ssim", 1), Part("brighter_ssim", 6))),
 }
 
 
@@ -111,19 +132,6 @@ def fused(rarities: Iterable[Tensor]) -> Tensor:
     """Return the cubic mean of maps of rarity: near their maximum, with a say for the others."""
     stack = torch.stack(list(rarities))
     return stack.pow(_POWER).mean(0).pow(1 / _POWER)
-
-
-def levelled(fused: Tensor) -> Tensor:
-    """Return a fused map, brought half of the way to the level of a typical healthy brain.
-
-    Scans of another scanner are rarer in the whole brain, and so are those with a large tumour. The map is divided by
-    the square root of its median, relative to ``TYPICAL``, so the order of its voxels stays (docs/decisions.md).
-
-    Args:
-        fused: As :func:`fused` gives it; 0 outside the brain and on its rim.
-    """
-    inside = fused[fused > 0]
-    return fused * (TYPICAL / inside.median()).sqrt() if len(inside) else fused
 
 
 def cleaned(name: str, map: Any, mask: Any) -> Tensor:

@@ -124,7 +124,7 @@ def score_cohort(
 
 def makes(detector: Detector, score: str) -> bool:
     """Return whether a model makes the reconstruction or map that a score needs."""
-    return set(bases_of(score, detector.parts)) <= {IMAGE, *detector.plain_scores}
+    return set(bases_of(score, detector.ensemble.parts)) <= {IMAGE, *detector.plain_scores}
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
