@@ -39,12 +39,14 @@ def sweep(
     ] = None,
     timesteps: Annotated[
         list[str] | None,
-        typer.Option(metavar="T", help="Noise level to reconstruct at, in addition; may be repeated."),
+        typer.Option(
+            metavar="T", help="Further noise levels to reconstruct at; repeat the option or use commas."
+        ),
     ] = None,
     draws: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="N", help="Number of independent draws to average, in addition; may be repeated."
+            metavar="N", help="Further numbers of draws to average; repeat the option or use commas."
         ),
     ] = None,
     sets: Annotated[
