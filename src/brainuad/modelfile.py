@@ -56,7 +56,7 @@ def find_model(folder: Path, fold: int) -> Path:
     looked = ", ".join(str(candidate) for candidate in candidates)
     raise InputError(
         folder,
-        f"holds no trained model (looked for config.yaml in {looked})",
+        f"holds no trained model (looked for {CONFIG} and {WEIGHTS} in {looked})",
         "Give the folder of a model or a run",
     )
 
