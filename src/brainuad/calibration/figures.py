@@ -17,7 +17,6 @@ from brainuad.errors import InputError
 FORMAT = 2
 FEW_SCANS = 20  # with fewer, thresholds depend much on the choice of subjects
 Table = Mapping[str, Mapping[float, Any]]
-_Reader = Callable[[Mapping[str, Any], str], Any]
 
 
 @dataclass(frozen=True)

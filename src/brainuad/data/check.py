@@ -112,9 +112,8 @@ def check_case(case: Case) -> list[Problem]:
     mask = _load(case.mask, problems)
     lesion = _load(case.lesion, problems) if case.lesion is not None else None
     if image is not None and image.array.min() == image.array.max():
-        problems.append(
-            _error(case.image, f"is constant ({image.array.flat[0]:g})", "Convert the scan again")
-        )
+        constant = f"is constant ({image.array.flat[0]:g})"
+        problems.append(_error(case.image, constant, "Convert the scan again"))
         image = None
     if image is not None:
         try:
@@ -210,9 +209,8 @@ def _mask_problems(case: Case, mask: Volume) -> Iterator[Problem]:
     if not mask.inside.any():
         yield _error(case.mask, "is empty: no voxel above 0.5", "Extract the brain again")
     elif not ((mask.array == 0) | (mask.array == mask.array.max())).all():
-        yield _warning(
-            case.mask, "is not binary", "Voxels above 0.5 count as brain; check that this is meant"
-        )
+        remedy = "Voxels above 0.5 count as brain; check that this is meant"
+        yield _warning(case.mask, "is not binary", remedy)
 
 
 def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: Volume) -> Iterator[Problem]:

@@ -27,9 +27,7 @@ from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
 from brainuad.files import Cache, sha256
 
-_LOADER_VERSION = (
-    5  # raise when the same settings give other numbers, so that old cache entries are not taken
-)
+_LOADER_VERSION = 5  # raise when the same settings give other numbers, so that old entries are not taken
 MAX_OFF_CENTRE_MM = 60.0  # scans in atlas space lie nearer than this
 _MAX_CACHE_BYTES = 20_000_000_000
 T = TypeVar("T")
@@ -96,10 +94,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[
 
 
 def load_cohort(
-    cases: Sequence[Case],
-    config: DataConfig,
-    *,
-    report: Callable[[Case], None] = lambda case: None,
+    cases: Sequence[Case], config: DataConfig, *, report: Callable[[Case], None] = lambda case: None
 ) -> list[PreparedCase]:
     """Load cases in order, several at a time, through the cache; ``report`` is called after each.
 
@@ -130,7 +125,10 @@ def load_case(case: Case, config: DataConfig, *, native: bool = False) -> Prepar
     volumes = None
     if arrays is None:
         volumes = _read_files(case, config)
-        image, mask, lesion, affine = _placed(case, volumes, config)
+        try:
+            image, mask, lesion, affine = place_volumes(*volumes, config)
+        except ValueError as error:
+            raise InputError(case.image, str(error), "Look at the scan and its mask") from error
         fresh = {"image": image, "mask": mask, "affine": affine}
         if lesion is not None:
             fresh["lesion"] = lesion
@@ -209,15 +207,6 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
     return image, mask, lesion
 
 
-def _placed(
-    case: Case, volumes: _Volumes, config: DataConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    try:
-        return place_volumes(*volumes, config)
-    except ValueError as error:
-        raise InputError(case.image, str(error), "Look at the scan and its mask") from error
-
-
 def _grid_fault(label: Volume, image: Volume, config: DataConfig) -> str:
     """Return what keeps a label from its image's grid, nothing if it lies on it."""
     if label.array.shape != image.array.shape:
@@ -262,14 +251,10 @@ def _ignored_grid(
     affine = np.diag([factor] * 3 + [1.0])
     first = [_first_voxel(have, want) for have, want in zip(smooth.shape, shape, strict=True)]
     affine[:3, 3] = np.add(first, 0.5 * (factor - 1))
-    return (
-        reduce(scaled, factor, order=3),
-        reduce(inside, factor, order=0) > 0.5,
-        None
-        if lesion is None
-        else reduce(crop_or_pad(lesion.file_axes(), shape) > 0.5, factor, order=0) > 0.5,
-        np.asarray(image.header.get_best_affine(), dtype=np.float64) @ affine,
-    )
+    affine = np.asarray(image.header.get_best_affine(), dtype=np.float64) @ affine
+    drawn = None if lesion is None else crop_or_pad(lesion.file_axes(), shape) > 0.5
+    truth = None if drawn is None else reduce(drawn, factor, order=0) > 0.5
+    return reduce(scaled, factor, order=3), reduce(inside, factor, order=0) > 0.5, truth, affine
 
 
 def _used_grid(

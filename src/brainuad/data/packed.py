@@ -23,13 +23,8 @@ from brainuad.files import atomic_path
 
 FORMAT = 1
 SUFFIX = ".npz"
-SETTINGS = (
-    "mode",
-    "imageDim",
-    "rescaleFactor",
-    "affine",
-    "smoothing_iterations",
-)  # what the voxels depend on
+# what the voxels depend on
+SETTINGS = ("mode", "imageDim", "rescaleFactor", "affine", "smoothing_iterations")
 _UNREADABLE = (
     OSError,
     ValueError,

@@ -46,10 +46,7 @@ from brainuad.evaluation.statistics import (
     summarise,
 )
 from brainuad.evaluation.streaming import ScoreHistogram, curve_histogram, empty_histogram, score_histogram
-from brainuad.evaluation.thresholds import (
-    FALSE_POSITIVE_FRACTIONS,
-    pooled_greedy_threshold,
-)
+from brainuad.evaluation.thresholds import FALSE_POSITIVE_FRACTIONS, pooled_greedy_threshold
 
 __all__ = [
     "CONTRAST_CLASSES",

@@ -253,18 +253,14 @@ def _site(
     angle = math.pi * numbers[:, 7]
     x = (torch.arange(width, device=device) - (voxel // height)[:, None])[:, :, None].float()
     y = (torch.arange(height, device=device) - (voxel % height)[:, None])[:, None].float()
-    z = (
-        torch.arange(slices, device=device)
-        - slices // 2
-        - (2 * numbers[:, 8, None] - 1) * radius[:, None].clamp(max=3)
-    )
+    depth = (2 * numbers[:, 8, None] - 1) * radius[:, None].clamp(max=3)
+    z = torch.arange(slices, device=device) - slices // 2 - depth
     cos, sin = (value[:, None, None] for value in (angle.cos(), angle.sin()))
     along = (x * cos + y * sin) * stretch[:, 0, None, None]
     across = (y * cos - x * sin) * stretch[:, 1, None, None]
     deep = (z * stretch[:, 2, None])[:, :, None, None]
-    radii = (along.square() + across.square())[:, None].add(deep.square()).sqrt() / radius[
-        :, None, None, None
-    ]
+    radii = (along.square() + across.square())[:, None].add(deep.square()).sqrt()
+    radii = radii / radius[:, None, None, None]
     warp = cut_noise(bank, numbers[:, 9:13], (0.6 * radius).clamp(min=2), (width, height))
     strength = torch.where(radius > 2, 0.35, 0.0)[:, None, None]
     radii = radii * (1 + strength * warp).clamp(0.5, 1.7)[:, None]

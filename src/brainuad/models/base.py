@@ -159,10 +159,8 @@ class Model(nn.Module):
         scans = images[:, self.neighbours, None]
         found, shown = self.infer(images, masks, generator), {"scan": scans}
         if found.reconstruction is not None:
-            shown |= {
-                "reconstruction": found.reconstruction,
-                "|difference|": (scans - found.reconstruction).abs(),
-            }
+            difference = (scans - found.reconstruction).abs()
+            shown |= {"reconstruction": found.reconstruction, "|difference|": difference}
         return shown if found.anomaly is None else shown | {"map": found.anomaly}
 
 
@@ -194,9 +192,8 @@ def slabs_of(volume: Tensor, neighbours: int = 0) -> Tensor:
         (Z, 2 * neighbours + 1, X, Y).
     """
     beside = torch.arange(-neighbours, neighbours + 1, device=volume.device)
-    places = (torch.arange(volume.shape[2], device=volume.device)[:, None] + beside).clamp(
-        0, volume.shape[2] - 1
-    )
+    places = torch.arange(volume.shape[2], device=volume.device)[:, None] + beside
+    places = places.clamp(0, volume.shape[2] - 1)
     return volume[:, :, places].permute(2, 3, 0, 1)
 
 

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-Shown = Mapping[
-    tuple[int, int], Tensor
-]  # by the size (X, Y) of a level: (B, 1, X, Y), 1 where the slice is shown
+Shown = Mapping[tuple[int, int], Tensor]  # by the size (X, Y) of a level: (B, 1, X, Y), 1 where it is shown
 
 
 def shown_by_level(cells: Tensor, size: tuple[int, int], stride: int) -> dict[tuple[int, int], Tensor]:

@@ -48,14 +48,8 @@ class UNet(nn.Module):
         self.config = config
         channels = tuple(config.unet_dim * multiplier for multiplier in config.dim_mults)
         folded = config.unshuffle**2
-        self.net = Network(
-            inputs * folded,
-            outputs * folded,
-            channels,
-            config.num_res_blocks,
-            config.attention_head_dim,
-            condition,
-        )
+        blocks, head_dim = config.num_res_blocks, config.attention_head_dim
+        self.net = Network(inputs * folded, outputs * folded, channels, blocks, head_dim, condition)
         self.multiple = config.unshuffle * 2 ** (len(channels) - 1)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:

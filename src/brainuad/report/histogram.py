@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH, HEIGHT = 720, 190
+WIDTH = 720
 _LEFT, _RIGHT, _TOP, _FLOOR = 44, 24, 12, 140
 
 

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from brainuad.scoring.ssim import fuse_maps, ssim_maps
 
-SHARPNESS = (
-    10.0  # of "softmin": weights exp(-10 SSIM) are nearer to the minimum than the published exp(-SSIM)
-)
+SHARPNESS = 10.0  # of "softmin": its exp(-10 SSIM) is nearer to the minimum than the published exp(-SSIM)
 
 
 def _softmin(similarities: Tensor) -> Tensor:

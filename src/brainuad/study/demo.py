@@ -14,11 +14,12 @@ from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
-from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
-from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.record import FIRST_COLOUR, FULL_COLOUR
+from brainuad.report.montage import Overlay
 from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
+from brainuad.study.figures import draw_montage
 from brainuad.study.protocol import healthy_name
 
 MODEL = "lite-t1"
@@ -134,22 +135,13 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
         Overlay(
             title,
             scored.maps[name],
-            healthy_threshold(detector, name, FIRST_COLOUR),
-            healthy_threshold(detector, name, FULL_COLOUR),
+            *(healthy_threshold(detector, name, at) for at in (FIRST_COLOUR, FULL_COLOUR)),
         )
         for name, title in PICTURED.items()
         if name in scored.maps
     ]
-    figure = montage(
-        prepared.image,
-        scored.reconstruction,
-        overlays,
-        prepared.mask,
-        prepared.lesion,
-        title=f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}",
-        scale_meaning=SCALE_MEANING,
-    )
-    save_montage(figure, path)
+    title = f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}"
+    draw_montage(scored, overlays, path, title)
 
 
 def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:
@@ -191,14 +183,7 @@ def long_table(table: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, group in groups[groups["chance"].notna()].iterrows():
         for score, values in table.iterrows():
-            rows.append(
-                {
-                    "score": score,
-                    "group": name,
-                    "n": int(group["n"]),
-                    "chance": round(group["chance"], 4),
-                    "average_precision": values[f"{name}: average precision"],
-                    "best_dice": values[f"{name}: best dice"],
-                }
-            )
+            precision, dice = (values[f"{name}: {measure}"] for measure in ("average precision", "best dice"))
+            place = {"score": score, "group": name, "n": int(group["n"]), "chance": round(group["chance"], 4)}
+            rows.append(place | {"average_precision": precision, "best_dice": dice})
     return pd.DataFrame(rows)

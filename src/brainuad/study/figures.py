@@ -61,21 +61,13 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
     return paths
 
 
-def draw_montage(
-    scored: ScoredCase, score: str, thresholds: Mapping[str, float], path: Path, title: str
-) -> None:
-    """Draw one case with a map, on a colour scale calibrated on healthy scans."""
+def draw_montage(scored: ScoredCase, overlays: Sequence[Overlay], path: Path, title: str) -> None:
+    """Draw one case with maps, on colour scales calibrated on healthy scans."""
     prepared = scored.prepared
-    overlay = Overlay(score, scored.maps[score], *(thresholds[name] for name in COLOURS))
     figure = montage(
-        prepared.image,
-        scored.reconstruction,
-        [overlay],
-        prepared.mask,
-        prepared.lesion,
-        title=title,
-        scale_meaning=SCALE_MEANING,
-    )
+        prepared.image, scored.reconstruction, overlays, prepared.mask, prepared.lesion,
+        title=title, scale_meaning=SCALE_MEANING,
+    )  # fmt: skip
     save_montage(figure, path)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from brainuad.evaluation import CONTRAST_CLASSES, MIN_OVERLAP, SIZE_CLASSES
 from brainuad.files import markdown_table
 from brainuad.study.protocol import ANY, KNOWS, MODEL, NATIVE, ORACLE, VALIDATION, healthy_name
+from brainuad.study.tables import FEW, with_interval
 
 Row = Mapping[str, Any]
 LENIENT, STRICT = healthy_name(0.05), healthy_name(0.01)
@@ -37,7 +38,6 @@ LESION_COLUMNS = {
     "f1": "F1",
     "false_positives_per_scan": "false positives a scan",
 }
-FEW = 3  # with fewer scans no interval is shown
 
 
 def markdown(summary: pd.DataFrame, about: Row) -> str:
@@ -88,18 +88,15 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
     text = [f"## {dataset}: {scans} test scans" + (f", {len(failed)} failed" if failed else "")]
     text += [f"- failed: {message}" for message in failed]
     if math.isnan(chance):
-        return [
-            *text,
-            _table(["score", *(c[0] for c in HEALTHY_COLUMNS)], rows.cells(scores, MODEL, HEALTHY_COLUMNS)),
-        ]
+        return [*text, rows.table(scores, MODEL, HEALTHY_COLUMNS)]
     text.append(
         f"Mean of per-case values. Chance level of average precision {chance:.4f}."
         + (" `n_failed` and `mean_failed_as_0` in summary.csv count the failed scans." if failed else "")
     )
-    text.append(_table(["score", *(c[0] for c in COLUMNS)], rows.cells(scores, MODEL, COLUMNS)))
+    text.append(rows.table(scores, MODEL, COLUMNS))
     if about["protocol"]["native"]:
         text.append("In native space (the grid of the image files), mean of per-case values:")
-        text.append(_table(["score", *(c[0] for c in COLUMNS)], rows.cells(scores, NATIVE, COLUMNS)))
+        text.append(rows.table(scores, NATIVE, COLUMNS))
     pooled = about["pooled"].get(dataset, {})
     text += ["Pooled over the voxels of all scans:", _pooled(pooled, scores)]
     if dataset in about["lesion_wise"]:
@@ -111,18 +108,12 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
             for at in (STRICT, VALIDATION, ORACLE)
         )
         text.append("Surface distances where something is predicted:")
-        text.append(
-            _table(["score", *(c[0] for c in distances)], rows.cells(scores, MODEL, distances, digits=1))
-        )
+        text.append(rows.table(scores, MODEL, distances, digits=1))
     detection = about["scan_auroc"].get(dataset)
     if detection:
         text.append(f"Scan-wise AUROC. {about['scan_auroc']['warning']}.")
         cells = [
-            [
-                score,
-                f"{row['value']:.3f}"
-                + _interval(row["low"], row["high"], min(row["anomalous"], row["healthy"])),
-            ]
+            [score, with_interval(row | {"mean": row["value"], "n": min(row["anomalous"], row["healthy"])})]
             for score, row in detection.items()
         ]
         text.append(_table(["score", "AUROC of healthy test scans against these"], cells))
@@ -215,12 +206,7 @@ def _comparison_text(about: Row, dataset: str) -> list[str]:
         return []
     heads = ["score", "difference", "p", "p, Holm"]
     cells = [
-        [
-            row["score"],
-            f"{row['mean']:+.3f}" + _interval(row["low"], row["high"], row["n"], sign="+"),
-            f"{row['p']:.4f}",
-            f"{row['p_holm']:.4f}",
-        ]
+        [row["score"], with_interval(row, sign="+"), f"{row['p']:.4f}", f"{row['p_holm']:.4f}"]
         for row in found["against"]
     ]
     title = (
@@ -242,8 +228,7 @@ def _strata_text(about: Row, dataset: str) -> list[str]:
         }
         by_score: dict[str, dict[str, str]] = {}
         for row in part:
-            shown = f"{row['mean']:.3f}" + _interval(row["low"], row["high"], row["n"])
-            by_score.setdefault(row["score"], {})[row["level"]] = shown
+            by_score.setdefault(row["score"], {})[row["level"]] = with_interval(row)
         heads = ["score", *(f"{level} ({what})" for level, what in levels.items())]
         cells = [[score, *(of.get(level, "-") for level in levels)] for score, of in by_score.items()]
         text += [f"Average precision by {stratum}:", _table(heads, cells)]
@@ -267,12 +252,9 @@ def latex_tables(summary: pd.DataFrame, about: Row) -> dict[str, str]:
             title = (
                 f"% {dataset}, {space} space, {scans} scans: mean of per-case values, 95 % BCa intervals\n"
             )
-            heads = ["score", *(column[0] for column in COLUMNS)]
+            table = pd.DataFrame(cells, columns=["score", *(column[0] for column in COLUMNS)])
             layout = "l" + "r" * len(COLUMNS)
-            latex = pd.DataFrame(cells, columns=heads).to_latex(
-                index=False, escape=True, column_format=layout
-            )
-            found[name] = title + latex
+            found[name] = title + table.to_latex(index=False, escape=True, column_format=layout)
     return found
 
 
@@ -290,6 +272,13 @@ class _Lookup:
     def n(self, score: str, space: str, threshold: str, measure: str) -> int:
         return int(self._rows.get((score, space, threshold, measure), {}).get("n", 0))
 
+    def table(
+        self, scores: Iterable[str], space: str, columns: Sequence[tuple[str, str, str]], digits: int = 3
+    ) -> str:
+        """Return a table in Markdown: a row a score, a column for each of ``columns``."""
+        heads = ["score", *(heading for heading, _, _ in columns)]
+        return _table(heads, self.cells(scores, space, columns, digits))
+
     def cells(
         self, scores: Iterable[str], space: str, columns: Iterable[tuple[str, str, str]], digits: int = 3
     ) -> list[list[str]]:
@@ -298,23 +287,11 @@ class _Lookup:
         for score in scores:
             row = [score]
             for _, threshold, measure in columns:
-                found = self._rows.get((score, space, threshold, measure))
-                row.append("-" if found is None else _mean_and_interval(found, measure, digits))
+                found = self._rows.get((score, space, threshold, measure), {"n": 0})
+                decimals, factor = DIGITS.get(measure, digits), 100 if measure == "above" else 1
+                row.append(with_interval(found, digits=decimals, factor=factor))
             table.append(row)
         return table
-
-
-def _mean_and_interval(row: Row, measure: str, digits: int) -> str:
-    factor = 100 if measure == "above" else 1
-    digits = DIGITS.get(measure, digits)
-    mean, low, high = (factor * row[name] for name in ("mean", "low", "high"))
-    return f"{mean:.{digits}f}" + _interval(low, high, row["n"], digits=digits)
-
-
-def _interval(low: float | None, high: float | None, n: int, *, digits: int = 3, sign: str = "") -> str:
-    if low is None or high is None or math.isnan(low) or n < FEW:
-        return ""
-    return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -324,6 +301,5 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table without columns that are "-" throughout; nothing without rows."""
     shown = [i for i in range(len(heads)) if i == 0 or any(row[i] != "-" for row in rows)]
-    return (
-        markdown_table([heads[i] for i in shown], [[row[i] for i in shown] for row in rows]) if rows else ""
-    )
+    picked = [[row[i] for i in shown] for row in (heads, *rows)]
+    return markdown_table(picked[0], picked[1:]) if rows else ""

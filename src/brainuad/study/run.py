@@ -113,12 +113,7 @@ class Run:
     def healthy_thresholds(self) -> dict[str, Thresholds]:
         """Return the thresholds that given fractions of healthy brain voxels exceed."""
         nothing = dict.fromkeys(self.scores, Thresholds())
-        pooled = {name: empty_histogram() for name in self.scores}
-        used = []
-        for case, found in self.each_measured(self.healthy, nothing):
-            used.append(case)
-            for name in self.scores:
-                pooled[name] += found.histograms[f"{MODEL} {name}"]
+        used, pooled = self.pooled(self.healthy, nothing)
         entry: Row = {"set": "all", "kind": "false-positive fraction of healthy brain"}
         if used:
             thresholds = {name: _healthy_thresholds(pooled[name]) for name in self.scores}
@@ -127,8 +122,8 @@ class Run:
             thresholds = {name: self.calibrated(name) for name in self.scores}
             if any(thresholds[name].named for name in self.scores):
                 entry["found_on"] = ["the healthy scans that the model was calibrated on"]
-        found_any = any(thresholds[name].named for name in self.scores)
-        self.note(entry, {name: dict(thresholds[name].named) for name in self.scores} if found_any else None)
+        named = {name: dict(thresholds[name].named) for name in self.scores}
+        self.note(entry, named if any(named.values()) else None)
         return thresholds
 
     def calibrated(self, name: str) -> Thresholds:
@@ -151,12 +146,7 @@ class Run:
     ) -> dict[str, Thresholds]:
         """Return the given thresholds, and that of the best pooled Dice on a set's annotated validation cases."""
         annotated = [case for case in cases if case.split == "val" and case.lesion is not None]
-        pooled = {name: empty_histogram() for name in self.scores}
-        used = []
-        for case, found in self.each_measured(annotated, known):
-            used.append(case)
-            for name in self.scores:
-                pooled[name] += found.histograms[f"{MODEL} {name}"]
+        used, pooled = self.pooled(annotated, known)
         best = {name: self.best_threshold(name, used, pooled[name]) for name in self.scores} if used else {}
         best = {name: threshold for name, threshold in best.items() if not math.isnan(threshold)}
         if any(case.lesion is not None for case in cases):
@@ -176,6 +166,17 @@ class Run:
             return self.results.greedy_threshold(used, name)
         threshold = pooled.best_dice()[1]
         return -1.0 if threshold == -math.inf else threshold  # below all values of every map
+
+    def pooled(
+        self, cases: Sequence[Case], thresholds: Mapping[str, Thresholds]
+    ) -> tuple[list[Case], dict[str, ScoreHistogram]]:
+        """Return the cases that can be scored, and the counts of all their voxels by score."""
+        used, pooled = [], {name: empty_histogram() for name in self.scores}
+        for case, found in self.each_measured(cases, thresholds):
+            used.append(case)
+            for name in self.scores:
+                pooled[name] += found.histograms[f"{MODEL} {name}"]
+        return used, pooled
 
     def note(self, entry: Row, found: dict[str, dict[str, float]] | None) -> None:
         """Record thresholds and the scans they come from, or why there are none."""
@@ -208,7 +209,8 @@ class Run:
 
     def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> list[Path]:
         """Draw each set's best, median and worst case by its best calibrated score; return the paths."""
-        from brainuad.study.figures import draw_montage, file_name, telling_cases
+        from brainuad.report.montage import Overlay
+        from brainuad.study.figures import COLOURS, draw_montage, file_name, telling_cases
 
         healthy = summary["thresholds"][0]["thresholds"] or {}
         cases = {(case.dataset, name): case for case, name in self.names.items() if case.split == "test"}
@@ -223,7 +225,8 @@ class Run:
                 scored = self.scorer.score(cases[dataset, name], [score])
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
-                draw_montage(scored, score, healthy[score], path, title)
+                overlay = Overlay(score, scored.maps[score], *(healthy[score][colour] for colour in COLOURS))
+                draw_montage(scored, [overlay], path, title)
                 paths.append(path)
         return paths
 

@@ -172,14 +172,8 @@ class Scorer:
         bases = {name: base_of(name) for name in names}
         compared = self._compare(case, [base or name for name, base in bases.items()])
         relative = [base for base in bases.values() if base is not None]
-        own = (
-            []
-            if not relative
-            else [
-                compared if other == case else self._compare(other, relative)
-                for other in self.own_scans(case)
-            ]
-        )
+        whose = self.own_scans(case) if relative else []
+        own = [compared if other == case else self._compare(other, relative) for other in whose]
         mask = compared.prepared.mask
         found = {}
         for name, base in bases.items():

@@ -24,6 +24,7 @@ from brainuad.evaluation import (
     size_class,
     summarise,
 )
+from brainuad.evaluation._arrays import ratio
 from brainuad.study.protocol import ANY, BASELINES, KNOWS, MODEL, VALIDATION, healthy_name
 from brainuad.study.tables import FAILED, Pools, Subject, wide
 
@@ -121,17 +122,10 @@ def nested(summary: pd.DataFrame) -> Row:
     found: Row = {}
     for row in summary.to_dict("records"):
         place = found
-        for key, empty in (
-            ("set", ""),
-            ("split", ""),
-            ("score", "case"),
-            ("space", "case"),
-            ("threshold", "any"),
-        ):
+        for key, empty in zip(KEYS, ("", "", "case", "case", "any"), strict=False):
             place = place.setdefault(row[key] or empty, {})
-        place[row["metric"]] = {
-            name: row[name] for name in SUMMARY_COLUMNS[len(KEYS) :] if row[name] == row[name]
-        }
+        figures = SUMMARY_COLUMNS[len(KEYS) :]
+        place[row["metric"]] = {name: row[name] for name in figures if row[name] == row[name]}
     return found
 
 
@@ -160,9 +154,9 @@ def pooled(table: pd.DataFrame, pools: Pools) -> Row:
         )
         place = found.setdefault(dataset, {}).setdefault(score, {}).setdefault(space, {})
         place[threshold] = {
-            "dice": _ratio(2 * true, 2 * true + false + missed),
-            "precision": _ratio(true, true + false),
-            "recall": _ratio(true, true + missed),
+            "dice": ratio(2 * true, 2 * true + false + missed),
+            "precision": ratio(true, true + false),
+            "recall": ratio(true, true + missed),
         }
     return found
 
@@ -291,16 +285,12 @@ def comparisons(test: pd.DataFrame, scores: Sequence[str], subjects: Subjects) -
         best = max(ours, key=lambda name: values[name].mean())
         others = [name for name in scores if name in values and name != best]
         tested = [
-            {
-                "score": other,
-                **{
-                    k: v for k, v in vars(paired_difference(values[best], values[other])).items() if k != "sd"
-                },
-                "p": paired_permutation_test(values[best], values[other]),
-            }
+            {"score": other, **vars(paired_difference(values[best], values[other]))}
+            | {"p": paired_permutation_test(values[best], values[other])}
             for other in others
         ]
         for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
+            del row["sd"]
             row["p_holm"] = adjusted
         found[str(dataset)] = {"best": best, "measure": "average_precision", "against": tested}
     return found
@@ -351,17 +341,8 @@ def curves(pools: Pools, points: int = 200) -> Row:
             "threshold": curve.thresholds.tolist(),
             "false_positives_per_scan": curve.false_positives_a_scan().tolist(),
             "sensitivity": curve.sensitivity().tolist(),
-            **{
-                what: {
-                    name: curve.sensitivity(name).tolist()
-                    for name in names
-                    if not math.isnan(curve.sensitivity_at(math.inf, name))
-                }
-                for what, names in CLASSES.items()
-            },
         }
+        for what, names in CLASSES.items():
+            any_of = (name for name in names if not math.isnan(curve.sensitivity_at(math.inf, name)))
+            found[dataset][score]["froc"][what] = {name: curve.sensitivity(name).tolist() for name in any_of}
     return found
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan

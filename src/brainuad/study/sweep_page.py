@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,12 +12,12 @@ from matplotlib.figure import Figure
 
 from brainuad.evaluation import by_subject, paired_difference, summarise
 from brainuad.files import atomic_path, markdown_table
+from brainuad.study.tables import FEW, with_interval
 
 BASE, SLICES, RAW = "3-D windows, post-processed", "2-D windows", "no post-processing"
 WIDTH, ENSEMBLE, SCORE = "width", "ensemble", "score"
 MEASURES = {"average_precision": "average precision", "best_dice": "Dice, oracle"}
 KEYS = ["set", "variant", "kind", "name"]
-FEW = 3  # with fewer scans no interval is shown
 COLOURS = {"default": "#d62728", "mean": "#9467bd", "max": "#8c564b", "min": "#e377c2"}
 COLOURS |= {"softmin": "#bcbd22", "learnt": "#17becf", "l1": "#2ca02c"}
 COLOURS |= {"random": "#cccccc", "intensity_bright": "#999999", "intensity_dark": "#444444"}
@@ -83,7 +81,7 @@ def _set_page(dataset: str, table: pd.DataFrame, summary: pd.DataFrame) -> Itera
 def _cells(summary: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
     for (kind, name), group in summary.groupby(["kind", "name"], sort=False):
         by_measure = group.set_index("measure").to_dict("index")
-        yield str(kind), str(name), [_interval(by_measure[measure]) for measure in MEASURES]
+        yield str(kind), str(name), [with_interval(by_measure[measure]) for measure in MEASURES]
 
 
 def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
@@ -93,7 +91,7 @@ def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
     if len(values) < 2:
         return best[1], []
     rows = [
-        [_title(*column), _interval(vars(paired_difference(values[column], values[best])), sign="+")]
+        [_title(*column), with_interval(vars(paired_difference(values[column], values[best])), sign="+")]
         for column in values
         if column[0] != WIDTH
     ]
@@ -147,9 +145,3 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
 
 def _title(kind: str, name: str) -> str:
     return {WIDTH: f"width {name}", ENSEMBLE: f"ensemble, {name}", SCORE: name}[kind]
-
-
-def _interval(row: dict[str, Any], sign: str = "") -> str:
-    if row["n"] < FEW or math.isnan(row["low"]):
-        return f"{row['mean']:{sign}.3f}"
-    return f"{row['mean']:{sign}.3f} ({row['low']:{sign}.3f} to {row['high']:{sign}.3f})"

@@ -19,6 +19,7 @@ from brainuad.study.protocol import ANY, MODEL
 
 COLUMNS = ("set", "case", "subject", "split", "score", "space", "threshold", "metric", "value", "message")
 FAILED = "failed"
+FEW = 3  # with fewer subjects no interval is shown
 Row = dict[str, Any]
 
 
@@ -96,27 +97,19 @@ def case_rows(
                     for metric, value in values.items():
                         yield score, space, threshold, metric, value
 
-    place = {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
-    return [
-        {
-            **place,
-            "score": score,
-            "space": space,
-            "threshold": threshold,
-            "metric": metric,
-            "value": value,
-            "message": "",
-        }
-        for score, space, threshold, metric, value in flat()
-        if value is not None and not math.isnan(value)
-    ]
+    place, columns = _place(case, name), COLUMNS[4:-1]
+    known = (row for row in flat() if row[-1] is not None and not math.isnan(row[-1]))
+    return [{**place, **dict(zip(columns, row, strict=True)), "message": ""} for row in known]
 
 
 def failed_row(case: Case, name: str, message: str) -> Row:
     """Return the row of a case that could not be scored."""
-    place = {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
     empty = dict.fromkeys(("score", "space", "threshold"), "")
-    return place | empty | {"metric": FAILED, "value": 1.0, "message": message}
+    return _place(case, name) | empty | {"metric": FAILED, "value": 1.0, "message": message}
+
+
+def _place(case: Case, name: str) -> Row:
+    return {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
 
 
 class Rows:
@@ -206,3 +199,20 @@ def headline(table: pd.DataFrame) -> str:
     means = groups[[name for name in HEADLINE if name in cases]].mean().rename(columns=HEADLINE)
     means.insert(0, "scans", groups.size())
     return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
+
+
+def with_interval(found: Mapping[str, Any], *, digits: int = 3, sign: str = "", factor: float = 1) -> str:
+    """Return a mean and its interval as text: "0.412 (0.334 to 0.501)"; the mean alone of few, "-" of none.
+
+    Args:
+        found: mean, n, low and high, as a :class:`brainuad.evaluation.Summary` has them.
+        digits: Decimals.
+        sign: "+" to show that too.
+        factor: 100 for percent.
+    """
+    if not found["n"]:
+        return "-"
+    alone = found["n"] < FEW or found["low"] is None or math.isnan(found["low"])
+    values = [found[name] for name in (("mean",) if alone else ("mean", "low", "high"))]
+    mean, *ends = (f"{factor * value:{sign}.{digits}f}" for value in values)
+    return f"{mean} ({' to '.join(ends)})" if ends else mean

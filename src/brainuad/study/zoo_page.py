@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,10 @@ from brainuad.scoring.health import OWN_MAP
 from brainuad.study.figures import COLOURS
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
 from brainuad.study.scorer import CASE_ERRORS, Scorer
-from brainuad.study.tables import failures
+from brainuad.study.tables import FEW, failures, with_interval
 
 REFERENCES = ("atlas", f"ddpm, {SCORE}")  # baseline of all comparisons
 PRECISION, DICE, ABOVE = "average_precision", "best_dice", "above"
-FEW = 3  # with fewer subjects no interval is shown
 COSTS = {  # headings and decimals
     "parameters": ("parameters", 0),
     "steps": ("training steps", 0),
@@ -189,7 +187,9 @@ def _set_page(heading: str, rows: pd.DataFrame) -> list[str]:
             _difference(against[name, other][0], adjusted[name, other]) if (name, other) in against else "-"
             for other in references
         ]
-        cells.append([name, str(found.n), _interval(found), _interval(dice), *differences])
+        cells.append(
+            [name, str(found.n), with_interval(vars(found)), with_interval(vars(dice)), *differences]
+        )
     heads = ["method", "subjects", "average precision", "best Dice (oracle)"]
     heads += [f"average precision less that of {name}" for name in references]
     return [
@@ -216,7 +216,7 @@ def _healthy_page(rows: pd.DataFrame) -> list[str]:
     for method in dict.fromkeys(rows["method"]):
         found = [summarise(_values(rows[rows["set"] == name], method, ABOVE).values()) for name in sets]
         if any(summary.n for summary in found):
-            cells.append([method, *(_interval(summary, percent=True) for summary in found)])
+            cells.append([method, *(with_interval(vars(summary), digits=2, factor=100) for summary in found)])
     said = "Percentage of the brain above the threshold that 1 % of healthy validation brain exceeds; 1 is ideal:"
     return ["## Healthy test scans", said, markdown_table(["method", *sets], cells)] if cells else []
 
@@ -234,12 +234,4 @@ def _costs_page(entries: Sequence[Entry]) -> list[str]:
 
 
 def _difference(found: Summary, p: float) -> str:
-    return _interval(found, sign="+") + (f", p {p:.2g}" if found.n >= FEW else "")
-
-
-def _interval(found: Summary, *, sign: str = "", percent: bool = False) -> str:
-    factor, digits = (100, 2) if percent else (1, 3)
-    if not found.n:
-        return "-"
-    mean, low, high = (f"{factor * value:{sign}.{digits}f}" for value in (found.mean, found.low, found.high))
-    return mean if found.n < FEW or math.isnan(found.low) else f"{mean} ({low} to {high})"
+    return with_interval(vars(found), sign="+") + (f", p {p:.2g}" if found.n >= FEW else "")

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from brainuad.devices import upload
-from brainuad.train.augmentation import (
-    augmented_slices,
-    dense_augmented_slices,
-    draw_uniform,
-    parameters_of,
-)
+from brainuad.train.augmentation import augmented_slices, dense_augmented_slices, draw_uniform, parameters_of
 
 
 @dataclass(frozen=True)

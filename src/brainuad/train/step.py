@@ -18,9 +18,7 @@ from brainuad.train.slices import TrainingVolumes, take_batch
 
 logger = logging.getLogger(__name__)
 
-EAGER_STEPS = (
-    3  # of a batch size before it is recorded: the compiler, cuDNN and the optimiser get ready in them
-)
+EAGER_STEPS = 3  # of a batch size before it is recorded: compiler, cuDNN and optimiser get ready in them
 RATE, DECAY = "learning rate", "decay"  # what is passed besides what the step draws
 
 
