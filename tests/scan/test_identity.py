@@ -21,7 +21,7 @@ def test_two_series_of_one_folder_are_two_scans(tmp_path: Path, monkeypatch: pyt
     identity.check_name_free(one, tmp_path)
     other = replace(one, series="1.2.4")
     monkeypatch.setattr(identity, "hash_of", lambda scan: "of another")
-    with pytest.raises(InputError, match="has the name study, under which"):
+    with pytest.raises(InputError, match="has the name study, but"):
         identity.check_name_free(other, tmp_path)
     monkeypatch.setattr(identity, "hash_of", lambda scan: "of one")
     identity.check_name_free(other, tmp_path)
