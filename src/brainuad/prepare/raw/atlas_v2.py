@@ -13,7 +13,7 @@ _LESION = re.compile(r"((sub-[^_]+)_ses-([^_]+).*?)_label-(?:L|lesion)_desc-T1le
 
 
 def atlas_v2(root: Path, modality: str) -> list[RawScan]:
-    """Read a BIDS tree or tar with sub-*/ses-*/anat/*_T1w.nii.gz and *_label-L_desc-T1lesion_mask.nii.gz (T1 only).
+    """BIDS tree or tar with sub-*/ses-*/anat/*_T1w.nii.gz and *_label-L_desc-T1lesion_mask.nii.gz (T1 only).
 
     Scans without a lesion mask, which are the hidden test set, are left out. Of a scan in native and in MNI space, the
     native one is taken.

@@ -13,7 +13,7 @@ _NAME = re.compile(r"(BraTS2021_\d+)_(t1|t2|seg)\.nii(\.gz)?")
 
 
 def brats21(root: Path, modality: str) -> list[RawScan]:
-    """Read a folder or tar of BraTS2021_00000/BraTS2021_00000_{t1,t2,seg}.nii.gz; every label above 0 is lesion.
+    """Folder or tar of BraTS2021_00000/BraTS2021_00000_{t1,t2,seg}.nii.gz; every label above 0 is lesion.
 
     Patients without lesion labels, which are the published validation set, are left out.
     """

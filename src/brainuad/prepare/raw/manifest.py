@@ -11,7 +11,7 @@ from brainuad.prepare.raw.scan import RawScan
 
 
 def manifest(root: Path, modality: str) -> list[RawScan]:
-    """Read a CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
+    """A CSV with the columns subject,image,mask,seg,label,split (and dataset, age).
 
     An empty ``mask`` means that the brain is extracted, an empty ``seg`` that there is no lesion mask. Paths are
     relative to the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". A subject without

@@ -14,7 +14,7 @@ _KINDS = {"T1W": "t1", "T2W": "t2", "brainmask": "mask", "consensus_gt": "lesion
 
 
 def mslub(root: Path, modality: str) -> list[RawScan]:
-    """Read folders patient01/ with T1W, T2W, brainmask, consensus_gt; or patient01_{t1,t2,seg}.nii.gz without skull."""
+    """Folders patient01/ with T1W, T2W, brainmask, consensus_gt; or patient01_{t1,t2,seg}.nii.gz without skull."""
     flat = sorted(root.glob(f"patient*_{modality}.nii.gz"))
     return [_flat(path, modality) for path in flat] if flat else _downloaded(root, modality)
 

@@ -13,7 +13,7 @@ _LESION = 1  # 2 is other pathology, which does not count as lesion here
 
 
 def wmh(root: Path, modality: str) -> list[RawScan]:
-    """Read folders SITE/[SCANNER/]NUMBER/ with orig/T1.nii.gz (or pre/T1.nii.gz) and wmh.nii.gz (T1 only).
+    """Folders SITE/[SCANNER/]NUMBER/ with orig/T1.nii.gz (or pre/T1.nii.gz) and wmh.nii.gz (T1 only).
 
     These T1 scans lie on the grid of the FLAIR, where the lesions were outlined.
     """
