@@ -64,7 +64,9 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
 
     monkeypatch.setattr(run, "score_scan", score)
     monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: b"a picture")
-    monkeypatch.setattr("brainuad.scan.result.save_montage", lambda picture, path: path.write_bytes(picture))
+    monkeypatch.setattr(
+        "brainuad.report.montage.save_montage", lambda picture, path: path.write_bytes(picture)
+    )
     return done
 
 

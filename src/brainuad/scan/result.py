@@ -7,6 +7,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from brainuad._version import __version__
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
-from brainuad.report.montage import Overlay, Picture, montage, save_montage
 from brainuad.report.records import SCALE_MEANING
 from brainuad.scan.findings import Finding
 from brainuad.scan.pipeline import ScanMaps
@@ -25,6 +25,8 @@ from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from brainuad.report.montage import Picture
 
 _WRITTEN: dict[str, type[np.generic]] = {
     "anomaly": np.float32,
@@ -42,8 +44,7 @@ class ScoreResult:
 
     Attributes:
         maps: Everything on the model's grid, and the way back.
-        volumes: "anomaly", "lesions", "image" and "brain" on the scan's grid, and "reconstruction" where the model
-            makes one.
+        volumes: "anomaly", "lesions" and "brain" on the scan's grid, and "reconstruction" where the model makes one.
         score: Mean of the anomaly map over the brain, on the model's grid.
         percentile: Percentage of healthy scans with a lower score, or None where the model does not know.
         threshold: Map value above which a voxel belongs to a finding, or None without calibration.
@@ -83,7 +84,7 @@ class ScoreResult:
     @property
     def image(self) -> np.ndarray:
         """The scan as the model saw it, float32, the brain in [0, 1]."""
-        return self.volumes["image"].file_axes()
+        return self.maps.to_native(self.maps.placed.image).file_axes()
 
     @property
     def brain(self) -> np.ndarray:
@@ -180,15 +181,26 @@ def write_result(
     clock = time.perf_counter()
     sidecar.unlink(missing_ok=True)
     outputs = dict(outputs)
-    for kind, dtype in _WRITTEN.items():
-        if kind in result.volumes:
-            result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
-        else:  # none of another model must pass for this one's
-            (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
+    saved = {
+        kind: (result.volumes[kind], dtype) for kind, dtype in _WRITTEN.items() if kind in result.volumes
+    }
+    for kind in _WRITTEN.keys() - saved.keys():  # none of another model must pass for this one's
+        (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
-        result.maps.scan.save(sidecar.parent / outputs["scan"])
-    with _drawing:
-        save_montage(_picture(result, str(about["name"]), lesion), sidecar.parent / outputs["montage"])
+        saved["scan"] = (result.maps.scan, np.float32)
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
+        saving = [
+            pool.submit(volume.save, sidecar.parent / outputs[kind], dtype)
+            for kind, (volume, dtype) in saved.items()
+        ]
+        from brainuad.report.montage import save_montage  # matplotlib is slow to import
+
+        with _drawing:
+            save_montage(_picture(result, str(about["name"]), lesion), sidecar.parent / outputs["montage"])
+        for written in saving:
+            written.result()
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = {"brainuad": __version__, "status": "done", **result.record, **about}
@@ -198,6 +210,8 @@ def write_result(
 
 
 def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
+    from brainuad.report.montage import Overlay, montage  # matplotlib is slow to import
+
     maps, model, known = result.maps, result.record["model"], result.record["calibration"]
     score, anomaly = next(iter(maps.maps.items()))
     overlays, meaning = [], "the model has no calibration: no map is shown"

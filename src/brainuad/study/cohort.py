@@ -43,6 +43,7 @@ def evaluate_cases(
     postprocess: bool = True,
     progress: Callable[[Case, str], None] = lambda case, message: None,
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    stage: Callable[[str], None] = lambda name: None,
     figures: bool = False,
     ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
@@ -69,6 +70,7 @@ def evaluate_cases(
         progress: Called after each case with it and why it failed, "" where it did not.
         on_scored: Called with the volumes of each case that is scored, to draw them, say; a rerun that finds a
             case's rows does not score it again.
+        stage: Called with subject and step ("IXI067: reconstruct") as one begins.
         figures: Draw figures, and each set's best, median and worst case.
         ranks: The processes that share the work, each calling this with the same arguments. The first writes the
             results, which are those of one process alone.
@@ -89,7 +91,7 @@ def evaluate_cases(
         (detector.check_score if name == RARITY else detector.check_makes)(name)
     chosen = _choose(cases, sets)
     healthy = [case for case in cases if case.split == "val" and case.healthy]
-    scorer = Scorer(detector, seed, postprocess=postprocess)
+    scorer = Scorer(detector, seed, postprocess=postprocess, stage=stage)
     names, notes = scores_to_compute(
         scores,
         baselines,

@@ -141,6 +141,7 @@ class Scorer:
         healthy: The cases they were learnt from.
         reconstructor: From an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``, in place of the
             detector's own, which go through the cache.
+        stage: Called with subject and step ("IXI067: reconstruct") as one begins.
     """
 
     detector: Detector
@@ -149,6 +150,7 @@ class Scorer:
     statistics: HealthyStatistics | None = None
     healthy: list[Case] = field(default_factory=list)
     reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
+    stage: Callable[[str], None] = lambda name: None
 
     def __post_init__(self) -> None:
         self.load = Loader(self.detector.data_config)
@@ -228,6 +230,7 @@ class Scorer:
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
         """Return a case's raw maps; without a ``look`` of the model at it those that need none."""
         prepared = self.load(case)
+        self.stage(f"{case.subject}: reconstruct")
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
         stack = own = reconstruction = None
@@ -238,6 +241,7 @@ class Scorer:
             draws = self.detector.draws(wanted)
             stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
             reconstruction = None if stack is None else stack[0]  # whichever scores there are
+        self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
         maps = self.detector.compare(image, stack, mask, wanted, own=own)
