@@ -64,7 +64,9 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
 
     monkeypatch.setattr(run, "score_scan", score)
     monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: "a picture")
-    monkeypatch.setattr("brainuad.report.montage.save_montage", lambda picture, path: write_text(path, picture))
+    monkeypatch.setattr(
+        "brainuad.report.montage.save_montage", lambda picture, path: write_text(path, picture)
+    )
     return done
 
 
