@@ -32,5 +32,6 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     labels, count = components(map > threshold)
     if not count:
         return labels, 0
-    peaks = np.append(0.0, ndimage.maximum(map, labels, np.arange(1, count + 1)))
-    return components((labels > 0) & (map > OUTLINE * peaks[labels]))
+    inside = labels > 0  # SciPy sorts all that it is given, and this is a hundredth of a scan
+    peaks = np.append(0.0, ndimage.maximum(map[inside], labels[inside], np.arange(1, count + 1)))
+    return components(inside & (map > OUTLINE * peaks[labels]))

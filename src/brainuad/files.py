@@ -31,6 +31,7 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_asking = threading.Lock()  # the umask can only be read by setting it, for all threads
 # pattern of a cached file's name; other files in the folder are left alone
 ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
 # Prefix of temporary names. It names the machine, because locks may not work between machines that share a folder.
@@ -75,8 +76,9 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
+        with _asking:
+            umask = os.umask(0)
+            os.umask(umask)
         temporary.chmod((0o777 if folder else 0o666) & ~umask)
         temporary.replace(target)
     except OSError as error:

@@ -28,6 +28,7 @@ def test_failed_cases_are_rows(detector: Detector, cases: list[Case], tmp_path: 
         image = {"patient07": broken, "patient19": gone}.get(case.subject, case.image)
         changed.append(Case(**{**vars(case), "image": image}))
     seen: list[tuple[str, str]] = []
+    stages: list[str] = []
     table = evaluate_cases(
         detector,
         changed,
@@ -35,7 +36,11 @@ def test_failed_cases_are_rows(detector: Detector, cases: list[Case], tmp_path: 
         scores=SCORES,
         baselines=False,
         progress=lambda case, message: seen.append((case.subject, message)),
+        stage=stages.append,
     )
+    assert [name for name in stages if name.startswith("patient20: ")] == [
+        f"patient20: {step}" for step in ("reconstruct", "score", "measure")
+    ]
     failed = failures(table)
     assert set(failed["case"]) == {"patient07", "patient19"}
     assert len(failed) == 2, "one row a case"

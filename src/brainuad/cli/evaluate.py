@@ -110,7 +110,7 @@ def evaluate(
 
         table = evaluate_cases(
             detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report, figures=True, ranks=ranks,
+            progress=report, stage=advance.stage, figures=True, ranks=ranks,
         )  # fmt: skip
     if not ranks.first:
         return

@@ -62,7 +62,6 @@ def score_scan(
     placed, anomaly = maps.placed, maps.maps[score]
     volumes = {
         "anomaly": maps.to_native(anomaly),
-        "image": maps.to_native(placed.image),
         "brain": scan.with_array(maps.brain.mask),
     }
     if maps.reconstruction is not None:

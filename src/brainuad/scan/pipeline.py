@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from brainuad.data.atlas import PlacedScan, place_scan
 from brainuad.data.extract import Brain, find_brain
@@ -44,9 +45,14 @@ class ScanMaps:
 
     def to_native(self, array: Any) -> Volume:
         """Bring ``(X, Y, Z)`` values on the model's grid back to the scan's grid, 0 outside its brain."""
-        matrix = np.linalg.inv(self.placed.to_scan) @ self.scan.affine
-        native = resample_map(np.asarray(array, dtype=np.float32), matrix, self.scan.array.shape)
-        return self.scan.with_array(native * self.brain.mask)
+        mask = self.brain.mask
+        box = ndimage.find_objects(mask.astype(np.uint8))[0]  # a third of a scan
+        from_box = np.eye(4)
+        from_box[:3, 3] = [part.start for part in box]
+        matrix = np.linalg.inv(self.placed.to_scan) @ self.scan.affine @ from_box
+        native = np.zeros(mask.shape, dtype=np.float32)
+        native[box] = resample_map(np.asarray(array, dtype=np.float32), matrix, mask[box].shape) * mask[box]
+        return self.scan.with_array(native)
 
     def to_model(self, volume: Volume) -> np.ndarray:
         """Bring labels on the scan's grid, above 0.5 where set, onto the model's grid: ``(X, Y, Z)`` bool."""

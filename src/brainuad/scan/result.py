@@ -7,6 +7,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,13 @@ from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.files import write_json
 from brainuad.record import SCALE_MEANING, Finding, Record, to_json
-from brainuad.report.montage import Overlay, Picture, montage, save_montage
 from brainuad.scan.pipeline import ScanMaps
 from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from brainuad.report.montage import Picture
 
 _WRITTEN: dict[str, type[np.generic]] = {
     "anomaly": np.float32,
@@ -40,8 +42,7 @@ class ScoreResult:
 
     Attributes:
         maps: The maps on the model's grid, and the transform back to the scan's grid.
-        volumes: "anomaly", "lesions", "image" and "brain" on the scan's grid, and "reconstruction" where the model
-            makes one.
+        volumes: "anomaly", "lesions" and "brain" on the scan's grid, and "reconstruction" where the model makes one.
         record: What the sidecar will hold: model, settings, calibration, findings ...
     """
 
@@ -99,7 +100,7 @@ class ScoreResult:
     @property
     def image(self) -> np.ndarray:
         """The model's input, float32, the brain in [0, 1]."""
-        return self.volumes["image"].file_axes()
+        return self.maps.to_native(self.maps.placed.image).file_axes()
 
     @property
     def brain(self) -> np.ndarray:
@@ -194,15 +195,28 @@ def write_result(
     clock = time.perf_counter()
     sidecar.unlink(missing_ok=True)
     outputs = dict(outputs)
-    for kind, dtype in _WRITTEN.items():
-        if kind in result.volumes:
-            result.volumes[kind].save(sidecar.parent / outputs[kind], dtype)
-        else:  # a reconstruction of another model must not pass for this one's
-            (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
+    saved = {
+        kind: (result.volumes[kind], dtype) for kind, dtype in _WRITTEN.items() if kind in result.volumes
+    }
+    for kind in (
+        _WRITTEN.keys() - saved.keys()
+    ):  # a reconstruction of another model must not pass for this one's
+        (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
-        result.maps.scan.save(sidecar.parent / outputs["scan"])
-    with _drawing:
-        save_montage(_picture(result, result.record.name, lesion), sidecar.parent / outputs["montage"])
+        saved["scan"] = (result.maps.scan, np.float32)
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
+        saving = [
+            pool.submit(volume.save, sidecar.parent / outputs[kind], dtype)
+            for kind, (volume, dtype) in saved.items()
+        ]
+        from brainuad.report.montage import save_montage  # matplotlib is slow to import
+
+        with _drawing:
+            save_montage(_picture(result, result.record.name, lesion), sidecar.parent / outputs["montage"])
+        for written in saving:
+            written.result()
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = replace(result.record, seconds=seconds, outputs=outputs)
@@ -211,6 +225,8 @@ def write_result(
 
 
 def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
+    from brainuad.report.montage import Overlay, montage  # matplotlib is slow to import
+
     maps, scale = result.maps, result.record.calibration
     score, anomaly = next(iter(maps.maps.items()))
     overlays, meaning = [], "the model has no calibration: no map is shown"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256 as _sha256
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -194,7 +196,7 @@ class _Work:
             score=settings.score,
             fpr=settings.fpr,
             seed=settings.seed,
-            stage=lambda name: self.stage(f"{scan.name}: {name}"),
+            stage=lambda name: self.begin(scan, name),
         )
         self.stage(f"{scan.name}: writing")
         result.seconds["read"] = read
@@ -225,6 +227,12 @@ class _Work:
             return self.segment(scan, result, self.output / paths["segmentation"])
 
         return write_result(result, sidecar, outputs, lesion, segment), False
+
+    def begin(self, scan: Scan, step: str) -> None:
+        """Say which step of a scan begins."""
+        self.stage(f"{scan.name}: {step}")
+        if step == "placing":  # takes one core: time for what pictures need, half a second of imports
+            threading.Thread(target=import_module, args=("brainuad.report.montage",)).start()
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from brainuad.scoring.ssim import fuse_maps, ssim_maps
@@ -63,6 +62,8 @@ def learn_weights(anomalies: np.ndarray, lesion: np.ndarray) -> list[float]:
     Returns:
         K weights whose sum is 1, equal ones where no map helps.
     """
+    from scipy import optimize  # slow to import, and scoring does without
+
     ones = np.ones((len(anomalies), 1))
     weights, _ = optimize.nnls(np.hstack([anomalies, ones, -ones]), lesion.astype(np.float64))
     weights = weights[: anomalies.shape[1]]

@@ -44,6 +44,7 @@ def evaluate_cases(
     postprocess: bool = True,
     progress: Callable[[Case, str], None] = lambda case, message: None,
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    stage: Callable[[str], None] = lambda name: None,
     figures: bool = False,
     ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
@@ -70,6 +71,7 @@ def evaluate_cases(
         postprocess: Erode and median-filter maps, and drop small components from predictions.
         progress: Called after each case with the case and its error message, "" if it succeeded.
         on_scored: Called with the volumes of each newly scored case, for instance to draw them.
+        stage: Called with subject and step ("IXI067: reconstruct") as one begins.
         figures: Draw figures, and each set's best, median and worst case.
         ranks: The processes that divide the cases, each calling this with the same arguments. The first writes the
             results, which equal those of a single process.
@@ -92,7 +94,7 @@ def evaluate_cases(
     if ranks.first:
         warn_of_other_bias_levels(chosen, detector.data_config.bias_levels)
     healthy = [case for case in cases if case.split == "val" and case.healthy]
-    scorer = Scorer(detector, seed, postprocess=postprocess)
+    scorer = Scorer(detector, seed, postprocess=postprocess, stage=stage)
     names, notes = scores_to_compute(
         scores,
         baselines,

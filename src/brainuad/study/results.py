@@ -166,6 +166,7 @@ class Results:
         if missing or facts is None:
             self.health.know(missing)
             scored = self.scorer.score(case, missing)
+            self.scorer.stage(f"{case.subject}: measure")
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
             found, fresh, counts = self.measure(scored, thresholds, file)
             write_histograms(self.folder / file, counts)

@@ -141,6 +141,7 @@ class Scorer:
         healthy: The cases that the statistics were learnt from.
         reconstructor: Function from an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``. By default
             the detector's, with a cache.
+        stage: Called with subject and step ("IXI067: reconstruct") as one begins.
     """
 
     detector: Detector
@@ -149,6 +150,7 @@ class Scorer:
     statistics: HealthyStatistics | None = None
     healthy: list[Case] = field(default_factory=list)
     reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
+    stage: Callable[[str], None] = lambda name: None
 
     def __post_init__(self) -> None:
         self.load = Loader(self.detector.data_config)
@@ -222,6 +224,7 @@ class Scorer:
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
         """Return a case's raw maps; without ``look`` only those that need no model."""
         prepared = self.load(case)
+        self.stage(f"{case.subject}: reconstruct")
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
         stack = own = reconstruction = None
@@ -232,6 +235,7 @@ class Scorer:
             draws = self.detector.draws(wanted)
             stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
             reconstruction = None if stack is None else stack[0]  # regardless of the other scores
+        self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
         maps = self.detector.compare(image, stack, mask, wanted, own=own)
