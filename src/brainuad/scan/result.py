@@ -204,19 +204,22 @@ def write_result(
         (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
         saved["scan"] = (result.maps.scan, np.float32)
+
+    def save() -> None:
+        for kind, (volume, dtype) in saved.items():
+            volume.save(sidecar.parent / outputs[kind], dtype)
+
     with ThreadPoolExecutor(
         1
     ) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
-        saving = [
-            pool.submit(volume.save, sidecar.parent / outputs[kind], dtype)
-            for kind, (volume, dtype) in saved.items()
-        ]
+        saving = pool.submit(save)
         from brainuad.report.montage import save_montage  # matplotlib is slow to import
 
         with _drawing:
-            save_montage(_picture(result, result.record.name, lesion), sidecar.parent / outputs["montage"])
-        for written in saving:
-            written.result()
+            picture = _picture(result, result.record.name, lesion)
+        saving.result()
+        with _drawing:
+            save_montage(picture, sidecar.parent / outputs["montage"])
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = replace(result.record, seconds=seconds, outputs=outputs)
