@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,13 @@ def test_a_file_says_how_it_was_corrected_and_so_does_what_is_made_of_it(tmp_pat
 
 
 def test_a_file_that_does_not_say_or_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "damaged.nii.gz").write_bytes(b"\x1f\x8b")
     assert bias_levels_of(SCAN) is None
-    assert bias_levels_of(tmp_path / "damaged.nii.gz") is None
+    whole = gzip.decompress(SCAN.read_bytes())
+    damaged = [b"", b"\x1f\x8b", b"no image", gzip.compress(whole[:100]), gzip.compress(whole)[:60]]
+    damaged += [gzip.compress(b"\xff" * 348), gzip.compress(bytes(348))]
+    for content in damaged:
+        (tmp_path / "damaged.nii.gz").write_bytes(content)
+        assert bias_levels_of(tmp_path / "damaged.nii.gz") is None
     assert bias_levels_of(tmp_path / "nowhere.nii.gz") is None
 
 

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from brainuad.data.cohort import Case
 from brainuad.data.volume import Volume
 
 logger = logging.getLogger(__name__)
 _NOTE = "brainuad: bias levels {}"
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+)
 
 
 def with_bias_levels(volume: Volume, levels: int) -> Volume:
@@ -27,7 +40,7 @@ def bias_levels_of(path: Path) -> int | None:
     """Return how many levels of bias correction a file's header names; None if it does not say, or cannot be read."""
     try:
         text = bytes(nib.Nifti1Image.from_filename(path).header["descrip"]).decode("latin-1")
-    except (OSError, EOFError, ValueError, KeyError, ImageFileError):
+    except _UNREADABLE:
         return None  # reading the scan itself will say what is wrong with it
     said = re.match(_NOTE.format(r"(\d+)"), text)
     return int(said[1]) if said else None
