@@ -6,6 +6,7 @@ import logging
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -32,8 +33,9 @@ _UNREADABLE = (
 
 def with_bias_levels(volume: Volume, levels: int) -> Volume:
     """Return a volume whose header says how many levels its bias correction had."""
-    volume.header["descrip"] = _NOTE.format(levels)
-    return volume
+    header = volume.header.copy()
+    header["descrip"] = _NOTE.format(levels)
+    return replace(volume, header=header)
 
 
 def bias_levels_of(path: Path) -> int | None:
