@@ -9,11 +9,7 @@ _LARGEST = 1e300  # refuses infinity, NaN and integers beyond floating point
 
 
 def number(values: Mapping[str, Any], name: str) -> float:
-    """Return a finite number by name.
-
-    Raises:
-        ValueError: It is missing or not a finite number.
-    """
+    """Return a finite number by name, or raise a ValueError."""
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         raise ValueError(f"has {str(value)[:40]!r} for the number {name!r}")
@@ -21,20 +17,12 @@ def number(values: Mapping[str, Any], name: str) -> float:
 
 
 def numbers(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    """Return a list of finite numbers by name.
-
-    Raises:
-        ValueError: It is missing or something else.
-    """
+    """Return a list of finite numbers by name, or raise a ValueError."""
     return tuple(number({name: value}, name) for value in sequence(values, name))
 
 
 def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None = None) -> list[Any]:
-    """Return a list by name, or ``otherwise`` if it is missing.
-
-    Raises:
-        ValueError: It is missing or something else.
-    """
+    """Return a list by name, ``otherwise`` if it is missing; raise a ValueError for anything else."""
     found = values.get(name, otherwise)
     if not isinstance(found, list):
         raise ValueError(f"has no list {name!r}")
@@ -42,11 +30,7 @@ def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None =
 
 
 def table(values: Mapping[str, Any], name: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a table by name, or ``otherwise`` if it is missing.
-
-    Raises:
-        ValueError: It is missing or something else.
-    """
+    """Return a table by name, ``otherwise`` if it is missing; raise a ValueError for anything else."""
     found = values.get(name, otherwise)
     if not isinstance(found, dict):
         raise ValueError(f"has no table {name!r}")

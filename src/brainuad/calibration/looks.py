@@ -45,14 +45,7 @@ class Look:
 
 
 def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Look:
-    """Measure the appearance of a scan.
-
-    Args:
-        image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
-        mask: ``(X, Y, Z)`` brain mask, not empty.
-        brain_ml: Volume of the brain in the scan, in mL.
-        alignment: Correlation of the registered scan with the atlas.
-    """
+    """Measure the appearance of a scan ``(X, Y, Z)`` on the model's grid, whose brain, not empty, is in [0, 1]."""
     values, inside = np.asarray(image, dtype=np.float64), np.asarray(mask, dtype=bool)
     size = -(-max(values.shape) // BLOCKS)
     share = _block_means(inside, size)
@@ -63,15 +56,10 @@ def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: flo
 
 
 def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the amount of finest structure along each axis: low in thick slices, high in noise.
+    """Return the amount of finest structure along each axis, ``(3,)``: low in thick slices, high in noise.
 
-    Args:
-        image: ``(X, Y, Z)``, the brain in [0, 1].
-        mask: ``(X, Y, Z)`` bool brain mask.
-
-    Returns:
-        ``(3,)``, the logarithm of the mean absolute second difference from voxel to voxel within the brain; NaN where
-        the brain is too thin.
+    It is the logarithm of the mean absolute second difference from voxel to voxel within the brain; NaN where the brain
+    is too thin.
     """
     found = np.full(3, np.nan)
     for axis in range(3):
@@ -111,41 +99,29 @@ class Looks:
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Looks:
-        """Summarise the appearance of at least two scans.
-
-        Raises:
-            ValueError: There are fewer, or the grids differ.
-        """
+        """Summarise the appearance of at least two scans of one grid; of fewer raise a ValueError."""
         if len(looks) < 2:
             raise ValueError(f"{len(looks)} scan cannot be compared with others")
         quantiles = np.stack([look.quantiles for look in looks])
         blocks = np.stack([look.blocks for look in looks])
-        rest = [np.arange(len(looks)) != i for i in range(len(looks))]
-        detail = np.sort([look.detail for look in looks if np.isfinite(look.detail).all()], axis=0).reshape(
-            -1, 3
-        )
-        regions = _regions(blocks)
+        rest = ~np.eye(len(looks), dtype=bool)
+        detail = np.sort([look.detail for look in looks if np.isfinite(look.detail).all()], axis=0)
         contrasts = (_contrast(blocks[i], _regions(blocks[other])) for i, other in enumerate(rest))
+        distances = (_distance(quantiles[i], quantiles[other].mean(0)) for i, other in enumerate(rest))
         return cls(
             _rounded(quantiles.mean(0)),
-            _rounded(
-                sorted(_distance(quantiles[i], quantiles[other].mean(0)) for i, other in enumerate(rest))
-            ),
+            _rounded(sorted(distances)),
             blocks.shape[1:],
-            base64.b64encode(np.packbits(regions).tobytes()).decode(),
+            base64.b64encode(np.packbits(_regions(blocks)).tobytes()).decode(),
             _rounded(sorted(contrast for contrast in contrasts if not math.isnan(contrast))),
             _rounded(sorted(look.brain_ml for look in looks if look.brain_ml is not None)),
             _rounded(sorted(look.alignment for look in looks if look.alignment is not None)),
-            _rounded(detail.T.ravel()),
+            _rounded(detail.reshape(-1, 3).T.ravel()),
         )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Looks:
-        """Read the values of `to_dict`.
-
-        Raises:
-            ValueError: An entry is missing or cannot be used.
-        """
+        """Read the values of `to_dict`; a ValueError says what is missing or cannot be used."""
         values = {"detail": [], **values}  # missing in older calibrations
         lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
         found = cls(**lists, regions=str(values.get("regions", "")))
@@ -161,11 +137,7 @@ class Looks:
         }
 
     def unpacked(self) -> np.ndarray:
-        """Return ``regions`` as ``(2, *shape)`` bool.
-
-        Raises:
-            ValueError: They are damaged.
-        """
+        """Return ``regions`` as ``(2, *shape)`` bool; a ValueError if they are damaged."""
         shape = [2, *(int(length) for length in self.shape)] if self.shape else [2, 0, 0, 0]
         try:
             stored = np.frombuffer(base64.b64decode(self.regions, validate=True), dtype=np.uint8)
@@ -182,18 +154,15 @@ class Looks:
         other_kind = False
         if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
             contrast, usual = _contrast(look.blocks, self.unpacked()), float(np.mean(self.contrasts))
-            low = LEAST_CONTRAST * usual
-            if not contrast >= low:
+            if not contrast >= LEAST_CONTRAST * usual:
                 other_kind = True
                 found.append(
                     f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "
                     "the model's, or a failed registration"
                 )
         if len(self.distances) >= _ENOUGH and not other_kind:
-            distance, high = (
-                _distance(look.quantiles, np.asarray(self.quantiles)),
-                _limit(self.distances, "above"),
-            )
+            high = _limit(self.distances, "above")
+            distance = _distance(look.quantiles, np.asarray(self.quantiles))
             if distance > high:
                 found.append(
                     f"intensities are {distance:.3f} from the healthy scans', which differ by up to {high:.3f}: "

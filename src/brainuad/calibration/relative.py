@@ -87,12 +87,7 @@ def _with_rarity(
 ) -> list[HealthyScan]:
     """Return the scans with how rare in other subjects' brains their values are.
 
-    Args:
-        scans: The scans.
-        subjects: Who each is of.
-        ensemble: What is fused.
-        parts: By part, its values in the brain of each scan.
-        reached: By part, ``(N, 1001)``, the `tail_quantiles` of these.
+    ``parts`` has the values of each part in the brain of each scan, ``reached`` the `tail_quantiles` of these.
     """
     found = []
     for index, (scan, subject) in enumerate(zip(scans, subjects, strict=True)):

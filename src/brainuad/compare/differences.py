@@ -60,10 +60,10 @@ class Comparison:
 
     def row(self) -> dict[str, Any]:
         """Return all fields but ``differences``, None where undefined."""
-        values = {name: value for name, value in vars(self).items() if name != "differences"}
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in values.items()
+            for name, value in vars(self).items()
+            if name != "differences"
         }
 
 
@@ -77,21 +77,13 @@ class Comparisons:
 
 @dataclass(frozen=True, eq=False)
 class _Contestant:
-    """One score of one run: its values in the compared split and space.
+    """One score of one run: its values in the compared split and space."""
 
-    Attributes:
-        label: Name in tables.
-        thresholds: The thresholds of each measured metric, "" for a metric without threshold.
-        by_set: Cases and values by data set, then by metric with its threshold.
-        failed: Failed cases by data set.
-        subjects: Subject by data set and case.
-    """
-
-    label: str
-    thresholds: dict[str, set[str]]
-    by_set: dict[str, dict[str, tuple[list[str], list[float]]]]
-    failed: dict[str, set[str]]
-    subjects: dict[tuple[str, str], str]
+    label: str  # in tables
+    thresholds: dict[str, set[str]]  # of each measured metric, "" for a metric without threshold
+    by_set: dict[str, dict[str, tuple[list[str], list[float]]]]  # cases and values by set and metric
+    failed: dict[str, set[str]]  # cases by set
+    subjects: dict[tuple[str, str], str]  # by set and case
 
     def members(self, dataset: str) -> set[str]:
         """Return the evaluated cases of a data set, including failed ones."""
@@ -173,7 +165,6 @@ def _pairs(
     runs: Sequence[Run], scores: Sequence[str], split: str, space: str
 ) -> list[tuple[_Contestant, _Contestant]]:
     """Return pairs of (baseline, contestant)."""
-
     first, *others = runs
     wanted = list(dict.fromkeys(scores))
     shared = [score for score in first.scores if all(score in run.scores for run in others)]
@@ -223,8 +214,7 @@ def _compare(
     """Return the comparisons of two contestants, by data set and pooled, and warnings."""
     rows, warnings = [], []
     pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}
-    sets: dict[str, int] = dict.fromkeys(pooled, 0)
-    undefined: dict[str, int] = dict.fromkeys(pooled, 0)
+    sets, undefined = dict.fromkeys(pooled, 0), dict.fromkeys(pooled, 0)
     of_either = (baseline.by_set, contestant.by_set, baseline.failed, contestant.failed)
     for dataset in dict.fromkeys(dataset for names in of_either for dataset in names):
         warnings += _differing_cases(baseline, contestant, dataset)
@@ -312,7 +302,7 @@ def _without_equal(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[s
     Scores without a model are equal in every run; testing them would only weaken the adjustment of the others.
     """
     differing = {row.contestant for row in rows if row.larger or row.smaller}
+    if not differing:
+        return list(rows), []
     same = dict.fromkeys(row.contestant for row in rows if row.contestant not in differing)
-    return (
-        ([row for row in rows if row.contestant in differing], list(same)) if differing else (list(rows), [])
-    )
+    return [row for row in rows if row.contestant in differing], list(same)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,8 @@ def cells(row: Comparison) -> tuple[str, ...]:
     """Return a comparison as text, one cell for each of ``HEADINGS``."""
     interval = "-" if math.isnan(row.low) else f"{row.low:+.3g} to {row.high:+.3g}"
     figures = (f"{row.mean:.3g}", f"{row.baseline_mean:.3g}", f"{row.difference:+.3g}", interval)
-    counts = f"{row.larger} / {row.smaller}"
     names = (row.set, row.metric, row.contestant, row.baseline, str(row.subjects))
-    return (*names, *figures, counts, f"{row.p:.2g}", f"{row.p_holm:.2g}")
+    return (*names, *figures, f"{row.larger} / {row.smaller}", f"{row.p:.2g}", f"{row.p_holm:.2g}")
 
 
 def as_table(comparisons: Comparisons) -> str:
@@ -54,17 +52,7 @@ def as_table(comparisons: Comparisons) -> str:
 def write_comparisons(
     output: str | Path, runs: Sequence[Run], comparisons: Comparisons, *, split: str, space: str
 ) -> Path:
-    """Write ``compare.csv``, ``compare.md`` and, last, ``compare.html``.
-
-    Args:
-        output: Folder; made if missing.
-        runs: The compared runs.
-        comparisons: From `compare_runs`.
-        split: Split of the compared cases.
-        space: Grid of the measurements.
-
-    Returns:
-        The path of the page.
+    """Write ``compare.csv``, ``compare.md`` and, last, ``compare.html``; return the path of the page.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -116,19 +104,8 @@ def _page(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str)
     )
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """Coordinates of a figure of paired differences, in units of the drawing."""
-
-    metric: str
-    width: int
-    height: int
-    zero: float
-    ticks: tuple[tuple[float, str], ...]
-    lines: tuple[dict[str, Any], ...]
-
-
-def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
+def _figure(metric: str, rows: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the coordinates of a figure of paired differences, in units of the drawing."""
     ends = [value for row in rows for value in (row.low, row.high) if not math.isnan(value)]
     every = [0.0, *ends, *(value for row in rows for _, value in row.differences)]
     ticks = round_ticks(min(every), max(every))
@@ -150,15 +127,13 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> _Figure:
         ]
         interval = None if math.isnan(row.low) else (place(row.low), place(row.high))
         text = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
-        lines.append(
-            {
-                "label": label,
-                "y": y,
-                "dots": dots,
-                "mean": place(row.difference),
-                "interval": interval,
-                "text": text,
-            }
-        )
-    labelled = tuple((place(tick), f"{tick:+g}" if tick else "0") for tick in ticks)
-    return _Figure(metric, left + PLOT + 40, ROW * len(rows) + 44, place(0), labelled, tuple(lines))
+        mean = place(row.difference)
+        lines.append({"label": label, "y": y, "dots": dots, "mean": mean, "interval": interval, "text": text})
+    return {
+        "metric": metric,
+        "width": left + PLOT + 40,
+        "height": ROW * len(rows) + 44,
+        "zero": place(0),
+        "ticks": [(place(tick), f"{tick:+g}" if tick else "0") for tick in ticks],
+        "lines": lines,
+    }
