@@ -57,7 +57,8 @@ class Calibration:
     def from_dict(cls, values: Any) -> Calibration:
         """Read the values of `to_dict`, or of the first format, which has only thresholds and counts.
 
-        Raises a ValueError where an entry is missing or cannot be used, or the format is newer.
+        Raises:
+            ValueError: An entry is missing or cannot be used, or the format is newer.
         """
         if not isinstance(values, dict):
             raise ValueError("holds no object")
@@ -118,7 +119,11 @@ class Calibration:
         return float(self._at(self._known(score, fraction), fraction))
 
     def interval(self, score: str, fraction: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of a threshold over scans, None where it is unknown; errors as `threshold`."""
+        """Return the 95 % interval of a threshold over scans, None where it is unknown.
+
+        Raises:
+            InputError: As `threshold`.
+        """
         self._known(score, fraction)
         found = self.intervals.get(score)
         if found is None:
@@ -137,7 +142,10 @@ class Calibration:
         return (min(reached), known[min(reached)]) if reached else None
 
     def percentile(self, score: str, value: float) -> float | None:
-        """Return the percentage of healthy scans with a lower scan score, equal ones counting half; None if unknown."""
+        """Return the percentage of healthy scans with a lower scan score, 0 to 100; equal ones count half.
+
+        None where the scores of the healthy scans are unknown.
+        """
         known = self.scan_scores.get(score)
         if not known:
             return None
@@ -145,9 +153,20 @@ class Calibration:
         return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
 
     def warnings(self, image: Any, mask: Any, brain_ml: float, alignment: float) -> list[str]:
-        """Return warnings about a scan to which the calibration may not apply; the arguments are those of `look_at`."""
-        few = [f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little"]
-        return few * (self.scans < FEW_SCANS) + self.looks.doubts(look_at(image, mask, brain_ml, alignment))
+        """Return warnings about a scan to which the calibration may not apply.
+
+        Args:
+            image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
+            mask: ``(X, Y, Z)`` brain mask.
+            brain_ml: Volume of the brain in the scan, in mL.
+            alignment: Correlation of the registered scan with the atlas.
+        """
+        found = []
+        if self.scans < FEW_SCANS:
+            found.append(
+                f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little"
+            )
+        return found + self.looks.doubts(look_at(image, mask, brain_ml, alignment))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
         found = self.thresholds.get(score)

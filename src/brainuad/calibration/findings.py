@@ -44,7 +44,12 @@ class HealthyFindings:
         )
 
     def alike(self, peak: float, voxels: float) -> int:
-        """Return the number of scans with a finding of at least this highest value and size in voxels of the grid."""
+        """Return the number of scans with a finding at least as high and as large.
+
+        Args:
+            peak: Its highest map value.
+            voxels: Its volume, in voxels of the model's grid.
+        """
         return sum(any(high >= peak and size >= voxels for high, size in scan) for scan in self.greatest)
 
     def is_rare(self, alike: int) -> bool:
@@ -61,7 +66,11 @@ class HealthyFindings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HealthyFindings:
-        """Read the values of `to_dict`; a ValueError says what is missing or cannot be used."""
+        """Read the values of `to_dict`.
+
+        Raises:
+            ValueError: An entry is missing or cannot be used.
+        """
         counts, voxels = (tuple(map(int, numbers(values, name))) for name in ("counts", "voxels"))
         greatest = tuple(
             tuple(map(_pair, sequence({"greatest": scan}, "greatest")))
@@ -73,7 +82,12 @@ class HealthyFindings:
 
 
 def measure_findings(anomaly: np.ndarray, threshold: float) -> list[tuple[float, int]]:
-    """Return peak and voxels of a map's findings above a threshold, of ``SMALLEST_FINDING`` voxels or more."""
+    """Return peak and voxels of the findings above a threshold, of ``SMALLEST_FINDING`` voxels or more.
+
+    Args:
+        anomaly: ``(X, Y, Z)`` map on the model's grid.
+        threshold: Voxels with a greater value may belong to a region.
+    """
     labels, count = outlined(anomaly, threshold)
     if not count:
         return []

@@ -96,7 +96,8 @@ class HealthyScan:
             raw: Maps before post-processing, at least those of ``KEPT`` that the model makes; ``image`` is added.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
-            brain_ml: As in `Look`, like ``alignment``.
+            brain_ml: Volume of the brain in the scan, in mL.
+            alignment: Correlation of the registered scan with the atlas.
         """
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}

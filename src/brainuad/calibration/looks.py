@@ -45,7 +45,14 @@ class Look:
 
 
 def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Look:
-    """Measure the appearance of a scan ``(X, Y, Z)`` on the model's grid, whose brain, not empty, is in [0, 1]."""
+    """Measure the appearance of a scan.
+
+    Args:
+        image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
+        mask: ``(X, Y, Z)`` brain mask, not empty.
+        brain_ml: Volume of the brain in the scan, in mL.
+        alignment: Correlation of the registered scan with the atlas.
+    """
     values, inside = np.asarray(image, dtype=np.float64), np.asarray(mask, dtype=bool)
     size = -(-max(values.shape) // BLOCKS)
     share = _block_means(inside, size)
@@ -99,7 +106,11 @@ class Looks:
 
     @classmethod
     def of(cls, looks: Sequence[Look]) -> Looks:
-        """Summarise the appearance of at least two scans of one grid; of fewer raise a ValueError."""
+        """Summarise the appearance of at least two scans.
+
+        Raises:
+            ValueError: There are fewer, or the grids differ.
+        """
         if len(looks) < 2:
             raise ValueError(f"{len(looks)} scan cannot be compared with others")
         quantiles = np.stack([look.quantiles for look in looks])

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
-
 from brainuad.data.cohort import Case
+from brainuad.data.nifti import read_header
 from brainuad.data.volume import Volume
+from brainuad.errors import InputError
 
 logger = logging.getLogger(__name__)
 _NOTE = "brainuad: bias levels {}"
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    OverflowError,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
 
 
 def with_bias_levels(volume: Volume, levels: int) -> Volume:
@@ -41,8 +27,8 @@ def with_bias_levels(volume: Volume, levels: int) -> Volume:
 def bias_levels_of(path: Path) -> int | None:
     """Return how many levels of bias correction a file's header names; None if it does not say, or cannot be read."""
     try:
-        text = bytes(nib.Nifti1Image.from_filename(path).header["descrip"]).decode("latin-1")
-    except _UNREADABLE:
+        text = bytes(read_header(path)["descrip"]).decode("latin-1")
+    except InputError:
         return None  # reading the scan itself will say what is wrong with it
     said = re.match(_NOTE.format(r"(\d+)"), text)
     return int(said[1]) if said else None

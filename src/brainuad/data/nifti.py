@@ -55,21 +55,38 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
             with a place in space.
     """
     size = _check_file(path)
+    with _damage_named(path), _opened(path) as stream:
+        header = _read_header(path, stream)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
+            check_affine(header.get_best_affine(), path)
+        array = _read_values(path, stream, header, shape, size)
+    header["vox_offset"] = 0  # nibabel places the values of what is written
+    return array, header
+
+
+def read_header(path: Path) -> nib.Nifti1Header:
+    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions.
+
+    Raises:
+        InputError: The file cannot be read, is no NIfTI, or has a damaged header.
+    """
+    _check_file(path)
+    with _damage_named(path), _opened(path) as stream:
+        return _read_header(path, stream)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into an error that names it."""
     try:
-        with _opened(path) as stream:
-            header = _read_header(path, stream)
-            with np.errstate(over="ignore", invalid="ignore"):
-                shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
-                check_affine(header.get_best_affine(), path)
-            array = _read_values(path, stream, header, shape, size)
+        yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(path, f"is truncated or damaged ({error})", _COPY) from error
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror or error})", "Check the disk") from error
     except (HeaderDataError, ValueError, OverflowError) as error:  # what nibabel raises on a damaged header
         raise InputError(path, f"is damaged: {_one_line(error)}", _COPY) from error
-    header["vox_offset"] = 0  # nibabel places the values of what is written
-    return array, header
 
 
 def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tuple[int, int, int]:

@@ -191,9 +191,7 @@ class Scorer:
         reconstruction = None if compared.reconstruction is None else compared.reconstruction.numpy()
         return ScoredCase(compared.prepared, reconstruction, found)
 
-    def learn_health(
-        self, cases: Sequence[Case], names: Iterable[str], report: Callable[[Case], None] = lambda case: None
-    ) -> None:
+    def learn_health(self, cases: Sequence[Case], names: Iterable[str]) -> None:
         """Learn the healthy-scan statistics for ``names``, scores relative to health.
 
         A scan that cannot be used is left out. Each healthy scan is later compared with those of other people: if one
@@ -211,7 +209,6 @@ class Scorer:
             statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
             statistics.add(compared.maps, compared.prepared.mask)
             used.append(case)
-            report(case)
         if scans_of_others(used) >= MIN_OTHERS:
             self.statistics, self.healthy = statistics, used
 
