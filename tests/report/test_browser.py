@@ -107,6 +107,29 @@ def test_outlines_follow_the_findings_and_the_annotation(page):
     assert cyan_and_green() == (0, 0)
 
 
+def test_the_scan_lies_beside_its_map_and_moves_with_it(page, report):
+    def vivid() -> tuple[int, int]:
+        picture = page.picture(".stage")
+        halves = np.split(picture[:, : picture.shape[1] // 2 * 2], 2, axis=1)
+        left, right = (int((np.ptp(half, axis=-1) > 0.3).sum()) for half in halves)
+        return left, right
+
+    press(page, "b")
+    page.wait("document.getElementById('bare').clientWidth > 100")
+    assert pressed(page, "b") == "true"
+    left, right = vivid()
+    assert left < 50 < 500 < right
+    before = page.picture("#bare")
+    press(page, "n")
+    assert np.abs(page.picture("#bare") - before).mean() > 0.001
+    canvas = page.driver.find_element(By.ID, "bare")
+    ActionChains(page.driver).move_to_element_with_offset(canvas, 30, 20).click().perform()
+    assert page.where()[2] == pytest.approx(centres(report)[1][2], abs=0.51)  # in the same slice
+    assert page.where()[:2] != pytest.approx(centres(report)[1][:2], abs=5)
+    press(page, "b")
+    page.wait("document.getElementById('bare').clientWidth === 0")
+
+
 def test_a_click_or_enter_on_a_finding_moves_the_crosshair_there(page, report):
     known = centres(report)
     assert page.where() == pytest.approx(known[0], abs=0.51)

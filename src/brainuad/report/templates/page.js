@@ -67,11 +67,11 @@ async function start() {
     });
   }
 
-  const viewer = await createViewer(byId("planes"), byId("outlines"), onMove);
+  const viewer = await createViewer(byId("planes"), byId("outlines"), byId("bare"), onMove);
 
   function refresh() { // the buttons say what the viewer shows
     const { state } = viewer;
-    const pressed = { s: state.under === "scan", r: state.under === "reconstruction", a: state.map, f: state.findings, t: state.lesion };
+    const pressed = { s: state.under === "scan", r: state.under === "reconstruction", a: state.map, f: state.findings, t: state.lesion, b: state.beside };
     const layer = { s: "scan", r: "reconstruction", f: "findings", t: "lesion" };
     section.querySelectorAll("button[data-key]").forEach((button) => {
       const { key } = button.dataset;
@@ -153,6 +153,7 @@ async function start() {
     a: () => viewer.set({ map: !viewer.state.map }),
     f: () => viewer.set({ findings: !viewer.state.findings }),
     t: () => viewer.set({ lesion: !viewer.state.lesion }),
+    b: () => viewer.setBeside(!viewer.state.beside).then(refresh),
     "+": () => viewer.set({ map: true, opacity: Math.min(viewer.state.opacity + 0.1, 1) }),
     "-": () => viewer.set({ opacity: Math.max(viewer.state.opacity - 0.1, 0) }),
     n: () => stepFinding(1),

@@ -5,7 +5,7 @@
 const PLANES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // axial, coronal, sagittal: across, up, through
 const OUTLINES = { findings: "#00e5ff", lesion: "#39ff14" };
 
-async function createViewer(canvas, outlines, onMove) {
+async function openCanvas(canvas, look = {}) {
   const nv = new niivue.Niivue({
     backColor: [0, 0, 0, 1],
     crosshairColor: [1, 1, 1, 0.75],
@@ -23,11 +23,19 @@ async function createViewer(canvas, outlines, onMove) {
     showAllOrientationMarkers: true,
     sliceType: niivue.SLICE_TYPE.MULTIPLANAR,
     tileMargin: 0,
+    ...look,
   });
   await nv.attachToCanvas(canvas);
+  return nv;
+}
+
+// "bare" is the canvas on the left when scan and map are side by side; it shows what lies under the map
+async function createViewer(canvas, outlines, bare, onMove) {
+  const nv = await openCanvas(canvas);
+  let left = null;
   // alpha 0 for what lies below the first colour, then red to yellow
   nv.addColormap("brainuad", { R: [255, 255, 255], G: [0, 0, 255], B: [0, 0, 0], A: [0, 255, 255], I: [0, 1, 255] });
-  const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0, rare: Infinity };
+  const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0, rare: Infinity, beside: false };
   let volumes = {};
   let grid = null;
   let shows = 0;
@@ -60,6 +68,30 @@ async function createViewer(canvas, outlines, onMove) {
     nv.back = nv.volumes[0];
     nv.overlays = nv.volumes.slice(1);
     nv.updateGLVolume();
+    if (state.beside) arrangeLeft();
+  }
+
+  function arrangeLeft() {
+    left.volumes = nv.volumes.slice(0, 1);
+    left.back = left.volumes[0];
+    left.overlays = [];
+    left.updateGLVolume();
+  }
+
+  async function setBeside(beside) {
+    left ??= await openLeft();
+    state.beside = beside;
+    bare.parentElement.hidden = !beside;
+    [nv, left].forEach((one) => one.resizeListener());
+    nv.setSliceType(beside ? niivue.SLICE_TYPE.AXIAL : niivue.SLICE_TYPE.MULTIPLANAR);
+    if (beside) arrangeLeft();
+    nv.drawScene();
+  }
+
+  async function openLeft() {
+    const opened = await openCanvas(bare, { sliceType: niivue.SLICE_TYPE.AXIAL });
+    opened.onLocationChange = () => moveTo(Array.from(opened.frac2mm(opened.scene.crosshairPos)).slice(0, 3));
+    return opened;
   }
 
   function set(changes) {
@@ -164,12 +196,17 @@ async function createViewer(canvas, outlines, onMove) {
   nv.drawScene = (...values) => {
     const result = drawScene(...values);
     drawOutlines();
+    if (state.beside) {
+      left.scene.crosshairPos = nv.scene.crosshairPos;
+      left.scene.pan2Dxyzmm = nv.scene.pan2Dxyzmm;
+      left.drawScene();
+    }
     return result;
   };
   nv.onLocationChange = () => onMove(here(), at("anomaly", index(here())), at("findings", index(here())));
 
   return {
-    show, set, moveTo, here, state,
+    show, set, setBeside, moveTo, here, state,
     has: (name) => name in volumes,
     step: (axis, by) => moveTo(here().map((value, a) => (a === axis ? value + by * grid.voxel : value))),
     range: (axis) => [grid.origin[axis], grid.origin[axis] + (grid.shape[axis] - 1) * grid.voxel, grid.voxel],
