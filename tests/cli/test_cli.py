@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 import brainuad.data.check
 import brainuad.detector
+import brainuad.experiment.demo
 import brainuad.experiment.run
-import brainuad.study.demo
 from brainuad import console
 from brainuad.cli import app
 from brainuad.cli.options import DEVICES, PRECISIONS
@@ -149,22 +149,26 @@ def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         {"n": [6, 2], "chance": [np.nan, 0.01]}, index=pd.Index(["healthy", "MS"], name="set")
     )
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    page = tmp_path / "report.html"
 
     def fake(
         output: Path, *, device: str, report: Callable[[str, int, int], None]
-    ) -> brainuad.study.demo.Demo:
+    ) -> brainuad.experiment.demo.Demo:
         assert (output, device) == (Path("demo"), "auto")
         report("scoring", 1, 2)
-        return brainuad.study.demo.Demo(pd.DataFrame(), table, groups, tmp_path / "results.csv", pictures)
+        results = tmp_path / "results.csv"
+        return brainuad.experiment.demo.Demo(pd.DataFrame(), table, groups, results, pictures, page)
 
-    monkeypatch.setattr(brainuad.study.demo, "run_demo", fake)
+    monkeypatch.setattr(brainuad.experiment.demo, "run_demo", fake)
     shown = run("demo").stdout
     assert "0.250" in shown
-    assert f"Open {pictures[0]}" in shown
+    assert f"Pictures: {pictures[0]}" in shown
+    assert f"Open {page}" in shown
     found = json.loads(run("demo", "--json").stdout)
     assert found["scores"] == [{"score": "l1", "MS: best dice": 0.25}]
     assert found["groups"][0] == {"set": "healthy", "n": 6, "chance": None}
     assert found["pictures"] == [str(path) for path in pictures]
+    assert found["page"] == str(page)
 
 
 @pytest.mark.parametrize(

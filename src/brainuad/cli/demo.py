@@ -12,10 +12,10 @@ from brainuad.console import progress
 
 @app.command(short_help="Score the scans that come with brainuad.")
 def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json = False) -> None:
-    """Score the scans that come with brainuad, print a table and draw a picture of every scan."""
+    """Score the scans that come with brainuad: a table, pictures, and a page of the scans with real lesions."""
     import pandas as pd
 
-    from brainuad.study.demo import run_demo
+    from brainuad.experiment.demo import run_demo
 
     with progress("Demo", None) as advance:
 
@@ -28,7 +28,8 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
         found = {
             name: json.loads(table.reset_index().to_json(orient="records")) for name, table in tables.items()
         }
-        files = {"results": str(made.results), "pictures": [str(path) for path in made.pictures]}
+        pictures = [str(path) for path in made.pictures]
+        files = {"results": str(made.results), "pictures": pictures, "page": str(made.page)}
         print(json.dumps(found | files, indent=2))
         return
     print(made.groups.to_string(float_format="{:.4f}".format, na_rep="-"), end="\n\n")
@@ -39,4 +40,5 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
     print(shown.to_string(float_format="{:.3f}".format))
     print("AP: average precision. Dice: at each scan's best threshold.", end="\n\n")
     print(f"Table: {made.results}")
-    print(f"Open {made.pictures[0]}; every other scan has its picture beside it.")
+    print(f"Pictures: {made.pictures[0]}; every other scan has its own beside it.")
+    print(f"Open {made.page}: the real tumours and multiple sclerosis, as `brainuad score` shows them.")

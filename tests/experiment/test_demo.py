@@ -10,7 +10,7 @@ from matplotlib import image as mpl_image
 from brainuad.data.cohort import manifest_cases
 from brainuad.detector import load_model
 from brainuad.errors import InputError
-from brainuad.study.demo import MODEL, SCORES, healthy_threshold, score_cohort, summarise_groups
+from brainuad.experiment.demo import MODEL, SCORES, healthy_threshold, score_cohort, summarise_groups
 
 COHORT = manifest_cases(Path(str(files("brainuad.assets") / "demo" / "manifest.csv")))
 
@@ -64,6 +64,17 @@ def test_the_table_has_every_score_and_group(demo):
         assert row.average_precision == demo.table.loc[row.score, f"{row.group}: average precision"]
         assert row.n == 1
         assert 0 < row.chance < 0.25
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_scans_with_real_lesions(demo):
+    scores = pd.read_csv(demo.page.parent / "scores.csv")
+    assert list(scores["name"]) == ["BraTS2021_01484_t1", "patient07_t1"]
+    assert set(scores["status"]) == {"done"}
+    assert scores["rare"][0] > 0
+    page = demo.page.read_text()
+    assert "BraTS2021_01484_t1" in page
+    assert "Research use only" in page
 
 
 @pytest.mark.slow

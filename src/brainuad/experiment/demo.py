@@ -1,4 +1,4 @@
-"""The demo: score the shipped scans with the shipped model, and make a table and a picture of every scan."""
+"""The demo: the shipped scans with the shipped model; a table, a picture of every scan, a page of the real lesions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_text
+from brainuad.inputs.scans import find_scans
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR
 from brainuad.report.montage import Overlay
+from brainuad.report.page import build_report
+from brainuad.scan.run import Settings, score_scans
+from brainuad.scan.table import Row
 from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
@@ -60,6 +64,7 @@ class Demo:
             healthy scans the fraction of the brain above each pictured score's threshold for ``MARKED``.
         results: The CSV with both, one row a score and group.
         pictures: One PNG a case.
+        page: ``report.html`` of the scans with real lesions, scored as ``brainuad score`` does.
     """
 
     cases: pd.DataFrame
@@ -67,6 +72,7 @@ class Demo:
     groups: pd.DataFrame
     results: Path
     pictures: list[Path]
+    page: Path
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -77,10 +83,11 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
     """Score the shipped scans with the shipped model.
 
     Args:
-        output: Folder for ``results.csv``, ``cases.csv`` and one picture a case; a rerun continues there.
+        output: Folder for ``results.csv``, ``cases.csv``, one picture a case, and ``scored/report.html``; a rerun
+            continues there.
         device: "auto", "cpu", "cuda" or "mps".
         seed: Seed of the noise.
-        report: Called with the step ("scoring"), cases done, and cases in all.
+        report: Called with the step, cases done, and cases in all.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -120,7 +127,26 @@ def score_cohort(
     table, groups = summarise_groups(cases)
     results = output / "results.csv"
     write_text(results, long_table(table, groups).to_csv(index=False))
-    return Demo(cases, table, groups, results, [output / f"{case.subject}.png" for case in cohort])
+    pictures = [output / f"{case.subject}.png" for case in cohort]
+    return Demo(
+        cases, table, groups, results, pictures, write_page(detector, cohort, output / "scored", seed, report)
+    )
+
+
+def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: int, report: Report) -> Path:
+    """Score a cohort's scans with real lesions as a user's scans are scored, and return the page that shows them."""
+    shown = [case for case in cohort if case.lesion is not None and "(real" in case.dataset]
+    scans = find_scans([case.image for case in shown], modality=detector.modality, output=output)
+    masks = shown[0].mask.parent
+    done: list[str] = []
+
+    def scored(row: Row, skipped: bool) -> None:
+        done.append(row["name"])
+        report("page", len(done), len(shown))
+
+    settings = Settings(detector.score_called(None), seed=seed, brain_mask=masks, lesion_mask=masks)
+    score_scans(scans, detector, output, settings, report=scored)
+    return build_report(output)
 
 
 def makes(detector: Detector, score: str) -> bool:
