@@ -28,32 +28,25 @@ Row = Mapping[str, Any]
 
 
 def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -> list[Path]:
-    """Write the figures of all sets with lesions, if there are any.
+    """Write the figures of all sets with lesions from the tidy table, ``curves.json`` and ``summary.json``.
 
-    Args:
-        folder: Output folder.
-        table: The tidy table.
-        curves: Pooled curves, as in ``curves.json``.
-        summary: As in ``summary.json``.
-
-    Returns:
-        Their paths.
+    Return their paths.
     """
     sets = list(curves)
     if not sets:
         return []
     scores = list(summary["scores"])
     colours = _colours(scores)
-    precision_recall, froc = _panels(sets), _panels(sets)
+    precision_recall, froc = (_grid(4.2 * len(sets) + 1.8, 3.9, 1, len(sets)) for _ in range(2))
     for name, (_, axes) in (("precision_recall", precision_recall), ("froc", froc)):
-        for axis, dataset in zip(axes, sets, strict=True):
+        for axis, dataset in zip(axes[0], sets, strict=True):
             for score in scores:
                 if name in curves[dataset].get(score, {}):
                     _DRAW[name](axis, curves[dataset][score][name], score, colours[score])
             axis.set_title(dataset, fontsize=10)
             axis.grid(alpha=0.25)
     paths = [_save(precision_recall[0], folder / "precision_recall.png")]
-    if any(axis.lines for axis in froc[1]):
+    if any(axis.lines for axis in froc[1][0]):
         paths.append(_save(froc[0], folder / "froc.png"))
     test = wide(table, split="test")
     paths.append(_save(_violins(test, sets, scores, colours), folder / "per_case.png"))
@@ -94,10 +87,11 @@ def _colours(scores: Sequence[str]) -> dict[str, str]:
     return palette | {score: f"C{index % 10}" for index, score in enumerate(ours)}
 
 
-def _panels(sets: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.2 * len(sets) + 1.8, 3.9), dpi=150, layout="constrained")
+def _grid(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return a figure of a size in inches, and its axes ``(rows, columns)``."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, len(sets), squeeze=False)[0])
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> None:
@@ -129,20 +123,16 @@ def _violins(
         f"dice@{VALIDATION}": "Dice, validation",
     }
     shown = {name: title for name, title in columns.items() if name in test}
-    figure = Figure(
-        figsize=(1.2 + 0.5 * len(scores) * len(sets), 2.7 * len(shown) + 0.8), dpi=150, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), len(sets), squeeze=False)
+    width, height = 1.2 + 0.5 * len(scores) * len(sets), 2.7 * len(shown) + 0.8
+    figure, axes = _grid(width, height, len(shown), len(sets))
     for row, (measure, title) in zip(axes, shown.items(), strict=True):
         row[0].set_ylabel(title)
         for axis, dataset in zip(row, sets, strict=True):
-            if not test[test["set"] == dataset][measure].notna().any():
+            of_set = test[test["set"] == dataset]
+            if not of_set[measure].notna().any():
                 axis.text(0.5, 0.5, "no threshold", ha="center", va="center", transform=axis.transAxes)
             for place, score in enumerate(scores):
-                values = (
-                    test[(test["set"] == dataset) & (test["score"] == score)][measure].dropna().to_numpy()
-                )
+                values = of_set[of_set["score"] == score][measure].dropna().to_numpy()
                 if len(values) > 2 and np.ptp(values) > 0:
                     parts = axis.violinplot(values, [place], widths=0.8, showextrema=False)
                     parts["bodies"][0].set(facecolor=colours[score], alpha=0.35)
@@ -164,9 +154,7 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
     ours = [score for score in summary["scores"] if score not in BASELINES] or list(summary["scores"])
     ours = ours[:MOST_PANELS]
     sets = list(curves)
-    figure = Figure(figsize=(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(sets), len(ours), squeeze=False)
+    figure, axes = _grid(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4, len(sets), len(ours))
     styles = {**dict.fromkeys(HEALTHY, ("#1f77b4", "--")), VALIDATION: ("#d62728", "-")}
     for row, dataset in zip(axes, sets, strict=True):
         for axis, score in zip(row, ours, strict=True):

@@ -12,11 +12,7 @@ from brainuad.errors import InputError
 
 
 class Loader:
-    """Loads cases. In a sequence, ``num_workers`` threads load the next few ahead.
-
-    Args:
-        config: The model's grid, and how scans are brought onto it.
-    """
+    """Loads cases onto the model's grid. In a sequence, ``num_workers`` threads load the next few ahead."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
@@ -24,21 +20,13 @@ class Loader:
         self._contents: dict[Case, str] = {}
 
     def __call__(self, case: Case) -> PreparedCase:
-        """Return a case on the model's grid.
-
-        Raises:
-            InputError: As :func:`brainuad.data.loading.load_case`.
-        """
+        """Return a case on the model's grid; errors as :func:`brainuad.data.loading.load_case`."""
         loading = self._loading.pop(case, None)
         loaded = None if loading is None else loading.result()
         return load_case(case, self.config) if loaded is None else loaded
 
     def native(self, prepared: PreparedCase) -> NativeCase:
-        """Return a case on its files' own grid.
-
-        Raises:
-            InputError: As :func:`brainuad.data.loading.load_native`.
-        """
+        """Return a case on its files' own grid; errors as :func:`brainuad.data.loading.load_native`."""
         return prepared.native or load_native(prepared.case, self.config)
 
     def in_turn(
@@ -50,10 +38,7 @@ class Loader:
     ) -> Iterator[Case]:
         """Yield cases in order, loaded ahead; calling the loader for one then returns it or raises its error.
 
-        Args:
-            cases: The cases.
-            wanted: Returns whether a case will be needed; called in threads.
-            native: Load the case on its files' own grid, too.
+        ``wanted`` returns whether a case will be needed, in threads; ``native`` loads its files' own grid, too.
         """
 
         def load(case: Case) -> PreparedCase | None:

@@ -107,15 +107,7 @@ class Space:
         return lesion_surface(self.truth, self.spacing)
 
     def predict(self, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the components of a prediction, without small ones.
-
-        Args:
-            above: ``(X, Y, Z)`` bool, True where a map on this grid is above a threshold.
-
-        Returns:
-            ``(X, Y, Z)`` integers, 0 where nothing is predicted, and the sizes; see
-            :func:`brainuad.scoring.large_components`.
-        """
+        """Return :func:`brainuad.scoring.large_components` of where a map on this grid is above a threshold."""
         return large_components(above & self.voxels, self.min_voxels)
 
     def confusion(self, labels: np.ndarray, sizes: np.ndarray) -> Confusion:
@@ -190,14 +182,7 @@ def case_facts(space: Space, reconstruction: np.ndarray | None) -> dict[str, flo
 def measure(
     space: Space, anomaly: np.ndarray, protocol: Protocol, thresholds: Thresholds
 ) -> tuple[Measures, ScoreHistogram]:
-    """Return the measures of one map by threshold, and its counts for pooled measures.
-
-    Args:
-        space: Grid to measure on.
-        anomaly: ``(X, Y, Z)`` on the model's grid, post-processed.
-        protocol: The rules.
-        thresholds: Thresholds from validation scans.
-    """
+    """Return the measures by threshold, and the counts for pooled measures, of a final map on the model's grid."""
     anomaly = space.bring(anomaly)
     named = dict(thresholds.named)
     found: Measures = {ANY: {}}
@@ -216,8 +201,7 @@ def measure(
 
 def froc_counts(space: Space, anomaly: np.ndarray, thresholds: Thresholds) -> dict[str, Any]:
     """Return a scan's counts for the FROC curve as JSON values."""
-    curve = scan_froc(anomaly, space.lesions, thresholds.froc, min_voxels=space.min_voxels)
-    return curve.to_dict()
+    return scan_froc(anomaly, space.lesions, thresholds.froc, min_voxels=space.min_voxels).to_dict()
 
 
 def _over_all_thresholds(

@@ -41,12 +41,7 @@ LESION_COLUMNS = {
 
 
 def markdown(summary: pd.DataFrame, about: Row) -> str:
-    """Return the page ``summary.md``.
-
-    Args:
-        summary: Means over subjects.
-        about: What goes into ``summary.json``.
-    """
+    """Return the page ``summary.md`` of means over subjects and what goes into ``summary.json``."""
     model, protocol = about["model"], about["protocol"]
     text = [
         f"# Evaluation of {model['name']}",

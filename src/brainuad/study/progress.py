@@ -22,15 +22,9 @@ from brainuad.files import atomic_path
 class Progress:
     """Finished work by key, one JSON object per line in an append-only file.
 
-    Only the keys and the positions of their values are kept in memory, some 200 bytes each.
-
-    Args:
-        path: The file; made with its folder when first written to.
-        rank: Number of the process. Each process writes its own file, "progress-1.jsonl" beside "progress.jsonl", and
-            reads all of them.
-
-    Raises:
-        InputError: A file cannot be read.
+    Only the keys and the positions of their values are kept in memory, some 200 bytes each. Each process writes its own
+    file, "progress-1.jsonl" beside "progress.jsonl", and reads all of them. One that cannot be read or written raises
+    an InputError.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
@@ -40,11 +34,7 @@ class Progress:
         self.read()
 
     def read(self) -> None:
-        """Read the keys in all files, including those of other processes.
-
-        Raises:
-            InputError: A file cannot be read.
-        """
+        """Read the keys in all files, including those of other processes."""
         for path in sorted(self.path.parent.glob(self._pattern)):
             try:
                 with path.open("rb") as handle:
@@ -61,11 +51,7 @@ class Progress:
         return key in self._places
 
     def get(self, key: str) -> Any:
-        """Return the value of a key, None where there is none or its line has been overwritten since.
-
-        Raises:
-            InputError: The file cannot be read.
-        """
+        """Return the value of a key, None where there is none or its line has been overwritten since."""
         if key not in self._places:
             return None
         path, start = self._places[key]
@@ -82,11 +68,7 @@ class Progress:
         return None
 
     def put(self, key: str, value: Any) -> None:
-        """Store a JSON value.
-
-        Raises:
-            InputError: The file cannot be written to.
-        """
+        """Store a JSON value."""
         line = json.dumps({"key": key, "value": value}, allow_nan=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,21 +84,13 @@ class Progress:
 
 
 def _entry(line: bytes) -> tuple[str, Any]:
-    """Return the key and the value of a line.
-
-    Raises:
-        ValueError, TypeError, LookupError: The line is not an entry, or incomplete.
-    """
+    """Return the key and the value of a line; a ValueError, TypeError or LookupError if it is none, or incomplete."""
     entry = json.loads(line)
     return entry["key"], entry["value"]
 
 
 def write_histograms(path: Path, histograms: Mapping[str, ScoreHistogram]) -> None:
-    """Write counts by name as ``np.savez_compressed`` does, in a sixth of its time: some 20 kB a map.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
+    """Write counts by name as ``np.savez_compressed`` does, in a sixth of its time: some 20 kB a map."""
     arrays = {
         f"{name} {part}": array.astype(np.uint32) if array.dtype == np.int64 else array
         for name, histogram in histograms.items()

@@ -37,15 +37,7 @@ HEALTH_FILE = "health.safetensors"
 
 
 class Health:
-    """Healthy-scan statistics, learnt once and stored.
-
-    Args:
-        scorer: Learns the statistics, and uses them.
-        cases: Healthy validation scans.
-        scores: All scores; only those relative to health need the statistics.
-        key: Hash of everything that can change a scan's scores.
-        output: Folder of the results.
-    """
+    """Healthy-scan statistics for scores relative to health, learnt once from validation scans and stored."""
 
     def __init__(
         self, scorer: Scorer, cases: Sequence[Case], scores: Sequence[str], key: str, output: Path
@@ -120,17 +112,7 @@ class Result:
 
 
 class Results:
-    """The results of cases.
-
-    Args:
-        scorer: Makes the maps.
-        scores: All scores that may be measured.
-        protocol: The rules.
-        output: Folder of ``progress.jsonl``, ``histograms/`` and ``health.safetensors``.
-        healthy: Healthy validation scans, for scores relative to health.
-        rank: Number of the process.
-        on_scored: Called with the volumes of each case that is scored.
-    """
+    """The results of cases, in ``progress.jsonl``, ``histograms/`` and ``health.safetensors`` of a folder."""
 
     def __init__(
         self,
@@ -150,11 +132,7 @@ class Results:
         self.health = Health(scorer, healthy, scores, self.key, output)
 
     def of(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result:
-        """Return a case's results, and measure what is missing, each score at its thresholds.
-
-        Raises:
-            CASE_ERRORS: It cannot be scored.
-        """
+        """Return a case's results, and measure what is missing, each score at its thresholds; may raise CASE_ERRORS."""
         keys = {name: self.case_key(case, name, at) for name, at in thresholds.items()}
         facts_key = self.case_key(case)
         entries = {name: entry for name, key in keys.items() if (entry := self.progress.get(key)) is not None}
@@ -194,9 +172,6 @@ class Results:
         """Return the threshold of the release's search on the pooled maps of cases, which are computed again.
 
         The search compares Dice at thresholds that few voxels may separate, so binned counts are too coarse for it.
-
-        Raises:
-            CASE_ERRORS: One cannot be scored.
         """
         key = key_of("greedy threshold", [self.case_key(case, name) for case in cases])
         known = self.progress.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -18,20 +19,9 @@ import torch
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.errors import InputError
-from brainuad.evaluation import (
-    FALSE_POSITIVE_FRACTIONS,
-    ScoreHistogram,
-    empty_histogram,
-)
+from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, ScoreHistogram, empty_histogram
 from brainuad.modelfile import portable
-from brainuad.study.protocol import (
-    FROC_FRACTIONS,
-    MODEL,
-    VALIDATION,
-    Protocol,
-    Thresholds,
-    healthy_name,
-)
+from brainuad.study.protocol import FROC_FRACTIONS, MODEL, VALIDATION, Protocol, Thresholds, healthy_name
 from brainuad.study.ranks import Ranks
 from brainuad.study.results import Result, Results
 from brainuad.study.scorer import CASE_ERRORS, ScoredCase, Scorer
@@ -129,9 +119,11 @@ class Run:
     def calibrated(self, name: str) -> Thresholds:
         """Return the thresholds of the model's calibration; none if it was made with other settings."""
         calibration = self.scorer.detector.calibration
-        if calibration is None or self.protocol.shared_noise:
-            return Thresholds()
-        if calibration.postprocess is not self.scorer.postprocess:
+        if (
+            calibration is None
+            or self.protocol.shared_noise
+            or calibration.postprocess is not self.scorer.postprocess
+        ):
             return Thresholds()
         of_score = calibration.thresholds.get(name, {})
         named = {
@@ -198,10 +190,9 @@ class Run:
             name = self.names[case]
             self.subjects[case.dataset, case.split, name] = Subject.of(case)
             if found is None:
-                self.failed.append(
-                    {"set": case.dataset, "case": name, "split": case.split, "message": message}
-                )
-                self.rows.add([failed_row(case, name, message)])
+                row = failed_row(case, name, message)
+                self.failed.append({column: row[column] for column in ("set", "case", "split", "message")})
+                self.rows.add([row])
             else:
                 self.rows.add(case_rows(case, name, found.facts, found.measures))
         self.report(case, message)
@@ -273,10 +264,7 @@ def _listed(cases: Sequence[Case]) -> list[str]:
 
 def _names(cases: Sequence[Case]) -> dict[Case, str]:
     """Return each case's name: its subject, with the file where a set has several scans of the subject."""
-    times: dict[tuple[str, str, str], int] = {}
-    for case in cases:
-        key = (case.dataset, case.split, case.subject)
-        times[key] = times.get(key, 0) + 1
+    times = Counter((case.dataset, case.split, case.subject) for case in cases)
     return {
         case: case.subject
         if times[case.dataset, case.split, case.subject] == 1

@@ -35,10 +35,6 @@ class Reconstructor:
     of the noise), the kind of device, its precision, the seed and the number of draws; that of a model's own map
     includes the brain mask. Reconstructions are always rounded to 16 bits, so results do not depend on the cache. The
     least recently used entries are removed first.
-
-    Args:
-        detector: The model.
-        max_bytes: Size of the cache.
     """
 
     def __init__(self, detector: Detector, max_bytes: int = MAX_BYTES) -> None:

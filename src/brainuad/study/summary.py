@@ -56,14 +56,7 @@ MOST_LEVELS = 8  # a column with more values than this, or than half its scans, 
 def summarise_all(
     table: pd.DataFrame, scores: Sequence[str], pools: Pools, subjects: Subjects
 ) -> tuple[pd.DataFrame, Row]:
-    """Return the table of means over subjects, and everything for ``summary.json``.
-
-    Args:
-        table: The tidy table.
-        scores: In the order of the tables.
-        pools: Counts of test scans together.
-        subjects: Whose the cases are, by set, split and case.
-    """
+    """Return the table of means over subjects, and everything for ``summary.json``, of the tidy table."""
     summary = means(table, subjects)
     test = wide(table, split="test")
     lesion_ml = {

@@ -153,11 +153,7 @@ def run_sweep(
 def _variants(
     detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations
 ) -> Iterator[_Variant]:
-    """Yield the ways to make the maps, the detector's settings first.
-
-    Raises:
-        InputError: The model lacks a setting.
-    """
+    """Yield the ways to make the maps, the detector's settings first."""
     scorer = Scorer(detector)
     load = scorer.load
     names, _ = scores_to_compute(["l1"], True, detector.health, lambda: loadable(healthy, load))
@@ -201,12 +197,7 @@ def _rows(
 
 
 class _Weights:
-    """The weights of the ensemble "learnt", one per width of the model.
-
-    Args:
-        results: Scores the teachers, and stores the weights.
-        teachers: Annotated validation scans to learn from.
-    """
+    """The weights of the ensemble "learnt", one per width of the model, learnt from annotated validation scans."""
 
     def __init__(self, results: Results, teachers: Sequence[Case]) -> None:
         self.results, self.teachers, self._people = results, teachers, People(teachers)
@@ -215,10 +206,7 @@ class _Weights:
         self._samples: dict[Case, tuple[np.ndarray, np.ndarray] | str] = {}
 
     def without(self, measured: Case | None) -> Row:
-        """Learn the weights from the teachers, without scans of the measured subject.
-
-        Returns:
-            "weights", and "cases" that they were learnt from.
+        """Return "weights", and the "cases" that they were learnt from: those of other subjects than the measured.
 
         Raises:
             InputError: There is none, or none can be used.
@@ -246,11 +234,7 @@ class _Weights:
         return stored
 
     def samples_of(self, case: Case) -> tuple[np.ndarray, np.ndarray] | str:
-        """Return a case's training samples, or why it has none.
-
-        Returns:
-            Anomalies ``(N, K)`` of as many lesion as healthy voxels, and a bool ``(N,)`` that marks the lesion.
-        """
+        """Return anomalies ``(N, K)`` of lesion and healthy voxels, and ``(N,)`` bool, lesion; or why it has none."""
         if case not in self._samples:
             try:
                 scored = self.results.scorer.score(case, [f"ssim_{width:.9g}" for width in self.widths])

@@ -25,20 +25,13 @@ COLOURS |= {"intensity_atlas": "#ff7f0e"}
 
 
 def page(table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    """Return means over subjects with 95 % BCa intervals, and a page that shows them.
-
-    Args:
-        table: One row a case and map.
-        widths: Widths of the ensembles.
-        failed: Messages of cases that could not be used.
-    """
+    """Return means over subjects with 95 % BCa intervals of a row a case and map, and a page that shows them."""
     rows = []
     for keys, group in table.groupby(KEYS, sort=False):
         for measure in (*MEASURES, "chance"):
             values = by_subject(group["case"].tolist(), group[measure].tolist())
-            rows.append(
-                dict(zip(KEYS, keys, strict=True)) | {"measure": measure} | vars(summarise(values.values()))
-            )
+            place = {**dict(zip(KEYS, keys, strict=True)), "measure": measure}
+            rows.append(place | vars(summarise(values.values())))
     summary = pd.DataFrame(rows)
     listed = ", ".join(f"{width:g}" for width in widths)
     text = [
@@ -113,13 +106,8 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
             if measure == "average_precision":
                 scans = int(of_set["n"].max())
                 axis.set_title(f"{dataset} ({scans} scans)", fontsize=10)
-                axis.axhline(
-                    of_set[of_set["measure"] == "chance"]["mean"].iloc[0],
-                    color="k",
-                    ls=":",
-                    lw=1,
-                    label="chance",
-                )
+                chance = of_set[of_set["measure"] == "chance"]["mean"].iloc[0]
+                axis.axhline(chance, color="k", ls=":", lw=1, label="chance")
     for axis in axes[-1]:
         axis.set_xlabel("width of the SSIM window (voxels)")
     handles, labels = axes[0][0].get_legend_handles_labels()

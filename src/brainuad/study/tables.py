@@ -81,11 +81,7 @@ def case_rows(
 ) -> list[Row]:
     """Return the tidy rows of a case; undefined measures are left out.
 
-    Args:
-        case: The case.
-        name: What it is called.
-        facts: What it has whatever the score.
-        measures: By score, space, threshold and measure.
+    ``facts`` do not depend on the score, ``measures`` are by score, space, threshold and measure.
     """
 
     def flat() -> Iterator[tuple[str, str, str, str, float | None]]:

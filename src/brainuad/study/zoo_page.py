@@ -74,14 +74,7 @@ def draw_set(
 ) -> bool:
     """Draw one test scan of a set with the maps of all methods, each on a colour scale calibrated on healthy scans.
 
-    Args:
-        dataset: Name of a set with lesions.
-        cases: Test cases.
-        shown: One training of each model.
-        path: The picture.
-
-    Returns:
-        Whether there was anything to draw.
+    Return whether there was anything to draw.
     """
     subject = telling_subject(shown[0][0].table, dataset) if shown else None
     case = next((c for c in cases if (c.dataset, c.subject, c.split) == (dataset, subject, "test")), None)
@@ -110,14 +103,7 @@ def draw_set(
 
 
 def page(entries: Sequence[Entry], headings: Mapping[str, str], *, budget: str, failed: Sequence[str]) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        entries: The trained and evaluated models.
-        headings: Heading of each data set with lesions, in order.
-        budget: Training time, in words.
-        failed: Messages of failed trainings and evaluations.
-    """
+    """Return the page as Markdown, with a heading for each data set with lesions and the training time in words."""
     seeds = len({entry.seed for entry in entries})
     lost = [
         f"{entry.model}, seed {entry.seed}: {row['set']} {row['case']}: {row['message']}"
