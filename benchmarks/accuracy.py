@@ -73,16 +73,12 @@ PICTURE_BYTES = 150_000
 
 def main() -> None:
     """Simulate, choose on validation, measure on test."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="name of a shipped model, or folder of a model or run")
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--stage", choices=("validation", "test"), action="append", help="both by default")
-    parser.add_argument(
-        "--validation-subjects", type=int, metavar="N", help="compare candidates on the first N"
-    )
+    parser.add_argument("--validation-subjects", type=int, metavar="N", help="compare candidates on the first N")
     arguments = parser.parse_args()
     stages = arguments.stage or ["validation", "test"]
     torch.set_num_threads(2)
@@ -118,9 +114,7 @@ def cohort(detector: Detector, data_dir: Path, output: Path) -> list[Case]:
     if (subjects["status"] == "failed").all():
         raise InputError(data_dir, "no lesion could be simulated in its scans", subjects["message"].iloc[0])
     real = [case for case in cases if case.lesion is not None]
-    elsewhere = [
-        case for case in cases if case.healthy and case.dataset != HEALTHY_SET and case.split == "test"
-    ]
+    elsewhere = [case for case in cases if case.healthy and case.dataset != HEALTHY_SET and case.split == "test"]
     return [
         *(replace(case, dataset=f"{case.dataset} (real)") for case in real),
         *(replace(case, dataset=f"{case.dataset} healthy") for case in elsewhere),
@@ -139,9 +133,7 @@ def validation(detector: Detector, cases: Sequence[Case], output: Path, subjects
         REAL: [case for case in of_validation if case.lesion is not None and case.dataset not in SIMULATED],
         "simulated": [case for case in of_validation if case.subject in hosts and case.dataset in SIMULATED],
     }
-    compared = Candidates(
-        detector, [case for case in of_validation if case.subject in hosts and case.healthy], output
-    )
+    compared = Candidates(detector, [case for case in of_validation if case.subject in hosts and case.healthy], output)
     for group, lesions in groups.items():
         if not lesions:
             say(f"validation: no {group} lesions")

@@ -89,20 +89,12 @@ def write_candidates(folder: Path, group: str, found: Candidates, plain: Sequenc
         folder / "validation_steps.md",
         f"{where}: from the paper's preset to the best candidate. Gains are paired. What is best is chosen on these "
         "very scans; the tables on test scans decide.",
-        [
-            "step",
-            "mean",
-            "gain over the step before",
-            "gain over the paper's preset",
-            "times the paper's",
-        ],
+        ["step", "mean", "gain over the step before", "gain over the paper's preset", "times the paper's"],
         steps(found, noises, plain),
     )
 
 
-def write_postprocessing(
-    folder: Path, cleaned: Mapping[str, pd.DataFrame], where: str, best: tuple[str, str]
-) -> None:
+def write_postprocessing(folder: Path, cleaned: Mapping[str, pd.DataFrame], where: str, best: tuple[str, str]) -> None:
     """Write post-processing by pathology, and what choosing it for each pathology could give."""
     kinds = kinds_of(cleaned[USUAL])
     rows = [
@@ -113,9 +105,7 @@ def write_postprocessing(
         {kind: max((values[kind] for values in cleaned.values()), key=np.nanmean) for kind in kinds}
     )
     gain = difference(by_scale, cleaned[USUAL])
-    rows.append(
-        ["the best for each kind (chosen here)", *by_kind(by_scale), cell(over_kinds(by_scale)), gain]
-    )
+    rows.append(["the best for each kind (chosen here)", *by_kind(by_scale), cell(over_kinds(by_scale)), gain])
     write(
         folder / "validation_postprocessing.md",
         f"{where}, post-processing of {best[1]} at {best[0]}; gain over {USUAL} (the paper's). All but none erode the "
@@ -172,10 +162,7 @@ def write_ensembles(folder: Path, group: str, swept: pd.DataFrame) -> None:
         f"Average precision, {len(default)} validation subjects, at the model's own noise levels; gain over the "
         "published weights. Weights of `learnt` were learnt on the other half of the subjects.",
         ["map", *kinds_of(default), "mean", "gain"],
-        [
-            [title(*key), *by_kind(v), cell(over_kinds(v)), difference(v, default)]
-            for key, v in values.items()
-        ],
+        [[title(*key), *by_kind(v), cell(over_kinds(v)), difference(v, default)] for key, v in values.items()],
     )
 
 
@@ -288,10 +275,7 @@ def write_intensities(folder: Path, test: pd.DataFrame, own_score: str, simulate
 
 
 def write_sweep(
-    folder: Path,
-    swept: pd.DataFrame,
-    evaluations: Mapping[str, pd.DataFrame],
-    simulated: Mapping[str, str],
+    folder: Path, swept: pd.DataFrame, evaluations: Mapping[str, pd.DataFrame], simulated: Mapping[str, str]
 ) -> None:
     """Write average precision by width and ensemble, and what it says of the paper's claims."""
     base = swept[swept["variant"] == BASE]

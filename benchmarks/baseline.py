@@ -23,9 +23,7 @@ LARGE_STAGES = [*SCORING, "write"]  # the others are the model's, or grow with t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", default=[SMALL, LARGE])
     parser.add_argument("-o", "--output", type=Path, default=Path("bench"))
     parser.add_argument("--model", default="lite-t1", help="name of a shipped model, or folder of a model")

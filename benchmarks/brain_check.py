@@ -28,9 +28,7 @@ TURNS = [(axis, degrees) for axis in "xyz" for degrees in (90, -90, 180)]
 
 def main() -> None:
     """Print the likeness of each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("brains", nargs="+", type=Path)
     parser.add_argument("--fakes", action="store_true")
     arguments = parser.parse_args()

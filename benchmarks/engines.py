@@ -47,9 +47,7 @@ Call = Callable[[Feed], np.ndarray]
 
 def main() -> None:
     """Export, quantise, time, and measure precision."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--subjects", type=int, metavar="N", help="measure lesions in the first N only")
@@ -171,9 +169,7 @@ def compare_calls(detector: Detector, full: Path, eight: Path, feed: Feed, outpu
     )
 
 
-def compare_precision(
-    detector: Detector, eight: Path, data_dir: Path, output: Path, subjects: int | None
-) -> None:
+def compare_precision(detector: Detector, eight: Path, data_dir: Path, output: Path, subjects: int | None) -> None:
     """Write average precision with the network in float32 and in 8 bits."""
     lesions, healthy = validation_cases(detector, data_dir, output, subjects)
     quantised = replace(detector, model=copy.deepcopy(detector.model))

@@ -39,9 +39,7 @@ def main() -> None:
         touched = [int(truth[findings.array == number].any()) for number in range(1, len(found) + 1)]
         print(f"{record['name']}: threshold at {record['settings']['fpr']:g} of healthy brain")
         print(f"  lesions {truth.sum() * voxel_ml:.1f} mL, {truth[inside].mean():.4f} of the brain")
-        print(
-            f"  findings {len(touched)}, {marked.sum() * voxel_ml:.1f} mL, {marked[inside].mean():.4f} of the brain"
-        )
+        print(f"  findings {len(touched)}, {marked.sum() * voxel_ml:.1f} mL, {marked[inside].mean():.4f} of the brain")
         print(f"  findings that touch a lesion {sum(touched)}, among the first five {sum(touched[:5])}")
         print(f"  rare findings {rare}, of which touch a lesion {sum(touched[:rare])}")
         print(
@@ -50,9 +48,7 @@ def main() -> None:
         )
         for name, counts in {"all": match.counts, **match.by_size()}.items():
             if counts.lesions:
-                print(
-                    f"  lesions {name}: {counts.found} of {counts.lesions} found (a tenth of the lesion or more)"
-                )
+                print(f"  lesions {name}: {counts.found} of {counts.lesions} found (a tenth of the lesion or more)")
     if without_lesion:
         count, ml, rare = np.median(without_lesion, axis=0)
         none = sum(rare == 0 for _, _, rare in without_lesion)

@@ -66,9 +66,7 @@ TURNS = 7
 
 def main() -> None:
     """Train, or measure what is trained."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("train", "measure"))
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -165,12 +163,7 @@ def validation_cases(
 
 
 def precisions(
-    scorer: Scorer,
-    names: Sequence[str],
-    lesions: list[Case],
-    healthy: list[Case],
-    progress: Progress,
-    what: str,
+    scorer: Scorer, names: Sequence[str], lesions: list[Case], healthy: list[Case], progress: Progress, what: str
 ) -> list[tuple[dict[str, str], dict[str, float]]]:
     """Return subject and kind of each case, and its average precision by score."""
     config = scorer.detector.data_config
@@ -183,9 +176,7 @@ def precisions(
             if scorer.statistics is None:
                 scorer.learn_health(healthy, names)
             scored = scorer.score(case, names)
-            values = {
-                name: precision(torch.from_numpy(map), scored.prepared) for name, map in scored.maps.items()
-            }
+            values = {name: precision(torch.from_numpy(map), scored.prepared) for name, map in scored.maps.items()}
             progress.put(key, values)
             say(f"{what}: {done} of {len(lesions)}")
         found.append(({"subject": case.subject, "kind": SIMULATED[case.dataset]}, values))
@@ -296,9 +287,7 @@ def draw(path: Path, points: list[tuple[str, float, pd.Series]], kind: str, subj
         found = summarise(values)
         error = [[found.mean - found.low], [found.high - found.mean]]
         style = "D" if name == SHIPPED else "o"
-        axes.errorbar(
-            seconds, found.mean, error, fmt=style, color="C1" if name == SHIPPED else "C0", capsize=2
-        )
+        axes.errorbar(seconds, found.mean, error, fmt=style, color="C1" if name == SHIPPED else "C0", capsize=2)
         axes.annotate(name, (seconds, found.mean), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xticks(ticks := [0.5, 1, 2, 4, 8], [f"{tick:g}" for tick in ticks])

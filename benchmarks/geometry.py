@@ -25,9 +25,7 @@ from brainuad.detector import load_model
 from brainuad.scan import score_scan
 
 
-def rigid(
-    angles: tuple[float, float, float], shift: tuple[float, float, float], centre: np.ndarray
-) -> np.ndarray:
+def rigid(angles: tuple[float, float, float], shift: tuple[float, float, float], centre: np.ndarray) -> np.ndarray:
     """Return a ``(4, 4)`` turn about ``centre`` by angles in degrees, then a shift in mm."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
@@ -38,9 +36,7 @@ def rigid(
 def stored_as(volume: Volume, axes: str) -> Volume:
     """Return the same scan with its array in other axes."""
     image = nib.Nifti1Image(volume.array, volume.affine)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes)
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
     return Volume.from_image(image.as_reoriented(turn))
 
 
@@ -74,9 +70,7 @@ def copies(volume: Volume) -> dict[str, tuple[Volume, np.ndarray]]:
         "1 x 1 x 4 mm": (on_grid(volume, (1.0, 1.0, 4.0), still), still),
         "oblique grid": (on_grid(volume, (2.0, 2.0, 2.0), tilt), still),
         "moved, oblique, 1.2 x 1.2 x 3 mm, ASL": (
-            stored_as(
-                on_grid(Volume.from_array(volume.array, moved @ volume.affine), (1.2, 1.2, 3.0), tilt), "ASL"
-            ),
+            stored_as(on_grid(Volume.from_array(volume.array, moved @ volume.affine), (1.2, 1.2, 3.0), tilt), "ASL"),
             moved,
         ),
     }
@@ -102,11 +96,7 @@ def main() -> None:
             matrix = np.linalg.inv(copy.affine) @ motion @ first.affine
             back, mask = (
                 ndimage.affine_transform(
-                    result.volumes[kind].array,
-                    matrix[:3, :3],
-                    matrix[:3, 3],
-                    output_shape=first.array.shape,
-                    order=1,
+                    result.volumes[kind].array, matrix[:3, :3], matrix[:3, 3], output_shape=first.array.shape, order=1
                 )
                 for kind in ("anomaly", "brain")
             )

@@ -83,22 +83,15 @@ RECIPES = {
     "cddpm-t1": Recipe(T1, None, ["experiment=cddpm", *LARGE]),
     "smoke": Recipe(T1, None, SMOKE),
     "smoke-restoration": Recipe(
-        T1,
-        None,
-        [*SMOKE, "model=restoration", "model.cfg.unet_dim=16", "datamodule.cfg.aug_intensity=false"],
+        T1, None, [*SMOKE, "model=restoration", "model.cfg.unet_dim=16", "datamodule.cfg.aug_intensity=false"]
     ),
 }
-SETS = {
-    "first": ["lite-t1", "lite-t2", "paper-t1"],
-    "second": ["paper-t2", "restoration-t1", "cddpm-t1"],
-}
+SETS = {"first": ["lite-t1", "lite-t2", "paper-t1"], "second": ["paper-t2", "restoration-t1", "cddpm-t1"]}
 
 
 def main() -> None:
     """Go through the recipes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--began", type=int, default=int(time.time()), help="when the clock began to run")
     parser.add_argument("seconds", type=int)
     parser.add_argument("what", nargs="*", default=["first"])
@@ -142,13 +135,7 @@ def trained(name: str, seconds: int, output: Path) -> dict[str, Any]:
     variable, default = recipe.data
     data, runs = os.environ.get(variable, default), WORK / "runs"
     clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    settings = [
-        *recipe.settings,
-        f"data_dir={data}",
-        f"log_dir={runs}",
-        f"name={name}",
-        f"trainer.max_time={clock}",
-    ]
+    settings = [*recipe.settings, f"data_dir={data}", f"log_dir={runs}", f"name={name}", f"trainer.max_time={clock}"]
     print(f"{name}: {seconds} s", flush=True)
     with (WORK / f"{name}.log").open("w") as log:
         process = subprocess.Popen([*COMMAND, "train", *settings], stdout=log, stderr=subprocess.STDOUT)

@@ -46,9 +46,7 @@ MIN_INSIDE = 0.8  # of an outline's volume that must lie in the subject's brain
 
 def main() -> None:
     """Make both cohorts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("strokes", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -101,9 +99,7 @@ def simulated(case: Case, outlines: list[Path], folder: Path) -> dict[str, objec
             outlines.remove(path)
             continue
         sick, lesion = stroke(image, mask, outline, seed=int(case.subject[-3:]))
-        expected = (
-            outline.array.sum() * np.prod(outline.spacing) / 0.75
-        )  # MNI is smaller than the atlas by about this
+        expected = outline.array.sum() * np.prod(outline.spacing) / 0.75  # MNI is smaller than the atlas by about this
         if lesion.sum() * np.prod(image.spacing) >= MIN_INSIDE * expected:
             outlines.remove(path)
             row = write(case, folder, STROKE, image.with_array(sick), lesion)

@@ -17,15 +17,11 @@ from brainuad.detector import Detector
 
 def main() -> None:
     """Package a model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--noise-ensemble", action="store_true", help="reconstruct at several noise levels")
-    parser.add_argument(
-        "--step-ensemble", help="these noise levels, such as 600,700,800; implies --noise-ensemble"
-    )
+    parser.add_argument("--step-ensemble", help="these noise levels, such as 600,700,800; implies --noise-ensemble")
     parser.add_argument("--note", action="append", default=[], help="KEY=VALUE for the model's provenance")
     arguments = parser.parse_args()
     detector = Detector.load(arguments.model)

@@ -57,9 +57,7 @@ def main() -> None:
     for number, matrix in enumerate(found):
         apart = np.linalg.norm(points @ (matrix - mean)[:3, :3].T + (matrix - mean)[:3, 3], axis=1)
         place, seed = divmod(number, SEEDS)
-        print(
-            f"place {place}, seed {seed}: {apart.mean():.2f} mm from it in the mean, {apart.max():.2f} at most"
-        )
+        print(f"place {place}, seed {seed}: {apart.mean():.2f} mm from it in the mean, {apart.max():.2f} at most")
     regions, errors = atlas_regions(), []
     labels = {name: label for label, name in region_names().items()}
     for structure, sides in AAL.items():

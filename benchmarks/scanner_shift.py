@@ -101,9 +101,7 @@ def warned(scans: list[HealthyScan], calibration: Calibration) -> int:
 
 def main() -> None:
     """Score, calibrate, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path, help="folder of raw scans")
     parser.add_argument("participants", type=Path, help="CSV with participant_id and split_fold0")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -118,9 +116,7 @@ def main() -> None:
     subjects = subjects[: arguments.subjects]
     scans = {subject: Volume.load(next(arguments.scans.glob(f"{subject}*"))) for subject in subjects}
     changed = [
-        summary(
-            another_scanner(scan, zlib.crc32(subject.encode())), detector, kept / f"{subject}_changed.npz"
-        )
+        summary(another_scanner(scan, zlib.crc32(subject.encode())), detector, kept / f"{subject}_changed.npz")
         for subject, scan in scans.items()
     ]
     same = [summary(scans[subject], detector, kept / f"{subject}_same.npz") for subject in subjects[::2]]
@@ -145,25 +141,17 @@ def main() -> None:
                 rows.append(row | {name: round(value, 5) for name, value in figures.items()})
                 print(*rows[-1].values(), sep="\t")
     warnings = {
-        "calibrated on the other half": sum(
-            warned([changed[i] for i in halves[1 - k]], own[k][1]) for k in (0, 1)
-        )
+        "calibrated on the other half": sum(warned([changed[i] for i in halves[1 - k]], own[k][1]) for k in (0, 1))
     }
     if detector.calibration.looks.distances:
         warnings["the model's calibration"] = warned(changed, detector.calibration)
         warnings["the model's calibration, as they are"] = warned(same, detector.calibration)
     print("scans warned about:", warnings)
-    write_json(
-        arguments.output / "scanner_shift.json", {"subjects": subjects, "rows": rows, "warned": warnings}
-    )
+    write_json(arguments.output / "scanner_shift.json", {"subjects": subjects, "rows": rows, "warned": warnings})
 
 
 def crossed(
-    scans: list[HealthyScan],
-    own: list[Known],
-    halves: list[range],
-    score: str,
-    fraction: float,
+    scans: list[HealthyScan], own: list[Known], halves: list[range], score: str, fraction: float
 ) -> list[float]:
     """Return the fraction above in each scan at the threshold from the half that it is not in, in order."""
     values = np.empty(len(scans))

@@ -31,9 +31,7 @@ REPEATS = 8  # of each patient, for there are few
 
 def main() -> None:
     """Write the tumour-free slices and the manifest."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("simulated", type=Path)
     parser.add_argument("brats", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -77,9 +77,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("-o", "--output", type=Path, default=Path("throughput"))
@@ -116,18 +114,14 @@ def make_originals(data: str, modality: str, folder: Path) -> Iterator[Original]
     healthy = [case for case in cases if case.lesion is None and case.label == 0 and case.split != "train"]
     ill = [case for case in cases if case.lesion is not None]
     if not healthy or not ill:
-        sys.exit(
-            f"{data}: healthy scans and scans with lesions are needed, there are {len(healthy)} and {len(ill)}"
-        )
+        sys.exit(f"{data}: healthy scans and scans with lesions are needed, there are {len(healthy)} and {len(ill)}")
     for number, case in enumerate(healthy[:ORIGINALS] + ill[:ORIGINALS]):
         yield enlarged(case, folder / f"{number}")
 
 
 def enlarged(case: Case, folder: Path) -> Original:
     """Return a prepared scan on the large grid."""
-    found = Original(
-        folder / "image.nii.gz", folder / "mask.nii.gz", folder / "lesion.nii.gz" if case.lesion else None
-    )
+    found = Original(folder / "image.nii.gz", folder / "mask.nii.gz", folder / "lesion.nii.gz" if case.lesion else None)
     mask = GRID.to_model(Volume.load(case.mask), order=0) > 0.5
     image = np.maximum(GRID.to_model(Volume.load(case.image)), 0) * mask
     save(np.rint(image * (BRIGHTEST / image.max())).astype(np.int16), found.image)
@@ -158,9 +152,7 @@ def make_cohort(originals: Sequence[Original], volumes: int, folder: Path) -> Pa
         image.write_bytes(contents)
         split = "val" if number < 2 * validation else "test"
         lesion = "" if original.lesion is None else original.lesion.resolve()
-        rows.append(
-            [f"subject{number:05}", image.name, original.mask.resolve(), lesion, int(kind is ill), split]
-        )
+        rows.append([f"subject{number:05}", image.name, original.mask.resolve(), lesion, int(kind is ill), split])
     with (folder / "manifest.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([MANIFEST_COLUMNS, *rows])
     return folder / "manifest.csv"

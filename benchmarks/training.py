@@ -46,9 +46,7 @@ PROFILED_STEPS = 20
 
 def main() -> None:
     """Train by every path and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -92,15 +90,7 @@ def main() -> None:
         f"{arguments.steps} steps of {flops / 1e9:.0f} GFLOP in the mean by each path on {device.type}; "
         f"matrix products: {rates['float32_gflop_per_second']:.0f} GFLOP/s in float32, "
         f"{rates['bfloat16_gflop_per_second']:.0f} in bfloat16.",
-        [
-            "path",
-            "steps/s",
-            "times",
-            "share of the peak",
-            "loss, last fifth",
-            "validation loss",
-            "apart, mean",
-        ],
+        ["path", "steps/s", "times", "share of the peak", "loss, last fifth", "validation loss", "apart, mean"],
         [row(path, curves, flops, rates) for path in curves],
     )
     print((arguments.output / "training.md").read_text())
@@ -117,9 +107,7 @@ def profile(config: ExperimentConfig, output: Path) -> None:
         compile_networks(module.model, device)
     rate = torch.tensor(config.datamodule.cfg.lr, device=device)
     fused = torch.optim.Adam(module.model.parameters(), rate, fused=True, capturable=device.type == "cuda")
-    whole = step.WholeStep(
-        module.model, module.average, fused, module.train_volumes, precision=torch.bfloat16
-    )
+    whole = step.WholeStep(module.model, module.average, fused, module.train_volumes, precision=torch.bfloat16)
     whole.largest_norm = config.trainer.gradient_clip_val
     for number in range(step.EAGER_STEPS + 2):  # compiles, and records the graph
         whole(module.draw(number), config.datamodule.cfg.lr, 0.999)

@@ -47,11 +47,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "holes": ("image", lambda path: change(path, lambda array: np.where(array > 200, np.nan, array)), "NaN"),
     "constant": ("image", lambda path: change(path, lambda array: np.full_like(array, 7)), "constant"),
     "flat": ("image", lambda path: change(path, lambda array: array[:, :, 15]), "three dimensions"),
-    "series": (
-        "image",
-        lambda path: change(path, lambda array: np.stack([array, array], -1)),
-        "three dimensions",
-    ),
+    "series": ("image", lambda path: change(path, lambda array: np.stack([array, array], -1)), "three dimensions"),
     "truncated": ("image", truncate, "truncated or damaged"),
     "text": ("image", lambda path: path.write_text("no image"), "not a readable NIfTI file"),
     "missing": ("image", Path.unlink, "no such file"),

@@ -13,12 +13,7 @@ import pytest
 
 # The suite runs in several processes; threads of each would only get in the others' way. Set before torch is imported,
 # unless the environment asks for another number.
-for name in (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-):
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What was compiled for a processor of other kernels does not fit the headers compiled for this one, but is found by the

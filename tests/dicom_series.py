@@ -56,10 +56,7 @@ def write_multiframe(path: Path, volume: Volume, *, plane: str = "axial", **tags
     measures.PixelSpacing, measures.SliceThickness = image.PixelSpacing, image.SliceThickness
     measures.SpacingBetweenSlices = image.SpacingBetweenSlices
     orientation.ImageOrientationPatient = image.ImageOrientationPatient
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
-        Sequence([measures]),
-        Sequence([orientation]),
-    )
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (Sequence([measures]), Sequence([orientation]))
     image.SharedFunctionalGroupsSequence = Sequence([shared])
     image.DimensionOrganizationType = "3D"
     frames = []

@@ -34,10 +34,7 @@ def labels(source: Path, target: Path, values: dict[int, int], dtype: type = np.
 def ixi(root: Path, *, scans: tuple[str, ...] = ("IXI013-HH-1212", "IXI002-Guys-0828")) -> Path:
     """IXI-T1.tar, its members below "./" as in the published archive, and the first one's T2 in a tar of its own."""
     root.mkdir()
-    members = {
-        "IXI-T1.tar": [f"{scan}-T1.nii.gz" for scan in scans],
-        "IXI-T2.tar": [f"{scans[0]}-T2.nii.gz"],
-    }
+    members = {"IXI-T1.tar": [f"{scan}-T1.nii.gz" for scan in scans], "IXI-T2.tar": [f"{scans[0]}-T2.nii.gz"]}
     for archive, names in members.items():
         with tarfile.open(root / archive, "w") as tar:
             for name in names:

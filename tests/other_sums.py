@@ -69,8 +69,7 @@ def convolution(
 
 def is_channels_last(*factors: Tensor) -> bool:
     return any(
-        factor.is_contiguous(memory_format=torch.channels_last) and not factor.is_contiguous()
-        for factor in factors
+        factor.is_contiguous(memory_format=torch.channels_last) and not factor.is_contiguous() for factor in factors
     )
 
 

@@ -62,9 +62,7 @@ def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
     assert cache.read(entry("a"), refuse) is None
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "cache", 100, "Nothing is kept")
     threads = [threading.Thread(target=put, args=(cache, str(number))) for number in range(8)]

@@ -42,9 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def oblique_scan(path: Path) -> None:
     """A scan in the axes P-S-R, oblique, of 16-bit integers with a scale factor, its sform unlike its qform."""
     image = nib.load(IMAGE)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSR")
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSR"))
     turned = image.as_reoriented(turn)
     angle = np.deg2rad(14)
     tilt = np.eye(4)
@@ -113,10 +111,7 @@ def test_findings_are_what_the_files_show(scored):
 
 def test_one_damaged_scan_is_told_and_the_report_made(scored):
     _, out, printed = scored
-    assert {row["name"]: row["status"] for row in printed["scans"]} == {
-        "damaged": "failed",
-        "oblique": "done",
-    }
+    assert {row["name"]: row["status"] for row in printed["scans"]} == {"damaged": "failed", "oblique": "done"}
     assert printed["report"] == str(out / "report.html")
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "oblique" in page
@@ -128,9 +123,7 @@ def test_one_damaged_scan_is_told_and_the_report_made(scored):
 def test_a_rerun_skips_and_python_agrees(scored, model):
     scans, out, _ = scored
     before = (out / "oblique_anomaly.nii.gz").stat().st_mtime_ns
-    text = run(
-        "score", scans / "oblique.nii.gz", "-o", out, "--model", model, "--fpr", "0.05", "--no-report"
-    ).stdout
+    text = run("score", scans / "oblique.nii.gz", "-o", out, "--model", model, "--fpr", "0.05", "--no-report").stdout
     assert text.splitlines()[0].split("\t") == [
         "name",
         "status",
@@ -157,17 +150,7 @@ def test_a_scan_gives_the_same_as_dicom(scored, model, tmp_path):
     scans, out, _ = scored
     scan = Volume.load(scans / "oblique.nii.gz")
     write_series(tmp_path / "series", scan.with_array(np.rint(scan.array / 0.37)), plane="sagittal")
-    words = [
-        "score",
-        tmp_path / "series",
-        "-o",
-        tmp_path / "out",
-        "--model",
-        model,
-        "--fpr",
-        "0.05",
-        "--no-report",
-    ]
+    words = ["score", tmp_path / "series", "-o", tmp_path / "out", "--model", model, "--fpr", "0.05", "--no-report"]
     run(*words)
     sidecar = json.loads((tmp_path / "out" / "series.json").read_text())
     converted, anomaly, labels = (
@@ -188,15 +171,8 @@ def test_a_scan_gives_the_same_as_dicom(scored, model, tmp_path):
 
 def test_a_dry_run_writes_nothing(model, tmp_path):
     shutil.copy(IMAGE, tmp_path / "one.nii.gz")
-    (row,) = json.loads(
-        run("score", tmp_path, "-o", tmp_path / "out", "--model", model, "--dry-run", "--json").stdout
-    )
-    assert row == {
-        "name": "one",
-        "kind": "nifti",
-        "source": str(tmp_path / "one.nii.gz"),
-        "result": "one.json",
-    }
+    (row,) = json.loads(run("score", tmp_path, "-o", tmp_path / "out", "--model", model, "--dry-run", "--json").stdout)
+    assert row == {"name": "one", "kind": "nifti", "source": str(tmp_path / "one.nii.gz"), "result": "one.json"}
     assert not (tmp_path / "out").exists()
 
 
@@ -294,16 +270,7 @@ def test_a_name_that_is_no_text_is_escaped(model, tmp_path):
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_named(model, tmp_path):
     """With a real limit on the size of files, in a process of its own."""
-    words = [
-        "score",
-        str(IMAGE),
-        "--brain-mask",
-        str(MASK),
-        "-o",
-        str(tmp_path / "out"),
-        "--model",
-        str(model),
-    ]
+    words = ["score", str(IMAGE), "--brain-mask", str(MASK), "-o", str(tmp_path / "out"), "--model", str(model)]
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"

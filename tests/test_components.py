@@ -6,9 +6,7 @@ from scipy import ndimage
 from brainuad.components import outlined
 
 
-def blurred(
-    *peaks: tuple[tuple[int, int, int], float], shape: tuple[int, int, int] = (40, 30, 20)
-) -> np.ndarray:
+def blurred(*peaks: tuple[tuple[int, int, int], float], shape: tuple[int, int, int] = (40, 30, 20)) -> np.ndarray:
     map = np.zeros(shape)
     for place, height in peaks:
         one = np.zeros(shape)

@@ -31,9 +31,7 @@ def test_the_time_left_is_that_of_those_done() -> None:
     assert time_left(5.0, 2, None) is None
 
 
-def test_a_bar_shows_stage_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bar_shows_stage_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
         monkeypatch.setenv(name, value)
     set_verbosity(verbose=False, quiet=False)

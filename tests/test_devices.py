@@ -2,13 +2,7 @@ import pytest
 import torch
 
 from brainuad.detector import load_model
-from brainuad.devices import (
-    compile_networks,
-    device_told_from_scan,
-    resolve_device,
-    resolve_precision,
-    upload,
-)
+from brainuad.devices import compile_networks, device_told_from_scan, resolve_device, resolve_precision, upload
 from brainuad.errors import DeviceError, InputError
 
 
@@ -53,9 +47,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "compile", uncompiled)
     model = torch.nn.Sequential(torch.nn.Linear(1, 1))
-    with pytest.raises(
-        InputError, match=r"compile: No working C\+\+ compiler found\. Install a C\+\+ compiler"
-    ):
+    with pytest.raises(InputError, match=r"compile: No working C\+\+ compiler found\. Install a C\+\+ compiler"):
         compile_networks(model, torch.device("cpu"))
     assert model[0]._compiled_call_impl is None
 

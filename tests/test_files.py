@@ -20,10 +20,7 @@ with {how}(sys.argv[1]) as temporary:
     {write}
     os.kill(os.getpid(), signal.SIGKILL)
 """
-WRITE = {
-    "atomic_path": "temporary.write_text('half')",
-    "atomic_folder": "(temporary / 'file').write_text('half')",
-}
+WRITE = {"atomic_path": "temporary.write_text('half')", "atomic_folder": "(temporary / 'file').write_text('half')"}
 unix = pytest.mark.skipif(sys.platform == "win32", reason="temporary files are not locked")
 
 

@@ -50,9 +50,7 @@ def test_bytes_that_were_split_are_merged(values: np.ndarray) -> None:
 @given(arrays.arrays(np.float32, some_shapes, elements=weights))
 def test_8_bits_are_off_by_half_a_scale(values: np.ndarray) -> None:
     levels, scales = to_8_bits(values)
-    error = (
-        np.abs(from_8_bits(levels, scales).astype(np.float64) - values).reshape(len(values), -1).max(axis=1)
-    )
+    error = np.abs(from_8_bits(levels, scales).astype(np.float64) - values).reshape(len(values), -1).max(axis=1)
     assert (error <= 0.5 * scales.astype(np.float64) * (1 + 1e-4)).all()
 
 
@@ -96,9 +94,7 @@ def test_trained_weights_are_rounded(model: Path, tmp_path: Path, bits: int, err
         assert after[name].dtype == torch.float16
         allowed = error * (value.abs().max() if bits == 8 else value.abs()) * 1.1 + 1e-7
         assert ((after[name].float() - value).abs() <= allowed).all(), name
-    saved, again = (
-        yaml.safe_load((folder / "config.yaml").read_text()) for folder in (model, tmp_path / "again")
-    )
+    saved, again = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (model, tmp_path / "again"))
     assert again.pop("weights_bits", 16) == bits
     del saved["weights_sha256"], again["weights_sha256"]
     assert again == saved

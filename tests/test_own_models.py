@@ -174,10 +174,7 @@ def test_a_model_without_a_weight(room: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_setting_of_another_model_is_wrong_usage(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["model.cfg.latent_dim=3", "data_dir=d", "log_dir=l"]) == 2
     error = capsys.readouterr().err
-    assert (
-        "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae, tiny-vae: add model=ae"
-        in error
-    )
+    assert "model.cfg.latent_dim: no setting of the model ddpm. It is one of ae, vae, tiny-vae: add model=ae" in error
     assert error.count("\n") == 1
 
 
@@ -186,9 +183,7 @@ def test_a_setting_of_another_model_is_wrong_usage(room: Path, capsys: pytest.Ca
 
 @pytest.fixture(scope="module")
 def restorer() -> Detector:
-    settings = RestorationSettings(
-        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, mirrored=False
-    )
+    settings = RestorationSettings(unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, mirrored=False)
     torch.manual_seed(3)
     model = RestorationModel(settings)
     for parameter in model.parameters():
@@ -246,9 +241,7 @@ def test_what_is_kept_is_what_was_made(
 
 def test_a_score_that_a_model_cannot_give_is_refused(restorer: Detector, volume: np.ndarray) -> None:
     restorer.check_makes("model_z")
-    with pytest.raises(
-        InputError, match="model: cannot be had: tiny makes a reconstruction and no map of its own"
-    ):
+    with pytest.raises(InputError, match="model: cannot be had: tiny makes a reconstruction and no map of its own"):
         tiny_detector().score_maps(volume, volume > 0, ["model"])
     with pytest.raises(InputError, match="needs healthy scans to compare with; restorer knows none"):
         restorer.check_score("model_z")

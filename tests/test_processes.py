@@ -31,9 +31,7 @@ def runs(pid: int) -> bool:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
-    with subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         assert parent.wait() == -signal.SIGKILL

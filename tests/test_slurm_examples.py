@@ -36,10 +36,7 @@ def slurm(tmp_path: Path) -> Path:
 
 
 def submit(script: str, slurm: Path, *words: object, **variables: object) -> int:
-    environment = {
-        "PATH": f"{slurm}:/usr/bin:/bin",
-        **{name: str(value) for name, value in variables.items()},
-    }
+    environment = {"PATH": f"{slurm}:/usr/bin:/bin", **{name: str(value) for name, value in variables.items()}}
     command = ["bash", str(EXAMPLES / script), *map(str, words)]
     return subprocess.run(command, env=environment, check=False, capture_output=True, timeout=60).returncode
 
@@ -155,7 +152,5 @@ def test_training_goes_on_where_it_was_stopped(slurm: Path, tmp_path: Path) -> N
     assert again.stdout.split() == [str(tmp_path / "runs" / "stopped")]
     assert json.loads((fold / "training.json").read_text())["steps"] == total
     epochs = [line.split(",")[0] for line in (fold / "metrics.csv").read_text().splitlines()[1:]]
-    assert [float(epoch) for epoch in epochs] == list(
-        range(1, total + 1)
-    )  # each once: none lost, none repeated
+    assert [float(epoch) for epoch in epochs] == list(range(1, total + 1))  # each once: none lost, none repeated
     assert (fold / "evaluation" / "cases.csv").is_file()

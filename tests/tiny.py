@@ -15,28 +15,16 @@ from brainuad.models import DiffusionModel
 FILES = Path(__file__).parent / "files"
 IMAGE, MASK = FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz"
 CALIBRATION = Calibration(
-    scans=2,
-    voxels=40_000,
-    thresholds={"ssim_ensemble": {0.1: 0.5, 0.05: 0.6, 0.01: 0.7, 0.001: 0.8}},
+    scans=2, voxels=40_000, thresholds={"ssim_ensemble": {0.1: 0.5, 0.05: 0.6, 0.01: 0.7, 0.001: 0.8}}
 )
 
 
 def tiny_detector(**data: Any) -> Detector:
     """A random network of a few thousand weights on a grid of 4 mm voxels."""
     model_config = ModelConfig(
-        unet_dim=8,
-        dim_mults=(1, 2),
-        num_res_blocks=1,
-        attention_head_dim=8,
-        unshuffle=2,
-        sigma_ens=(0.5, 1.1),
+        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, unshuffle=2, sigma_ens=(0.5, 1.1)
     )
-    settings = {
-        "imageDim": (160, 192, 144),
-        "rescaleFactor": 4.0,
-        "affine": "used",
-        "smoothing_iterations": 0,
-    }
+    settings = {"imageDim": (160, 192, 144), "rescaleFactor": 4.0, "affine": "used", "smoothing_iterations": 0}
     data_config = DataConfig(**(settings | data))
     torch.manual_seed(3)
     model = DiffusionModel(model_config)

@@ -78,11 +78,7 @@ def _halve(array: np.ndarray, order: int) -> np.ndarray:
 
 
 def noise_field(
-    size: tuple[int, int],
-    permutation: Sequence[int],
-    octaves: int = 6,
-    persistence: float = 0.8,
-    frequency: float = 64,
+    size: tuple[int, int], permutation: Sequence[int], octaves: int = 6, persistence: float = 0.8, frequency: float = 64
 ) -> np.ndarray:
     """Return one field of simplex noise, (X, Y) float32, pixel by pixel and octave by octave."""
     field = np.zeros(size)
@@ -248,9 +244,7 @@ def metrics(
         found[name] = error.mean(dtype=np.float64)
         found[f"{name}_lesion"] = error[lesion].mean(dtype=np.float64)
         found[f"{name}_healthy"] = error[~lesion].mean(dtype=np.float64)
-    return {name: float(value) for name, value in found.items()} | _slice_figures(
-        anomaly, predicted, lesion, mask
-    )
+    return {name: float(value) for name, value in found.items()} | _slice_figures(anomaly, predicted, lesion, mask)
 
 
 def _dice(prediction: np.ndarray, lesion: np.ndarray) -> float:

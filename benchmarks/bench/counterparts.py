@@ -21,12 +21,7 @@ from brainuad.evaluation import (
 
 
 def published_figures(
-    anomaly: Any,
-    predicted: Any,
-    lesion: np.ndarray,
-    mask: np.ndarray,
-    image: np.ndarray,
-    reconstruction: np.ndarray,
+    anomaly: Any, predicted: Any, lesion: np.ndarray, mask: np.ndarray, image: np.ndarray, reconstruction: np.ndarray
 ) -> dict[str, float]:
     """Return the figures of `baseline.metrics`, by the functions of this package."""
     curve, counts = threshold_curve(anomaly, lesion), confusion(predicted, lesion)
@@ -37,18 +32,14 @@ def published_figures(
         "average_precision": curve.average_precision(),
         "greedy_best_dice": curve.greedy_best_dice()[0],
         "scan_score": scan_score(anomaly, mask),
-        **{
-            name: getattr(counts, name) for name in ("dice", "precision", "recall", "specificity", "accuracy")
-        },
+        **{name: getattr(counts, name) for name in ("dice", "precision", "recall", "specificity", "accuracy")},
         "hausdorff": hausdorff(predicted, lesion),
         **reconstruction_errors(image, reconstruction, lesion),
         **{f"slice_{name}": value for name, value in (overlap | detection).items()},
     }
 
 
-def other_ssim_maps(
-    reconstruction: Tensor, image: Tensor, sigmas: Sequence[float]
-) -> dict[str, Callable[[], Any]]:
+def other_ssim_maps(reconstruction: Tensor, image: Tensor, sigmas: Sequence[float]) -> dict[str, Callable[[], Any]]:
     """Return the SSIM maps of other libraries, of those that are installed.
 
     Theirs differ from ours near the borders; torchmetrics' differ everywhere, since it computes one width's padding
@@ -76,9 +67,7 @@ def other_ssim_maps(
 
         pair = reconstruction[None, None], image[None, None]
         others["torchmetrics"] = lambda: [
-            structural_similarity_index_measure(
-                *pair, sigma=sigma, data_range=data_range, return_full_image=True
-            )
+            structural_similarity_index_measure(*pair, sigma=sigma, data_range=data_range, return_full_image=True)
             for sigma in sigmas
         ]
     return others

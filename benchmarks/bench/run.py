@@ -113,9 +113,7 @@ def run_bench(
         sizes = [(x, y, z)]
     for size in sizes:
         if min(size) < 16:
-            raise InputError(
-                "size", f"{_name(size)} is too small", "Give at least 16 voxels along every axis"
-            )
+            raise InputError("size", f"{_name(size)} is too small", "Give at least 16 voxels along every axis")
     before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     if threads:
         torch.set_num_threads(threads)
@@ -159,9 +157,7 @@ def _inside(timing: Timing, timings: Sequence[Timing]) -> bool:
     return any(timing.part_of == other.stage for other in timings)
 
 
-def _time(
-    stage: Stage, voxels: int, device: torch.device, repeats: int, rates: Mapping[str, float]
-) -> Timing:
+def _time(stage: Stage, voxels: int, device: torch.device, repeats: int, rates: Mapping[str, float]) -> Timing:
     functions = {_OURS: stage.ours, **({_PLAIN: stage.plain} if stage.plain else {}), **stage.others}
     measured = {}
     for name, function in functions.items():
@@ -177,9 +173,7 @@ def _time(
     floor = max(stage.flops / peak, stage.bytes / rates["gb_per_second"]) / 1e9
     volumes = None if mib is None else mib * 2**20 / (4 * voxels)
     ratio = None if theirs is None else theirs / ours
-    return Timing(
-        stage.name, stage.part_of, ours, 0.0, mib, volumes, theirs, plain_mib, ratio, floor, apart, seconds
-    )
+    return Timing(stage.name, stage.part_of, ours, 0.0, mib, volumes, theirs, plain_mib, ratio, floor, apart, seconds)
 
 
 def apart_by(one: Any, other: Any) -> float:
@@ -257,18 +251,7 @@ def table(bench: Bench) -> str:
                 )
             )
             rows += [
-                (
-                    f"  by {name}",
-                    "",
-                    "",
-                    "",
-                    "",
-                    _number(value, 1e3),
-                    "",
-                    _ratio(value / timing.seconds),
-                    "",
-                    "",
-                )
+                (f"  by {name}", "", "", "", "", _number(value, 1e3), "", _ratio(value / timing.seconds), "", "")
                 for name, value in timing.others.items()
             ]
         rows += [

@@ -114,9 +114,7 @@ class Case:
 
     def _on_grid(self, frame: BrainFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with as_file(files("brainuad.assets") / "demo") as demo:
-            image, mask, lesion = (
-                Volume.load(demo / f"{SUBJECT}_{kind}.nii.gz") for kind in ("t1", "mask", "seg")
-            )
+            image, mask, lesion = (Volume.load(demo / f"{SUBJECT}_{kind}.nii.gz") for kind in ("t1", "mask", "seg"))
         return (
             np.maximum(frame.to_model(image), 0),
             frame.to_model(mask, order=0) > 0.5,
@@ -188,9 +186,7 @@ class Case:
         slices = 1 if config.shared_noise else z
 
         def plain() -> Any:  # the release draws one field for a volume, at each level
-            return [
-                np.broadcast_to(baseline.noise_field((x, y), table), (z, x, y)).copy() for _ in self._levels
-            ]
+            return [np.broadcast_to(baseline.noise_field((x, y), table), (z, x, y)).copy() for _ in self._levels]
 
         # Six octaves, four lattice points each, a gradient of two components, one product and one sum.
         work = len(self._levels) * slices * x * y

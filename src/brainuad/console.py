@@ -51,9 +51,7 @@ class Commands(TyperGroup):
                 raise
             say(f"error: {error}")
         except OSError as error:
-            if (
-                debug or error.errno == errno.EPIPE
-            ):  # Typer ends quietly when the reader of a pipe has closed it
+            if debug or error.errno == errno.EPIPE:  # Typer ends quietly when the reader of a pipe has closed it
                 raise
             where = f"{error.filename}: " if error.filename else ""
             say(f"error: {where}{error.strerror or error}")

@@ -39,9 +39,7 @@ def known_models() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def load_model(
-    name_or_dir: str | Path, device: str = "auto", precision: str = "auto", *, fold: int = 0
-) -> Detector:
+def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "auto", *, fold: int = 0) -> Detector:
     """Load a model by the name of a shipped one or from a folder.
 
     Args:
@@ -225,9 +223,7 @@ class Detector:
         except RuntimeError as error:
             raise InputError(", ".join(changes), "do not fit the weights", "Train with them") from error
         model.requires_grad_(False).eval().to(self.device)
-        changed = replace(
-            self, model=model, model_config=config, calibration=None, health=None, compiled=False
-        )
+        changed = replace(self, model=model, model_config=config, calibration=None, health=None, compiled=False)
         return changed.compile() if self.compiled else changed
 
     def compile(self) -> Detector:
@@ -366,9 +362,7 @@ class Detector:
         first = None if found.reconstruction is None else found.reconstruction[0]
         return Maps(first, raw, final)
 
-    def score_maps(
-        self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0
-    ) -> dict[str, Tensor]:
+    def score_maps(self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0) -> dict[str, Tensor]:
         """Return anomaly maps by score, ``(X, Y, Z)`` each, 0 outside the mask, without post-processing.
 
         With a model on CUDA the maps stay on that device.
@@ -498,14 +492,8 @@ class Detector:
         scores = self.plain_scores
         if set(bases_of(name, self.ensemble.parts)) <= {IMAGE, *scores}:
             return
-        has = (
-            "a reconstruction and no map of its own"
-            if self.model.reconstructs
-            else "a map and no reconstruction"
-        )
-        raise InputError(
-            name, f"cannot be had: {self.name} makes {has}", f"Choose one of {', '.join(scores)}"
-        )
+        has = "a reconstruction and no map of its own" if self.model.reconstructs else "a map and no reconstruction"
+        raise InputError(name, f"cannot be had: {self.name} makes {has}", f"Choose one of {', '.join(scores)}")
 
     def _known_health(self, name: str) -> HealthyMoments:
         if self.health is None:

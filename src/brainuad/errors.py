@@ -7,9 +7,7 @@ from pathlib import Path
 
 def printable(text: str) -> str:
     """Return text with unprintable characters escaped: file names may hold line breaks and bytes that are not text."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 class InputError(Exception):

@@ -71,9 +71,7 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
         _remove_left_behind(target.parent)
         temporary, held = _temporary(target, folder)
     except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror})", "Choose another output folder"
-        ) from error
+        raise InputError(target, f"cannot be written ({error.strerror})", "Choose another output folder") from error
     try:
         yield temporary
         with _asking:
@@ -150,9 +148,7 @@ def check_writable(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(
-            folder, f"cannot be written to ({error.strerror})", "Choose another output folder"
-        ) from error
+        raise InputError(folder, f"cannot be written to ({error.strerror})", "Choose another output folder") from error
 
 
 def write_text(target: str | Path, text: str) -> None:
@@ -181,9 +177,7 @@ def locked(target: str | Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("a")
     except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror})", "Choose another output folder"
-        ) from error
+        raise InputError(target, f"cannot be written ({error.strerror})", "Choose another output folder") from error
     handle.close()
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
@@ -202,9 +196,7 @@ def csv_reader(path: str | Path) -> csv.DictReader[str]:
     wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = raw.decode("utf-16" if wide else "utf-8-sig")
     first = text.partition("\n")[0]
-    return csv.DictReader(
-        io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count)
-    )
+    return csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count))
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -223,9 +215,7 @@ def sha256(path: str | Path) -> str:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(
-            path, f"cannot be read ({error.strerror})", "Check the path and its permissions"
-        ) from error
+        raise InputError(path, f"cannot be read ({error.strerror})", "Check the path and its permissions") from error
 
 
 class Cache:

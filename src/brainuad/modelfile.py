@@ -121,9 +121,7 @@ def recorded_hash(folder: str | Path) -> str:
     return str(_read_settings(path).get(WEIGHTS_HASH, ""))
 
 
-def read_model(
-    folder: str | Path,
-) -> tuple[Model, ModelSettings, DataConfig, dict[str, Any], Calibration | None]:
+def read_model(folder: str | Path) -> tuple[Model, ModelSettings, DataConfig, dict[str, Any], Calibration | None]:
     """Read a model folder.
 
     Returns:

@@ -27,15 +27,7 @@ from torch import Tensor
 from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import atomic_folder, atomic_path, sha256, write_text
-from brainuad.modelfile import (
-    CALIBRATION,
-    CONFIG,
-    HEALTH,
-    WEIGHTS,
-    WEIGHTS_HASH,
-    read_health,
-    read_model,
-)
+from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, WEIGHTS_HASH, read_health, read_model
 
 FORMAT = 1
 BITS = (16, 8)
@@ -345,9 +337,7 @@ def _joined(folder: Path) -> bytes:
         raise InputError(folder, "no such folder", "Give the folder of a packed model's parts")
     found = [_read_part(path) for path in sorted(folder.glob("model.part-*"))]
     if not found:
-        raise InputError(
-            folder, "holds no part of a packed model", "Its parts are called model.part-1-of-..."
-        )
+        raise InputError(folder, "holds no part of a packed model", "Its parts are called model.part-1-of-...")
     (archive, count), _ = Counter((part.archive, part.count) for part in found).most_common(1)[0]
     for part in found:
         if (part.archive, part.count) != (archive, count):

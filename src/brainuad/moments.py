@@ -10,9 +10,7 @@ SD_FLOOR = 0.25  # fraction of the brain's root mean square standard deviation
 _ENOUGH = 0.5  # scans; voxels where fewer have brain get the whole brain's mean and deviation
 
 
-def voxelwise_moments(
-    count: np.ndarray, total: np.ndarray, squares: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def voxelwise_moments(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over scans, ``(X, Y, Z)`` float32 each.
 
     Both are smoothed over a Gaussian neighbourhood of ``SMOOTHING_VOXELS``, because few scans give little information
@@ -30,10 +28,7 @@ def voxelwise_moments(
     # Relative to the brain-wide mean, so that the variance does not cancel in float32.
     centred = total - count * np.float32(whole_mean)
     second = squares - 2 * np.float32(whole_mean) * total + count * np.float32(whole_mean**2)
-    blurred = [
-        ndimage.gaussian_filter(array, SMOOTHING_VOXELS, mode="constant")
-        for array in (count, centred, second)
-    ]
+    blurred = [ndimage.gaussian_filter(array, SMOOTHING_VOXELS, mode="constant") for array in (count, centred, second)]
     weight = np.maximum(blurred[0], np.float32(1e-6))
     mean = blurred[1] / weight
     variance = np.maximum(blurred[2] / weight - mean**2, 0)

@@ -17,9 +17,7 @@ def process_pool(count: int, start: Callable[..., None] | None = None, *given: A
         count: Number of processes.
         start: Called with ``given`` in each process before its work.
     """
-    return ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=_start, initargs=(start, given)
-    )
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start, initargs=(start, given))
 
 
 def _start(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:

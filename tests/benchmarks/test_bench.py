@@ -94,10 +94,7 @@ def test_all_noise_that_a_reconstruction_draws_is_timed(case: Case) -> None:
 def test_functions_take_turns_and_the_median_counts() -> None:
     calls: list[str] = []
     waits = iter((0.05, 0.0, 0.0))
-    functions = {
-        "slow once": lambda: (calls.append("a"), time.sleep(next(waits))),
-        "idle": lambda: calls.append("b"),
-    }
+    functions = {"slow once": lambda: (calls.append("a"), time.sleep(next(waits))), "idle": lambda: calls.append("b")}
     seconds = interleaved(functions, 3, CPU)
     assert "".join(calls) == "abbaab"
     assert seconds["slow once"] < 0.04
@@ -176,19 +173,13 @@ def test_a_model_without_noise_has_no_such_stage() -> None:
 
     detector.model = Copy()
     detector.model.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
-    (first, second) = run_bench(detector, [SIZE], ["noise", "reconstruct", "erode"], repeats=1).sizes[
-        "32x40x24"
-    ]
+    (first, second) = run_bench(detector, [SIZE], ["noise", "reconstruct", "erode"], repeats=1).sizes["32x40x24"]
     assert (first.stage, second.stage) == ("reconstruct", "erode")
     assert first.ratio is None
 
 
 @pytest.mark.parametrize(
-    ("size", "stages", "message"),
-    [
-        ((8, 40, 24), ["erode"], "too small"),
-        (SIZE, ["x"], "unknown"),
-    ],
+    ("size", "stages", "message"), [((8, 40, 24), ["erode"], "too small"), (SIZE, ["x"], "unknown")]
 )
 def test_what_cannot_be_measured(size: tuple[int, int, int], stages: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

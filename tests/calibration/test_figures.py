@@ -33,9 +33,7 @@ def healthy_scans(count: int = 6) -> list[HealthyScan]:
     found = []
     for _ in range(count):
         image = np.clip(rng.normal(0.6, 0.1, mask.shape), 0, 1) * mask
-        maps = {
-            name: rng.gamma(2, rng.uniform(0.09, 0.11), mask.shape) * mask for name in ("l1", "ssim_ensemble")
-        }
+        maps = {name: rng.gamma(2, rng.uniform(0.09, 0.11), mask.shape) * mask for name in ("l1", "ssim_ensemble")}
         raw = {name: maps.get(name, image) for name in CARRIED}
         found.append(HealthyScan.of(maps, raw, image, mask, rng.normal(1300, 50), rng.normal(0.75, 0.02)))
     return found
@@ -140,9 +138,7 @@ def test_intervals_hold_their_threshold(calibration: Calibration) -> None:
 def test_percentiles_are_those_of_scipy(calibration: Calibration) -> None:
     scores = calibration.scan_scores["l1"]
     for value in (0.0, scores[0], scores[3], 0.2, 9.0):
-        assert calibration.percentile("l1", value) == pytest.approx(
-            percentileofscore(scores, value, kind="mean")
-        )
+        assert calibration.percentile("l1", value) == pytest.approx(percentileofscore(scores, value, kind="mean"))
     assert calibration.percentile("unknown", 0.2) is None
 
 
@@ -151,8 +147,6 @@ def test_few_scans_are_said(calibration: Calibration) -> None:
     image = np.full((30, 36, 24), 0.5)
     assert "rests on 6 healthy scans" in calibration.warnings(image, image > 0, 1300, 0.75)[0]
     assert Calibration(20, 1, {}).warnings(image, image > 0, 1300, 0.75) == []
-    assert (
-        "correlation 0.40 with the atlas" in Calibration(20, 1, {}).warnings(image, image > 0, 1300, 0.4)[0]
-    )
+    assert "correlation 0.40 with the atlas" in Calibration(20, 1, {}).warnings(image, image > 0, 1300, 0.4)[0]
     with pytest.raises(ValueError, match="1 scan cannot be compared"):
         calibration_of([scan], ["a"])

@@ -57,9 +57,7 @@ def test_regions_are_dark_and_bright_parts_of_the_brain(healthy: list[Image], lo
     assert not (middle & bright).any()
     for image, mask in healthy:
         assert mask[bright].mean() > 0.99
-        assert (
-            np.median(image[bright]) > np.median(image[middle]) > np.median(image[mask & ~middle & ~bright])
-        )
+        assert np.median(image[bright]) > np.median(image[middle]) > np.median(image[mask & ~middle & ~bright])
 
 
 def test_healthy_scans_look_healthy(healthy: list[Image]) -> None:
@@ -136,11 +134,7 @@ def test_distances_are_those_of_wasserstein(healthy: list[Image], looks: Looks) 
 
 @pytest.mark.parametrize(
     ("brain_ml", "alignment", "words"),
-    [
-        (600, 0.75, "brain volume 600 mL is outside"),
-        (2500, 0.75, "2500 mL"),
-        (1350, 0.4, "registration failed"),
-    ],
+    [(600, 0.75, "brain volume 600 mL is outside"), (2500, 0.75, "2500 mL"), (1350, 0.4, "registration failed")],
 )
 def test_brain_volume_and_alignment(
     healthy: list[Image], looks: Looks, brain_ml: float, alignment: float, words: str

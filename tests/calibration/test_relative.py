@@ -66,9 +66,7 @@ def test_rarity_is_that_in_the_scans_of_others() -> None:
                 others.add(other.maps.maps(), other.maps.mask)
         own, mask = scans[number].maps, scans[number].maps.mask
         maps = [
-            others.score("l1_ssim_z", own.map("l1_ssim"), mask)
-            if part.score == "l1_ssim_z"
-            else own.map(part.score)
+            others.score("l1_ssim_z", own.map("l1_ssim"), mask) if part.score == "l1_ssim_z" else own.map(part.score)
             for part in PARTS
         ]
         return [part.cleaned(map, mask).numpy()[mask] for part, map in zip(PARTS, maps, strict=True)]
@@ -77,10 +75,7 @@ def test_rarity_is_that_in_the_scans_of_others() -> None:
     for number, subject in enumerate(subjects):
         others = [place for place, whose in enumerate(subjects) if whose != subject]
         voxels = [scans[place].voxels for place in others]
-        tails = [
-            pooled_tail(np.stack([tail_quantiles(parts[place][k]) for place in others]), voxels)
-            for k in (0, 1)
-        ]
+        tails = [pooled_tail(np.stack([tail_quantiles(parts[place][k]) for place in others]), voxels) for k in (0, 1)]
         found = ENSEMBLE.fuse(rarity(torch.from_numpy(parts[number][k]), tails[k]) for k in (0, 1)).numpy()
         np.testing.assert_allclose(related[number].tails[RARITY], tail_quantiles(found), rtol=0.02, atol=0.02)
         assert related[number].scores[RARITY] == pytest.approx(found.mean(), rel=0.01)

@@ -36,17 +36,12 @@ def test_help_and_version() -> None:
     assert all(f"\n  {command} " in text for command in COMMANDS)
     assert "Commands:" in run(code=2).output
     for command in ("prepare", "check", "evaluate", "demo"):
-        assert (
-            f"Usage: brainuad {command}"
-            in CliRunner().invoke(app, [command, "-h"], prog_name="brainuad").stdout
-        )
+        assert f"Usage: brainuad {command}" in CliRunner().invoke(app, [command, "-h"], prog_name="brainuad").stdout
     assert "Configuration groups" in run("train", "--help").output
 
 
 def test_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "brainuad", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "brainuad", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == run("--version").stdout
 
 
@@ -67,9 +62,7 @@ def test_commands_complete() -> None:
 
 def test_help_is_as_wide_as_the_terminal() -> None:
     program = [sys.executable, "-m", "brainuad", "score", "--help"]
-    done = subprocess.run(
-        program, env=os.environ | {"COLUMNS": "150"}, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(program, env=os.environ | {"COLUMNS": "150"}, capture_output=True, text=True, check=True)
     assert 100 < max(map(len, done.stdout.splitlines())) <= 150
 
 
@@ -95,9 +88,7 @@ def test_the_installed_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"brainuad: error: {tmp_path / 'nowhere'}: no such file or folder.")
     assert done.stderr.count("\n") == 1
-    assert (
-        "Traceback" in typed("--debug", "prepare", tmp_path / "no", "--dataset", "ixi", "-o", tmp_path).stderr
-    )
+    assert "Traceback" in typed("--debug", "prepare", tmp_path / "no", "--dataset", "ixi", "-o", tmp_path).stderr
 
 
 @pytest.mark.parametrize(
@@ -145,15 +136,11 @@ def test_train_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"MS: best dice": [0.25]}, index=pd.Index(["l1"], name="score"))
-    groups = pd.DataFrame(
-        {"n": [6, 2], "chance": [np.nan, 0.01]}, index=pd.Index(["healthy", "MS"], name="set")
-    )
+    groups = pd.DataFrame({"n": [6, 2], "chance": [np.nan, 0.01]}, index=pd.Index(["healthy", "MS"], name="set"))
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     page = tmp_path / "report.html"
 
-    def fake(
-        output: Path, *, device: str, report: Callable[[str, int, int], None]
-    ) -> brainuad.experiment.demo.Demo:
+    def fake(output: Path, *, device: str, report: Callable[[str, int, int], None]) -> brainuad.experiment.demo.Demo:
         assert (output, device) == (Path("demo"), "auto")
         report("scoring", 1, 2)
         results = tmp_path / "results.csv"
@@ -174,18 +161,12 @@ def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/out/x"),
-            1,
-            "error: /out/x: No space left on device",
-        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/out/x"), 1, "error: /out/x: No space left on device"),
         (InputError("a.nii", "is broken", "Mend it"), 1, "error: a.nii: is broken. Mend it"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_errors_become_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
-) -> None:
+def test_errors_become_one_line(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 

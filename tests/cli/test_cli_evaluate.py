@@ -16,19 +16,7 @@ from brainuad.detector import Detector
 
 def test_evaluate(model: Path, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = (
-        "evaluate",
-        model,
-        data_dir,
-        "-o",
-        out,
-        "--device",
-        "cpu",
-        "--scores",
-        "l1",
-        "--scores",
-        "ssim_ensemble",
-    )
+    words = ("evaluate", model, data_dir, "-o", out, "--device", "cpu", "--scores", "l1", "--scores", "ssim_ensemble")
     shown = run(*words).stdout
     scores = ["random", "intensity_bright", "intensity_dark", "l1", "ssim_ensemble"]
     assert [line.split()[:2] for line in shown.splitlines()[:11]] == [
@@ -75,9 +63,7 @@ def test_evaluate_t2_where_no_healthy_subject_has_one(model: Path, data_dir: Pat
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_evaluate_goes_on_after_a_damaged_scan(
-    model: Path, data_dir: Path, tmp_path: Path, name: str
-) -> None:
+def test_evaluate_goes_on_after_a_damaged_scan(model: Path, data_dir: Path, tmp_path: Path, name: str) -> None:
     path = damage(data_dir, name)
     out = tmp_path / "out"
     result = run("evaluate", model, data_dir, "-o", out, "--device", "cpu", code=3)

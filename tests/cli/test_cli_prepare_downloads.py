@@ -48,18 +48,14 @@ def test_from_the_download_to_a_checked_cohort(tmp_path, dataset, folder, modali
     assert {row["brain"] for row in rows} == {brain}
     data = out / "Data" / folder
     for row in rows:
-        image, mask = (
-            nib.load(data / kind / f"{row['subject']}_{kind}.nii.gz") for kind in (modality, "mask")
-        )
+        image, mask = (nib.load(data / kind / f"{row['subject']}_{kind}.nii.gz") for kind in (modality, "mask"))
         assert image.shape == mask.shape
         assert row["alignment"] > 0.4
         assert 1200 < row["brain_ml"] < 1800
     problems = printed("check", out, "--modality", modality, in_this_process=here)
     assert not [problem for problem in problems if problem["severity"] == "error"]
     listed = [pd.read_csv(path) for path in (out / "Data/splits").glob("*.csv")]
-    assert {row["subject"] for row in rows} == {
-        name.split("_t1.nii")[0] for t in listed for name in t["img_name"]
-    }
+    assert {row["subject"] for row in rows} == {name.split("_t1.nii")[0] for t in listed for name in t["img_name"]}
     if dataset != "ixi":
         lesion = nib.load(data / f"seg/{rows[0]['subject']}_seg.nii.gz")
         ml = np.count_nonzero(lesion.dataobj) * 8 / 1000

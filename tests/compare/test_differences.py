@@ -33,20 +33,13 @@ def test_differences_are_paired_by_case(folders):
 def test_shuffled_rows_change_nothing(folders, tmp_path):
     table = pd.read_csv(folders[1] / "cases.csv").sample(frac=1, random_state=0)
     shuffled = write_run(tmp_path / "elsewhere" / "two", table)
-    first, second = (
-        by_set(compare_runs(read_runs([folders[0], folder]))) for folder in (folders[1], shuffled)
-    )
+    first, second = (by_set(compare_runs(read_runs([folders[0], folder]))) for folder in (folders[1], shuffled))
     assert {key: row.row() for key, row in second.items()} == {key: row.row() for key, row in first.items()}
 
 
 @pytest.mark.parametrize(
     ("dataset", "simulated"),
-    [
-        ("simulated ms", True),
-        ("stroke (semi-synthetic)", True),
-        ("MSLUB (real MS)", False),
-        ("ATLAS_v2", False),
-    ],
+    [("simulated ms", True), ("stroke (semi-synthetic)", True), ("MSLUB (real MS)", False), ("ATLAS_v2", False)],
 )
 def test_sets_say_whether_they_are_simulated(dataset, simulated):
     assert is_simulated(dataset) is simulated
@@ -60,9 +53,7 @@ def test_real_and_simulated_sets_are_never_pooled(folders):
     assert found["all real", "two"].difference == pytest.approx(np.subtract(real[1], real[0]).mean())
     # The simulated sets share their subjects, of whom each counts once.
     assert found["all simulated", "two"].subjects == 10
-    both = [
-        (values(folder, "simulated stroke") + values(folder, "simulated ms")) / 2 for folder in folders[:2]
-    ]
+    both = [(values(folder, "simulated stroke") + values(folder, "simulated ms")) / 2 for folder in folders[:2]]
     assert found["all simulated", "two"].difference == pytest.approx((both[1] - both[0]).mean())
 
 
@@ -126,9 +117,7 @@ def test_failed_and_undefined_cases_are_counted(folders, tmp_path):
     failed = {
         "set": "MSLUB", "case": "M003", "split": "test", "metric": "failed", "value": 1, "message": "no brain",
     }  # fmt: skip
-    undefined = (
-        (table["set"] == "MSLUB") & (table["case"] == "M004") & (table["metric"] == "average_precision")
-    )
+    undefined = (table["set"] == "MSLUB") & (table["case"] == "M004") & (table["metric"] == "average_precision")
     kept = table[~case & ~undefined]
     folder = write_run(tmp_path / "failing", [*kept.to_dict("records"), failed])
     found = compare_runs(read_runs([folders[0], folder]))
@@ -174,9 +163,7 @@ def test_split_and_space(folders, tmp_path):
     with pytest.raises(InputError, match="split 'val'"):
         compare_runs(runs, split="val")
     validated = [
-        write_run(
-            tmp_path / name / "v", [*rows(seed=seed), *rows(seed=seed, split="val", cases={"MSLUB": 3})]
-        )
+        write_run(tmp_path / name / "v", [*rows(seed=seed), *rows(seed=seed, split="val", cases={"MSLUB": 3})])
         for name, seed in (("a", 0), ("b", 1))
     ]
     (row,) = compare_runs(read_runs(validated), split="val").rows

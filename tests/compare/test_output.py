@@ -37,10 +37,7 @@ def test_without_lesions_the_usual_metric_is_missed_in_words(tmp_path):
     folders = [write_run(tmp_path / name, table) for name in ("a", "b")]
     result = run_command(*folders, "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert (
-        "average_precision: was not measured in split 'test', model space. There are: scan_score"
-        in result.stderr
-    )
+    assert "average_precision: was not measured in split 'test', model space. There are: scan_score" in result.stderr
 
 
 class Page(HTMLParser):
@@ -97,9 +94,7 @@ def test_command_writes_table_text_and_page(folders, tmp_path):
     # Nothing is fetched, and everything drawn lies within the drawing.
     assert not [value for name, value in page.attributes if name in ("src", "href")]
     width = max(float(value.split()[2]) for name, value in page.attributes if name == "viewbox")
-    assert all(
-        0 <= float(value) <= width for name, value in page.attributes if name in ("cx", "x1", "x2", "x")
-    )
+    assert all(0 <= float(value) <= width for name, value in page.attributes if name in ("cx", "x1", "x2", "x"))
 
 
 def test_same_bytes_again(folders, tmp_path):

@@ -14,9 +14,7 @@ SCAN = FILES / "ixi013_t1_4mm.nii.gz"
 
 
 def case(path: Path) -> Case:
-    return Case(
-        subject=path.stem, dataset="ixi", split="val", image=path, mask=path, lesion=None, label=0, age=None
-    )
+    return Case(subject=path.stem, dataset="ixi", split="val", image=path, mask=path, lesion=None, label=0, age=None)
 
 
 def test_a_file_says_how_it_was_corrected_and_so_does_what_is_made_of_it(tmp_path: Path) -> None:
@@ -37,9 +35,7 @@ def test_a_file_that_does_not_say_or_cannot_be_read(tmp_path: Path) -> None:
     assert bias_levels_of(tmp_path / "nowhere.nii.gz") is None
 
 
-def test_scans_of_another_correction_are_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scans_of_another_correction_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for levels in (1, 4):
         with_bias_levels(Volume.load(SCAN), levels).save(tmp_path / f"{levels}.nii.gz")
     cases = [case(path) for path in (SCAN, tmp_path / "1.nii.gz", tmp_path / "4.nii.gz")]

@@ -87,8 +87,7 @@ def test_unreadable_files(case: Case, kind: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "shape"),
-    [(lambda a: a[:, :, 10], "(40, 48)"), (lambda a: np.stack([a, a], -1), "(40, 48, 30, 2)")],
+    ("edit", "shape"), [(lambda a: a[:, :, 10], "(40, 48)"), (lambda a: np.stack([a, a], -1), "(40, 48, 30, 2)")]
 )
 def test_images_that_are_not_three_dimensional(
     case: Case, edit: Callable[[np.ndarray], np.ndarray], shape: str
@@ -181,9 +180,7 @@ def test_masks_that_lie_elsewhere(case: Case) -> None:
 
 def test_masks_in_other_axes(case: Case) -> None:
     image = nib.load(case.lesion)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSR")
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSR"))
     nib.save(image.as_reoriented(turn), case.lesion)
     problem = only(check_case(case))
     assert (problem.severity, problem.path) == ("warning", str(case.lesion))
@@ -199,9 +196,7 @@ def test_labels_and_lesion_masks_go_together(case: Case) -> None:
 def test_a_sound_tree_lacks_only_the_other_sets(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
     seen: list[tuple[int, int]] = []
-    problem = only(
-        check_data_dir(data_dir, "t1", fold=0, progress=lambda done, total: seen.append((done, total)))
-    )
+    problem = only(check_data_dir(data_dir, "t1", fold=0, progress=lambda done, total: seen.append((done, total))))
     assert problem.severity == "warning"
     assert "WMH_test.csv" in problem.fault
     assert seen == [(number, 6) for number in range(1, 7)]
@@ -272,11 +267,7 @@ def test_copies_of_a_scan_are_one_scan(case: Case, tmp_path: Path) -> None:
     copy = tmp_path / "copy.nii.gz"
     shutil.copyfile(case.image, copy)
     lines = ["subject,image,mask,seg,label,split"]
-    for subject, image, split in (
-        ("A", case.image, "train"),
-        ("B", copy, "test"),
-        ("C", "missing.nii", "test"),
-    ):
+    for subject, image, split in (("A", case.image, "train"), ("B", copy, "test"), ("C", "missing.nii", "test")):
         lines.append(f"{subject},{image},{case.mask},,0,{split}")
     (tmp_path / "scans.csv").write_text("\n".join(lines) + "\n")
     leak, missing = (p for p in check_data_dir(tmp_path / "scans.csv", "t1") if p.severity == "error")

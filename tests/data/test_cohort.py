@@ -9,15 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brainuad.data.cohort import (
-    Case,
-    manifest_cases,
-    paper_cases,
-    paper_folds,
-    read_cases,
-    subject_of,
-    t2_path,
-)
+from brainuad.data.cohort import Case, manifest_cases, paper_cases, paper_folds, read_cases, subject_of, t2_path
 from brainuad.data.tables import SPLIT_COLUMNS
 from brainuad.errors import InputError
 
@@ -52,9 +44,7 @@ def test_both_forms_of_the_tree(paper_tree: PaperTree, level: str) -> None:
     assert cases[-1].image == data_dir / level / "Test/MSLUB/t1/patient19-T1.nii.gz"
 
 
-def test_absent_test_sets_are_left_out_and_said_so(
-    paper_tree: PaperTree, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_absent_test_sets_are_left_out_and_said_so(paper_tree: PaperTree, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         paper_cases(paper_tree(), modality="t1")
     (record,) = caplog.records
@@ -88,9 +78,7 @@ def test_t2_takes_the_files_that_exist(paper_tree: PaperTree, caplog: pytest.Log
 def test_t2_listing_is_honoured_where_there_is_one(paper_tree: PaperTree) -> None:
     data_dir = paper_tree(modalities=("t1", "t2"))
     listed = ["IXI002-Guys-0899-T2.nii.gz", "IXI035-IOP-0873-T2.nii.gz", "IXI552-Guys-1113-T2.nii.gz"]
-    rewrite(
-        data_dir / "Data/splits/avail_t2.csv", ",0\n" + "".join(f"{i},{n}\n" for i, n in enumerate(listed))
-    )
+    rewrite(data_dir / "Data/splits/avail_t2.csv", ",0\n" + "".join(f"{i},{n}\n" for i, n in enumerate(listed)))
     subjects = [case.subject for case in paper_cases(data_dir, modality="t2") if case.dataset == "IXI"]
     assert subjects == ["IXI002", "IXI035", "IXI552"]
 
@@ -170,14 +158,8 @@ HEADER = ",".join(SPLIT_COLUMNS)
     [
         ("", "lacks the columns .*It has none"),
         (HEADER + "\n", "has no rows"),
-        (
-            "img_name,age,label,path\nIXI219,3,0,/Train/x\n",
-            "lacks the columns img_path, mask_path.*It has.*path",
-        ),
-        (
-            HEADER + "\nIXI219,3,0,/../../etc/passwd,/Train/m.nii,\n",
-            "line 2: path '/../../etc/passwd' leads out",
-        ),
+        ("img_name,age,label,path\nIXI219,3,0,/Train/x\n", "lacks the columns img_path, mask_path.*It has.*path"),
+        (HEADER + "\nIXI219,3,0,/../../etc/passwd,/Train/m.nii,\n", "line 2: path '/../../etc/passwd' leads out"),
         (HEADER + "\nIXI219,3,0,/Train/a.nii,,\n", "line 2: an image or mask path is empty"),
         (HEADER + "\n\nIXI219,3,sick,/Train/a.nii,/Train/m.nii,\n", "line 3: label 'sick' is no number"),
         (HEADER + "\n" + '"IXI219' + "x" * 140_000, "is no CSV"),
@@ -273,9 +255,7 @@ def test_a_lesion_mask_speaks_where_the_label_is_silent(tmp_path: Path) -> None:
     assert [case.healthy for case in cases] == [False, True, False, False]
 
 
-def test_a_split_without_rows_counts_as_missing(
-    paper_tree: PaperTree, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_split_without_rows_counts_as_missing(paper_tree: PaperTree, caplog: pytest.LogCaptureFixture) -> None:
     data_dir = paper_tree()
     splits = data_dir / "Data" / "splits"
     (splits / "WMH_val.csv").unlink(missing_ok=True)

@@ -13,9 +13,7 @@ DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
 
 def test_one_level_leaves_a_tumour_that_four_flatten():
-    volume, mask, lesion = (
-        Volume.load(DEMO / f"BraTS2021_01484_{kind}.nii.gz") for kind in ("t1", "mask", "seg")
-    )
+    volume, mask, lesion = (Volume.load(DEMO / f"BraTS2021_01484_{kind}.nii.gz") for kind in ("t1", "mask", "seg"))
     brain, tumour = mask.array > 0, lesion.array > 0.5
 
     def contrast(array: np.ndarray) -> float:

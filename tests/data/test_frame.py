@@ -64,9 +64,7 @@ def test_a_map_reaches_the_far_edge_of_its_outermost_voxels():
     assert (fine[1:-1, 1:-1, 1:-1] > 0).all()
     assert not any(fine.take((0, -1), axis).any() for axis in range(3))
     np.testing.assert_allclose(fine[1, 1, 1], array[0, 0, 0])
-    np.testing.assert_allclose(
-        fine[2:-2, 2:-2, 2:-2], resample(array, matrix, (14, 12, 10), order=1)[2:-2, 2:-2, 2:-2]
-    )
+    np.testing.assert_allclose(fine[2:-2, 2:-2, 2:-2], resample(array, matrix, (14, 12, 10), order=1)[2:-2, 2:-2, 2:-2])
     turned = matrix.copy()
     turned[:3, :3] = 0.5 * Rotation.from_euler("z", 1, degrees=True).as_matrix()
     np.testing.assert_allclose(resample_map(array, turned, (14, 12, 10)), fine, atol=0.5, rtol=0)
@@ -75,9 +73,7 @@ def test_a_map_reaches_the_far_edge_of_its_outermost_voxels():
 def test_a_map_that_ends_in_zeros_is_resampled_as_any_other():
     array = np.pad(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32), 1)
     matrix = np.diag([0.7, 0.5, 1.3, 1.0])
-    np.testing.assert_array_equal(
-        resample_map(array, matrix, (9, 9, 9)), resample(array, matrix, (9, 9, 9), order=1)
-    )
+    np.testing.assert_array_equal(resample_map(array, matrix, (9, 9, 9)), resample(array, matrix, (9, 9, 9), order=1))
 
 
 def test_resampling_agrees_with_simpleitk():

@@ -32,9 +32,7 @@ def test_scaling_equals_torchio():
         image=tio.ScalarImage(tensor=torch.tensor(array)[None]),
         mask=tio.LabelMap(tensor=torch.tensor(mask)[None].int()),
     )
-    theirs = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")(subject)[
-        "image"
-    ].numpy()[0]
+    theirs = tio.RescaleIntensity((0, 1), percentiles=(1, 99), masking_method="mask")(subject)["image"].numpy()[0]
     np.testing.assert_allclose(scale_to_percentiles(array, mask), theirs, atol=1e-5)
 
 
@@ -42,9 +40,7 @@ def test_scaling_equals_torchio():
 @settings(max_examples=20, deadline=None)
 def test_the_unit_of_a_scan_does_not_matter(factor, seed):
     array, mask = scan(seed)
-    np.testing.assert_allclose(
-        scale_to_percentiles(array * factor, mask), scale_to_percentiles(array, mask), atol=1e-4
-    )
+    np.testing.assert_allclose(scale_to_percentiles(array * factor, mask), scale_to_percentiles(array, mask), atol=1e-4)
 
 
 def test_an_empty_mask_and_a_constant_image_are_refused():
@@ -79,8 +75,7 @@ def test_curvature_flow_of_the_part_that_varies_is_that_of_the_whole(iterations)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm", "brats01477_flair_3mm", "mslub19_t2_atlas_4mm"],
+    "name", ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm", "brats01477_flair_3mm", "mslub19_t2_atlas_4mm"]
 )
 def test_a_scan_on_zero_stays_as_it_is(name):
     array = read(name)
@@ -123,9 +118,7 @@ def as_signed(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("change", [standardised_brain, as_signed, np.negative])
 @pytest.mark.parametrize("name", ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm"])
 def test_tissue_below_its_background_is_refused(name, change):
-    with pytest.raises(
-        ValueError, match=r"has \d+% of its tissue below its background of .*give the original"
-    ):
+    with pytest.raises(ValueError, match=r"has \d+% of its tissue below its background of .*give the original"):
         on_zero(change(read(name)).astype(np.float32))
 
 

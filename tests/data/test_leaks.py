@@ -21,10 +21,7 @@ def test_leaks_of_the_published_kind(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
     splits = data_dir / "Data/splits"
     # the same subjects under other spellings, and one row twice
-    train = [
-        split_row(f"IXI{n}-Guys-0899-T1", "Train/ixi", lesion=False)
-        for n in ("219", "002", "002", "552", "035")
-    ]
+    train = [split_row(f"IXI{n}-Guys-0899-T1", "Train/ixi", lesion=False) for n in ("219", "002", "002", "552", "035")]
     for row in train:
         row["img_name"] = f"{row['img_name']}_brain.nii.gz"
     write_split(splits / "IXI_train_fold0.csv", train)
@@ -90,11 +87,7 @@ def a_row(subject: str, dataset: str, split: str, scan: int) -> Case:
 @given(
     st.lists(
         st.builds(
-            a_row,
-            st.sampled_from("abcd"),
-            st.sampled_from(["A", "B"]),
-            st.sampled_from(SPLITS),
-            st.integers(0, 6),
+            a_row, st.sampled_from("abcd"), st.sampled_from(["A", "B"]), st.sampled_from(SPLITS), st.integers(0, 6)
         )
     )
 )
@@ -111,11 +104,7 @@ def test_leak_free_manifests_share_no_name_and_no_image(cases: list[Case]) -> No
 @given(
     st.lists(
         st.builds(
-            a_case,
-            st.sampled_from("abcd"),
-            st.sampled_from(["IXI", "WMH"]),
-            st.sampled_from(SPLITS),
-            st.integers(0, 1),
+            a_case, st.sampled_from("abcd"), st.sampled_from(["IXI", "WMH"]), st.sampled_from(SPLITS), st.integers(0, 1)
         )
     )
 )
@@ -151,11 +140,7 @@ def test_links_are_the_scan_that_they_lead_to(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(
-        st.builds(
-            a_row, st.sampled_from("abcd"), st.sampled_from(["A", "B"]), st.just("val"), st.integers(0, 5)
-        )
-    ),
+    st.lists(st.builds(a_row, st.sampled_from("abcd"), st.sampled_from(["A", "B"]), st.just("val"), st.integers(0, 5))),
     st.builds(a_row, st.sampled_from("abcde"), st.just("C"), st.just("test"), st.integers(0, 7)),
 )
 def test_a_persons_scans_are_those_that_are_of_one_person_with_it(cases: list[Case], case: Case) -> None:

@@ -25,9 +25,7 @@ CASE = Case(
     FILES / "mslub19_seg_4mm.nii.gz", 1, None,
 )  # fmt: skip
 SMALL = DataConfig(imageDim=(36, 52, 32), rescaleFactor=2.0)
-DEMO_CASE = Case(
-    "IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None
-)
+DEMO_CASE = Case("IXI067", "IXI", "test", DEMO / "IXI067_t1.nii.gz", DEMO / "IXI067_mask.nii.gz", None, 0, None)
 ATLAS_GRID = DataConfig(imageDim=(160, 192, 144), rescaleFactor=2.0, affine="used", smoothing_iterations=0)
 
 
@@ -74,9 +72,7 @@ def test_the_whole_published_loader_against_torchio_and_itk():
 
     image = nib.load(CASE.image).get_fdata(dtype=np.float32)
     itk = sitk.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0)))
-    smooth = sitk.GetArrayFromImage(sitk.CurvatureFlow(itk, timeStep=0.125, numberOfIterations=3)).transpose(
-        2, 1, 0
-    )
+    smooth = sitk.GetArrayFromImage(sitk.CurvatureFlow(itk, timeStep=0.125, numberOfIterations=3)).transpose(2, 1, 0)
     subject = tio.Subject(
         image=tio.ScalarImage(tensor=torch.tensor(smooth.copy())[None]),
         mask=tio.LabelMap(tensor=torch.tensor(nib.load(CASE.mask).get_fdata())[None].int()),
@@ -210,9 +206,7 @@ def test_where_affines_are_ignored_masks_need_the_axes_of_the_image(tmp_path):
     moved = replace(CASE, mask=shifted(CASE.mask, tmp_path, 8))
     np.testing.assert_array_equal(place(moved, SMALL)[1], place(CASE, SMALL)[1])
     stored = nib.load(CASE.mask)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR")
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR"))
     nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
     with pytest.raises(InputError, match=r"turned\.nii\.gz: is stored in the axes PSR, its image in "):
         place(replace(CASE, mask=tmp_path / "turned.nii.gz"), SMALL)
@@ -220,9 +214,7 @@ def test_where_affines_are_ignored_masks_need_the_axes_of_the_image(tmp_path):
 
 def test_turned_masks_do_no_harm_where_affines_count(tmp_path):
     stored = nib.load(DEMO_CASE.mask)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR")
-    )
+    turn = nib.orientations.ornt_transform(nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt("PSR"))
     nib.save(stored.as_reoriented(turn), tmp_path / "turned.nii.gz")
     turned = replace(DEMO_CASE, mask=tmp_path / "turned.nii.gz")
     for ours, theirs in zip(place(turned, ATLAS_GRID)[:2], place(DEMO_CASE, ATLAS_GRID)[:2], strict=True):
@@ -233,9 +225,7 @@ def test_a_cohort_keeps_its_order(tmp_path):
     config = replace(SMALL, cache_dir=str(tmp_path), num_workers=2)
     cases = [replace(CASE, subject=str(number)) for number in range(4)]
     seen = []
-    assert [
-        p.case.subject for p in load_cohort(cases, config, report=lambda c: seen.append(c.subject))
-    ] == list("0123")
+    assert [p.case.subject for p in load_cohort(cases, config, report=lambda c: seen.append(c.subject))] == list("0123")
     assert seen == list("0123")
 
 

@@ -184,9 +184,7 @@ def test_odd_but_sound_files_are_read(tmp_path):
     for name, contents in odd.items():
         (tmp_path / "scan.nii").write_bytes(contents)
         volume = Volume.load(tmp_path / "scan.nii")
-        expected = {"constant": np.full_like(reference, 7), "zero": np.zeros_like(reference)}.get(
-            name, reference
-        )
+        expected = {"constant": np.full_like(reference, 7), "zero": np.zeros_like(reference)}.get(name, reference)
         np.testing.assert_array_equal(volume.array, expected, err_msg=name)
         volume.save(tmp_path / "again.nii.gz")
         np.testing.assert_array_equal(Volume.load(tmp_path / "again.nii.gz").array, expected, err_msg=name)

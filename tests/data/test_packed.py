@@ -34,11 +34,7 @@ def placed() -> tuple[np.ndarray, np.ndarray]:
 
 def packed() -> PackedCohort:
     image, mask = placed()
-    scans = [
-        PackedScan("A", "IXI", "train"),
-        PackedScan("B", "other", "train"),
-        PackedScan("C", "IXI", "val"),
-    ]
+    scans = [PackedScan("A", "IXI", "train"), PackedScan("B", "other", "train"), PackedScan("C", "IXI", "val")]
     volumes = [(image * brightness, mask) for brightness in (1.0, 0.9, 0.8)]
     return pack_scans(scans, volumes, CONFIG, fold=2)
 

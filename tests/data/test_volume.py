@@ -95,9 +95,7 @@ def test_integers_are_rounded_and_kept_in_range(tmp_path):
     assert set(np.unique(nib.load(tmp_path / "labels.nii.gz").dataobj)) == {0, 1, 254, 255}
 
 
-@given(
-    codes=st.sampled_from(ORIENTATIONS), shape=st.tuples(*[st.integers(2, 7)] * 3), seed=st.integers(0, 2**16)
-)
+@given(codes=st.sampled_from(ORIENTATIONS), shape=st.tuples(*[st.integers(2, 7)] * 3), seed=st.integers(0, 2**16))
 @settings(max_examples=40, deadline=None)
 def test_a_voxel_stays_at_its_place_in_space(codes, shape, seed):
     rng = np.random.default_rng(seed)

@@ -25,26 +25,7 @@ from brainuad.errors import InputError
 
 SCAN = Path(__file__).parent.parent / "files" / "ixi013_t1_4mm.nii.gz"
 ROOM = 2**31  # bytes
-NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    7,
-    8,
-    127,
-    255,
-    348,
-    352,
-    32767,
-    -32768,
-    2**31 - 1,
-    -(2**31),
-    2**62,
-    1e-38,
-    1e10,
-    3e38,
-)
+NUMBERS = (0, 1, -1, 2, 7, 8, 127, 255, 348, 352, 32767, -32768, 2**31 - 1, -(2**31), 2**62, 1e-38, 1e10, 3e38)
 FLOATS = (*NUMBERS, np.nan, np.inf, -np.inf)
 
 
@@ -123,9 +104,7 @@ def run(folder: Path, count: int, seed: int) -> Counter[str]:
 def test_damaged_files_are_refused_in_words_without_a_crash_a_hang_or_memory(tmp_path, count):
     outcomes = run(tmp_path, count, seed=count)
     assert sum(outcomes.values()) == count
-    assert outcomes["read"] > count / 20, (
-        outcomes
-    )  # the damage is not so coarse that all stop at the first check
+    assert outcomes["read"] > count / 20, outcomes  # the damage is not so coarse that all stop at the first check
     assert len(outcomes) > 10, outcomes
 
 

@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from brainuad.evaluation import (
-    auroc,
-    average_precision,
-    best_dice,
-    dice,
-    greedy_best_dice,
-    threshold_curve,
-)
+from brainuad.evaluation import auroc, average_precision, best_dice, dice, greedy_best_dice, threshold_curve
 
 # Few distinct values, so that ties are common.
 ties = hnp.arrays(np.float32, 40, elements=st.sampled_from([-0.5, 0.0, 0.1, 0.25, 0.5, 0.7, 1.5]))
@@ -89,9 +82,7 @@ def bisected(map, lesion, low, high, steps=10, best=(-1.0, 0.0)):
     at_lower, at_upper = dice(map > lower, lesion), dice(map > upper, lesion)
     middle = (low + high) / 2
     if at_upper >= at_lower:
-        return bisected(
-            map, lesion, middle, high, steps - 1, max(best, (at_upper, upper), key=lambda b: b[0])
-        )
+        return bisected(map, lesion, middle, high, steps - 1, max(best, (at_upper, upper), key=lambda b: b[0]))
     return bisected(map, lesion, low, middle, steps - 1, max(best, (at_lower, lower), key=lambda b: b[0]))
 
 

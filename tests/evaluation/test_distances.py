@@ -34,9 +34,7 @@ def by_monai(prediction, lesion, spacing):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    prediction=volumes, seed=st.integers(0, 1000), share=st.sampled_from([0.1, 0.5, 0.9]), spacing=spacings
-)
+@given(prediction=volumes, seed=st.integers(0, 1000), share=st.sampled_from([0.1, 0.5, 0.9]), spacing=spacings)
 def test_equal_to_monai(prediction, seed, share, spacing):
     lesion = np.random.default_rng(seed).random(prediction.shape) < share
     distances = distances_between(prediction, lesion, spacing)
@@ -103,9 +101,7 @@ def test_a_surface_serves_many_predictions():
     lesions = lesion_surface(lesion, (1.0, 2.0, 0.7))
     for share in (0.01, 0.2, 0.9):
         prediction = rng.random(lesion.shape) < share
-        assert surface_distances(prediction, lesions) == distances_between(
-            prediction, lesion, (1.0, 2.0, 0.7)
-        )
+        assert surface_distances(prediction, lesions) == distances_between(prediction, lesion, (1.0, 2.0, 0.7))
 
 
 def test_wrong_shapes():

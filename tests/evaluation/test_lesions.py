@@ -40,16 +40,9 @@ def counts_by_loops(prediction, lesion, min_overlap, min_voxels):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    prediction=volumes,
-    lesion=volumes,
-    min_overlap=st.sampled_from([0, 0.1, 0.5, 1]),
-    min_voxels=st.integers(1, 4),
-)
+@given(prediction=volumes, lesion=volumes, min_overlap=st.sampled_from([0, 0.1, 0.5, 1]), min_voxels=st.integers(1, 4))
 def test_counts_equal_those_of_a_loop_over_components(prediction, lesion, min_overlap, min_voxels):
-    match = match_lesions(
-        prediction, find_lesions(lesion, voxel_ml=1), min_overlap=min_overlap, min_voxels=min_voxels
-    )
+    match = match_lesions(prediction, find_lesions(lesion, voxel_ml=1), min_overlap=min_overlap, min_voxels=min_voxels)
     assert match.counts == counts_by_loops(prediction, lesion, min_overlap, min_voxels)
     labels, count = ndimage.label(prediction, CUBE)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -117,9 +110,7 @@ def test_calling_everything_lesion_earns_nothing(lesion):
 def test_volumes_of_any_shape(lesion):
     labels = find_lesions(lesion, voxel_ml=1).labels
     expected, count = ndimage.label(lesion, CUBE)
-    assert (
-        len({*zip(labels[lesion].tolist(), expected[lesion].tolist(), strict=True)}) == count == labels.max()
-    )
+    assert len({*zip(labels[lesion].tolist(), expected[lesion].tolist(), strict=True)}) == count == labels.max()
     assert labels.shape == lesion.shape
 
 

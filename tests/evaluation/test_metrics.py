@@ -21,26 +21,14 @@ from brainuad.evaluation import (
 )
 
 volumes = hnp.arrays(bool, st.tuples(*[st.integers(1, 5)] * 3))
-RATES = (
-    "dice",
-    "precision",
-    "recall",
-    "specificity",
-    "accuracy",
-    "false_positive_rate",
-    "false_discovery_rate",
-)
+RATES = ("dice", "precision", "recall", "specificity", "accuracy", "false_positive_rate", "false_discovery_rate")
 
 
 def test_published_figures(reference, published):
     lesion = reference["lesion"]
-    assert dice(reference["binary"], lesion) == pytest.approx(
-        published["dice_after_component_filter"], abs=1e-9
-    )
+    assert dice(reference["binary"], lesion) == pytest.approx(published["dice_after_component_filter"], abs=1e-9)
     assert hausdorff(reference["binary"], lesion) == pytest.approx(published["hausdorff_vox"], abs=1e-6)
-    assert scan_score(reference["median"], reference["mask"]) == pytest.approx(
-        published["sample_score"], abs=1e-6
-    )
+    assert scan_score(reference["median"], reference["mask"]) == pytest.approx(published["sample_score"], abs=1e-6)
 
 
 def test_confusion_equals_scikit_learn():
@@ -149,9 +137,7 @@ def test_slice_detection():
     figures = slice_detection(map, lesion, mask)
     means, truth = [0.35, 0.4, 0.2, 0.3, 0.0], [0, 1, 0, 1, 0]
     assert figures["auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(truth, means))
-    assert figures["average_precision"] == pytest.approx(
-        sklearn_metrics.average_precision_score(truth, means)
-    )
+    assert figures["average_precision"] == pytest.approx(sklearn_metrics.average_precision_score(truth, means))
 
 
 def test_slices_without_lesion_or_brain():

@@ -88,8 +88,7 @@ def test_undefined_values_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("values", "mean", "n"),
-    [([], math.nan, 0), ([math.nan], math.nan, 0), ([0.5], 0.5, 1), ([math.nan, 1], 1, 1)],
+    ("values", "mean", "n"), [([], math.nan, 0), ([math.nan], math.nan, 0), ([0.5], 0.5, 1), ([math.nan, 1], 1, 1)]
 )
 def test_too_few_for_an_interval(values, mean, n):
     summary = summarise(values)
@@ -158,9 +157,7 @@ def test_interval_of_a_ratio_covers_as_often_as_promised():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    b=st.lists(st.sampled_from([0.01, 0.2, 0.5]), min_size=2, max_size=8), factor=st.sampled_from([0, 0.5, 3])
-)
+@given(b=st.lists(st.sampled_from([0.01, 0.2, 0.5]), min_size=2, max_size=8), factor=st.sampled_from([0, 0.5, 3]))
 def test_a_ratio_scales_and_a_constant_one_is_certain(b, factor):
     found = paired_ratio([factor * value for value in b], b, resamples=99)
     assert (found.value, found.low, found.high) == pytest.approx((factor, factor, factor))
@@ -174,9 +171,7 @@ def test_a_ratio_scales_and_a_constant_one_is_certain(b, factor):
 
 def test_ratio_of_few_or_wrong_values():
     np.testing.assert_equal(paired_ratio([], []), Ratio(math.nan, 0, math.nan, math.nan))
-    np.testing.assert_equal(
-        paired_ratio([0.3, math.nan], [0.1, 0.2]), Ratio(0.3 / 0.1, 1, math.nan, math.nan)
-    )
+    np.testing.assert_equal(paired_ratio([0.3, math.nan], [0.1, 0.2]), Ratio(0.3 / 0.1, 1, math.nan, math.nan))
     with pytest.raises(ValueError, match="above 0, the least is 0"):
         paired_ratio([0.1, 0.2], [0.1, 0.0])
     with pytest.raises(ValueError, match="2 values and 1"):
@@ -184,10 +179,7 @@ def test_ratio_of_few_or_wrong_values():
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    a=st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.375, 0.75]), min_size=2, max_size=9),
-    seed=st.integers(0, 999),
-)
+@given(a=st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.375, 0.75]), min_size=2, max_size=9), seed=st.integers(0, 999))
 def test_exact_permutation_test_equals_scipy(a, seed):
     b = np.random.default_rng(seed).choice([0.0, 0.125, 0.25, 0.5], len(a))  # exact in binary: ties are ties
     if np.allclose(a, b):
@@ -232,9 +224,7 @@ def test_permutation_test_of_few_or_equal_values():
     assert paired_permutation_test([0.3] * 40, [0.3] * 40) == 1
     assert paired_permutation_test([0.3] * 4, [0.1] * 4) == 2 / 2**4
     assert paired_permutation_test([0.9] * 40, [0.1] * 40) == 1 / 10001
-    assert paired_permutation_test([0.1, math.nan, 0.4], [0, 0.2, 0.1]) == paired_permutation_test(
-        [0.1, 0.4], [0, 0.1]
-    )
+    assert paired_permutation_test([0.1, math.nan, 0.4], [0, 0.2, 0.1]) == paired_permutation_test([0.1, 0.4], [0, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from brainuad.evaluation import (
-    ScoreHistogram,
-    dice,
-    empty_histogram,
-    score_histogram,
-    threshold_curve,
-)
+from brainuad.evaluation import ScoreHistogram, dice, empty_histogram, score_histogram, threshold_curve
 
 BIN = 2**-11  # the widest bin in parts of its score
 # Some differ by less than a bin; some by signs, twelve orders of magnitude, or not at all.

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainuad.evaluation import (
-    greedy_best_dice,
-    pooled_greedy_threshold,
-)
+from brainuad.evaluation import greedy_best_dice, pooled_greedy_threshold
 
 
 @pytest.fixture

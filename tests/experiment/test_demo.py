@@ -39,8 +39,7 @@ def test_shipped_files_are_small():
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     chosen = [
-        next(case for case in COHORT if case.dataset == name)
-        for name in dict.fromkeys(c.dataset for c in COHORT)
+        next(case for case in COHORT if case.dataset == name) for name in dict.fromkeys(c.dataset for c in COHORT)
     ]
     return score_cohort(load_model(MODEL, "cpu"), chosen, tmp_path_factory.mktemp("demo"))
 

@@ -49,11 +49,7 @@ def test_commands_of_the_paper(mode: str, here: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(("quiet", "shown"), [(False, True), (True, False)])
 def test_messages_are_shown_unless_quiet(
-    quiet: bool,
-    shown: bool,
-    leaking: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    quiet: bool, shown: bool, leaking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, package = logging.getLogger(), logging.getLogger("brainuad")
     handlers, level = root.handlers[:], package.level
@@ -132,9 +128,7 @@ def test_new_run_every_time_and_resume_of_the_newest(
     assert "exists. Add resume=True" in capsys.readouterr().err
 
 
-def test_evaluation_of_a_trained_model(
-    here: Path, evaluated: Evaluated, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_of_a_trained_model(here: Path, evaluated: Evaluated, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["experiment=smoke", *SMALL]
     assert experiment.main(small) == 0
     run = Path(capsys.readouterr().out.strip())
@@ -217,14 +211,9 @@ def test_settings_of_training_alone(name: str, idle: bool) -> None:
     assert experiment._trains_only(name) == idle
 
 
-def test_no_fold_is_an_error_that_says_how_to_name_one(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_fold_is_an_error_that_says_how_to_name_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["experiment=smoke", "num_folds=1", "start_fold=3"]) == 1
-    assert (
-        "num_folds: is 1, before which the folds end, and start_fold is 3. Give fold=3"
-        in capsys.readouterr().err
-    )
+    assert "num_folds: is 1, before which the folds end, and start_fold is 3. Give fold=3" in capsys.readouterr().err
 
 
 def test_interrupt_is_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +239,7 @@ def test_missing_folds_are_named(here: Path, capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_complete_trainings_by_the_clock_go_on_when_no_other_is_left(
-    max_time: str,
-    resume: bool,
-    complete: list[bool],
-    longer: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    max_time: str, resume: bool, complete: list[bool], longer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ExperimentConfig(resume=resume)
     config.trainer.max_time = max_time
@@ -265,16 +249,12 @@ def test_complete_trainings_by_the_clock_go_on_when_no_other_is_left(
     assert experiment.trains_longer(config, folders) == longer
 
 
-def test_a_time_that_is_none_is_refused_before_anything_is_read(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_time_that_is_none_is_refused_before_anything_is_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(["experiment=smoke", *SMALL, "trainer.max_time=8m"]) == 1
     assert "trainer.max_time: '8m' is no time. Write HH:MM:SS, such as 00:08:30" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_error(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_cannot_be_made_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "file").touch()
     assert experiment.main(["experiment=smoke", *SMALL, "log_dir=file"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

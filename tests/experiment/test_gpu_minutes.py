@@ -43,9 +43,7 @@ def typed(folder: Path, *words: str, data: str) -> subprocess.CompletedProcess[s
     """Run the script as a user does."""
     places = {"T1": data, "OUT": str(folder / "out"), "WORK": str(folder / "work"), "PYTHON": sys.executable}
     script = str(BENCHMARKS / "gpu_minutes.sh")
-    return subprocess.run(
-        [script, *words], env={**os.environ, **places}, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([script, *words], env={**os.environ, **places}, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow(seconds=60)

@@ -31,10 +31,7 @@ from brainuad.registry import MODELS
         (["batch_size=3"], "Did you mean 'datamodule.cfg.batch_size'?"),
         (["model.cfg.unetdim=3"], "Did you mean 'model.cfg.unet_dim'?"),
         (["mdoel=lite"], "Did you mean 'model'?"),
-        (
-            ["experiment=DDPM/DPM"],
-            "experiment=DDPM/DPM: no such preset of experiment. Did you mean 'DDPM/DDPM'?",
-        ),
+        (["experiment=DDPM/DPM"], "experiment=DDPM/DPM: no such preset of experiment. Did you mean 'DDPM/DDPM'?"),
         (["experiment=ddpm"], "Did you mean 'DDPM/DDPM'?"),
         (["model=lit"], "Did you mean 'lite'?"),
         (["-m", "model=lite,lit"], "Did you mean 'lite'?"),
@@ -45,9 +42,7 @@ from brainuad.registry import MODELS
         (["model=ae", "model.cfg.divergence=1"], "no setting of the model ae. It is one of vae"),
     ],
 )
-def test_unknown_names(
-    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_names(words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment.main(words) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -86,12 +81,7 @@ def test_paper_preset_has_the_published_values() -> None:
     assert (data.batch_size, data.lr, data.imageDim, data.rescaleFactor) == (32, 1e-4, (192, 192, 100), 2.0)
     assert (data.smoothing_iterations, data.affine, data.aug_intensity) == (3, "ignored", True)
     assert (model.unet_dim, model.dim_mults, model.num_res_blocks, model.unshuffle) == (128, (1, 2, 2), 3, 1)
-    assert (model.timesteps, model.test_timesteps, model.noisetype, model.loss) == (
-        1000,
-        500,
-        "simplex",
-        "l1",
-    )
+    assert (model.timesteps, model.test_timesteps, model.noisetype, model.loss) == (1000, 500, "simplex", "l1")
     assert len(model.sigma_ens) == 8
 
 
@@ -158,11 +148,7 @@ def test_settings_that_only_the_release_has_are_explained(word: str, hint: str) 
 @pytest.mark.parametrize(
     ("preset", "model", "epochs"),
     [
-        (
-            "cDDPM/DDPM_cond",
-            {"name": "cddpm", "encoder": "resnet50", "noise_ensemble": True, "unet_dim": 128},
-            1200,
-        ),
+        ("cDDPM/DDPM_cond", {"name": "cddpm", "encoder": "resnet50", "noise_ensemble": True, "unet_dim": 128}, 1200),
         ("cDDPM/Spark_2D_pretrain", {"name": "spark", "encoder": "resnet50", "decoder_width": 512}, 1200),
         ("pDDPM/DDPM_patched", {"name": "pddpm", "patch_size": 48, "test_timesteps": 500}, 1600),
         ("cddpm", {"name": "cddpm", "encoder": "small"}, 1600),
@@ -209,16 +195,10 @@ def test_check_overrides_leaves_sweeps_and_hydra_alone() -> None:
 def test_environment_file(tmp_path: Path) -> None:
     path = tmp_path / "pc_environment.env"
     path.write_text(
-        "\ufeff# a comment\n\nDATA_DIR = /data/mine # where\n"
-        "export LOG_DIR=\"/logs # 1\"\r\nOTHER='x y'\nEMPTY=\n",
+        "\ufeff# a comment\n\nDATA_DIR = /data/mine # where\nexport LOG_DIR=\"/logs # 1\"\r\nOTHER='x y'\nEMPTY=\n",
         encoding="utf-8",
     )
-    assert read_environment(path) == {
-        "DATA_DIR": "/data/mine",
-        "LOG_DIR": "/logs # 1",
-        "OTHER": "x y",
-        "EMPTY": "",
-    }
+    assert read_environment(path) == {"DATA_DIR": "/data/mine", "LOG_DIR": "/logs # 1", "OTHER": "x y", "EMPTY": ""}
     path.write_text("DATA_DIR /data\n")
     with pytest.raises(InputError, match=r"pc_environment\.env:1: .*is not KEY=value"):
         read_environment(path)

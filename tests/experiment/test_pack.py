@@ -21,9 +21,7 @@ SETTINGS = ["experiment=smoke", *SMALL, "datamodule.cfg.imageDim=[40,48,32]"]
 
 def losses(run_folder: Path) -> list[float]:
     with (run_folder / "fold0" / "metrics.csv").open(newline="") as handle:
-        return [
-            float(row[key]) for row in csv.DictReader(handle) for key in row if "loss" in key and row[key]
-        ]
+        return [float(row[key]) for row in csv.DictReader(handle) for key in row if "loss" in key and row[key]]
 
 
 @pytest.fixture
@@ -50,9 +48,7 @@ def test_the_scans_are_those_of_the_data(packed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_needs_that_file_alone(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_needs_that_file_alone(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SETTINGS, "logger.csv=True"]
     assert experiment.main([*words, "data_dir=DATA", "name=data"]) == 0
     by_data = Path(capsys.readouterr().out.strip())
@@ -75,9 +71,7 @@ def test_other_settings_are_one_error(packed: Path, capsys: pytest.CaptureFixtur
     words = [*SETTINGS, "data_dir=train.npz", "datamodule.cfg.affine=used", "fold=1"]
     assert experiment.main(words) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        "brainuad: error: train.npz: was packed with other settings (datamodule.cfg.affine="
-    )
+    assert line.startswith("brainuad: error: train.npz: was packed with other settings (datamodule.cfg.affine=")
     assert "affine=ignored there, used here; fold=0 there, 1 here" in line
 
 

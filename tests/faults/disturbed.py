@@ -29,12 +29,7 @@ SERVER.set_forkserver_preload(
         "brainuad.train",
     ]
 )
-_CHANGES = {
-    "os.mkdir": 0,
-    "os.remove": 0,
-    "os.rename": 1,
-    "os.rmdir": 0,
-}  # event to which argument is the path
+_CHANGES = {"os.mkdir": 0, "os.remove": 0, "os.rename": 1, "os.rmdir": 0}  # event to which argument is the path
 _LONG = 300  # seconds after which a command hangs
 
 

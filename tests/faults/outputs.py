@@ -24,11 +24,7 @@ FILES = {
     "cache/*": "may be emptied at any time",
 }
 # Entries of JSON files and columns of tables that may differ, and why.
-ENTRIES = {
-    "seconds": "durations",
-    "started": "a time",
-    "counts": "how many were skipped, as done before",
-}
+ENTRIES = {"seconds": "durations", "started": "a time", "counts": "how many were skipped, as done before"}
 TABLE_ENTRIES = {"prepare.csv": {"status": "'prepared', or 'skipped' as done before"}}
 
 

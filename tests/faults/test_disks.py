@@ -37,9 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def remount(disk: Path, how: str) -> None:
     """Remount, as soon as nobody writes."""
     for _ in range(2000):
-        if not subprocess.run(
-            ["mount", "-o", f"remount,{how}", disk], check=False, capture_output=True
-        ).returncode:
+        if not subprocess.run(["mount", "-o", f"remount,{how}", disk], check=False, capture_output=True).returncode:
             return
         time.sleep(0.005)
     raise TimeoutError(f"{disk} is always busy")
@@ -51,16 +49,12 @@ def assert_one_clear_error(ended: Ended) -> None:
     assert "Traceback" not in ended.said, ended.said
     assert "internal error" not in ended.said, ended.said
     assert ended.said.count("brainuad: error: ") <= 1, ended.said
-    assert "cannot be written" in ended.said or "No space left" in ended.said or "Read-only" in ended.said, (
-        ended.said
-    )
+    assert "cannot be written" in ended.said or "No space left" in ended.said or "Read-only" in ended.said, ended.said
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk(
-    name: str, share: float, commands: dict[str, Any], undisturbed: Undisturbed, disk: Path
-) -> None:
+def test_a_full_disk(name: str, share: float, commands: dict[str, Any], undisturbed: Undisturbed, disk: Path) -> None:
     """There is room for a share of what the command writes."""
     alone, expected = undisturbed(name)
     room = int(share * alone.bytes)
@@ -100,9 +94,7 @@ def test_a_folder_that_may_only_be_read_from_some_moment_on(
 
 
 @pytest.mark.parametrize("name", ["score", "evaluate", "train"])
-def test_a_folder_that_vanishes(
-    name: str, commands: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_folder_that_vanishes(name: str, commands: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path) -> None:
     alone, expected = undisturbed(name)
     folder = tmp_path / "run"
     running = Running(commands[name](folder), folder)
@@ -119,9 +111,7 @@ def test_a_folder_that_vanishes(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_clock_that_goes_back(
-    name: str, commands: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_clock_that_goes_back(name: str, commands: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path) -> None:
     """What the killed run wrote is of next year to the second one."""
     alone, expected = undisturbed(name)
     folder = tmp_path / "run"

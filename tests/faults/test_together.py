@@ -15,10 +15,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.mark.parametrize("name", ["score", "evaluate"])
 def test_two_at_a_time(
-    name: str,
-    commands: dict[str, Any],
-    undisturbed: Callable[[str], tuple[Ended, dict[str, Any]]],
-    tmp_path: Path,
+    name: str, commands: dict[str, Any], undisturbed: Callable[[str], tuple[Ended, dict[str, Any]]], tmp_path: Path
 ) -> None:
     _, expected = undisturbed(name)
     folder = tmp_path / "both"

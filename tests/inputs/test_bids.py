@@ -44,9 +44,7 @@ def dataset(tmp_path) -> Path:
 
 
 def scans_of(root: Path, modality: str = "t1", **options: object) -> list[str]:
-    return [
-        scan.name for scan in find_scans([root], modality=modality, output=root.parent / "out", **options)
-    ]
+    return [scan.name for scan in find_scans([root], modality=modality, output=root.parent / "out", **options)]
 
 
 def test_scans_are_taken_by_modality_participant_and_session(dataset):
@@ -66,15 +64,9 @@ def test_scans_are_taken_by_modality_participant_and_session(dataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"participants": ["01", "07"]},
-            r"has no sub-07 \(--participant-label\)\. There are: sub-01, sub-02$",
-        ),
+        ({"participants": ["01", "07"]}, r"has no sub-07 \(--participant-label\)\. There are: sub-01, sub-02$"),
         ({"sessions": ["3"]}, r"has no ses-3 \(--session\)\. There are: ses-1, ses-2$"),
-        (
-            {"participants": ["02"], "sessions": ["1"]},
-            r"holds no T1w image: looked for sub-\*/\[ses-\*/\]anat",
-        ),
+        ({"participants": ["02"], "sessions": ["1"]}, r"holds no T1w image: looked for sub-\*/\[ses-\*/\]anat"),
     ],
 )
 def test_what_is_not_there_is_named(dataset, options, message):
@@ -90,16 +82,9 @@ def test_labels_need_a_data_set(tmp_path):
 
 def test_files_whose_names_contradict_their_folders_are_left_out_with_a_warning(dataset, caplog):
     anat = dataset / "sub-02" / "anat"
-    for name in (
-        "sub-03_T1w.nii.gz",
-        "sub-02_ses-1_T1w.nii.gz",
-        "sub-02_acq_T1w.nii.gz",
-        "._sub-02_T1w.nii.gz",
-    ):
+    for name in ("sub-03_T1w.nii.gz", "sub-02_ses-1_T1w.nii.gz", "sub-02_acq_T1w.nii.gz", "._sub-02_T1w.nii.gz"):
         shutil.copy(SCAN, anat / name)
-    assert [image.path.name for image in bids_images(dataset, "t1", participants=["02"])] == [
-        "sub-02_T1w.nii"
-    ]
+    assert [image.path.name for image in bids_images(dataset, "t1", participants=["02"])] == ["sub-02_T1w.nii"]
     assert caplog.text.count("left out") == 3
 
 
@@ -172,9 +157,7 @@ def test_outputs_are_a_derivative_that_the_validator_accepts(dataset):
 def validate(folder: Path) -> tuple[list[str], int]:
     """Return the errors of the official validator and the number of files it saw."""
     validator = Path(sys.executable).parent / "bids-validator-deno"
-    done = subprocess.run(
-        [validator, folder, "--json"], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([validator, folder, "--json"], capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(done.stdout)
     errors = [issue["code"] for issue in found["issues"]["issues"] if issue["severity"] == "error"]
     return errors, found["summary"]["totalFiles"]

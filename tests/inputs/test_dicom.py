@@ -140,9 +140,7 @@ def test_of_a_study_the_one_scan_of_the_modality_is_taken(study):
 def test_what_cannot_be_decided_is_listed_and_chosen_by_the_user(study, tmp_path):
     both = tmp_path / "both"
     again = twice(study, both)
-    with pytest.raises(
-        InputError, match="holds 2 MR volumes of one study, of which 2 are t1 scans"
-    ) as raised:
+    with pytest.raises(InputError, match="holds 2 MR volumes of one study, of which 2 are t1 scans") as raised:
         find(both)
     assert "--series UID" in str(raised.value)
     assert f"{again} (number 2, MR 'sag 3D', 30 images, TE 3 ms, TR 2000 ms)" in str(raised.value)
@@ -158,9 +156,7 @@ def test_a_study_that_cannot_be_decided_stops_no_other(study, tmp_path, caplog):
     undecided, decided = sorted(find(root), key=lambda scan: scan.name, reverse=True)
     assert (decided.source, decided.fault) == (root / "decided", None)
     assert (undecided.source, undecided.kind) == (root / "undecided", "dicom")
-    assert str(undecided.fault).startswith(
-        f"{root / 'undecided'}: holds 2 MR volumes of one study, of which 2 are"
-    )
+    assert str(undecided.fault).startswith(f"{root / 'undecided'}: holds 2 MR volumes of one study, of which 2 are")
     assert str(undecided.fault) in caplog.text
     with pytest.raises(InputError, match="Choose one by --series UID"):
         open_scan(undecided)
@@ -288,9 +284,7 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
     converted = open_scan(scan)
     labels = np.zeros(volume.array.shape, dtype=np.float32)
     labels[10:14, 20:25, 22:25], labels[25, 20, 12], labels[20:23, 11:13, 28] = 1, 2, 3
-    about = replace(
-        finding(1), region="left thalamus", mni_mm=(-10.6, -18.2, 8.0), ml=1.5, peak=0.5, healthy_alike=2
-    )
+    about = replace(finding(1), region="left thalamus", mni_mm=(-10.6, -18.2, 8.0), ml=1.5, peak=0.5, healthy_alike=2)
     findings = [about, replace(about, label=2, region=""), replace(about, label=3, healthy_alike=None)]
     path = tmp_path / "out" / "segmentation.dcm"
     assert write_segmentation(converted.with_array(labels), findings, 35, scan.source, scan.series, path)
@@ -307,10 +301,7 @@ def test_findings_are_segments_that_lie_on_their_voxels(tmp_path, kind, plane):
             "left thalamus, MNI -11, -18, 8 mm, 1.50 mL, peak 0.500",
         )
     ]
-    assert (first.algorithm_identification.name, first.algorithm_identification.version) == (
-        "brainuad",
-        "0.1.0",
-    )
+    assert (first.algorithm_identification.name, first.algorithm_identification.version) == ("brainuad", "0.1.0")
     assert "Research use only; not for diagnosis" in segmentation.ContentDescription
     sources = {pydicom.dcmread(file).SOPInstanceUID for file in (tmp_path / "series").iterdir()}
     assert {uid for _, _, uid in segmentation.get_source_image_uids()} == sources
@@ -382,9 +373,7 @@ def test_a_scan_has_the_same_map_as_nifti_and_as_dicom(tmp_path):
     brain.save(tmp_path / "scan.nii.gz")
     write_series(tmp_path / "series", brain, plane="sagittal")
     detector = tiny_detector()
-    scans = find_scans(
-        [tmp_path / "scan.nii.gz", tmp_path / "series"], modality="t1", output=tmp_path / "out"
-    )
+    scans = find_scans([tmp_path / "scan.nii.gz", tmp_path / "series"], modality="t1", output=tmp_path / "out")
     assert [scan.kind for scan in scans] == ["nifti", "dicom"]
     maps = [map_scan(open_scan(scan), detector) for scan in scans]
     (anomaly, again) = (one.to_native(one.maps["ssim_ensemble"]) for one in maps)

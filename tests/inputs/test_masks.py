@@ -41,9 +41,7 @@ def put(folder: Path, *names: str) -> None:
         ("scan.nii", ["scan_mask.nii.gz"], BRAIN, "scan_mask.nii.gz"),
     ],
 )  # fmt: skip
-def test_masks_are_found_by_name(
-    tmp_path: Path, scan: str, files: list[str], kind: MaskKind, found: str
-) -> None:
+def test_masks_are_found_by_name(tmp_path: Path, scan: str, files: list[str], kind: MaskKind, found: str) -> None:
     put(tmp_path, *files)
     assert mask_for(Path("/elsewhere") / scan, tmp_path, kind) == tmp_path / found
 

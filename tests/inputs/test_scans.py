@@ -55,14 +55,7 @@ def test_folders_are_searched_without_masks_results_hidden_files_and_other_contr
     put(tmp_path, "a/one_t1_anomaly.nii.gz", "a/one_seg.nii.gz", "b/two_FLAIR.nii.gz", "b/two_T2w.nii.gz")
     put(tmp_path, "b/._two_T1w.nii.gz", ".trash/three.nii.gz", "c/IXI013-HH-1212-T1.nii.gz", "c/plain.nii.gz")
     put(tmp_path, "d/extracted_brain.nii.gz", "d/UPPER.NII.GZ", "d/patient_t1ce.nii.gz")
-    assert names_of(tmp_path) == [
-        "one_t1",
-        "two_T1w",
-        "IXI013-HH-1212-T1",
-        "plain",
-        "UPPER",
-        "extracted_brain",
-    ]
+    assert names_of(tmp_path) == ["one_t1", "two_T1w", "IXI013-HH-1212-T1", "plain", "UPPER", "extracted_brain"]
     assert names_of(tmp_path, modality="t2") == ["two_T2w", "plain", "UPPER", "extracted_brain"]
 
 
@@ -110,12 +103,7 @@ def test_names_are_safe_and_do_not_meet_the_files_of_the_run(tmp_path):
     scans = find_scans([tmp_path], modality="t1", output=tmp_path / "out")
     names = {scan.source.name[:3]: scan.name for scan in scans}
     assert names.pop("ü" * 3).startswith("ü" * 60)
-    assert names == {
-        "RUN": "site_RUN",
-        "-rf": "rf",
-        "a:b": "a_b__img src=x onerror=alert(1)_",
-        "M\udcfcl": "M_ller",
-    }
+    assert names == {"RUN": "site_RUN", "-rf": "rf", "a:b": "a_b__img src=x onerror=alert(1)_", "M\udcfcl": "M_ller"}
     for scan in scans:
         for path in output_paths(scan).values():
             (tmp_path / path).write_bytes(b"")
@@ -125,13 +113,7 @@ def test_names_are_safe_and_do_not_meet_the_files_of_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "output"),
-    [
-        ("scans", "scans"),
-        ("scans", "."),
-        ("scans/a.nii.gz", "scans"),
-        ("scans/a.nii.gz", "."),
-        ("link", "scans"),
-    ],
+    [("scans", "scans"), ("scans", "."), ("scans/a.nii.gz", "scans"), ("scans/a.nii.gz", "."), ("link", "scans")],
 )
 def test_results_are_not_mixed_with_scans(tmp_path, given, output):
     put(tmp_path, "scans/a.nii.gz")
@@ -162,9 +144,7 @@ def test_links_are_followed_once_and_broken_ones_do_not_disappear(tmp_path):
     (tmp_path / "scans" / "missing.nii.gz").symlink_to(tmp_path / "annex" / "object")
     (tmp_path / "scans" / "round.nii.gz").symlink_to(tmp_path / "scans" / "round.nii.gz")
     (tmp_path / "scans" / "same.nii.gz").symlink_to(tmp_path / "scans" / "deep" / "a.nii.gz")
-    scans = find_scans(
-        [tmp_path / "scans", tmp_path / "scans" / "more"], modality="t1", output=tmp_path / "out"
-    )
+    scans = find_scans([tmp_path / "scans", tmp_path / "scans" / "more"], modality="t1", output=tmp_path / "out")
     assert [scan.name for scan in scans] == ["missing", "round", "same", "b", "a"]
     with pytest.raises(InputError, match="cannot be read"):
         open_scan(scans[1])
@@ -174,19 +154,14 @@ def test_links_are_followed_once_and_broken_ones_do_not_disappear(tmp_path):
 
 def test_what_holds_no_scan_is_told_what_was_looked_for(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        InputError, match=r"holds no t1 scan: looked for \.nii, \.nii\.gz and DICOM files"
-    ) as raised:
+    with pytest.raises(InputError, match=r"holds no t1 scan: looked for \.nii, \.nii\.gz and DICOM files") as raised:
         names_of(tmp_path / "empty")
     assert raised.value.remedy
     (tmp_path / "empty" / "notes.txt").write_text("none here")
     put(tmp_path, "empty/x_flair.nii.gz")
     with pytest.raises(InputError, match="left out files: 1 of another kind, 1 named after another contrast"):
         names_of(tmp_path / "empty")
-    for name, fault in {
-        "gone": "no such file or folder",
-        "empty/notes.txt": "is no scan that can be read",
-    }.items():
+    for name, fault in {"gone": "no such file or folder", "empty/notes.txt": "is no scan that can be read"}.items():
         with pytest.raises(InputError, match=fault):
             names_of(tmp_path / name)
     (tmp_path / "x.mgz").write_bytes(b"")

@@ -141,9 +141,7 @@ def test_contrast_rises_unless_it_is_inverted() -> None:
 
 def test_rows_of_a_site() -> None:
     images = torch.rand(3, 1, 4, 4)
-    site = anomalies.Site(
-        images, images, images, images, images, images.expand(3, 2, 4, 4), torch.rand(3, 13)
-    )
+    site = anomalies.Site(images, images, images, images, images, images.expand(3, 2, 4, 4), torch.rand(3, 13))
     picked = site.rows(torch.tensor([2]))
     assert torch.equal(picked.images, images[2:])
     assert replace(picked, uniform=torch.zeros(1, 13)).sign(0).item() == -1

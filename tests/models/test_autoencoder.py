@@ -9,12 +9,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from brainuad.errors import InputError
-from brainuad.models.autoencoder import (
-    Autoencoder,
-    AutoencoderSettings,
-    VariationalAutoencoder,
-    VariationalSettings,
-)
+from brainuad.models.autoencoder import Autoencoder, AutoencoderSettings, VariationalAutoencoder, VariationalSettings
 
 TINY = {"latent_dim": 5, "widths": (4, 8)}
 
@@ -78,10 +73,7 @@ def test_the_loss_is_the_error_of_a_draw_and_the_divergence() -> None:
 def test_a_new_network_has_the_documented_size() -> None:
     sizes = [
         sum(weight.numel() for weight in model.parameters())
-        for model in (
-            Autoencoder(AutoencoderSettings()),
-            VariationalAutoencoder(VariationalSettings()),
-        )
+        for model in (Autoencoder(AutoencoderSettings()), VariationalAutoencoder(VariationalSettings()))
     ]
     assert [round(size / 1e6, 1) for size in sizes] == [2.2, 2.8]
 

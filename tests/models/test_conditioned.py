@@ -72,9 +72,7 @@ def test_slice_and_noise_level_scale_and_shift_every_block() -> None:
             1024,
             2 * block.conv1.out_channels,
         )
-    assert [tuple(layer.weight.shape) for layer in published.project if hasattr(layer, "weight")] == [
-        (512, 512)
-    ] * 2
+    assert [tuple(layer.weight.shape) for layer in published.project if hasattr(layer, "weight")] == [(512, 512)] * 2
     assert published.encoder.fc.out_features == 512
     assert published.encoder.conv1.in_channels == 1
 

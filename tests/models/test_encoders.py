@@ -43,8 +43,7 @@ def test_levels_halve_the_resolution(name: str, size: tuple[int, int]) -> None:
         assert encoder(slices).shape == (2, 5)
     steps = [encoder.stride // 2**level for level in (3, 2, 1, 0)]
     expected = [
-        (2, wide, *(-(-side // step) for side in size))
-        for wide, step in zip(encoder.widths, steps, strict=True)
+        (2, wide, *(-(-side // step) for side in size)) for wide, step in zip(encoder.widths, steps, strict=True)
     ]
     assert [level.shape for level in levels] == expected
 

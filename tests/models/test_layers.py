@@ -58,11 +58,7 @@ def test_upsampling_for_a_compiler_is_pytorchs(as_compiled):
 def test_a_network_computes_the_same_for_a_compiler(tiny, randomise, monkeypatch):
     network = randomise(build_unet(tiny()))
     assert sum(isinstance(module, Upsample) for module in network.modules()) == len(tiny().dim_mults) - 1
-    assert all(
-        isinstance(module, GroupNorm)
-        for module in network.modules()
-        if isinstance(module, torch.nn.GroupNorm)
-    )
+    assert all(isinstance(module, GroupNorm) for module in network.modules() if isinstance(module, torch.nn.GroupNorm))
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 700])
     expected = network(x, t)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -44,11 +44,7 @@ def test_fields_agree_with_the_opensimplex_package(seed, size, frequency, octave
         x, y = (np.arange(n) * 2**octave / frequency for n in size)
         expected += persistence**octave * second.noise2array(y, x)  # (X, Y): the last axis comes first
     field = simplex_fields(
-        opensimplex_permutation(seed)[None],
-        size,
-        octaves=octaves,
-        persistence=persistence,
-        frequency=frequency,
+        opensimplex_permutation(seed)[None], size, octaves=octaves, persistence=persistence, frequency=frequency
     )[0]
     np.testing.assert_allclose(field, expected, rtol=0, atol=1e-5)
 
@@ -116,9 +112,7 @@ def test_shape_and_type(noise, shape):
 def test_type_does_not_change_the_draw():
     for noise in (simplex_noise, gaussian_noise):
         single = noise((2, 1, 8, 8), generator=generator())
-        torch.testing.assert_close(
-            noise((2, 1, 8, 8), generator=generator(), dtype=torch.float64).float(), single
-        )
+        torch.testing.assert_close(noise((2, 1, 8, 8), generator=generator(), dtype=torch.float64).float(), single)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (8, 8), (1, 1, 1, 8, 8)])

@@ -16,13 +16,7 @@ from brainuad.models.patched import PatchedSettings, box_corners, boxes
 
 def tiny(**changes: Any) -> PatchedDiffusionModel:
     torch.manual_seed(1)
-    sizes = {
-        "unet_dim": 8,
-        "dim_mults": (1, 2),
-        "num_res_blocks": 1,
-        "attention_head_dim": 8,
-        "patch_size": 8,
-    }
+    sizes = {"unet_dim": 8, "dim_mults": (1, 2), "num_res_blocks": 1, "attention_head_dim": 8, "patch_size": 8}
     model = PatchedDiffusionModel(PatchedSettings(**(sizes | changes)))
     for parameter in model.parameters():  # a new network returns zeros
         torch.nn.init.normal_(parameter, std=0.1)

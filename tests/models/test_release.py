@@ -18,9 +18,7 @@ def release(reference):
     """Return the state dict, input, timesteps and output of the release's small network."""
     arrays = reference("unet_small")
     marker = "state_dict/"
-    state = {
-        key.removeprefix(marker): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(marker)
-    }
+    state = {key.removeprefix(marker): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(marker)}
     return state, *(torch.from_numpy(arrays[key]) for key in ("x", "t", "y"))
 
 
@@ -79,9 +77,7 @@ def test_a_missing_key_is_named(release, key):
         load_reference_state_dict(state)
 
 
-@pytest.mark.parametrize(
-    "key", ["out.2.weight", "middle_block.1.qkv.weight", "input_blocks.3.0.in_layers.0.bias"]
-)
+@pytest.mark.parametrize("key", ["out.2.weight", "middle_block.1.qkv.weight", "input_blocks.3.0.in_layers.0.bias"])
 def test_a_wrong_shape_is_named(release, key):
     state = dict(release[0])
     state[PREFIX + key] = torch.cat([state[PREFIX + key]] * 2)
@@ -123,9 +119,7 @@ def legacy_attention(x, state, heads):
         query, key, value = head.chunk(3, dim=1)
         scores = torch.einsum("bcq,bck->bqk", query, key) / math.sqrt(channels // heads)
         outputs.append(torch.einsum("bqk,bck->bcq", scores.softmax(dim=-1), value))
-    mixed = torch.nn.functional.conv1d(
-        torch.cat(outputs, dim=1), weights["proj_out.weight"], weights["proj_out.bias"]
-    )
+    mixed = torch.nn.functional.conv1d(torch.cat(outputs, dim=1), weights["proj_out.weight"], weights["proj_out.bias"])
     return (flat + mixed).reshape(batch, channels, *size)
 
 

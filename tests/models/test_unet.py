@@ -39,9 +39,7 @@ def test_paper_network_attends_at_the_bottleneck_only_and_normalises_there():
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     data=st.data(),
 )
-def test_it_is_the_network_of_diffusers(
-    width, multipliers, blocks, head_dim, unshuffle, dtype, data, randomise
-):
+def test_it_is_the_network_of_diffusers(width, multipliers, blocks, head_dim, unshuffle, dtype, data, randomise):
     """Names, the weights that a seed gives, outputs to the bit, and gradients."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 

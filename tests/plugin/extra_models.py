@@ -40,15 +40,11 @@ class TinyVAE(Model):
         self.decode = nn.Sequential(nn.Linear(config.latent_dim, 8 * 36), nn.Unflatten(1, (8, 6, 6)))
         self.paint = nn.Conv2d(8, 1, 3, padding=1)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         return {"noise": torch.randn(count, self.config.latent_dim, generator=generator)}
 
     def decoded(self, latent: Tensor, images: Tensor) -> Tensor:
-        painted: Tensor = self.paint(
-            F.interpolate(self.decode(latent), size=images.shape[2:], mode="bilinear")
-        )
+        painted: Tensor = self.paint(F.interpolate(self.decode(latent), size=images.shape[2:], mode="bilinear"))
         return painted
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:

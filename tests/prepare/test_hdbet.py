@@ -23,9 +23,7 @@ def path(tmp_path, monkeypatch) -> None:
 
 def test_the_mask_is_what_the_program_wrote_and_it_is_called_as_its_authors_say(tmp_path):
     mask = FILES / "ixi013_mask_4mm.nii.gz"
-    stand_in(
-        tmp_path / "bin", f"cp $2 {tmp_path / 'seen.nii.gz'}; cp {mask} ${{4%.nii.gz}}_bet.nii.gz; echo talk"
-    )
+    stand_in(tmp_path / "bin", f"cp $2 {tmp_path / 'seen.nii.gz'}; cp {mask} ${{4%.nii.gz}}_bet.nii.gz; echo talk")
     found = hdbet_mask(HEAD)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, Volume.load(mask).array > 0)

@@ -31,12 +31,7 @@ HEALTHY = RawScan(
     age=46.7,
 )
 PATIENT = RawScan(
-    "patient19",
-    "MSLUB",
-    {"t1": FILES / "mslub19_t1_4mm.nii.gz"},
-    None,
-    FILES / "mslub19_seg_4mm.nii.gz",
-    split="test",
+    "patient19", "MSLUB", {"t1": FILES / "mslub19_t1_4mm.nii.gz"}, None, FILES / "mslub19_seg_4mm.nii.gz", split="test"
 )
 COARSE = Preparation(spacing=4.0)
 
@@ -65,11 +60,7 @@ def test_writes_the_papers_layout(prepared):
     assert cases["IXI013"].age == pytest.approx(46.7)
     assert cases["patient19"].lesion is not None
     assert len(cases) == 2  # the failed scan is in no split
-    assert set(pd.read_csv(prepared / "prepare.csv")["subject"]) == {
-        "IXI013-HH-1212",
-        "IXI999-HH-0000",
-        "patient19",
-    }
+    assert set(pd.read_csv(prepared / "prepare.csv")["subject"]) == {"IXI013-HH-1212", "IXI999-HH-0000", "patient19"}
 
 
 def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
@@ -84,9 +75,7 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     assert not image.array[mask.array == 0].any()
     assert image.array.min() >= 0
     config = DataConfig(imageDim=(160, 192, 144), rescaleFactor=4.0, affine="used", smoothing_iterations=0)
-    case = next(
-        case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013"
-    )
+    case = next(case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
     loaded = load_case(case, DataConfig(**{**vars(config), "cache_dir": str(prepared / "cache")}))
     assert (
         loaded.mask.sum() >= 0.995 * mask.array.sum()
@@ -95,8 +84,7 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
 
 def test_the_labels_of_a_parcellation_go_with_the_mask(prepared):
     labels, mask = (
-        nib.load(prepared / f"Data/Train/ixi/{kind}/IXI013-HH-1212_{kind}.nii.gz")
-        for kind in ("labels", "mask")
+        nib.load(prepared / f"Data/Train/ixi/{kind}/IXI013-HH-1212_{kind}.nii.gz") for kind in ("labels", "mask")
     )
     assert labels.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(labels.affine, mask.affine)
@@ -142,9 +130,7 @@ def test_a_manifest_lists_what_was_prepared_whatever_its_data_set(prepared):
     healthy, patient = cases["IXI013-HH-1212"], cases["patient19"]
     assert (healthy.dataset, healthy.split, healthy.label, healthy.age) == ("IXI", "train", 0, 46.7)
     assert (patient.dataset, patient.split, patient.label) == ("MSLUB", "test", 1)
-    assert all(
-        path and path.is_file() for path in (healthy.image, healthy.mask, patient.image, patient.lesion)
-    )
+    assert all(path and path.is_file() for path in (healthy.image, healthy.mask, patient.image, patient.lesion))
     assert not (prepared / "manifest_t2.csv").exists()
     problems = check_data_dir(prepared / "manifest.csv", "t1", None)
     assert [str(problem) for problem in problems if problem.severity == "error"] == []
@@ -158,10 +144,7 @@ def test_a_later_run_changes_only_the_rows_of_its_own_scans(prepared, tmp_path):
     assert {case.subject: case.split for case in manifest_cases(tmp_path / "manifest.csv")} == {
         "IXI013-HH-1212": "val", "patient19": "test",
     }  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "Data/splits").iterdir()) == [
-        "IXI_val_fold0.csv",
-        "MSLUB_test.csv",
-    ]
+    assert sorted(path.name for path in (tmp_path / "Data/splits").iterdir()) == ["IXI_val_fold0.csv", "MSLUB_test.csv"]
     table = pd.read_csv(tmp_path / "prepare.csv", dtype=str).set_index("subject")
     assert table["status"].to_dict() == {
         "007": "failed", "IXI013-HH-1212": "skipped", "IXI999-HH-0000": "failed", "patient19": "prepared",

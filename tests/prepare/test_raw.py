@@ -38,9 +38,7 @@ def test_two_scans_of_one_ixi_subject_are_told(tmp_path):
 
 
 def test_mslub_needs_the_lesion_mask(tmp_path):
-    touch(
-        tmp_path / "patient07_t1.nii.gz", tmp_path / "patient07_t2.nii.gz", tmp_path / "patient07_seg.nii.gz"
-    )
+    touch(tmp_path / "patient07_t1.nii.gz", tmp_path / "patient07_t2.nii.gz", tmp_path / "patient07_seg.nii.gz")
     (scan,) = raw_scans(tmp_path, "mslub", "t1")
     assert (scan.dataset, scan.split, set(scan.images)) == ("MSLUB", "test", {"t1", "t2"})
     (tmp_path / "patient07_seg.nii.gz").unlink()

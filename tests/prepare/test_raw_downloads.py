@@ -21,10 +21,7 @@ def test_ixi_as_archives_gives_what_the_unpacked_folder_gives(tmp_path):
     assert (first.subject, second.subject) == ("IXI002-Guys-0828", "IXI013-HH-1212")
     assert (first.age, second.age) == (35.8, 46.71)
     assert first.images == {"t1": root / "IXI-T1.tar/IXI002-Guys-0828-T1.nii.gz"}
-    assert second.images == {
-        "t1": root / "IXI-T1.tar" / T1,
-        "t2": root / "IXI-T2.tar/IXI013-HH-1212-T2.nii.gz",
-    }
+    assert second.images == {"t1": root / "IXI-T1.tar" / T1, "t2": root / "IXI-T2.tar/IXI013-HH-1212-T2.nii.gz"}
     assert first.folds == healthy_folds("ixi", "IXI002")
     assert first.split == first.folds[0]
     (alone,) = raw_scans(root / "IXI-T1.tar", "ixi", "t1")[1:]
@@ -34,9 +31,7 @@ def test_ixi_as_archives_gives_what_the_unpacked_folder_gives(tmp_path):
             tar.extractall(root / archive.stem, filter="data")
         archive.unlink()
     unpacked = raw_scans(root, "ixi", "t1")
-    assert [(s.subject, s.age, s.folds) for s in unpacked] == [
-        (s.subject, s.age, s.folds) for s in (first, second)
-    ]
+    assert [(s.subject, s.age, s.folds) for s in unpacked] == [(s.subject, s.age, s.folds) for s in (first, second)]
     assert unpacked[1].images["t1"] == root / "IXI-T1" / T1
     assert [scan.subject for scan in raw_scans(root, "ixi", "t2")] == ["IXI013-HH-1212"]
 

@@ -44,9 +44,7 @@ return new Set(pixels).size;
 
 def programs() -> tuple[str, str] | None:
     """Return where Chromium and its driver are, or None."""
-    browser = next(
-        filter(None, map(shutil.which, ("/usr/lib/chromium/chromium", "chromium", "google-chrome"))), None
-    )
+    browser = next(filter(None, map(shutil.which, ("/usr/lib/chromium/chromium", "chromium", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None
 
@@ -70,9 +68,7 @@ class Browser:
         self.wait("document.getElementById('loading').hidden || !document.getElementById('no-viewer').hidden")
 
     def wait(self, condition: str) -> None:
-        WebDriverWait(self.driver, 90, 0.05).until(
-            lambda driver: driver.execute_script(f"return {condition}")
-        )
+        WebDriverWait(self.driver, 90, 0.05).until(lambda driver: driver.execute_script(f"return {condition}"))
 
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)

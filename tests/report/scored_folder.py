@@ -39,8 +39,7 @@ def patient() -> tuple[dict[str, np.ndarray], np.ndarray]:
     turn = np.deg2rad(8)
     affine = np.diag([-2.0, 2.0, 2.0, 1.0])
     affine[:3, :3] = (
-        np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-        @ affine[:3, :3]
+        np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ affine[:3, :3]
     )
     affine[:3, 3] = (70.0, -60.0, 10.0)
     return volumes, affine
@@ -51,9 +50,7 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(array.astype(kind), affine), path)
 
 
-def find(
-    anomaly: np.ndarray, threshold: float, affine: np.ndarray
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def find(anomaly: np.ndarray, threshold: float, affine: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Label regions above a threshold, largest first, and measure them."""
     labels, count = ndimage.label(anomaly >= threshold, np.ones((3, 3, 3)))
     sizes = ndimage.sum_labels(np.ones(labels.shape), labels, np.arange(1, count + 1))
@@ -92,9 +89,7 @@ def write_scan(
     }  # fmt: skip
     for key, ending in files.items():
         save(folder / f"{name}{ending}", labels if key == "lesions" else volumes[key], affine)
-    mpl_image.imsave(
-        folder / f"{name}.png", volumes["scan"][:, ::-1, volumes["scan"].shape[2] // 2].T, cmap="gray"
-    )
+    mpl_image.imsave(folder / f"{name}.png", volumes["scan"][:, ::-1, volumes["scan"].shape[2] // 2].T, cmap="gray")
     inputs = folder.parent / f"{folder.name}-inputs"
     inputs.mkdir(exist_ok=True)
     save(inputs / f"{name}.nii.gz", volumes["scan"], affine)

@@ -15,9 +15,7 @@ from brainuad.report.page import build_report
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        programs() is None, reason="no Chromium with its driver: apt-get install chromium-driver"
-    ),
+    pytest.mark.skipif(programs() is None, reason="no Chromium with its driver: apt-get install chromium-driver"),
 ]
 
 
@@ -53,8 +51,7 @@ def page(opened):
 
 def wait_for_scan(window, number):
     window.wait(
-        f"document.querySelector('article.current').id === 'scan-{number}' "
-        "&& document.getElementById('loading').hidden"
+        f"document.querySelector('article.current').id === 'scan-{number}' && document.getElementById('loading').hidden"
     )
 
 
@@ -69,9 +66,7 @@ def press(window, *keys):
 
 
 def pressed(window, key):
-    return window.run(
-        f"return document.querySelector('#viewer [data-key={key}]').getAttribute('aria-pressed')"
-    )
+    return window.run(f"return document.querySelector('#viewer [data-key={key}]').getAttribute('aria-pressed')")
 
 
 def test_it_loads_in_silence_and_asks_the_network_for_nothing(opened, report):
@@ -226,12 +221,8 @@ def test_pictures_take_over_when_the_graphics_are_lost(page, report):
 def test_the_checks_of_silence_can_fail(window, report, tmp_path):
     """Without its policy, a page with a picture from elsewhere is noticed; with it, the attempt is."""
     html = report.read_text(encoding="utf-8")
-    html = re.sub(
-        r"<script>/\* NiiVue.*?</script>\s*<script>.*?</script>", "", html, flags=re.DOTALL
-    )  # the viewer
-    loud = html.replace(
-        "<h1>", '<img src="http://127.0.0.1:9/x.png"><script>console.error("loud")</script><h1>'
-    )
+    html = re.sub(r"<script>/\* NiiVue.*?</script>\s*<script>.*?</script>", "", html, flags=re.DOTALL)  # the viewer
+    loud = html.replace("<h1>", '<img src="http://127.0.0.1:9/x.png"><script>console.error("loud")</script><h1>')
     with_policy, without = tmp_path / "with.html", tmp_path / "without.html"
     with_policy.write_text(loud, encoding="utf-8")
     without.write_text(loud.replace("Content-Security-Policy", "x"), encoding="utf-8")

@@ -21,9 +21,7 @@ def test_what_is_shown_lies_where_the_scan_lies(scored):
     display = read_display(only(scored))
     assert display.notes == []
     assert display.voxel == 2.0
-    assert np.array_equal(
-        display.affine[:3, :3], np.eye(3) * 2
-    )  # the scan is oblique and stored from left to right
+    assert np.array_equal(display.affine[:3, :3], np.eye(3) * 2)  # the scan is oblique and stored from left to right
     for finding in only(scored).record.findings:
         region = display.volumes["findings"] == finding.label
         centre = display.affine[:3, :3] @ np.argwhere(region).mean(0) + display.affine[:3, 3]

@@ -13,9 +13,7 @@ DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
 @pytest.fixture
 def case() -> dict[str, np.ndarray]:
-    image, mask, lesion = (
-        Volume.load(DEMO / f"patient19_{kind}.nii.gz").array for kind in ("t1", "mask", "seg")
-    )
+    image, mask, lesion = (Volume.load(DEMO / f"patient19_{kind}.nii.gz").array for kind in ("t1", "mask", "seg"))
     return {"image": image / 255, "mask": mask > 0, "lesion": lesion > 0}
 
 

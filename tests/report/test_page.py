@@ -104,9 +104,7 @@ def test_our_code_asks_for_nothing_and_writes_no_markup(name):
 
 def test_the_policy_comes_before_anything_that_could_load(cohort_page):
     tags = [tag for tag, _ in cohort_page.elements]
-    policy = next(
-        place for place, (_, attributes) in enumerate(cohort_page.elements) if "http-equiv" in attributes
-    )
+    policy = next(place for place, (_, attributes) in enumerate(cohort_page.elements) if "http-equiv" in attributes)
     assert tags[:4] == ["html", "head", "meta", "meta"]
     assert policy == 3
 
@@ -156,10 +154,7 @@ def test_findings_are_headed_by_what_healthy_scans_have(scored):
     text = " ".join(page.text.split())
     count = len(entry["findings"])
     assert f"{RARE} of {count} findings are rarer than in 1 of 20 healthy scans" in text
-    assert (
-        "Of 15 healthy scans, half have 6 findings or more (2 to 11), 8.2 mL in all or more (1.5 to 19.0)."
-        in text
-    )
+    assert "Of 15 healthy scans, half have 6 findings or more (2 to 11), 8.2 mL in all or more (1.5 to 19.0)." in text
     assert f"{count - RARE} findings that are common in healthy scans" in text
     assert payload(page)["rare"] == RARE
 
@@ -193,9 +188,7 @@ def test_colours_are_on_the_scale_of_the_calibration_unless_a_finding_is_beyond(
 def test_words_name_the_fraction_chosen():
     changed = {"fraction": 0.001, "threshold": 0.55, "interval": None, "healthy_findings": None}
     scale = Scale(**({name: SCALE.get(name) for name in Scale.__annotations__} | changed))
-    assert scale_words(scale).startswith(
-        "0.1 % of a healthy brain's voxels are at or above 0.550 (findings);"
-    )
+    assert scale_words(scale).startswith("0.1 % of a healthy brain's voxels are at or above 0.550 (findings);")
 
 
 def test_a_damaged_scan_keeps_its_place_and_its_numbers(cohort, tmp_path):

@@ -38,10 +38,7 @@ def test_sidecars_are_found_in_subfolders_and_without_tables(tmp_path):
         ({"findings": [{"label": 1}]}, "findings.0.voxels: Field required"),
         ({"findings": 3}, "findings: Input should be a valid list"),
         ({"score": {"value": "high", "percentile": None}}, "score.value: Input should be a valid number"),
-        (
-            {"score": {"value": float("nan"), "percentile": None}},
-            "score.value: Input should be a finite number",
-        ),
+        ({"score": {"value": float("nan"), "percentile": None}}, "score.value: Input should be a finite number"),
         ({"calibration": {"scans": 1e999}}, "calibration.scans: Input should be a finite number"),
         (
             {

@@ -136,9 +136,7 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
             assert calibration.threshold(score, fraction) == pytest.approx(threshold, rel=0.01)
 
 
-def test_with_three_healthy_scans_scores_relative_to_health_work(
-    room: Path, cohort: Path, tmp_path: Path
-) -> None:
+def test_with_three_healthy_scans_scores_relative_to_health_work(room: Path, cohort: Path, tmp_path: Path) -> None:
     three = tmp_path / "three.csv"
     three.write_text(cohort.read_text().replace(",0,test", ",0,val"))
     made = calibrate(room / "model", [three], tmp_path / "out", device="cpu")
@@ -176,9 +174,7 @@ def test_two_scans_leave_no_scores_relative_to_health(calibrated: Path, folder: 
 
 
 def test_another_seed_is_another_calibration(room: Path, cohort: Path, tmp_path: Path) -> None:
-    one, other = (
-        calibrate(room / "model", [cohort], tmp_path / "out", device="cpu", seed=seed) for seed in (1, 2)
-    )
+    one, other = (calibrate(room / "model", [cohort], tmp_path / "out", device="cpu", seed=seed) for seed in (1, 2))
     assert [row["status"] for row in one.rows + other.rows] == ["done"] * 4
     assert other.calibration.seed == 2
     assert other.calibration.thresholds["l1"] != one.calibration.thresholds["l1"]
@@ -186,16 +182,7 @@ def test_another_seed_is_another_calibration(room: Path, cohort: Path, tmp_path:
 
 def test_a_rerun_measures_only_what_is_missing(room: Path, folder: Path) -> None:
     before = (folder / "calibration.json").read_bytes()
-    words = (
-        "calibrate",
-        room / "model",
-        room / "scans",
-        "--brain-mask",
-        room / "masks",
-        "-o",
-        folder,
-        "--json",
-    )
+    words = ("calibrate", room / "model", room / "scans", "--brain-mask", room / "masks", "-o", folder, "--json")
     again = json.loads(run(*words).stdout)
     assert [row["status"] for row in again["rows"]] == ["skipped", "skipped"]
     assert (folder / "calibration.json").read_bytes() == before
@@ -213,16 +200,7 @@ def test_a_bad_scan_is_left_out_by_name(room: Path, folder: Path, tmp_path: Path
     masks = shutil.copytree(room / "masks", tmp_path / "masks")
     shutil.copy(masks / "ixi067_mask.nii.gz", masks / "bad_mask.nii.gz")
     result = run(
-        "calibrate",
-        room / "model",
-        room / "scans",
-        bad,
-        "--brain-mask",
-        masks,
-        "-o",
-        folder,
-        "--json",
-        code=3,
+        "calibrate", room / "model", room / "scans", bad, "--brain-mask", masks, "-o", folder, "--json", code=3
     )
     assert [row["status"] for row in json.loads(result.stdout)["rows"]] == ["skipped", "skipped", "failed"]
     assert "left out bad_t1" in result.stderr
@@ -243,20 +221,11 @@ def test_a_models_own_folder_is_changed_without_another(room: Path, calibrated: 
 def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     scans, masks = room / "scans", room / "masks"
     assert "Add -o DIR" in run("calibrate", "lite-t1", scans, code=1).stderr
-    assert (
-        "is neither a shipped model nor a folder" in run("calibrate", tmp_path / "none", scans, code=1).stderr
-    )
-    one = run(
-        "calibrate", room / "model", scans / "ixi067_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1
-    )
+    assert "is neither a shipped model nor a folder" in run("calibrate", tmp_path / "none", scans, code=1).stderr
+    one = run("calibrate", room / "model", scans / "ixi067_t1.nii.gz", "--brain-mask", masks, "-o", folder, code=1)
     assert "ixi067_t1.nii.gz: is one healthy scan. Give at least two" in one.stderr
-    assert (
-        "is no folder"
-        in run("calibrate", room / "model", scans, "--brain-mask", tmp_path / "x", code=1).stderr
-    )
-    no_mask = run(
-        "calibrate", room / "model", scans, "--brain-mask", tmp_path, "-o", tmp_path / "new", code=1
-    )
+    assert "is no folder" in run("calibrate", room / "model", scans, "--brain-mask", tmp_path / "x", code=1).stderr
+    no_mask = run("calibrate", room / "model", scans, "--brain-mask", tmp_path, "-o", tmp_path / "new", code=1)
     assert "holds no brain mask for ixi067_t1.nii.gz" in no_mask.stderr
     assert "only 0 of 2 healthy scan(s) could be used" in no_mask.stderr
     assert not list((tmp_path / "new").rglob("*.*")), "nothing that passes for a model"

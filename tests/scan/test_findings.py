@@ -40,9 +40,7 @@ def test_regions_are_those_of_another_implementation(seed, spacing):
     voxel_ml = np.prod(spacing) / 1000
     assert [found.label for found in findings] == list(range(1, len(theirs) + 1))
     assert [found.voxels for found in findings] == sorted((int(r.area) for r in theirs), reverse=True)
-    assert sum(found.ml for found in findings) == pytest.approx(
-        (anomaly > threshold).sum() * voxel_ml, rel=1e-2
-    )
+    assert sum(found.ml for found in findings) == pytest.approx((anomaly > threshold).sum() * voxel_ml, rel=1e-2)
     by_start = {tuple(region.coords[0]): region for region in theirs}
     for found in findings:
         region = by_start[tuple(np.argwhere(labels == found.label)[0])]

@@ -93,9 +93,7 @@ def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreR
     assert result.score == scored.score
 
 
-def test_images_of_torchio_and_monai_bring_their_affines(
-    detector: Detector, scored: brainuad.ScoreResult
-) -> None:
+def test_images_of_torchio_and_monai_bring_their_affines(detector: Detector, scored: brainuad.ScoreResult) -> None:
     image, mask = nib.load(IMAGE), nib.load(MASK)
     array = torch.from_numpy(image.get_fdata(dtype=np.float32))
     meta = pytest.importorskip("monai.data").MetaTensor(array[None], affine=torch.from_numpy(image.affine))
@@ -105,9 +103,7 @@ def test_images_of_torchio_and_monai_bring_their_affines(
     np.testing.assert_allclose(result.affine, image.affine, atol=1e-5)
     result = score(torchio.ScalarImage(IMAGE), detector, brain_mask=mask, seed=1)
     np.testing.assert_array_equal(result.anomaly, scored.anomaly)
-    moved = torchio.LabelMap(
-        tensor=mask.get_fdata()[None], affine=image.affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 9]]
-    )
+    moved = torchio.LabelMap(tensor=mask.get_fdata()[None], affine=image.affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 9]])
     with pytest.raises(InputError, match="from its scan"):
         score(meta, detector, brain_mask=moved)
     with pytest.raises(InputError, match="three dimensions"):
@@ -136,9 +132,7 @@ def test_brain_extracted_scan_needs_no_mask(detector: Detector, scored: brainuad
 
 def test_model_that_ignores_affines(scored: brainuad.ScoreResult) -> None:
     """The published loader's grid: 1 mm, centred, halved."""
-    released = tiny_detector(
-        imageDim=(192, 192, 100), rescaleFactor=4.0, affine="ignored", smoothing_iterations=3
-    )
+    released = tiny_detector(imageDim=(192, 192, 100), rescaleFactor=4.0, affine="ignored", smoothing_iterations=3)
     result = score(IMAGE, released, brain_mask=MASK)
     inside = (scored.image > 0) & (result.image > 0)
     assert inside.sum() > 0.4 * scored.brain.sum()
@@ -161,9 +155,7 @@ def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
         score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
 
 
-def test_a_failure_of_the_libraries_names_the_scan(
-    detector: Detector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_of_the_libraries_names_the_scan(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("Exception thrown\nin ITK")
 

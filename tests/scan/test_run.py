@@ -65,9 +65,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
 
     monkeypatch.setattr(run, "score_scan", score)
     monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: "a picture")
-    monkeypatch.setattr(
-        "brainuad.report.montage.save_montage", lambda picture, path: write_text(path, picture)
-    )
+    monkeypatch.setattr("brainuad.report.montage.save_montage", lambda picture, path: write_text(path, picture))
     return done
 
 
@@ -268,11 +266,7 @@ def test_a_table_that_others_touched_is_made_again(scans, scored, detector, tmp_
     touch(out / "scores.csv")
     score_scans(scans[2:], detector, out, Settings())
     assert table(out)[:2] == before
-    assert [(row["name"], row["status"]) for row in table(out)] == [
-        ("a", "done"),
-        ("b", "failed"),
-        ("c", "done"),
-    ]
+    assert [(row["name"], row["status"]) for row in table(out)] == [("a", "done"), ("b", "failed"), ("c", "done")]
 
 
 def test_a_failed_scan_has_a_sidecar_until_it_is_scored(scans, scored, detector, tmp_path):
@@ -456,9 +450,7 @@ def test_a_segmentation_that_cannot_be_written_takes_no_map_along(detector, scor
 
     def fail(labels: Volume, findings: Any, folder: Path, uid: str, path: Path) -> bool:
         assert (tmp_path / "out" / "series_anomaly.nii.gz").is_file()
-        raise InputError(
-            folder, "lacks what a DICOM segmentation must repeat", "The NIfTI results are complete"
-        )
+        raise InputError(folder, "lacks what a DICOM segmentation must repeat", "The NIfTI results are complete")
 
     monkeypatch.setattr("brainuad.inputs.dicom.write_segmentation", fail)
     (row,) = score_scans(scans, detector, tmp_path / "out", Settings())

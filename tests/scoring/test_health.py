@@ -42,8 +42,7 @@ def test_without_smoothing_moments_are_those_of_each_voxel(scans, monkeypatch):
 def test_moments_are_those_of_a_gaussian_neighbourhood(scans):
     """Against weighted moments over all voxels and scans around one voxel."""
     weights = ndimage.gaussian_filter(
-        np.eye(1, np.prod(SHAPE), np.ravel_multi_index((7, 6, 5), SHAPE)).reshape(SHAPE),
-        moments.SMOOTHING_VOXELS,
+        np.eye(1, np.prod(SHAPE), np.ravel_multi_index((7, 6, 5), SHAPE)).reshape(SHAPE), moments.SMOOTHING_VOXELS
     )
     weights = np.stack([weights * mask for _, mask in scans])
     stack = np.stack([map for map, _ in scans])
@@ -56,9 +55,7 @@ def test_moments_are_those_of_a_gaussian_neighbourhood(scans):
 
 def test_what_is_left_out_was_never_there(scans):
     everything, others = learnt(scans), learnt(scans[2:])
-    for found, expected in zip(
-        everything.moments("l1", without=scans[:2]), others.moments("l1"), strict=True
-    ):
+    for found, expected in zip(everything.moments("l1", without=scans[:2]), others.moments("l1"), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -133,9 +130,7 @@ def test_what_a_model_carries_scores_as_what_it_was_made_from(scans, tmp_path):
     for pair, expected in ((carried.moments[name], statistics.moments(name)) for name in ("l1", "image")):
         for found, made in zip(pair, expected, strict=True):
             np.testing.assert_array_equal(found, made.astype(np.float16))
-    with pytest.raises(
-        InputError, match=r"l2_z: is not among the scores.*Choose one of intensity_atlas, l1_z"
-    ):
+    with pytest.raises(InputError, match=r"l2_z: is not among the scores.*Choose one of intensity_atlas, l1_z"):
         carried.score("l2_z", map, mask)
     with pytest.raises(ValueError, match="shape"):
         carried.score("l1_z", map[1:], mask[1:])
@@ -181,10 +176,7 @@ def test_names(monkeypatch):
     assert base_of("l1_z") == "l1"
     assert base_of("intensity_atlas") == "image"
     assert base_of("l1") is None
-    assert [relative_name(base_of(name)) for name in ("l1_z", "intensity_atlas")] == [
-        "l1_z",
-        "intensity_atlas",
-    ]
+    assert [relative_name(base_of(name)) for name in ("l1_z", "intensity_atlas")] == ["l1_z", "intensity_atlas"]
     assert {*SCORES, "l1_z", "ssim_ensemble_z", "intensity_atlas"} <= set(score_names())
     for name in ("l3_z", "l3", "image"):
         with pytest.raises(InputError, match="unknown score"):

@@ -15,15 +15,11 @@ from skimage.measure import label, regionprops
 from brainuad.scoring import drop_small, erode_brain, large_components, median_filter, postprocess
 from brainuad.scoring.postprocess import _median_on_device, smoothed
 
-METRICS = json.loads(
-    (Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.json").read_text(encoding="utf-8")
-)
+METRICS = json.loads((Path(__file__).parents[1] / "reference" / "scoring_mslub19_t1.json").read_text(encoding="utf-8"))
 small_shapes = st.tuples(*[st.integers(1, 8)] * 3)
 binaries = hnp.arrays(bool, small_shapes)
 # Mostly zeros, as maps are outside the brain, with ties and negative numbers.
-maps = hnp.arrays(
-    np.float32, small_shapes, elements=st.sampled_from([-1.0, 0.5, 0.7, 2.0]), fill=st.just(0.0)
-)
+maps = hnp.arrays(np.float32, small_shapes, elements=st.sampled_from([-1.0, 0.5, 0.7, 2.0]), fill=st.just(0.0))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +93,7 @@ def test_smoothing_is_a_weighted_mean_over_the_brain(width):
     gaussian = functools.partial(ndimage.gaussian_filter, sigma=width, mode="mirror", truncate=3.5)
     total, weight = gaussian(np.where(inside, values, 0).astype(float)), gaussian(inside.astype(float))
     found = smoothed(np.where(mask, values, np.nan), mask, width).numpy()
-    np.testing.assert_allclose(
-        found, np.divide(total, weight, out=np.zeros_like(total), where=inside), atol=1e-5
-    )
+    np.testing.assert_allclose(found, np.divide(total, weight, out=np.zeros_like(total), where=inside), atol=1e-5)
     even = smoothed(np.full(mask.shape, 3.0), mask, width)
     np.testing.assert_allclose(even, np.where(inside, 3, 0), rtol=1e-5)  # the rim is not darker
 

@@ -15,17 +15,7 @@ from scipy import ndimage
 from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
 from brainuad.scoring.health import HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import (
-    RARITY,
-    TAIL,
-    Ensemble,
-    Part,
-    cleaned,
-    fused,
-    pooled_tail,
-    rarity,
-    tail_quantiles,
-)
+from brainuad.scoring.rarity import RARITY, TAIL, Ensemble, Part, cleaned, fused, pooled_tail, rarity, tail_quantiles
 
 SHAPE = (30, 28, 16)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 2.5))
@@ -59,9 +49,7 @@ def test_higher_is_rarer(healthy: np.ndarray, values: np.ndarray) -> None:
 def test_beyond_what_healthy_voxels_reach_higher_is_rarer_still() -> None:
     tail = tail_quantiles(np.random.default_rng(0).exponential(size=500_000))
     found = rarity(torch.tensor([tail[-1], tail[-1] + 1, tail[-1] + 2]), tail).numpy()
-    np.testing.assert_allclose(
-        np.diff(found), np.log10(np.e), rtol=0.1
-    )  # as the exponential distribution goes on
+    np.testing.assert_allclose(np.diff(found), np.log10(np.e), rtol=0.1)  # as the exponential distribution goes on
 
 
 def test_nothing_is_rare_where_all_healthy_voxels_are_alike() -> None:
@@ -86,9 +74,7 @@ def test_the_fusion_lies_between_mean_and_maximum(values: np.ndarray) -> None:
 
 @settings(deadline=None)
 @given(level=st.floats(0.01, 100), values=hnp.arrays(np.float32, 50, elements=st.floats(0.125, 5, width=16)))
-def test_a_brain_that_is_rarer_throughout_comes_half_of_the_way_back(
-    level: float, values: np.ndarray
-) -> None:
+def test_a_brain_that_is_rarer_throughout_comes_half_of_the_way_back(level: float, values: np.ndarray) -> None:
     values[::5] = 0  # outside the brain
     map = torch.from_numpy(values)
     found, scaled = ENSEMBLE.fuse([map]), ENSEMBLE.fuse([map * level])

@@ -49,9 +49,7 @@ def test_every_score_keeps_the_contract(name, case):
 
 
 def test_ensemble_is_the_published_one(reference):
-    anomaly = SCORES["ssim_ensemble"](
-        reference["image"], reference["reconstruction"][np.newaxis], reference["mask"]
-    )
+    anomaly = SCORES["ssim_ensemble"](reference["image"], reference["reconstruction"][np.newaxis], reference["mask"])
     expected = (1 - reference["ssim_ensemble"]) * reference["mask"]
     np.testing.assert_allclose(anomaly.numpy(), expected, atol=1e-3)
 

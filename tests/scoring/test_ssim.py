@@ -98,10 +98,7 @@ def test_interior_equals_scikit_image(sigma):
     np.testing.assert_allclose(actual[inside], expected[inside], atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("sigma", "length"),
-    zip(SSIM_SIGMAS, (3, 5, 5, 7, 9, 11, 11, 13), strict=True),
-)
+@pytest.mark.parametrize(("sigma", "length"), zip(SSIM_SIGMAS, (3, 5, 5, 7, 9, 11, 11, 13), strict=True))
 def test_window(sigma, length):
     kernel = gaussian_kernel(sigma)
     assert len(kernel) == length
@@ -111,9 +108,7 @@ def test_window(sigma, length):
 
 def test_axis_shorter_than_the_window_is_mirrored_repeatedly():
     reconstruction, image = pair((9, 4, 2))
-    padded = [
-        torch.from_numpy(np.pad(volume.numpy(), 6, mode="reflect")) for volume in (reconstruction, image)
-    ]
+    padded = [torch.from_numpy(np.pad(volume.numpy(), 6, mode="reflect")) for volume in (reconstruction, image)]
     expected = dense_ssim(*padded, 1.7, 1.0)[6:-6, 6:-6, 6:-6]
     actual = ssim_maps(reconstruction, image, sigmas=[1.7], data_range=1.0)[0]
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=0)

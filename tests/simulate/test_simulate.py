@@ -79,9 +79,7 @@ def test_the_manifest_loads_and_says_what_the_files_hold(cohort):
             continue
         truth, image = Volume.load(case.lesion), Volume.load(case.image)
         row = table.loc[case.subject, case.dataset.removeprefix("simulated ")]
-        assert (truth.array > 0).sum() * np.prod(truth.spacing) / 1000 == pytest.approx(
-            row["volume_ml"], abs=1e-3
-        )
+        assert (truth.array > 0).sum() * np.prod(truth.spacing) / 1000 == pytest.approx(row["volume_ml"], abs=1e-3)
         if case.subject == "IXI067":
             inside = truth.array > 0
             assert image.array[inside].mean() < reference[inside].mean()
@@ -141,9 +139,7 @@ def test_t2_is_simulated_for_training_too(healthy, tmp_path):
     table = pd.read_csv(tmp_path / "manifest.csv")
     assert list(table.loc[table["subject"] == "IXI002", "kind"]) == ["healthy"]
     assert set(table["dataset"]) == {"simulated healthy T2", "simulated ms in simulated T2"}
-    image, sick, truth = (
-        Volume.load(tmp_path / f"IXI067{part}.nii.gz").array for part in ("_t2", "_ms_t2", "_ms_seg")
-    )
+    image, sick, truth = (Volume.load(tmp_path / f"IXI067{part}.nii.gz").array for part in ("_t2", "_ms_t2", "_ms_seg"))
     inside = truth > 0
     assert sick[inside].mean() > image[inside].mean()
 
@@ -209,18 +205,12 @@ def test_a_subject_that_fails_leaves_no_files(healthy, tmp_path):
     image = Volume.load(DEMO / "IXI067_t1.nii.gz")
     away = image.affine.copy()
     away[:3, 3] += 300  # as a raw scan lies in its scanner
-    for name, source in (
-        ("t1", DEMO / "IXI067_t1.nii.gz"),
-        ("mask", DEMO / "IXI067_mask.nii.gz"),
-        ("labels", LABELS),
-    ):
+    for name, source in (("t1", DEMO / "IXI067_t1.nii.gz"), ("mask", DEMO / "IXI067_mask.nii.gz"), ("labels", LABELS)):
         volume = Volume.load(source)
         dtype = np.uint8 if name != "t1" else np.float32
         Volume.from_array(volume.array, away).save(tmp_path / f"IXI067_{name}.nii.gz", dtype)
     rows = healthy.read_text().splitlines()
-    (tmp_path / "away.csv").write_text(
-        "\n".join(row for row in rows if "IXI0" not in row or "IXI067" in row) + "\n"
-    )
+    (tmp_path / "away.csv").write_text("\n".join(row for row in rows if "IXI0" not in row or "IXI067" in row) + "\n")
     result = simulate(tmp_path / "away.csv", "-o", tmp_path / "out")
     assert result.exit_code == 1
     assert "from the atlas brain" in result.output

@@ -115,9 +115,7 @@ def test_simulated_t2_has_its_tissues_the_other_way_round(brain):
     image, tissues, levels = brain
     t2, drawn = simulated_t2(image, tissues, levels, np.random.default_rng(0))
     # The rim fades, as where brain extraction cut.
-    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[
-        1:-1, 1:-1, 1:-1
-    ]
+    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[1:-1, 1:-1, 1:-1]
     deep = depth > 15
     found = levels_of(t2, replace(tissues, cortex=tissues.cortex & deep, csf=tissues.csf & deep))
     assert t2[tissues.brain & (depth < 5)].mean() < 0.85 * t2[deep].mean()
@@ -183,11 +181,7 @@ def test_a_tumour_has_a_core_in_a_rim_and_oedema_around(brain):
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    strength=st.floats(0.05, 0.55),
-    radius=st.floats(4.0, 30.0),
-    place=st.tuples(*[st.integers(6, 17)] * 3),
-)
+@given(strength=st.floats(0.05, 0.55), radius=st.floats(4.0, 30.0), place=st.tuples(*[st.integers(6, 17)] * 3))
 def test_a_push_never_folds_and_leaves_the_surface(strength, radius, place):
     ball = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0) < 11
     depth = ndimage.distance_transform_edt(ball, sampling=2.0)

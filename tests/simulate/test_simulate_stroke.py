@@ -21,9 +21,7 @@ def ball(centre_in_atlas: tuple[float, float, float], radius: float) -> Volume:
     affine[:3, 3] = (-78, -112, -50)
     x, y, z = np.indices((157, 189, 136))
     centre = (np.linalg.inv(affine) @ ATLAS_TO_MNI @ [*centre_in_atlas, 1])[:3]
-    return Volume.from_array(
-        sum((i - c) ** 2 for i, c in zip((x, y, z), centre, strict=True)) < radius**2, affine
-    )
+    return Volume.from_array(sum((i - c) ** 2 for i, c in zip((x, y, z), centre, strict=True)) < radius**2, affine)
 
 
 def test_the_stroke_lies_where_the_outline_says_and_nothing_else_changes(healthy):
@@ -67,6 +65,4 @@ def test_size_scales_an_outline_about_its_centre(healthy):
     centres = [np.average(index, axis=1, weights=part.ravel()) for part in (one, two)]
     np.testing.assert_allclose(*centres, atol=0.1)
     # MNI152 space is smaller than the atlas.
-    assert one.sum() * 8 == pytest.approx(
-        (outline.array > 0).sum() / np.linalg.det(ATLAS_TO_MNI[:3, :3]), rel=0.05
-    )
+    assert one.sum() * 8 == pytest.approx((outline.array > 0).sum() / np.linalg.det(ATLAS_TO_MNI[:3, :3]), rel=0.05)

@@ -37,9 +37,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    config = ModelConfig(
-        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, sigma_ens=(0.5, 1.1)
-    )
+    config = ModelConfig(unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, sigma_ens=(0.5, 1.1))
     torch.manual_seed(3)
     model = DiffusionModel(config).requires_grad_(False).eval()
     cache = tmp_path_factory.mktemp("cache")

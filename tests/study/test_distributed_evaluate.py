@@ -59,9 +59,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return [folder / "model", data_dir, "--device", "cpu", "--scores", "l1,l1_z"]
 
 
-def evaluate_by_two(
-    words: list[object], output: Path, dies_after: int = 0
-) -> subprocess.CompletedProcess[str]:
+def evaluate_by_two(words: list[object], output: Path, dies_after: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command as it is documented, or so that a process dies after some cases."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [SCRIPT, dies_after] if dies_after else ["--no-python", PROGRAM, "evaluate"]

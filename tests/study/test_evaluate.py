@@ -20,12 +20,7 @@ from brainuad.data.cohort import Case
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.evaluation import (
-    average_precision,
-    best_dice,
-    dice,
-    pooled_greedy_threshold,
-)
+from brainuad.evaluation import average_precision, best_dice, dice, pooled_greedy_threshold
 from brainuad.scoring import drop_small
 from brainuad.study import REFERENCE, case_seed, evaluate_cases, read_cases_csv, wide
 from brainuad.study.protocol import HEALTHY
@@ -42,10 +37,7 @@ def test_the_table_is_tidy(tidy: pd.DataFrame) -> None:
 
 def test_one_row_a_case_and_score(table: pd.DataFrame, cases: list[Case]) -> None:
     expected = {
-        (case.dataset, case.subject, case.split, score)
-        for case in cases
-        if case.split != "train"
-        for score in SCORES
+        (case.dataset, case.subject, case.split, score) for case in cases if case.split != "train" for score in SCORES
     }
     rows = list(table[["set", "case", "split", "score"]].itertuples(index=False, name=None))
     assert len(rows) == len(expected)
@@ -55,8 +47,7 @@ def test_one_row_a_case_and_score(table: pd.DataFrame, cases: list[Case]) -> Non
 def test_measures_are_those_of_the_map(table: pd.DataFrame, detector: Detector, cases: list[Case]) -> None:
     """Against a direct computation, with the threshold of the two validation cases."""
     validation, test = (
-        [case for case in cases if case.dataset == "MSLUB" and case.split == split]
-        for split in ("val", "test")
+        [case for case in cases if case.dataset == "MSLUB" and case.split == split] for split in ("val", "test")
     )
     fitted = [map_of(detector, case, "l1") for case in validation]
     _, threshold = best_dice(
@@ -92,9 +83,7 @@ def test_healthy_thresholds_hold_on_the_scans_they_come_from(
         assert 0.9 * fraction - 1 / prepared.mask.sum() <= above <= fraction
 
 
-def test_native_space_is_the_grid_of_the_files(
-    tidy: pd.DataFrame, detector: Detector, cases: list[Case]
-) -> None:
+def test_native_space_is_the_grid_of_the_files(tidy: pd.DataFrame, detector: Detector, cases: list[Case]) -> None:
     case = next(case for case in cases if case.subject == "patient19")
     native = wide(tidy, space="native").set_index(["case", "score"]).loc[("patient19", "l1")]
     brain, lesion = (nib.load(path).get_fdata() > 0 for path in (case.mask, case.lesion))
@@ -170,23 +159,15 @@ def test_a_set_alone_keeps_the_thresholds_of_healthy_scans(
 
 
 def test_reference_protocol(
-    detector: Detector,
-    cases: list[Case],
-    table: pd.DataFrame,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    detector: Detector, cases: list[Case], table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = wide(
-        evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False, protocol=REFERENCE)
-    )
+    reference = wide(evaluate_cases(detector, cases, tmp_path, scores=SCORES, baselines=False, protocol=REFERENCE))
     test = reference[(reference["set"] == "MSLUB") & (reference["split"] == "test")]
     voxels = 20 * 24 * 15
     names = ("true_positives", "false_positives", "true_negatives", "false_negatives")
     counts = test[[f"{name}@validation" for name in names]].sum(axis=1)
     assert (counts == voxels).all()
-    np.testing.assert_array_equal(
-        test["false_positive_rate@validation"], test["false_discovery_rate@validation"]
-    )
+    np.testing.assert_array_equal(test["false_positive_rate@validation"], test["false_discovery_rate@validation"])
     ours = table[(table["set"] == "MSLUB") & (table["split"] == "test")]
     assert (test["chance"].to_numpy() < ours["chance"].to_numpy()).all()
     assert (test["auroc"].to_numpy() > ours["auroc"].to_numpy() - 0.2).all()
@@ -250,9 +231,7 @@ def test_seeds_differ_by_case_and_not_by_company(cases: list[Case]) -> None:
     assert case_seed(1, cases[0]) not in seeds
 
 
-def test_the_command_counts_the_voxels_it_is_told_to(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_the_command_counts_the_voxels_it_is_told_to(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     detector.save(tmp_path / "model")
     (case,) = (case for case in cases if case.subject == "patient19")
     manifest = tmp_path / "scans.csv"

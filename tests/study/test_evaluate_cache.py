@@ -81,9 +81,7 @@ def test_several_draws_are_kept_together(detector: Detector, calls: list[int]) -
     ],
     ids=["cut off", "empty", "text", "shape", "nan", "type", "pickle"],
 )
-def test_a_damaged_entry_is_made_again(
-    detector: Detector, calls: list[int], tmp_path: Path, damage: Any
-) -> None:
+def test_a_damaged_entry_is_made_again(detector: Detector, calls: list[int], tmp_path: Path, damage: Any) -> None:
     first = Reconstructor(detector)(IMAGE, 3)
     (path,) = entries(tmp_path)
     damage(path)
@@ -97,9 +95,7 @@ def test_the_entries_used_longest_ago_make_room(detector: Detector, calls: list[
     cached = Reconstructor(detector, max_bytes=3 * one)
     for seed in range(3):
         cached(IMAGE, seed)
-        (newest,) = set(entries(tmp_path)) - {
-            path for path in entries(tmp_path) if path.stat().st_mtime < 1e9
-        }
+        (newest,) = set(entries(tmp_path)) - {path for path in entries(tmp_path) if path.stat().st_mtime < 1e9}
         os.utime(newest, (seed, seed))
     cached(IMAGE, 0)  # now the one used last
     cached(IMAGE, 7)

@@ -55,9 +55,7 @@ def test_scores_relative_to_health_leave_the_scan_itself_out(
     assert (folder / "cases.csv").read_bytes() == before
 
 
-def test_rarity_is_that_in_the_scans_of_the_calibration(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_rarity_is_that_in_the_scans_of_the_calibration(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rarity: needs healthy scans to compare with"):
         evaluate_cases(detector, cases, tmp_path / "none", scores=("rarity",))
 
@@ -87,14 +85,10 @@ def test_a_subject_is_not_compared_with_its_own_healthy_scan(
     with_own, without = Scorer(detector), Scorer(detector)
     with_own.learn_health(chosen[:4], ["intensity_atlas"])
     without.learn_health(chosen[1:4], ["intensity_atlas"])
-    found, expected = (
-        s.score(sick, ["intensity_atlas"]).maps["intensity_atlas"] for s in (with_own, without)
-    )
+    found, expected = (s.score(sick, ["intensity_atlas"]).maps["intensity_atlas"] for s in (with_own, without))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     with_own.healthy = []  # as if it were somebody else's
-    assert not np.allclose(
-        with_own.score(sick, ["intensity_atlas"]).maps["intensity_atlas"], expected, rtol=1e-3
-    )
+    assert not np.allclose(with_own.score(sick, ["intensity_atlas"]).maps["intensity_atlas"], expected, rtol=1e-3)
 
 
 def test_too_few_healthy_scans_to_compare_with(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
@@ -151,20 +145,13 @@ def test_a_scan_under_two_names_is_not_compared_with_itself(
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_three_healthy_scans_of_two_people_are_too_few(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_three_healthy_scans_of_two_people_are_too_few(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     chosen = healthy_cases(cases, tmp_path)[1:]
-    same = [
-        replace(case, subject="one") if case.subject in ("healthy1", "healthy2") else case for case in chosen
-    ]
+    same = [replace(case, subject="one") if case.subject in ("healthy1", "healthy2") else case for case in chosen]
     table = wide(evaluate_cases(detector, same, tmp_path / "out", scores=("l1",)))
     assert "intensity_atlas" not in set(table["score"])
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (
-        "2 healthy validation scans of others to compare each with, for one there are 1"
-        in summary["notes"][0]
-    )
+    assert "2 healthy validation scans of others to compare each with, for one there are 1" in summary["notes"][0]
     assert summary["cases"]["failed"] == []
     assert summary["thresholds"][0]["found_on"] == ["IXI one", "IXI one", "IXI healthy3"]
     with pytest.raises(InputError, match="l1_z: needs 2 healthy validation scans of others"):

@@ -38,9 +38,7 @@ def spaces(detector: Detector, cases: list[Case]) -> tuple[np.ndarray, Space, Sp
     return anomaly.numpy(), cropped, whole
 
 
-def test_measures_of_the_brain_alone_are_those_of_the_whole_grid(
-    spaces: tuple[np.ndarray, Space, Space],
-) -> None:
+def test_measures_of_the_brain_alone_are_those_of_the_whole_grid(spaces: tuple[np.ndarray, Space, Space]) -> None:
     anomaly, cropped, whole = spaces
     assert cropped.mask.size < whole.mask.size
     assert cropped.mask.sum() == whole.mask.sum()

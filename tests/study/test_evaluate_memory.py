@@ -69,9 +69,7 @@ def test_a_table_of_categories_is_the_plain_table() -> None:
     table = gathered.table()
     pd.testing.assert_frame_equal(spelled_out(table), plain)
     assert table.to_csv(index=False) == plain.to_csv(index=False)
-    subjects = {
-        (row["set"], row["split"], row["case"]): Subject(row["case"], True, False, None, ()) for row in rows
-    }
+    subjects = {(row["set"], row["split"], row["case"]): Subject(row["case"], True, False, None, ()) for row in rows}
     pd.testing.assert_frame_equal(means(table, subjects), means(plain, subjects))
     assert pooled(table, Pools()) == pooled(plain, Pools())
     assert lesion_wise(table) == lesion_wise(plain)
@@ -82,9 +80,7 @@ def test_a_table_of_categories_is_the_plain_table() -> None:
 def test_a_row_a_case_and_score() -> None:
     rows = list(rows_of("a", np.random.default_rng(2))) + list(rows_of("b", np.random.default_rng(3)))
     table = wide(pd.DataFrame(rows), space="native")
-    assert list(zip(table["case"], table["score"], strict=True)) == [
-        (case, score) for case in "ab" for score in SCORES
-    ]
+    assert list(zip(table["case"], table["score"], strict=True)) == [(case, score) for case in "ab" for score in SCORES]
     value = next(
         row["value"] for row in rows
         if (row["case"], row["score"], row["space"]) == ("b", "random", "native")

@@ -65,9 +65,7 @@ def test_the_next_few_are_loaded_while_one_is_worked_on(
     assert sorted(watched.subjects) == [case.subject for case in chosen], "each once"
 
 
-def test_a_fault_is_raised_when_its_case_is_asked_for(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_a_fault_is_raised_when_its_case_is_asked_for(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     first, bad, last = copies(cases[-1], 3)
     bad = replace(bad, image=tmp_path / "gone.nii.gz")
     load = Loader(detector.data_config)

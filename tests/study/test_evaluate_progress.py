@@ -77,11 +77,7 @@ def test_reconstruction_that_is_no_number_is_a_failed_case(
     ids=lambda error: type(error).__name__,
 )
 def test_one_bad_case_does_not_stop_the_others(
-    detector: Detector,
-    cases: list[Case],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
+    detector: Detector, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     bad, good = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
     bad_seed, original = case_seed(5, bad), Detector.infer  # a seed that no cache knows

@@ -32,9 +32,7 @@ def test_summary_says_what_made_it(summary: dict[str, Any], detector: Detector) 
     assert "cache_dir" not in summary["data"]
 
 
-def test_summary_figures_are_those_of_the_cases(
-    summary: dict[str, Any], table: pd.DataFrame, results: Path
-) -> None:
+def test_summary_figures_are_those_of_the_cases(summary: dict[str, Any], table: pd.DataFrame, results: Path) -> None:
     group = table[(table["set"] == "MSLUB") & (table["split"] == "test") & (table["score"] == "l1")]
     figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]
     precision = figures["any"]["average_precision"]
@@ -43,9 +41,7 @@ def test_summary_figures_are_those_of_the_cases(
     assert precision["n"] == 2
     assert figures["validation"]["dice"]["mean"] == pytest.approx(group["dice@validation"].mean())
     rows = pd.read_csv(results / "summary.csv")
-    assert {"set", "split", "score", "space", "threshold", "metric", "mean", "low", "high"} < set(
-        rows.columns
-    )
+    assert {"set", "split", "score", "space", "threshold", "metric", "mean", "low", "high"} < set(rows.columns)
     assert "validation" not in summary["figures"]["IXI"]["test"]["l1"]["model"] or (
         "dice" not in summary["figures"]["IXI"]["test"]["l1"]["model"]["validation"]
     )
@@ -173,9 +169,7 @@ def test_failed_scans_count_as_0_where_that_could_be(
 
 def test_several_scans_of_a_subject_are_one_in_scan_detection() -> None:
     rng = np.random.default_rng(4)
-    values = {
-        f"{kind}{i}": (kind == "p", rng.normal(0.6 * (kind == "p"), 1)) for kind in "ph" for i in range(8)
-    }
+    values = {f"{kind}{i}": (kind == "p", rng.normal(0.6 * (kind == "p"), 1)) for kind in "ph" for i in range(8)}
     once, often = (
         scan_detection(wide(table), known)
         for table, known in (
@@ -186,9 +180,7 @@ def test_several_scans_of_a_subject_are_one_in_scan_detection() -> None:
     assert once["S"]["l1"] == pytest.approx(often["S"]["l1"])
 
 
-def test_strata_tests_between_scores_and_figures(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_strata_tests_between_scores_and_figures(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     (patient,) = (case for case in cases if case.subject == "patient19")
     test = [
         Case(
@@ -225,9 +217,7 @@ def test_strata_tests_between_scores_and_figures(
     assert len(curves["froc"]["threshold"]) > 10
 
 
-def test_several_scans_of_one_subject_are_one_subject(
-    detector: Detector, cases: list[Case], tmp_path: Path
-) -> None:
+def test_several_scans_of_one_subject_are_one_subject(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
     first, second = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
     same = Case(**{**vars(second), "subject": first.subject})
     table = evaluate_cases(detector, [first, same], tmp_path, scores=("l1",), baselines=False)

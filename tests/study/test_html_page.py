@@ -12,10 +12,7 @@ from brainuad.study.html_page import as_html, write_page
     ("text", "expected"),
     [
         ("## MS: 2 scans", "<h2>MS: 2 scans</h2>"),
-        (
-            "- `oracle`: best\n- **no** result",
-            "<ul><li><code>oracle</code>: best</li><li><b>no</b> result</li></ul>",
-        ),
+        ("- `oracle`: best\n- **no** result", "<ul><li><code>oracle</code>: best</li><li><b>no</b> result</li></ul>"),
         ("a < b\nand &lt;c>", "<p>a &lt; b and &lt;c&gt;</p>"),
     ],
 )

@@ -130,9 +130,7 @@ def test_intensities_are_compared_with_healthy_validation_scans(
         statistics.add({INTENSITY: other.image}, other.mask)
     prepared = load_case(cases[1], detector.data_config)
     assert prepared.lesion is not None
-    anomaly = postprocess(
-        statistics.score("intensity_atlas", prepared.image, prepared.mask), prepared.mask
-    ).numpy()
+    anomaly = postprocess(statistics.score("intensity_atlas", prepared.image, prepared.mask), prepared.mask).numpy()
     expected = average_precision(anomaly[prepared.mask], prepared.lesion[prepared.mask])
     assert value(table, cases[1], BASE, "score", "intensity_atlas") == pytest.approx(expected)
     assert value(table, cases[1], BASE, "score", "random") < 0.2
@@ -142,19 +140,13 @@ def test_weights_are_learnt_from_other_people_than_the_measured(
     detector: Detector, cases: list[Case], tmp_path: Path
 ) -> None:
     validation = [replace(case, split="val") for case in cases[:2]]
-    table, failed = run_sweep(
-        detector, validation, tmp_path / "val", sigmas=[0.5], ensembles=["learnt"], split="val"
-    )
+    table, failed = run_sweep(detector, validation, tmp_path / "val", sigmas=[0.5], ensembles=["learnt"], split="val")
     assert not failed
     for measured, teacher in (validation, validation[::-1]):
         pair = [replace(measured, split="test"), teacher]
         alone, _ = run_sweep(detector, pair, tmp_path / measured.subject, sigmas=[0.5], ensembles=["learnt"])
-        assert value(table, measured, BASE, "ensemble", "learnt") == value(
-            alone, measured, BASE, "ensemble", "learnt"
-        )
-    _, failed = run_sweep(
-        detector, validation[:1], tmp_path / "one", sigmas=[0.5], ensembles=["learnt"], split="val"
-    )
+        assert value(table, measured, BASE, "ensemble", "learnt") == value(alone, measured, BASE, "ensemble", "learnt")
+    _, failed = run_sweep(detector, validation[:1], tmp_path / "one", sigmas=[0.5], ensembles=["learnt"], split="val")
     assert "needs validation scans with drawn lesions of other people; there is none" in failed[0]
 
 
@@ -175,9 +167,7 @@ def test_files_are_hashed_once(
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_sets_are_chosen_in_every_split(
-    detector: Detector, cases: list[Case], tmp_path: Path, split: str
-) -> None:
+def test_sets_are_chosen_in_every_split(detector: Detector, cases: list[Case], tmp_path: Path, split: str) -> None:
     both = [replace(case, split=split, dataset=name) for case, name in zip(cases, "ABB", strict=True)]
     table, _ = run_sweep(detector, both, tmp_path, sigmas=[0.5], split=split, sets=["A"])
     assert set(table["set"]) == {"A"}
@@ -186,9 +176,7 @@ def test_sets_are_chosen_in_every_split(
 def test_page_and_figure_show_the_means(results: Path) -> None:
     summary = pd.read_csv(results / "summary.csv", dtype={"name": str})
     row = summary[
-        (summary["variant"] == BASE)
-        & (summary["name"] == "1.1")
-        & (summary["measure"] == "average_precision")
+        (summary["variant"] == BASE) & (summary["name"] == "1.1") & (summary["measure"] == "average_precision")
     ]
     table = pd.read_csv(results / "sweep.csv", dtype={"name": str})
     of_width = table[(table["variant"] == BASE) & (table["name"] == "1.1")]
@@ -212,11 +200,7 @@ def test_failed_cases_are_told(detector: Detector, cases: list[Case], tmp_path: 
     broken = Case(**{**vars(cases[1]), "image": tmp_path / "gone.nii.gz"})
     told = []
     table, failed = run_sweep(
-        detector,
-        [broken, cases[2]],
-        tmp_path / "out",
-        sigmas=[0.5],
-        report=lambda case, why: told.append(why),
+        detector, [broken, cases[2]], tmp_path / "out", sigmas=[0.5], report=lambda case, why: told.append(why)
     )
     assert set(table["case"]) == {"s2"}
     assert len(failed) == 1
@@ -297,15 +281,7 @@ def test_the_command(cases: list[Case], detector: Detector, tmp_path: Path) -> N
     lines = ["subject,image,mask,seg,label,split,dataset"]
     lines += [f"{c.subject},{c.image},{c.mask},{c.lesion},1,{c.split},painted" for c in cases]
     (tmp_path / "scans.csv").write_text("\n".join(lines))
-    words = [
-        "sweep",
-        tmp_path / "model",
-        tmp_path / "scans.csv",
-        "-o",
-        tmp_path / "out",
-        "--sigmas",
-        "0.5,1.1",
-    ]
+    words = ["sweep", tmp_path / "model", tmp_path / "scans.csv", "-o", tmp_path / "out", "--sigmas", "0.5,1.1"]
     done = CliRunner().invoke(app, [*map(str, words), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert "| ensemble, learnt |" in done.stdout

@@ -32,15 +32,9 @@ def made_up(scores: tuple[str, ...], seed: int, gain: float, subjects: int = 8) 
                 value = 0.3 + 0.02 * number + gain + 0.1 * rank + rng.normal(0, 0.03)
                 of_score = {**place, "score": score, "space": "model"}
                 if dataset == "IXI":
-                    rows.append(
-                        {**of_score, "threshold": "healthy@0.01", "metric": "above", "value": value / 10}
-                    )
+                    rows.append({**of_score, "threshold": "healthy@0.01", "metric": "above", "value": value / 10})
                     continue
-                for metric, measured in (
-                    ("average_precision", value),
-                    ("best_dice", value / 2),
-                    ("chance", 0.01),
-                ):
+                for metric, measured in (("average_precision", value), ("best_dice", value / 2), ("chance", 0.01)):
                     rows.append({**of_score, "metric": metric, "value": measured})
     return pd.DataFrame(rows, columns=list(COLUMNS)).fillna({name: "" for name in COLUMNS if name != "value"})
 
@@ -98,9 +92,7 @@ def test_the_highest_mean_stands_first_and_real_sets_before_simulated(entries: l
     section = text.split("## Real lesions: MSLUB")[1].split("## ")[0]
     methods = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")][2:]
     assert methods == ["atlas", "ddpm, ssim_ensemble", "ddpm, l1", "random"]
-    assert (
-        text.index("Real lesions: MSLUB") < text.index("Simulated lesions: simulated ms") < text.index("IXI")
-    )
+    assert text.index("Real lesions: MSLUB") < text.index("Simulated lesions: simulated ms") < text.index("IXI")
     assert "- failed: vae-seed1: the loss was NaN" in text
     assert "Research use only" in text
     above = entries[2].table[entries[2].table["metric"] == "above"].groupby("subject")["value"].mean().mean()
@@ -109,14 +101,7 @@ def test_the_highest_mean_stands_first_and_real_sets_before_simulated(entries: l
 
 
 def test_scans_that_failed_are_told(entries: list[Entry]) -> None:
-    row = {
-        "set": "MSLUB",
-        "case": "c9",
-        "subject": "s9",
-        "split": "test",
-        "metric": "failed",
-        "message": "no file",
-    }
+    row = {"set": "MSLUB", "case": "c9", "subject": "s9", "split": "test", "metric": "failed", "message": "no file"}
     table = pd.concat([entries[2].table, pd.DataFrame([{**row, "value": 1.0}])]).fillna("")
     entry = Entry("atlas", 1, ("model",), table, COSTS)
     assert "- failed: atlas, seed 1: MSLUB c9: no file" in page([entry], HEADINGS, budget="1 s", failed=[])

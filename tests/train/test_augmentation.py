@@ -43,9 +43,7 @@ def torchio_slices(image: torch.Tensor, augmentation: Augmentation) -> torch.Ten
     transforms.append(tio.Blur(augmentation.blur_std))
     if augmentation.num_ghosts:
         transforms.append(
-            tio.Ghosting(
-                augmentation.num_ghosts, augmentation.ghost_axis, augmentation.ghost_intensity, restore=None
-            )
+            tio.Ghosting(augmentation.num_ghosts, augmentation.ghost_axis, augmentation.ghost_intensity, restore=None)
         )
     return tio.Compose(transforms)(tio.ScalarImage(tensor=image[None])).data[0]
 
@@ -98,9 +96,7 @@ def test_a_batch_is_its_members_and_their_slices_of_torchios_volumes() -> None:
     slices = torch.arange(len(augmentations)) * 7 % SHAPE[2]
     batch = augmented_slices(images, indices, slices, augmentations)
     assert batch.shape == (len(augmentations), *SHAPE[:2])
-    for found, number, z, augmentation in zip(
-        batch, indices.tolist(), slices.tolist(), augmentations, strict=True
-    ):
+    for found, number, z, augmentation in zip(batch, indices.tolist(), slices.tolist(), augmentations, strict=True):
         alone = one_slice(images[number], z, augmentation)
         torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-6)
         expected = torchio_slices(images[number], augmentation)[:, :, z]

@@ -138,22 +138,11 @@ def test_the_clock_writes_it_before_the_last_checkpoint(
 ) -> None:
     on_step(monkeypatch, dict.fromkeys((4, 7, 8), let_the_time_pass))
     fit(four_epochs(), train_volumes, val_volumes, tmp_path)
-    assert written == [
-        ("model", 3),
-        ("last", 4),
-        ("model", 6),
-        ("last", 7),
-        ("last", 8),
-        ("model", 9),
-        ("last", 12),
-    ]
+    assert written == [("model", 3), ("last", 4), ("model", 6), ("last", 7), ("last", 8), ("model", 9), ("last", 12)]
 
 
 def test_after_each_step(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    written: list[tuple[str, int]],
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, written: list[tuple[str, int]]
 ) -> None:
     config = four_epochs()
     config.callbacks.checkpoint_every_seconds = 0

@@ -17,9 +17,7 @@ from brainuad.train.checkpoint import AtomicCheckpointIO
 from brainuad.train.slices import TrainingVolumes
 
 
-def test_killed_while_writing_keeps_the_old_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_while_writing_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
@@ -44,9 +42,7 @@ class Trap:
         return os.mkdir, (str(self.folder),)
 
 
-def test_checkpoints_run_no_code(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
-) -> None:
+def test_checkpoints_run_no_code(train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path) -> None:
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     torch.save({"global_step": 1, "brainuad": Trap(tmp_path / "trapped")}, last)

@@ -78,9 +78,7 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert differences.max() < 1e-3
 
 
-def test_two_processes_train_to_the_weights_of_one(
-    alone: dict[str, Any], whole_and_dead: tuple[Path, Path]
-) -> None:
+def test_two_processes_train_to_the_weights_of_one(alone: dict[str, Any], whole_and_dead: tuple[Path, Path]) -> None:
     whole, _ = whole_and_dead
     assert (whole / "training.json").is_file()
     assert_close(weights(whole), alone)

@@ -58,10 +58,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def run(
-    name: str,
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path_factory: pytest.TempPathFactory,
+    name: str, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of an unbroken training."""
     folder = tmp_path_factory.mktemp(name)
@@ -86,9 +83,7 @@ def test_stopped_and_resumed_it_ends_the_same(
             fit(experiment(name), train_volumes, val_volumes, tmp_path)
     assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
     fit(experiment(name, resume=True), train_volumes, val_volumes, tmp_path)
-    weights, expected = (
-        load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (tmp_path, run)
-    )
+    weights, expected = (load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (tmp_path, run))
     assert weights.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(weights[key], value), key

@@ -43,10 +43,7 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
     assert provenance["validation_loss"] == pytest.approx(float(best_row["val_loss"]), rel=1e-4)
     scans = provenance["training_scans"], provenance["validation_scans"]
     assert (provenance["fold"], provenance["step"], *scans) == (0, int(best_row["step"]), 5, 2)
-    assert sorted(path.name for path in (unbroken / "pictures").iterdir()) == [
-        "epoch00001.png",
-        "epoch00002.png",
-    ]
+    assert sorted(path.name for path in (unbroken / "pictures").iterdir()) == ["epoch00001.png", "epoch00002.png"]
     assert (unbroken / "pictures" / "epoch00001.png").read_bytes().startswith(b"\x89PNG")
     assert (unbroken / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((unbroken / "tensorboard").glob("events.*"))
@@ -80,9 +77,7 @@ def test_first_step_warms_up_and_averages(
     assert largest == pytest.approx(1e-3 / 4, rel=1e-3)
 
 
-def test_gradients_are_clipped(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
-) -> None:
+def test_gradients_are_clipped(train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path) -> None:
     fit(tiny(max_steps=1, gradient_clip_val=1e-12), train_volumes, val_volumes, tmp_path)
     after = load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     before = Training(tiny(), train_volumes, val_volumes).model.state_dict()
@@ -90,28 +85,21 @@ def test_gradients_are_clipped(
     assert max((after[f"model.{name}"] - start).abs().max() for name, start in before.items()) < 1e-6
 
 
-def test_without_averaging(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
-) -> None:
+def test_without_averaging(train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path) -> None:
     fit(tiny(max_steps=1, ema_decay=0.0), train_volumes, val_volumes, tmp_path)
     weights = load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     exported = read_model(tmp_path / "model")[0].state_dict()
     assert all(torch.equal(value, weights[f"model.{name}"]) for name, value in exported.items())
 
 
-def test_bf16_on_the_cpu(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
-) -> None:
+def test_bf16_on_the_cpu(train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path) -> None:
     fit(tiny(max_steps=1, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path)
     weights = load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(value.dtype == torch.float32 for value in weights.values())
 
 
 def test_a_fused_optimiser_clips_and_steps_alike(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fused Adam, which is taken on CUDA, in the precision that is taken there."""
     plain = torch.optim.Adam
@@ -123,9 +111,7 @@ def test_a_fused_optimiser_clips_and_steps_alike(
     fit(tiny(max_steps=2, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path / "plain")
     monkeypatch.setattr(torch.optim, "Adam", fused_adam)
     fit(tiny(max_steps=2, precision="bf16-mixed"), train_volumes, val_volumes, tmp_path / "fused")
-    found, expected = (
-        load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("fused", "plain")
-    )
+    found, expected = (load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("fused", "plain"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
@@ -169,10 +155,7 @@ def test_auto_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wandb_that_is_not_installed(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = tiny()
@@ -186,11 +169,7 @@ def test_any_logger_of_lightnings_by_its_class(tmp_path: Path) -> None:
     config.logger = LoggerConfig(
         csv=False,
         tensorboard=False,
-        other={
-            "_target_": "lightning.pytorch.loggers.CSVLogger",
-            "save_dir": str(tmp_path),
-            "name": "curves",
-        },
+        other={"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path), "name": "curves"},
     )
     (logger,) = build_loggers(config, tmp_path, 0)
     assert (type(logger), logger.name) == (CSVLogger, "curves")
@@ -223,10 +202,7 @@ def test_wandb_gets_project_and_group(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_device_that_is_not_there(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"trainer: .*(?i:cuda|gpu)"):
@@ -234,10 +210,7 @@ def test_device_that_is_not_there(
 
 
 def test_progress_lines_go_to_stderr(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(tiny(max_steps=1), train_volumes, val_volumes, tmp_path)
     captured = capsys.readouterr()

@@ -29,9 +29,7 @@ def attached(config: ExperimentConfig, train: TrainingVolumes, val: TrainingVolu
     # a new network returns zeros and would give every slice the same loss but for the slice
     with torch.no_grad():
         for parameter in module.average.parameters():
-            parameter.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05
-            )
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05)
     return module
 
 

@@ -108,10 +108,7 @@ def test_a_checkpoint_from_another_device_goes_on_the_same(
 
 
 def test_a_loss_that_is_not_finite_ends_training(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Training.training_step
 

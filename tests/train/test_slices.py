@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainuad.train.slices import (
-    TrainingVolumes,
-    draw_batch,
-    draw_slice_indices,
-    stack_volumes,
-    take_batch,
-    take_slabs,
-)
+from brainuad.train.slices import TrainingVolumes, draw_batch, draw_slice_indices, stack_volumes, take_batch, take_slabs
 
 SHAPE = (26, 31, 19)
 
@@ -95,8 +88,7 @@ def test_same_seed_same_batch(volumes: TrainingVolumes) -> None:
 def test_a_share_is_the_rows_of_the_whole(volumes: TrainingVolumes) -> None:
     indices = torch.arange(3).repeat(4)
     whole, first, second = (
-        sample(volumes, indices, 7, augment=True, rows=rows)
-        for rows in (slice(None), slice(0, 5), slice(5, 12))
+        sample(volumes, indices, 7, augment=True, rows=rows) for rows in (slice(None), slice(0, 5), slice(5, 12))
     )
     torch.testing.assert_close(torch.cat([first, second]), whole, atol=1e-6, rtol=1e-6)
 

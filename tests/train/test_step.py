@@ -44,9 +44,7 @@ def test_whole_steps_have_the_losses_and_weights_of_plain_ones(
     for expected, row in zip(plain, found, strict=True):
         for loss in ("train_loss", "val_loss"):
             assert float(row[loss]) == pytest.approx(float(expected[loss]), rel=1e-3)
-    weights, others = (
-        load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("plain", "whole")
-    )
+    weights, others = (load(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("plain", "whole"))
     # Adam divides small gradients by their own size, so rounding shows in a few weights: six steps move one by 4e-3
     differences = torch.cat([(others[name] - value).abs().flatten() for name, value in weights.items()])
     assert differences.mean() < 2e-5
@@ -109,9 +107,7 @@ def test_a_step_is_the_same_calls_on_the_same_memory(
     assert not [call for call in first if any(word in call for word in waits)]
 
 
-def test_a_loss_is_not_overwritten_by_the_next(
-    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes
-) -> None:
+def test_a_loss_is_not_overwritten_by_the_next(train_volumes: TrainingVolumes, val_volumes: TrainingVolumes) -> None:
     module = Training(tiny(), train_volumes, val_volumes)
     step = whole_step_of(module)
     first = step(module.draw(0), 1e-3, 0.5)
@@ -130,10 +126,7 @@ def test_averages_follow() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_has_the_losses_of_single_calls(
-    train_volumes: TrainingVolumes,
-    val_volumes: TrainingVolumes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(accelerator="gpu", max_epochs=10, precision="32-true")
     fit(config, train_volumes, val_volumes, tmp_path / "graph")

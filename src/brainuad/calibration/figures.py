@@ -80,8 +80,7 @@ class Calibration:
             scan_scores={score: numbers(scores, score) for score in scores},
             looks=Looks.from_dict(table(values, "looks")) if "looks" in values else Looks(),
             findings=_by_fraction(
-                table(values, "findings", {}),
-                lambda known, name: HealthyFindings.from_dict(table(known, name)),
+                table(values, "findings", {}), lambda known, name: HealthyFindings.from_dict(table(known, name))
             ),
         )
 
@@ -163,9 +162,7 @@ class Calibration:
         """
         found = []
         if self.scans < FEW_SCANS:
-            found.append(
-                f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little"
-            )
+            found.append(f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little")
         return found + self.looks.doubts(look_at(image, mask, brain_ml, alignment))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
@@ -174,9 +171,7 @@ class Calibration:
             raise InputError("calibration", f"has no calibration for {score}", "Run `brainuad calibrate`")
         low, high = min(found), max(found)
         if not low <= fraction <= high:
-            raise InputError(
-                "calibration", f"has no threshold for {fraction:g}", f"Choose {low:g} to {high:g}"
-            )
+            raise InputError("calibration", f"has no threshold for {fraction:g}", f"Choose {low:g} to {high:g}")
         return found
 
     @staticmethod
@@ -220,8 +215,7 @@ def _ends(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
 def _by_text(scores: Table) -> dict[str, dict[str, Any]]:
     return {
         score: {
-            f"{fraction:g}": list(value) if isinstance(value, tuple) else value
-            for fraction, value in known.items()
+            f"{fraction:g}": list(value) if isinstance(value, tuple) else value for fraction, value in known.items()
         }
         for score, known in scores.items()
     }

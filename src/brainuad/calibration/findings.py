@@ -73,8 +73,7 @@ class HealthyFindings:
         """
         counts, voxels = (tuple(map(int, numbers(values, name))) for name in ("counts", "voxels"))
         greatest = tuple(
-            tuple(map(_pair, sequence({"greatest": scan}, "greatest")))
-            for scan in sequence(values, "greatest")
+            tuple(map(_pair, sequence({"greatest": scan}, "greatest"))) for scan in sequence(values, "greatest")
         )
         if not len(counts) == len(voxels) == len(greatest) > 0:
             raise ValueError("has findings of another number of scans than it says")
@@ -94,9 +93,7 @@ def measure_findings(anomaly: np.ndarray, threshold: float) -> list[tuple[float,
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     peaks = ndimage.maximum(anomaly, labels, np.arange(1, count + 1))
     return [
-        (round(float(peak), 4), int(size))
-        for peak, size in zip(peaks, sizes, strict=True)
-        if size >= SMALLEST_FINDING
+        (round(float(peak), 4), int(size)) for peak, size in zip(peaks, sizes, strict=True) if size >= SMALLEST_FINDING
     ]
 
 

@@ -40,9 +40,7 @@ class BrainMaps:
     def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
         """Select the brain's values of ``(X, Y, Z)`` maps."""
         inside = {name: np.asarray(map)[mask] for name, map in maps.items()}
-        return cls(
-            mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()}
-        )
+        return cls(mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()})
 
     def and_of(self, maps: Mapping[str, Any]) -> BrainMaps:
         """Return these maps and further ones, ``(X, Y, Z)`` each."""
@@ -187,9 +185,7 @@ def calibration_of(
         intervals=intervals,
         findings={
             name: {
-                fraction: HealthyFindings.of(
-                    measure_findings(scan.final.map(name), threshold) for scan in scans
-                )
+                fraction: HealthyFindings.of(measure_findings(scan.final.map(name), threshold) for scan in scans)
                 for fraction, threshold in thresholds[name].items()
             }
             for name in scans[0].final.values

@@ -143,9 +143,7 @@ class Looks:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def unpacked(self) -> np.ndarray:
         """Return ``regions`` as ``(2, *shape)`` bool; a ValueError if they are damaged."""
@@ -203,9 +201,7 @@ class Looks:
         known = np.reshape(self.detail, (3, -1))
         if known.shape[1] < _ENOUGH:
             return []
-        low, high = (
-            np.array([_limit(tuple(values), side) for values in known]) for side in ("below", "above")
-        )
+        low, high = (np.array([_limit(tuple(values), side) for values in known]) for side in ("below", "above"))
         found = []
         for wrong, what in ((detail < low, "blurred or in thick slices"), (detail > high, "noisy")):
             if wrong.any() and (noise or what != "noisy"):

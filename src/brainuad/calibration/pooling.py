@@ -38,9 +38,7 @@ def pooled_thresholds(
     Returns:
         Threshold, and 95 % percentile interval, by fraction.
     """
-    _, subject = np.unique(
-        range(len(tails)) if subjects is None else list(map(str, subjects)), return_inverse=True
-    )
+    _, subject = np.unique(range(len(tails)) if subjects is None else list(map(str, subjects)), return_inverse=True)
     count = int(subject.max()) + 1
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     weights = np.vstack([np.ones(len(tails)), draws[:, subject]]) * np.asarray(voxels, dtype=np.float64)

@@ -11,14 +11,7 @@ from torch import Tensor, from_numpy
 from brainuad.calibration.healthy import HealthyScan
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import (
-    CARRIED,
-    HealthyMoments,
-    HealthyStatistics,
-    base_of,
-    bases_of,
-    relative_name,
-)
+from brainuad.scoring.health import CARRIED, HealthyMoments, HealthyStatistics, base_of, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity, tail_quantiles
 
 NOTHING = Ensemble(())
@@ -69,8 +62,7 @@ def set_against_health(
     health = statistics.carried()
     if in_brains:
         reached = {
-            part: np.stack([tail_quantiles(values) for values in cleaned])
-            for part, cleaned in in_brains.items()
+            part: np.stack([tail_quantiles(values) for values in cleaned]) for part, cleaned in in_brains.items()
         }
         found = _with_rarity(found, subjects, ensemble, in_brains, reached)
         voxels = [scan.voxels for scan in scans]

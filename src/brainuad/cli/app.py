@@ -28,9 +28,7 @@ def _print_version(wanted: bool) -> None:
 def brainuad(
     verbose: Annotated[
         bool,
-        typer.Option(
-            "-v", "--verbose", help="Print more to stderr. These options may also stand after the command."
-        ),
+        typer.Option("-v", "--verbose", help="Print more to stderr. These options may also stand after the command."),
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress and no warnings.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print an error's traceback.")] = False,

@@ -37,9 +37,7 @@ def calibrate(
     brain_mask: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of brain masks, named after their scans.")
     ] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")] = 1,
     threads: Threads = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -79,9 +77,7 @@ def calibrate(
         figures = {name: value for name, value in calibration.to_dict().items() if name != "looks"}
         print(json.dumps({"folder": str(made.folder), "rows": made.rows, "calibration": figures}, indent=2))
     else:
-        print_rows(
-            [_threshold_row(calibration, made.score, at) for at in calibration.thresholds[made.score]], False
-        )
+        print_rows([_threshold_row(calibration, made.score, at) for at in calibration.thresholds[made.score]], False)
         say(f"{calibration.scans} scans; use it with --model {made.folder}")
     exit_by_failures([row["status"] == "failed" for row in made.rows])
 

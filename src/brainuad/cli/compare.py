@@ -16,8 +16,7 @@ from brainuad.console import logger
 @app.command(short_help="Compare evaluations, or the scores of one evaluation, case by case.")
 def compare(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first."),
+        list[Path], typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first.")
     ],
     output: Output,
     metrics: Annotated[
@@ -31,14 +30,10 @@ def compare(
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            "--score",
-            metavar="NAME",
-            help="Scores to compare, the baseline first; repeat the option or use commas.",
+            "--score", metavar="NAME", help="Scores to compare, the baseline first; repeat the option or use commas."
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Split of the cases to compare.", **one_of(("test", "val")))
-    ] = "test",
+    split: Annotated[str, typer.Option(help="Split of the cases to compare.", **one_of(("test", "val")))] = "test",
     space: Annotated[
         str, typer.Option(help="Grid of the measurements to compare.", **one_of(("model", "native")))
     ] = "model",
@@ -50,14 +45,8 @@ def compare(
 
     evaluated = read_runs(runs)
     wanted = listed(metrics) or list(METRICS)
-    known(
-        "--metric",
-        listed(metrics) or [],
-        list(dict.fromkeys(name for run in evaluated for name in run.metrics())),
-    )
-    known(
-        "--score", listed(scores) or [], list(dict.fromkeys(name for run in evaluated for name in run.scores))
-    )
+    known("--metric", listed(metrics) or [], list(dict.fromkeys(name for run in evaluated for name in run.metrics())))
+    known("--score", listed(scores) or [], list(dict.fromkeys(name for run in evaluated for name in run.scores)))
     found = compare_runs(evaluated, metrics=wanted, scores=listed(scores) or (), split=split, space=space)
     for text in found.warnings:
         logger.warning("%s", text)

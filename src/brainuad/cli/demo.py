@@ -25,9 +25,7 @@ def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json =
         made = run_demo(output, device=device, report=report)
     if as_json:
         tables = {"scores": made.table, "groups": made.groups}
-        found = {
-            name: json.loads(table.reset_index().to_json(orient="records")) for name, table in tables.items()
-        }
+        found = {name: json.loads(table.reset_index().to_json(orient="records")) for name, table in tables.items()}
         pictures = [str(path) for path in made.pictures]
         files = {"results": str(made.results), "pictures": pictures, "page": str(made.page)}
         print(json.dumps(found | files, indent=2))

@@ -38,8 +38,7 @@ def evaluate(
     data_dir: DataDir,
     output: Output,
     sets: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all."),
+        list[str] | None, typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all.")
     ] = None,
     scores: Annotated[
         list[str] | None,
@@ -51,21 +50,14 @@ def evaluate(
     ] = None,
     modality: Annotated[
         str | None,
-        typer.Option(
-            help="Contrast of the images; the model must have been trained on it.", **one_of(PATHOLOGY_SETS)
-        ),
+        typer.Option(help="Contrast of the images; the model must have been trained on it.", **one_of(PATHOLOGY_SETS)),
     ] = None,
     fold: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Cross-validation fold. Default: the model's."),
+        int | None, typer.Option(min=0, metavar="N", help="Cross-validation fold. Default: the model's.")
     ] = None,
-    voxels: Annotated[
-        str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))
-    ] = "brain",
+    voxels: Annotated[str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))] = "brain",
     native: Annotated[bool, typer.Option(help="Measure on the grid of the image files, too.")] = True,
-    reference: Annotated[
-        bool, typer.Option("--reference", help="Measure as the paper's release does.")
-    ] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Measure as the paper's release does.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = False,
@@ -134,8 +126,6 @@ def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Pat
     if trained in (None, wanted):
         return wanted
     if data_dir.suffix.lower() != ".csv" and paper_folds(data_dir):
-        fault = (
-            f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
-        )
+        fault = f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
         raise InputError(model, fault, "Leave out --fold, or give the model of that fold")
     return wanted

@@ -65,9 +65,7 @@ def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shi
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME|DIR]", help="Name or folder of one model. Default: all shipped models."
-        ),
+        typer.Argument(metavar="[NAME|DIR]", help="Name or folder of one model. Default: all shipped models."),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -95,15 +93,10 @@ def pack(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
     ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")
-    ],
-    part_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Size of the largest file: 15MB, 16MiB ...")
-    ] = "15MB",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")],
+    part_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of the largest file: 15MB, 16MiB ...")] = "15MB",
     bits: Annotated[
-        str,
-        typer.Option(metavar="16|8", help="Bits per weight. 8 halves the files and rounds coarsely."),
+        str, typer.Option(metavar="16|8", help="Bits per weight. 8 halves the files and rounds coarsely.")
     ] = "16",
 ) -> None:
     """Write a model as a few small files with checksums. `brainuad models unpack` restores it.
@@ -125,9 +118,7 @@ def pack(
 @models.command(short_help="Restore a packed model.")
 def unpack(
     parts: Annotated[Path, typer.Argument(metavar="PARTS", help="Folder that `brainuad models pack` wrote.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")
-    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")],
 ) -> None:
     """Verify the files of a packed model, and write the model's folder completely or not at all."""
     from brainuad.modelpack import unpack_model

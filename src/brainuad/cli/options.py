@@ -28,9 +28,7 @@ def one_of(names: Collection[str]) -> dict[str, Any]:
     return {"callback": check, "metavar": "|".join(names)}
 
 
-DataDir = Annotated[
-    Path, typer.Argument(metavar="DATA_DIR", help="Folder in the paper's layout, or a manifest CSV.")
-]
+DataDir = Annotated[Path, typer.Argument(metavar="DATA_DIR", help="Folder in the paper's layout, or a manifest CSV.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all results.")]
 Modality = Annotated[str, typer.Option(help="Contrast of the images to use.", **one_of(PATHOLOGY_SETS))]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of every random number.")]
@@ -38,17 +36,14 @@ Device = Annotated[str, typer.Option(help="Device to compute on.", **one_of(DEVI
 Precision = Annotated[
     str,
     typer.Option(
-        help="Number format of the network; auto is bfloat16 where the device supports it.",
-        **one_of(PRECISIONS),
+        help="Number format of the network; auto is bfloat16 where the device supports it.", **one_of(PRECISIONS)
     ),
 ]
 Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster."),
+    bool, typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster.")
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="CPU threads of the network. Default: one per core."),
+    int | None, typer.Option(min=1, metavar="N", help="CPU threads of the network. Default: one per core.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Number of processes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -41,8 +41,7 @@ def prepare(
     bias_levels: Annotated[
         str,
         typer.Option(
-            help="Levels of the bias correction: 4 as published; 1 spares large lesions.",
-            **one_of(("1", "4")),
+            help="Levels of the bias correction: 4 as published; 1 spares large lesions.", **one_of(("1", "4"))
         ),
     ] = "4",
     splits: Annotated[
@@ -80,11 +79,7 @@ def prepare(
             advance(f"{row['status']}: {row['subject']}: {row['message']}" if row["message"] else "")
 
         prepare_cohort(
-            scans,
-            output,
-            Preparation(float(spacing), seed, extractor, int(bias_levels)),
-            jobs=jobs,
-            report=report,
+            scans, output, Preparation(float(spacing), seed, extractor, int(bias_levels)), jobs=jobs, report=report
         )
     if as_json:
         print_rows(sorted(rows, key=lambda row: str(row["subject"])), as_json)

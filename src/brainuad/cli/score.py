@@ -25,12 +25,10 @@ def score(
         str, typer.Option(metavar="NAME|DIR", help="Name of a shipped model, or a model's folder.")
     ] = "lite-t1",
     brain_mask: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE|DIR", help="Brain mask, or a folder of masks named after their scans."),
+        Path | None, typer.Option(metavar="FILE|DIR", help="Brain mask, or a folder of masks named after their scans.")
     ] = None,
     lesion_mask: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE|DIR", help="Ground truth, or a folder of it. Only the report uses it."),
+        Path | None, typer.Option(metavar="FILE|DIR", help="Ground truth, or a folder of it. Only the report uses it.")
     ] = None,
     score: Annotated[
         str | None,
@@ -61,9 +59,7 @@ def score(
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
-    jobs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")] = 1,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score finished scans again.")] = False,
     shard: Annotated[
@@ -99,12 +95,7 @@ def score(
     )[number - 1 :: shares]
     if dry_run and scans:
         rows = [
-            {
-                "name": scan.name,
-                "kind": scan.kind,
-                "source": str(scan.source),
-                "result": output_paths(scan)["sidecar"],
-            }
+            {"name": scan.name, "kind": scan.kind, "source": str(scan.source), "result": output_paths(scan)["sidecar"]}
             for scan in scans
         ]
         print_rows(rows, as_json)
@@ -120,14 +111,7 @@ def score(
 
         settings = Settings(detector.score_called(score), fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(
-            scans,
-            detector,
-            output,
-            settings,
-            jobs=jobs,
-            overwrite=overwrite,
-            report=report,
-            stage=advance.stage,
+            scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report, stage=advance.stage
         )
     page = None
     if not (no_report or shard):

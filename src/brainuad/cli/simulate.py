@@ -26,15 +26,12 @@ def _above_zero(value: float) -> float:
 @app.command(short_help="Put simulated lesions into healthy scans.")
 def simulate(
     healthy: Annotated[
-        Path,
-        typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV."),
+        Path, typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV.")
     ],
     output: Output,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="|".join(KINDS), help="Kinds of lesions; repeat the option or use commas. Default: all."
-        ),
+        typer.Option(metavar="|".join(KINDS), help="Kinds of lesions; repeat the option or use commas. Default: all."),
     ] = None,
     seed: Seed = 0,
     modality: Annotated[
@@ -45,12 +42,10 @@ def simulate(
         ),
     ] = "t1",
     contrast: Annotated[
-        float,
-        typer.Option(metavar="X", callback=_above_zero, help="Factor on the contrast of lesions."),
+        float, typer.Option(metavar="X", callback=_above_zero, help="Factor on the contrast of lesions.")
     ] = 1.0,
     size: Annotated[
-        float,
-        typer.Option(metavar="X", callback=_above_zero, help="Factor on the volume of lesions."),
+        float, typer.Option(metavar="X", callback=_above_zero, help="Factor on the volume of lesions.")
     ] = 1.0,
     split: Annotated[
         list[str] | None,
@@ -59,9 +54,7 @@ def simulate(
             help="Splits; repeat the option or use commas. Default: val and test, for t2 train as well.",
         ),
     ] = None,
-    fold: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")
-    ] = 0,
+    fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")] = 0,
     outlines: Annotated[
         Path | None,
         typer.Option(

@@ -26,36 +26,26 @@ def sweep(
     ] = "0.3:3.0:0.2",
     ensembles: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Ensembles: default, mean, max, min, softmin, learnt. Default: all."
-        ),
+        typer.Option(metavar="NAME", help="Ensembles: default, mean, max, min, softmin, learnt. Default: all."),
     ] = None,
     ablate: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="Ablations: windows, postprocessing, shared-noise; repeat the option or use commas.",
+            metavar="NAME", help="Ablations: windows, postprocessing, shared-noise; repeat the option or use commas."
         ),
     ] = None,
     timesteps: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="T", help="Further noise levels to reconstruct at; repeat the option or use commas."
-        ),
+        typer.Option(metavar="T", help="Further noise levels to reconstruct at; repeat the option or use commas."),
     ] = None,
     draws: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="N", help="Further numbers of draws to average; repeat the option or use commas."
-        ),
+        typer.Option(metavar="N", help="Further numbers of draws to average; repeat the option or use commas."),
     ] = None,
     sets: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all."),
+        list[str] | None, typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Split of the scans to measure.", **one_of(("test", "val")))
-    ] = "test",
+    split: Annotated[str, typer.Option(help="Split of the scans to measure.", **one_of(("test", "val")))] = "test",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -79,9 +69,7 @@ def sweep(
     )
     widths = parse_sigmas(sigmas)
     detector = load_model(model, device, precision)
-    cases = leak_free(
-        read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False)
-    )
+    cases = leak_free(read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False))
     wanted = listed(sets)
     known("--sets", wanted or [], list(dict.fromkeys(case.dataset for case in cases)))
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]

@@ -26,8 +26,7 @@ def zoo(
         ),
     ] = None,
     models: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Models; repeat the option or use commas. Default: all."),
+        list[str] | None, typer.Option(metavar="NAME", help="Models; repeat the option or use commas. Default: all.")
     ] = None,
     budget: Annotated[
         str, typer.Option(metavar="TIME", help="Wall-clock time of each training: 90s, 30m, 2h.")

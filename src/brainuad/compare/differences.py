@@ -161,9 +161,7 @@ def compare_runs(
     return Comparisons(tuple(rows), tuple(warnings))
 
 
-def _pairs(
-    runs: Sequence[Run], scores: Sequence[str], split: str, space: str
-) -> list[tuple[_Contestant, _Contestant]]:
+def _pairs(runs: Sequence[Run], scores: Sequence[str], split: str, space: str) -> list[tuple[_Contestant, _Contestant]]:
     """Return pairs of (baseline, contestant)."""
     first, *others = runs
     wanted = list(dict.fromkeys(scores))
@@ -195,9 +193,7 @@ def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]
     found = {at for thresholds in measured for at in thresholds.get(name, ())}
     if not found:
         known = sorted({known for thresholds in measured for known in thresholds})
-        raise InputError(
-            metric, f"was not measured in {where}", f"There are: {', '.join(known) or 'no measures'}"
-        )
+        raise InputError(metric, f"was not measured in {where}", f"There are: {', '.join(known) or 'no measures'}")
     choices = ", ".join(f"{name}:{at}" for at in sorted(found) if at)
     if threshold and threshold not in found:
         raise InputError(metric, "was not measured at this threshold", f"There are: {choices or name}")
@@ -208,9 +204,7 @@ def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]
     return choices
 
 
-def _compare(
-    baseline: _Contestant, contestant: _Contestant, metric: str
-) -> tuple[list[Comparison], list[str]]:
+def _compare(baseline: _Contestant, contestant: _Contestant, metric: str) -> tuple[list[Comparison], list[str]]:
     """Return the comparisons of two contestants, by data set and pooled, and warnings."""
     rows, warnings = [], []
     pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}

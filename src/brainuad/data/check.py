@@ -9,14 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainuad.data.cohort import (
-    HEALTHY_SET,
-    Case,
-    find_layout,
-    manifest_cases,
-    paper_folds,
-    read_paper_layout,
-)
+from brainuad.data.cohort import HEALTHY_SET, Case, find_layout, manifest_cases, paper_folds, read_paper_layout
 from brainuad.data.intensity import on_zero
 from brainuad.data.leaks import find_leaks
 from brainuad.data.packed import is_packed, read_packed
@@ -81,9 +74,7 @@ def check_data_dir(
         else:
             splits = find_layout(path) / "splits"
             for number in paper_folds(path) or [0] if fold is None else [fold]:
-                fold_cases, fold_problems = _read_fold(
-                    path, splits, modality, number, training=fold is not None
-                )
+                fold_cases, fold_problems = _read_fold(path, splits, modality, number, training=fold is not None)
                 cases += fold_cases
                 problems += fold_problems
     except InputError as error:
@@ -92,9 +83,7 @@ def check_data_dir(
     return list(dict.fromkeys(problems)) + check_files(cases, num_workers=num_workers, progress=progress)
 
 
-def check_files(
-    cases: Iterable[Case], *, num_workers: int = 1, progress: Progress | None = None
-) -> list[Problem]:
+def check_files(cases: Iterable[Case], *, num_workers: int = 1, progress: Progress | None = None) -> list[Problem]:
     """Check the files of every case; those that share all files are checked once."""
     unique = list({(case.image, case.mask, case.lesion): case for case in cases}.values())
     problems: list[Problem] = []
@@ -234,15 +223,11 @@ def _grid_problems(path: Path, label: Volume, other_path: Path, other: Volume) -
         )
         yield _warning(path, f"lies up to {distance:.1f} mm from {other_path.name} by its affine", remedy)
     if label.file_orientation != other.file_orientation:
-        axes = (
-            f"is stored in the axes {label.file_orientation}, {other_path.name} in {other.file_orientation}"
-        )
+        axes = f"is stored in the axes {label.file_orientation}, {other_path.name} in {other.file_orientation}"
         yield _warning(path, axes, "Refused with datamodule.cfg.affine=ignored: store both alike")
 
 
-def _lesion_problems(
-    lesion_path: Path, lesion: Volume, mask_path: Path, mask: Volume | None
-) -> Iterator[Problem]:
+def _lesion_problems(lesion_path: Path, lesion: Volume, mask_path: Path, mask: Volume | None) -> Iterator[Problem]:
     """Look at a lesion mask, alone and inside the brain mask (None where that cannot be read)."""
     voxels = lesion.inside
     if (lesion.array != np.rint(lesion.array)).any():

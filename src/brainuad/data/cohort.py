@@ -120,9 +120,7 @@ def read_paper_layout(
     root = find_layout(data_dir)
     files = [(f"{HEALTHY_SET}_{split}_fold{fold}", HEALTHY_SET, split) for split in ("train", "val")]
     files.append((f"{HEALTHY_SET}_test", HEALTHY_SET, "test"))
-    files += [
-        (f"{name}_{split}", name, split) for name in PATHOLOGY_SETS[modality] for split in ("val", "test")
-    ]
+    files += [(f"{name}_{split}", name, split) for name in PATHOLOGY_SETS[modality] for split in ("val", "test")]
     cases: list[Case] = []
     notes: list[Note] = []
     absent: list[str] = []
@@ -155,9 +153,7 @@ def find_layout(data_dir: str | Path) -> Path:
             return root
     looked = " and ".join(str(root / "splits") for root in candidates)
     fault = "holds no splits folder" if Path(data_dir).is_dir() else "is no folder"
-    raise InputError(
-        data_dir, f"{fault} (looked for {looked})", "Set DATA_DIR to the folder that holds Data/splits"
-    )
+    raise InputError(data_dir, f"{fault} (looked for {looked})", "Set DATA_DIR to the folder that holds Data/splits")
 
 
 def paper_folds(data_dir: str | Path) -> list[int]:
@@ -193,16 +189,12 @@ def _with_t2(cases: Sequence[Case], root: Path, path: Path, *, needed: bool) -> 
     else:
         kept = [case for case in cases if case.image.is_file()]
     if not kept and needed:
-        raise InputError(
-            path, "none of its subjects has a T2 scan", f"Put them below {cases[0].image.parent}"
-        )
+        raise InputError(path, "none of its subjects has a T2 scan", f"Put them below {cases[0].image.parent}")
     dropped = sorted({case.subject for case in cases} - {case.subject for case in kept})
     if not dropped:
         return kept, []
     names_dropped = ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else "")
-    return kept, [
-        Note(path, f"{len(dropped)} subjects have no T2 scan ({names_dropped})", "They are left out")
-    ]
+    return kept, [Note(path, f"{len(dropped)} subjects have no T2 scan ({names_dropped})", "They are left out")]
 
 
 def t2_path(t1_path: str) -> str:

@@ -47,9 +47,7 @@ class BrainFrame:
         affine[:3, 3] = np.asarray(ATLAS_CENTRE) - self.spacing * (np.asarray(self.shape) - 1) / 2
         return affine
 
-    def to_model(
-        self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3
-    ) -> np.ndarray:
+    def to_model(self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3) -> np.ndarray:
         """Resample a scan onto the grid.
 
         Args:
@@ -88,9 +86,7 @@ def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, o
             return sample_axes(array, steps, offset, shape, order=order, mode="constant", sigmas=sigma)
         array = ndimage.gaussian_filter(array, sigma, mode="constant")
     # 'constant' would blend cubic samples with zeros only beyond the last voxel, which is what a brain needs.
-    return ndimage.affine_transform(
-        array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0
-    )
+    return ndimage.affine_transform(array, linear, offset, output_shape=shape, order=order, mode="constant", cval=0.0)
 
 
 def _is_parallel(linear: np.ndarray, shape: tuple[int, ...]) -> bool:

@@ -68,9 +68,7 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     return away if level else array
 
 
-def scale_to_percentiles(
-    array: np.ndarray, mask: np.ndarray, *, low: float = 1.0, high: float = 99.0
-) -> np.ndarray:
+def scale_to_percentiles(array: np.ndarray, mask: np.ndarray, *, low: float = 1.0, high: float = 99.0) -> np.ndarray:
     """Clip to two percentiles of the voxels inside the brain mask and scale to [0, 1].
 
     Args:

@@ -54,14 +54,11 @@ def find_leaks(cases: Iterable[Case]) -> list[Leak]:
         splits = tuple(split for split in SPLITS if any(case.split == split for case in members))
         if len(splits) > 1:
             datasets, subjects = (
-                "/".join(dict.fromkeys(getattr(case, field) for case in members))
-                for field in ("dataset", "subject")
+                "/".join(dict.fromkeys(getattr(case, field) for case in members)) for field in ("dataset", "subject")
             )
             shared.append(Leak(datasets, subjects, splits))
     repeated = [
-        Leak(dataset, subject, (split,) * count)
-        for (dataset, subject, split, _), count in rows.items()
-        if count > 1
+        Leak(dataset, subject, (split,) * count) for (dataset, subject, split, _), count in rows.items() if count > 1
     ]
     return shared + repeated
 

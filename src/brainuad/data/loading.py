@@ -168,9 +168,7 @@ def content_key(case: Case, config: DataConfig) -> str:
     paths = [case.image, case.mask, case.lesion]
     for path in paths:
         if path is not None and not path.is_file():
-            raise InputError(
-                path, "no such file", f"It belongs to subject {case.subject}; see `brainuad check`"
-            )
+            raise InputError(path, "no such file", f"It belongs to subject {case.subject}; see `brainuad check`")
     settings = {
         "loader": _LOADER_VERSION,
         "imageDim": list(config.imageDim),

@@ -99,9 +99,7 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tup
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 2:
-        raise InputError(
-            name, f"has shape {announced}; a volume of three dimensions is needed", "Give one 3-D scan"
-        )
+        raise InputError(name, f"has shape {announced}; a volume of three dimensions is needed", "Give one 3-D scan")
     if math.prod(shape) > _MAX_VOXELS:
         raise InputError(
             name,
@@ -229,11 +227,7 @@ class _Repairs(logging.LoggerAdapter):
 
 
 def _read_values(
-    path: Path,
-    stream: BinaryIO | gzip.GzipFile,
-    header: nib.Nifti1Header,
-    shape: tuple[int, int, int],
-    size: int,
+    path: Path, stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, shape: tuple[int, int, int], size: int
 ) -> np.ndarray:
     dtype, place = header.get_data_dtype(), float(header["vox_offset"])
     slope, intercept = header.get_slope_inter()
@@ -265,9 +259,7 @@ def _read_values(
         while piece := stream.read(2**16):
             spare += len(piece)
             if spare > _SPARE:
-                raise InputError(
-                    path, f"expands to more than the {announced} bytes its header announces", _COPY
-                )
+                raise InputError(path, f"expands to more than the {announced} bytes its header announces", _COPY)
     check_values(volume, path)
     return volume
 
@@ -301,9 +293,7 @@ def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path, size: int
         while len(piece) < wanted:
             more = stream.read(wanted - len(piece))
             if not more:
-                raise InputError(
-                    path, f"is truncated: {left - len(piece)} of {length} bytes are missing", _COPY
-                )
+                raise InputError(path, f"is truncated: {left - len(piece)} of {length} bytes are missing", _COPY)
             piece += more
         left -= wanted
         yield piece

@@ -25,16 +25,7 @@ FORMAT = 1
 SUFFIX = ".npz"
 # what the voxels depend on
 SETTINGS = ("mode", "imageDim", "rescaleFactor", "affine", "smoothing_iterations")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -115,9 +106,7 @@ def to_levels(image: np.ndarray) -> tuple[np.ndarray, np.float32, np.uint8]:
     share = 255 * -low / (high - low) if high > low else 0.0
     # what is below 0 has to fit in the levels below it, what is above in those above
     sides = {zero: ((-low, zero), (high, 255 - zero)) for zero in (int(share), min(int(share) + 1, 255))}
-    worth, zero = min(
-        (max(_ratio(size, levels) for size, levels in both), zero) for zero, both in sides.items()
-    )
+    worth, zero = min((max(_ratio(size, levels) for size, levels in both), zero) for zero, both in sides.items())
     step = np.float32(worth) or np.float32(1)
     rounded = np.rint(image / np.float64(step)) + zero
     return np.clip(rounded, 0, 255).astype(np.uint8), step, np.uint8(zero)
@@ -129,10 +118,7 @@ def _ratio(size: float, levels: int) -> float:
 
 
 def pack_scans(
-    scans: Sequence[PackedScan],
-    volumes: Iterable[tuple[np.ndarray, np.ndarray]],
-    config: DataConfig,
-    fold: int,
+    scans: Sequence[PackedScan], volumes: Iterable[tuple[np.ndarray, np.ndarray]], config: DataConfig, fold: int
 ) -> PackedCohort:
     """Return scans in 8 bits.
 
@@ -219,6 +205,4 @@ def _cohort(header: dict[str, Any], stored: Any) -> PackedCohort:
     )
     if not whole:
         raise ValueError("its arrays do not belong together")
-    return PackedCohort(
-        scans, images, masks, steps, zeros, settings, int(header["fold"]), str(header["version"])
-    )
+    return PackedCohort(scans, images, masks, steps, zeros, settings, int(header["fold"]), str(header["version"]))

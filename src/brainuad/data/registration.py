@@ -117,9 +117,7 @@ def _register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> np.ndarray:
     affine.SetMatrix(rigid.GetMatrix())
     affine.SetTranslation(rigid.GetTranslation())
     return _ras_matrix(
-        sitk.AffineTransform(
-            _optimise(fixed, moving, affine, sampling=0.1, shrink=(4, 2), sigmas=(2, 1), seed=seed)
-        )
+        sitk.AffineTransform(_optimise(fixed, moving, affine, sampling=0.1, shrink=(4, 2), sigmas=(2, 1), seed=seed))
     )
 
 
@@ -163,9 +161,7 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
                 _optimise(*images, still, sampling=1.0, shrink=(2, 1), sigmas=(6, 3), seed=seed, mask=mask)
             )
             # negative mutual information: less is better
-            before, after = (
-                _metric(1.0, seed, mask, start).MetricEvaluate(*images) for start in (still, moved)
-            )
+            before, after = (_metric(1.0, seed, mask, start).MetricEvaluate(*images) for start in (still, moved))
     except RuntimeError as error:
         raise ValueError(f"could not be registered within its session ({itk_fault(error)})") from error
     return _ras_matrix(moved) if after < 1.01 * before else np.eye(4)
@@ -198,9 +194,7 @@ def _optimise(
     return result.GetNthTransform(0) if isinstance(result, sitk.CompositeTransform) else result
 
 
-def _metric(
-    sampling: float, seed: int, mask: sitk.Image | None, start: sitk.Transform
-) -> sitk.ImageRegistrationMethod:
+def _metric(sampling: float, seed: int, mask: sitk.Image | None, start: sitk.Transform) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)

@@ -61,9 +61,7 @@ def _occupied(array: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 @lru_cache(maxsize=32)  # the maps of a scan take the same three, and many scans of a cohort
-def _operator(
-    size: int, step: float, start: float, length: int, sigma: float, order: int, mode: str
-) -> np.ndarray:
+def _operator(size: int, step: float, start: float, length: int, sigma: float, order: int, mode: str) -> np.ndarray:
     """Return the matrix ``(length, size)`` of what happens along one axis."""
     units = np.eye(size)
     if sigma > 0:

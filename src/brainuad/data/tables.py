@@ -41,9 +41,7 @@ def read_table(path: Path, required: Iterable[str]) -> list[tuple[dict[str, str]
         raise InputError(path, f"has the column {', '.join(twice)} twice", "Remove one, or rename it")
     missing = sorted(set(required) - set(found))
     if missing:
-        raise InputError(
-            path, f"lacks the columns {', '.join(missing)}", f"It has {', '.join(found) or 'none'}"
-        )
+        raise InputError(path, f"lacks the columns {', '.join(missing)}", f"It has {', '.join(found) or 'none'}")
     rows = [({name: _clean(name, record.get(name)) for name in found}, place) for record, place in records]
     rows = [(row, place) for row, place in rows if any(row.values())]
     if not rows:

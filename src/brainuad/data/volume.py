@@ -7,13 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import (
-    aff2axcodes,
-    apply_orientation,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from brainuad.data.nifti import check_affine, check_grid, check_values, read_nifti
 from brainuad.errors import InputError
@@ -102,9 +96,7 @@ class Volume:
             InputError: ``sform_code`` and ``qform_code`` are both 0; ``name`` is used in the message.
         """
         if int(self.header["sform_code"]) <= 0 and int(self.header["qform_code"]) <= 0:
-            fault = (
-                "says nowhere how it lies (sform_code and qform_code are 0), so left and right cannot be told"
-            )
+            fault = "says nowhere how it lies (sform_code and qform_code are 0), so left and right cannot be told"
             raise InputError(name, fault, "Convert it again, or set its sform if you know how it lies")
 
     @property

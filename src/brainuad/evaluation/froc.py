@@ -91,9 +91,7 @@ class Froc:
         down_to_the_first_of_many = np.logical_and.accumulate(few[::-1])[::-1]
         return float(self.sensitivity(name)[down_to_the_first_of_many].max(initial=0.0))
 
-    def mean_sensitivity(
-        self, rates: Sequence[float] = FALSE_POSITIVES_A_SCAN, name: str | None = None
-    ) -> float:
+    def mean_sensitivity(self, rates: Sequence[float] = FALSE_POSITIVES_A_SCAN, name: str | None = None) -> float:
         """Return the mean of the sensitivities at given false positives a scan, as LUNA16 ranks by.
 
         Setio et al., Medical Image Analysis 42, 2017, with the rates 1/8 to 8; maps of the brain need more.
@@ -102,10 +100,7 @@ class Froc:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(self).items()
-        }
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Froc:
@@ -129,12 +124,7 @@ def _columns(name: str | None) -> slice:
 
 
 def scan_froc(
-    map: Any,
-    lesions: Lesions,
-    thresholds: Sequence[float],
-    *,
-    min_overlap: float = MIN_OVERLAP,
-    min_voxels: int = 1,
+    map: Any, lesions: Lesions, thresholds: Sequence[float], *, min_overlap: float = MIN_OVERLAP, min_voxels: int = 1
 ) -> Froc:
     """Return one scan's counts over thresholds; counts of scans may be added.
 
@@ -158,10 +148,7 @@ def scan_froc(
     # (lesions, 8): which classes each is of
     sizes, contrasts = size_class(lesions.volume_ml), contrast_class(lesions.contrast)
     of_class = np.hstack(
-        [
-            sizes[:, None] == np.arange(len(SIZE_CLASSES)),
-            contrasts[:, None] == np.arange(len(CONTRAST_CLASSES)),
-        ]
+        [sizes[:, None] == np.arange(len(SIZE_CLASSES)), contrasts[:, None] == np.arange(len(CONTRAST_CLASSES))]
     )
     box = bounding_box(scores > scores.dtype.type(levels[0]))  # elsewhere nothing is ever predicted
     scores, lesions = scores[box], replace(lesions, labels=lesions.labels[box])

@@ -75,9 +75,7 @@ def summarise(
     return Summary(mean, sd, len(array), low, high)
 
 
-def paired_difference(
-    a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Summary:
+def paired_difference(a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Summary:
     """Return mean, deviation and 95 % interval of the differences a - b within subjects, as `summarise` does.
 
     Args:
@@ -109,9 +107,7 @@ class Ratio:
     high: float
 
 
-def paired_ratio(
-    a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Ratio:
+def paired_ratio(a: Iterable[float], b: Iterable[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Ratio:
     """Return the ratio mean(a) / mean(b) with its 95 % BCa interval, drawing subjects with both of their values.
 
     Args:

@@ -86,9 +86,7 @@ class ScoreHistogram:
             return math.nan, math.nan
         true_positives, false_positives = self._above_or_in()
         held = self.lesion > 0
-        n, tp, fp = (
-            counts[held].astype(np.float64) for counts in (self.lesion, true_positives, false_positives)
-        )
+        n, tp, fp = (counts[held].astype(np.float64) for counts in (self.lesion, true_positives, false_positives))
         # sum over i = 1..n of (tp - n + i) / (tp - n + i + fp), by the digamma function
         worst = math.fsum(n - fp * (digamma(tp + fp + 1) - digamma(tp - n + fp + 1)))
         best = math.fsum(n * tp / (tp + fp - self.healthy[held]))
@@ -185,9 +183,7 @@ def score_histogram(map: Any, lesion: Any = None) -> ScoreHistogram:
         ValueError: The shapes differ or the map holds NaN.
     """
     scores = as_scores(map, "map")
-    return curve_histogram(
-        threshold_curve(scores, np.zeros(scores.shape, bool) if lesion is None else lesion)
-    )
+    return curve_histogram(threshold_curve(scores, np.zeros(scores.shape, bool) if lesion is None else lesion))
 
 
 def curve_histogram(curve: ThresholdCurve) -> ScoreHistogram:

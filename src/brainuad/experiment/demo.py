@@ -31,22 +31,9 @@ BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
     relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
 )  # relative to healthy scans at the same voxel
-SCORES = (
-    RARITY,
-    *BASELINES,
-    "l1",
-    *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS),
-    SCORE,
-    "l1_ssim",
-    *RELATIVE,
-)
+SCORES = (RARITY, *BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
 OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map
-PICTURED = {
-    "l1": "L1",
-    SCORE: "SSIM ensemble",
-    RARITY: "rarity in health, over scales",
-    OWN_MAP: "the model's own map",
-}
+PICTURED = {"l1": "L1", SCORE: "SSIM ensemble", RARITY: "rarity in health, over scales", OWN_MAP: "the model's own map"}
 MEASURES = ("average_precision", "best_dice")
 MARKED = 0.01  # fraction of healthy brain voxels above the threshold of which the groups say what it marks
 
@@ -128,9 +115,7 @@ def score_cohort(
     results = output / "results.csv"
     write_text(results, long_table(table, groups).to_csv(index=False))
     pictures = [output / f"{case.subject}.png" for case in cohort]
-    return Demo(
-        cases, table, groups, results, pictures, write_page(detector, cohort, output / "scored", seed, report)
-    )
+    return Demo(cases, table, groups, results, pictures, write_page(detector, cohort, output / "scored", seed, report))
 
 
 def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: int, report: Report) -> Path:
@@ -159,9 +144,7 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
     prepared = scored.prepared
     overlays = [
         Overlay(
-            title,
-            scored.maps[name],
-            *(healthy_threshold(detector, name, at) for at in (FIRST_COLOUR, FULL_COLOUR)),
+            title, scored.maps[name], *(healthy_threshold(detector, name, at) for at in (FIRST_COLOUR, FULL_COLOUR))
         )
         for name, title in PICTURED.items()
         if name in scored.maps

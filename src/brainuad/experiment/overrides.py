@@ -105,9 +105,7 @@ def check_overrides(overrides: Sequence[str], *, multirun: bool, own_files: bool
             if not (multirun or own_files):
                 to_experiment(compose("config", overrides=list(overrides)))
     except OverrideParseException as error:
-        raise InputError(
-            "overrides", _one_line(error), "Write NAME=VALUE; quote special characters"
-        ) from error
+        raise InputError("overrides", _one_line(error), "Write NAME=VALUE; quote special characters") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError("overrides", _one_line(error), "See `brainuad train --help`") from error
 
@@ -145,9 +143,7 @@ def _check_model_settings(overrides: Sequence[Override]) -> None:
     with suppress(HydraException, OmegaConfBaseException):
         chosen = compose("config", overrides=choice).model.cfg.name if given else ""
         for setting in given:
-            has = [
-                model for model in MODELS if setting in {own.name for own in fields(settings_class(model))}
-            ]
+            has = [model for model in MODELS if setting in {own.name for own in fields(settings_class(model))}]
             if chosen in MODELS and chosen not in has:
                 remedy = f"It is one of {', '.join(has)}: add model={has[0]}"
                 raise UnknownName(f"model.cfg.{setting}", f"no setting of the model {chosen}", remedy)
@@ -178,9 +174,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
     for wanted in (name, last):
         if near := difflib.get_close_matches(wanted.lower(), meant, n=1):
             return f"Did you mean {meant[near[0]]!r}?"
-    return (
-        f"Known: {', '.join(known)}" if len(known) < 10 else "`brainuad train --cfg job` lists all settings"
-    )
+    return f"Known: {', '.join(known)}" if len(known) < 10 else "`brainuad train --cfg job` lists all settings"
 
 
 def _one_line(error: Exception) -> str:
@@ -268,9 +262,7 @@ def read_environment(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            path, f"cannot be read ({error})", "Make it a text file of KEY=value lines"
-        ) from error
+        raise InputError(path, f"cannot be read ({error})", "Make it a text file of KEY=value lines") from error
     values = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -117,9 +117,7 @@ def _run_hydra(arguments: list[str]) -> int:
 
 
 def _of_disk(error: OSError) -> InputError:
-    return InputError(
-        error.filename or "training", error.strerror or str(error), "Free space or choose another folder"
-    )
+    return InputError(error.filename or "training", error.strerror or str(error), "Free space or choose another folder")
 
 
 @contextmanager
@@ -173,9 +171,7 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
     if not config.onlyEval:
         check_devices(config, len(folds))
     # read all folds before the first training, which may take days
-    models = (
-        {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
-    )
+    models = {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
     settings = {fold: with_saved_settings(config, model, typed) for fold, model in models.items()}
     cohorts = {fold: fold_cases(config, fold) for fold in folds}
     failed = 0
@@ -272,9 +268,7 @@ def check_packed(config: ExperimentConfig, fold: int) -> None:
     here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS}
     there = {f"datamodule.cfg.{name}": value for name, value in packed.settings.items()}
     here["fold"], there["fold"] = fold, packed.fold
-    differing = [
-        f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]
-    ]
+    differing = [f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
     if differing:
         fault = f"was packed with other settings ({'; '.join(differing)})"
         raise InputError(config.data_dir, fault, "Repeat them, or pack the data anew with these")
@@ -334,22 +328,17 @@ def train_fold(
     return model if is_main_process() else None
 
 
-def training_volumes(
-    config: ExperimentConfig, cases: Sequence[Case]
-) -> tuple[TrainingVolumes, TrainingVolumes]:
+def training_volumes(config: ExperimentConfig, cases: Sequence[Case]) -> tuple[TrainingVolumes, TrainingVolumes]:
     """Return the training and validation volumes, from a fold's cases or from packed data."""
     from brainuad.train.slices import stack_volumes
 
     if not is_packed(config.data_dir):
-        train, val = (
-            load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val")
-        )
+        train, val = (load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val"))
         return train, val
     packed = read_packed(config.data_dir)
     most = SAMPLE_SUBJECTS if config.datamodule.cfg.sample_set else None
     train, val = (
-        stack_volumes([packed.pair(index) for index in packed.split(split, most)])
-        for split in ("train", "val")
+        stack_volumes([packed.pair(index) for index in packed.split(split, most)]) for split in ("train", "val")
     )
     return train, val
 

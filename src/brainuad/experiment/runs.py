@@ -62,9 +62,7 @@ def newest_run(config: ExperimentConfig) -> Path | None:
         if not differing:
             return folder
         mismatch = mismatch or InputError(
-            folder,
-            f"was run with other settings ({'; '.join(differing)})",
-            "Repeat them, or drop resume=True",
+            folder, f"was run with other settings ({'; '.join(differing)})", "Repeat them, or drop resume=True"
         )
     if mismatch:
         raise mismatch
@@ -95,9 +93,7 @@ def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[
         raise InputError(folder, fault, f"Add datamodule.cfg.mode={data.mode}, or give a model of {mode}")
     free = untrained_settings(model)
     known: list[tuple[str, str, Any, Any]] = [
-        ("model.cfg", field.name, model, config.model.cfg)
-        for field in fields(model)
-        if field.name not in free
+        ("model.cfg", field.name, model, config.model.cfg) for field in fields(model) if field.name not in free
     ]
     known += [("datamodule.cfg", name, data, config.datamodule.cfg) for name in GRID_SETTINGS]
     differing = [

@@ -76,9 +76,7 @@ def run_zoo(
     """
     output = Path(output)
     if is_packed(data_dir):
-        raise InputError(
-            data_dir, "is packed and holds no test scans", "Give the data that it was packed from"
-        )
+        raise InputError(data_dir, "is packed and holds no test scans", "Give the data that it was packed from")
     trainings = [
         (name, zoo_settings(name, seed, data_dir, output / "models", budget, settings))
         for seed in seeds
@@ -216,6 +214,4 @@ def _first_loaded(cases: Sequence[Case], detector: Detector) -> PreparedCase:
     for case in cases:
         with suppress(InputError):
             return load_case(case, detector.data_config)
-    raise InputError(
-        "test scans", "cannot be used, not one of them", "See what `brainuad check` says of the data"
-    )
+    raise InputError("test scans", "cannot be used, not one of them", "See what `brainuad check` says of the data")

@@ -21,9 +21,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "dataset_description.json"
 SUFFIXES = {"t1": "T1w", "t2": "T2w"}
-_NAME = re.compile(
-    r"(sub-[A-Za-z0-9+]+)(_ses-[A-Za-z0-9+]+)?(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?"
-)
+_NAME = re.compile(r"(sub-[A-Za-z0-9+]+)(_ses-[A-Za-z0-9+]+)?(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?")
 # Metadata common to all files of a kind; files inherit it from the root, as the specification allows.
 _INHERITED = {
     "desc-anomaly_{suffix}": {

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 
-_WORDS = {
-    "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"},
-    "t2": {"t2", "t2w", "t2wi"},
-}
+_WORDS = {"t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"}, "t2": {"t2", "t2w", "t2wi"}}
 _OTHER = {"flair", "t2flair", "t2f", "dwi", "adc", "trace", "bold", "swi", "tof", "pdw"}
 _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
 

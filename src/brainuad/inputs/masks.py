@@ -73,9 +73,7 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
     found = [path for path, rank in ranks.items() if rank == min(ranks.values())]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise InputError(
-            source, f"holds several masks for {scan.name} ({names})", "Keep one, or give the file"
-        )
+        raise InputError(source, f"holds several masks for {scan.name} ({names})", "Keep one, or give the file")
     return found[0] if found else None
 
 

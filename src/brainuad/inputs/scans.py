@@ -163,9 +163,7 @@ def _check_outside(root: Path, output: Path) -> None:
     inside = _real(output).is_relative_to(_real(root))
     if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
         raise InputError(
-            output,
-            f"lies in the data set {root}",
-            f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere",
+            output, f"lies in the data set {root}", f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere"
         )
 
 
@@ -175,9 +173,7 @@ def _as_file(path: Path) -> Scan:
     if not path.name.lower().endswith(NIFTI):
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
-        if not path.name.lower().endswith(
-            (".mgz", ".mgh", ".img", ".hdr")
-        ):  # reading it gives the more precise error
+        if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # reading it gives the more precise error
             raise InputError(
                 path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
             )
@@ -234,11 +230,7 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
         return "named as masks or results"
     for end in ("_brain", "_scan"):  # beside other files a mask or a converted scan; alone a scan
         base = stem.removesuffix(end)
-        near = (
-            (f"{base}.", f"{base}_anomaly")
-            if end == "_brain"
-            else (f"{base}_anomaly", f"{base}_segmentation")
-        )
+        near = (f"{base}.", f"{base}_anomaly") if end == "_brain" else (f"{base}_anomaly", f"{base}_segmentation")
         if base != stem and any(other.startswith(near) for other in beside):
             return "named as masks or results"
     return "named after another contrast" if contrast_of(stem, modality) == "other" else ""

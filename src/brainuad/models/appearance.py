@@ -39,9 +39,7 @@ def cut_noise(bank: Tensor, uniform: Tensor, cell: Tensor, size: Sequence[int]) 
     which = (uniform[:, 0] * len(bank)).long()
     angle = uniform[:, 1] * (2 * math.pi)
     extents = [length / (cell * BANK_SIZE) for length in size]  # share of the field that is seen
-    slack = [
-        (1 - extent).clamp(min=0) * (2 * uniform[:, 2 + axis] - 1) for axis, extent in enumerate(extents)
-    ]
+    slack = [(1 - extent).clamp(min=0) * (2 * uniform[:, 2 + axis] - 1) for axis, extent in enumerate(extents)]
     cos, sin = angle.cos(), angle.sin()
     # affine_grid's first coordinate runs along the last axis
     rows = [cos * extents[1], -sin * extents[0], slack[1], sin * extents[1], cos * extents[0], slack[0]]

@@ -123,9 +123,7 @@ class VariationalAutoencoder(Autoencoder):
     def __init__(self, config: VariationalSettings) -> None:
         super().__init__(config, per_number=2)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw standard normal numbers that the codes are drawn by."""
         return {"code": torch.randn(count, self.config.latent_dim, generator=generator)}
 

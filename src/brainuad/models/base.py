@@ -95,9 +95,7 @@ class Model(nn.Module):
         """
         return
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw the random numbers of a training step; none by default.
 
         Args:

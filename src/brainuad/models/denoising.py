@@ -62,16 +62,11 @@ class DenoisingAutoencoder(Model):
         self.config = config
         self.unet = PlainUNet(config.widths)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw the noise of each slice at 16 x 16 pixels, and by how many pixels it is rolled."""
         shape = (count, 1, NOISE_PIXELS, NOISE_PIXELS)
         rolls = [torch.randint(length, (count,), generator=generator) for length in size]
-        return {
-            "noise": NOISE_SD * torch.randn(shape, generator=generator),
-            "roll": torch.stack(rolls, dim=1),
-        }
+        return {"noise": NOISE_SD * torch.randn(shape, generator=generator), "roll": torch.stack(rolls, dim=1)}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean squared error of the brain's pixels."""
@@ -104,8 +99,7 @@ class PlainUNet(nn.Module):
         )
         self.upsample = Upsample()
         self.up = nn.ModuleList(
-            _level(coarse + fine, fine, groups)
-            for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            _level(coarse + fine, fine, groups) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.out = nn.Conv2d(widths[0], 1, 1)
         self.multiple = 2 ** (len(widths) - 1)
@@ -148,8 +142,7 @@ def spread(noise: Tensor, roll: Tensor, size: tuple[int, int]) -> Tensor:
     """
     fine = F.interpolate(noise, size, mode="bilinear")[:, 0]
     along, across = (
-        (torch.arange(length, device=noise.device) - roll[:, axis, None]) % length
-        for axis, length in enumerate(size)
+        (torch.arange(length, device=noise.device) - roll[:, axis, None]) % length for axis, length in enumerate(size)
     )
     field = torch.arange(len(noise), device=noise.device)[:, None, None]
     return fine[field, along[:, :, None], across[:, None]][:, None]

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models.base import Draws, Model, batch_of
-from brainuad.models.noise import (
-    LACK_SPARSE_SUM,
-    draw_permutations,
-    gaussian_noise,
-    simplex_fields,
-    simplex_noise,
-)
+from brainuad.models.noise import LACK_SPARSE_SUM, draw_permutations, gaussian_noise, simplex_fields, simplex_noise
 from brainuad.models.unet import UNet
 from brainuad.registry import MODELS
 
@@ -80,9 +74,7 @@ class DiffusionModel(Model):
         """
         return self.signal_scale[t, None, None, None] * x + self.noise_scale[t, None, None, None] * noise
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw timesteps, uniform over a range, and noise: of simplex noise its permutation tables.
 
         The range is ``config.train_timesteps`` at first. As ``share`` grows to 1 it narrows to the noise levels of
@@ -93,8 +85,7 @@ class DiffusionModel(Model):
         narrow_low, narrow_high = max(low, min(levels) - NARROWING), min(high, max(levels) + NARROWING)
         if narrow_low < narrow_high:  # else reconstruction lies outside of what is trained
             low, high = (
-                round(wide + share * (narrow - wide))
-                for wide, narrow in ((low, narrow_low), (high, narrow_high))
+                round(wide + share * (narrow - wide)) for wide, narrow in ((low, narrow_low), (high, narrow_high))
             )
         timesteps = torch.randint(low, high, (count,), generator=generator, device=generator.device)
         fields = 1 if self.config.shared_noise else count
@@ -141,9 +132,7 @@ class DiffusionModel(Model):
     def draw_noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a noise field for every slice of (B, 1, X, Y); with ``config.shared_noise`` one for all."""
         slices = 1 if self.config.shared_noise else len(images)
-        noise = NOISES[self.config.noisetype](
-            (slices, 1, *images.shape[2:]), generator=generator, device=images.device
-        )
+        noise = NOISES[self.config.noisetype]((slices, 1, *images.shape[2:]), generator=generator, device=images.device)
         return noise.expand_as(images)
 
     def noised(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -167,9 +156,7 @@ class DiffusionModel(Model):
         return shown | super().pictures(images, masks, generator)
 
     @torch.inference_mode()
-    def reconstruct(
-        self, images: Tensor, generator: torch.Generator | None, batch_size: int | None = None
-    ) -> Tensor:
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None, batch_size: int | None = None) -> Tensor:
         """Return how slices would look healthy: noise them once, denoise them in one network call.
 
         With ``config.noise_ensemble`` the mean over the noise levels of ``step_ensemble``, and always the
@@ -201,9 +188,7 @@ class DiffusionModel(Model):
         mean = total / (len(levels) * config.noise_draws)
         return (mean + 1) / 2
 
-    def predict(
-        self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int
-    ) -> Tensor:
+    def predict(self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int) -> Tensor:
         """Return the clean slices that the network predicts of noisy ones, batch by batch.
 
         Args:

@@ -57,9 +57,7 @@ class Upsample(nn.Module):
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
         batch, channels, height, width = x.shape
         rows = x.permute(0, 2, 3, 1)[:, :, None, :, None]
-        wide = rows.expand(batch, height, 2, width, 2, channels).reshape(
-            batch, 2 * height, 2 * width, channels
-        )
+        wide = rows.expand(batch, height, 2, width, 2, channels).reshape(batch, 2 * height, 2 * width, channels)
         return wide.permute(0, 3, 1, 2)
 
 
@@ -76,9 +74,7 @@ class ResidualBlock(nn.Module):
         resize: Changes the resolution, after the first activation and in the shortcut.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, time: int, groups: int, resize: nn.Module | None = None
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, time: int, groups: int, resize: nn.Module | None = None) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, inputs)
         self.resize = resize or nn.Identity()
@@ -139,9 +135,7 @@ class TimeEmbedding(nn.Module):
 def timestep_features(t: Tensor, width: int) -> Tensor:
     """Return cosines and sines of timesteps (B,) at falling frequencies, (B, width) float32 (Ho et al. 2020)."""
     half = width // 2
-    frequencies = torch.exp(
-        -math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=t.device) / half
-    )
+    frequencies = torch.exp(-math.log(LONGEST) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t[:, None].float() * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 

@@ -110,12 +110,7 @@ def draw_permutations(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def simplex_fields(
-    permutations: Tensor,
-    size: tuple[int, int],
-    *,
-    octaves: int = 6,
-    persistence: float = 0.8,
-    frequency: float = 64,
+    permutations: Tensor, size: tuple[int, int], *, octaves: int = 6, persistence: float = 0.8, frequency: float = 64
 ) -> Tensor:
     """Evaluate the fields that given permutation tables define; all octaves of a field share its table.
 

@@ -51,9 +51,7 @@ class PatchedDiffusionModel(DiffusionModel):
             raise InputError("model.cfg.patch_size", f"{config.patch_size} is not positive", "Give 1 or more")
         super().__init__(config)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw what a diffusion model does, and the first pixel of each slice's box, "corners", (B, 2) int64."""
         drawn = super().draw(count, size, generator, share=share)
         corners = box_corners(size, self.config.patch_size).to(generator.device)
@@ -78,9 +76,7 @@ class PatchedDiffusionModel(DiffusionModel):
         error = LOSSES[self.config.loss](predicted.float(), clean, reduction="none") * box
         return error.sum() / box.sum()
 
-    def predict(
-        self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int
-    ) -> Tensor:
+    def predict(self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int) -> Tensor:
         """Return the clean slices that the network predicts box by box: (B, 1, X, Y) in [-1, 1]."""
         predicted = clean
         for box in self._boxes(clean):
@@ -101,17 +97,14 @@ class PatchedDiffusionModel(DiffusionModel):
 
 def box_corners(size: tuple[int, int], edge: int) -> Tensor:
     """Return the first pixels (x, y) of the boxes that cover a slice of a size (X, Y): (N, 2) int64."""
-    along_x, along_y = (
-        torch.tensor([*range(0, length - edge, edge), max(length - edge, 0)]) for length in size
-    )
+    along_x, along_y = (torch.tensor([*range(0, length - edge, edge), max(length - edge, 0)]) for length in size)
     return torch.cartesian_prod(along_x, along_y)
 
 
 def boxes(corners: Tensor, size: tuple[int, int], edge: int) -> Tensor:
     """Return which pixels of slices (X, Y) lie in the boxes of some corners (N, 2): (N, X, Y) bool."""
     along_x, along_y = (
-        torch.arange(length, device=corners.device) - corners[:, axis, None]
-        for axis, length in enumerate(size)
+        torch.arange(length, device=corners.device) - corners[:, axis, None] for axis, length in enumerate(size)
     )
     inside_x, inside_y = ((along >= 0) & (along < edge) for along in (along_x, along_y))
     return inside_x[:, :, None] & inside_y[:, None, :]

@@ -101,9 +101,7 @@ SINGLE = {
     "mid_block.attentions.0.to_v": "middle_block.1.qkv",
     "mid_block.attentions.0.to_out.0": "middle_block.1.proj_out",
 }
-RESIDUAL_NAME = re.compile(
-    r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(resnets|downsamplers|upsamplers)\.(\d+)\.(\w+)"
-)
+RESIDUAL_NAME = re.compile(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(resnets|downsamplers|upsamplers)\.(\d+)\.(\w+)")
 
 
 def _release_key(name: str, blocks: int) -> str:

@@ -93,9 +93,7 @@ class RestorationModel(Model):
         self.unet = UNet(config, inputs=2 * self.neighbours + 1, outputs=2)
         self.register_buffer("bank", noise_bank(), persistent=False)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw what anomalies, contrast and pose are made from: uniform numbers in [0, 1)."""
         numbers = {"anomalies": SLOTS * NUMBERS, "contrast": CONTRAST_NUMBERS, "pose": POSE_NUMBERS}
         return {name: torch.rand(count, length, generator=generator) for name, length in numbers.items()}
@@ -105,9 +103,7 @@ class RestorationModel(Model):
         images, masks = posed(images, masks, draws["pose"])
         numbers = draws["anomalies"].unflatten(1, (SLOTS, NUMBERS))
         painted, lesion = paint(images, masks, numbers, self.bank, self.families)
-        painted, clean = random_contrast(
-            [painted, images], masks, draws["contrast"], self.bank, self.config.inverted
-        )
+        painted, clean = random_contrast([painted, images], masks, draws["contrast"], self.bank, self.config.inverted)
         middle = self.neighbours
         # a contrast can hide what was painted
         change = F.avg_pool2d((painted[:, middle] - clean[:, middle]).abs(), 3, stride=1, padding=1)
@@ -129,9 +125,7 @@ class RestorationModel(Model):
         restored, logits = self.predict(pair.painted)
         brain, lesion = pair.brain.float(), pair.lesion.float()
         pixels = brain.sum().clamp(min=1)
-        entropy = (
-            F.binary_cross_entropy_with_logits(logits, lesion, reduction="none") * brain
-        ).sum() / pixels
+        entropy = (F.binary_cross_entropy_with_logits(logits, lesion, reduction="none") * brain).sum() / pixels
         marks = torch.sigmoid(logits) * brain
         both = (marks * lesion).sum((1, 2))
         overlap = (2 * both + SMOOTH_OVERLAP) / (marks.sum((1, 2)) + lesion.sum((1, 2)) + SMOOTH_OVERLAP)
@@ -199,6 +193,4 @@ def _check(config: RestorationSettings) -> None:
         raise InputError("model.cfg.inverted", f"{config.inverted} is no share", "Give 0 to 1")
     for name in config.families:
         if name not in FAMILIES:
-            raise InputError(
-                "model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}"
-            )
+            raise InputError("model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}")

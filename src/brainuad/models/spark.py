@@ -75,9 +75,7 @@ class SparkModel(Model):
         """Return how many cells a slice (X, Y) has along each axis."""
         return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
-    def draw(
-        self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0
-    ) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw which cells are shown: of each slice as many, one or more, and one or more are hidden.
 
         Raises:
@@ -162,9 +160,7 @@ class Decoder(nn.Module):
         super().__init__()
         own = [width >> level for level in range(stride.bit_length())]
         coarse_first = widths[::-1]
-        self.unseen = nn.ParameterList(
-            nn.Parameter(0.02 * torch.randn(1, wide, 1, 1)) for wide in coarse_first
-        )
+        self.unseen = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, wide, 1, 1)) for wide in coarse_first)
         self.project = nn.ModuleList(
             nn.Conv2d(before, after, 3 if level else 1, padding=1 if level else 0)
             for level, (before, after) in enumerate(zip(coarse_first, own, strict=False))

@@ -85,13 +85,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        channels: tuple[int, ...],
-        blocks: int,
-        head_dim: int,
-        condition: int = 0,
+        self, inputs: int, outputs: int, channels: tuple[int, ...], blocks: int, head_dim: int, condition: int = 0
     ) -> None:
         super().__init__()
         groups = math.gcd(32, *channels)  # 32, unless a narrow network cannot be divided so
@@ -112,9 +106,7 @@ class Network(nn.Module):
             self.down_blocks.append(Down(plain, halving))
             skips += [width] * (blocks + len(halving))
             before = width
-        self.mid_block = Middle(
-            block(last, last), Attention(last, min(head_dim, last), groups), block(last, last)
-        )
+        self.mid_block = Middle(block(last, last), Attention(last, min(head_dim, last), groups), block(last, last))
         for level, width in reversed(list(enumerate(channels))):
             joined = [block(wide + skips.pop(), width) for wide in (before, *[width] * blocks)]
             doubling = [block(width, width, Upsample())] if level else []

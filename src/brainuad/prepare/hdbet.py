@@ -38,17 +38,12 @@ def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
     """
     program = shutil.which(PROGRAM)
     if program is None:
-        raise InputError(
-            PROGRAM, "is not installed", "pip install hd-bet (its first run downloads its weights)"
-        )
+        raise InputError(PROGRAM, "is not installed", "pip install hd-bet (its first run downloads its weights)")
     with TemporaryDirectory(prefix="brainuad-") as folder:
         scan, extracted = Path(folder) / "scan.nii.gz", Path(folder) / "brain.nii.gz"
         image.save(scan)
         device = ["-device", "cuda"] if _has_gpu() else ["-device", "cpu", "--disable_tta"]
-        _run(
-            [program, "-i", str(scan), "-o", str(extracted), *device, "--save_bet_mask", "--no_bet_image"],
-            time_limit,
-        )
+        _run([program, "-i", str(scan), "-o", str(extracted), *device, "--save_bet_mask", "--no_bet_image"], time_limit)
         written = Path(folder) / "brain_bet.nii.gz"
         if not written.exists():
             raise ValueError(f"{PROGRAM} wrote no brain mask: version 2 is needed")

@@ -144,11 +144,7 @@ def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row 
         measured["brain"] = str(known["measured"]["brain"])
         if modality in known["left_out"]:
             return None
-        return {
-            "measured": measured,
-            "notes": [str(note) for note in known["notes"]],
-            "left_out": known["left_out"],
-        }
+        return {"measured": measured, "notes": [str(note) for note in known["notes"]], "left_out": known["left_out"]}
     except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
         return None
 
@@ -257,9 +253,7 @@ def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | Non
     with _blame(scan.images[modality], remedy):
         if not (given is None and extractor == PROGRAM and extracted_brain(image) is None):
             return find_brain(image, given, modality=modality)
-    with _blame(
-        scan.images[modality], f"Look at the image and at what {PROGRAM} finds in it, or give a brain mask"
-    ):
+    with _blame(scan.images[modality], f"Look at the image and at what {PROGRAM} finds in it, or give a brain mask"):
         found = image.with_array(hdbet_mask(image))
         return replace(find_brain(image, found, modality=modality), source=PROGRAM)
 
@@ -302,8 +296,6 @@ def _same_grid(path: Path, image: Volume) -> Volume:
     label = read_volume(path)
     if not on_same_grid(label, image):
         raise InputError(
-            path,
-            f"lies on another grid than its image ({label.array.shape}, {image.array.shape})",
-            "Resample it",
+            path, f"lies on another grid than its image ({label.array.shape}, {image.array.shape})", "Resample it"
         )
     return label

@@ -22,10 +22,7 @@ PREPARE_COLUMNS = (
 
 
 MANIFESTS = {"t1": "manifest.csv", "t2": "manifest_t2.csv"}
-TABLES = {
-    "prepare.csv": PREPARE_COLUMNS,
-    **dict.fromkeys(MANIFESTS.values(), (*MANIFEST_COLUMNS, "dataset", "age")),
-}
+TABLES = {"prepare.csv": PREPARE_COLUMNS, **dict.fromkeys(MANIFESTS.values(), (*MANIFEST_COLUMNS, "dataset", "age"))}
 
 
 def check_tables(data_dir: Path) -> None:
@@ -43,9 +40,7 @@ def check_tables(data_dir: Path) -> None:
             fault = f"would be written anew, and lose its columns {', '.join(lost)}"
             raise InputError(path, fault, "Choose another output folder, or move it")
         if missing := [name for name in ("subject", "dataset") if name not in row]:
-            fault = (
-                f"would be written anew, and is not of preparation: it lacks the columns {', '.join(missing)}"
-            )
+            fault = f"would be written anew, and is not of preparation: it lacks the columns {', '.join(missing)}"
             raise InputError(path, fault, "Choose another output folder, or move it")
 
 
@@ -65,9 +60,7 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
     listed = [scan for scan in seen if scan.split and status[scan.dataset, scan.subject] != "failed"]
 
     table = _merge(data_dir / "prepare.csv", ("dataset", "subject"), rows, rows)
-    _write_rows(
-        data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"]))
-    )
+    _write_rows(data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"])))
     for dataset in sorted({scan.dataset for scan in seen}):
         # A subject whose split changed, or that failed this time, is removed from the files that listed it.
         old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
@@ -75,11 +68,7 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
             folded = dataset == "ixi" and split != "test"
             if fold and not folded:
                 continue
-            new = [
-                _split_row(scan)
-                for scan in listed
-                if scan.dataset == dataset and split == _split_in(scan, fold)
-            ]
+            new = [_split_row(scan) for scan in listed if scan.dataset == dataset and split == _split_in(scan, fold)]
             name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
             path = data_dir / "Data" / "splits" / name
             _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
@@ -91,11 +80,7 @@ def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None
             for scan in listed
             if modality in scan.images and modality not in left_out[scan.dataset, scan.subject]
         ]
-        _write_rows(
-            data_dir / name,
-            TABLES[name],
-            _merge(data_dir / name, ("dataset", "subject"), old, new),
-        )
+        _write_rows(data_dir / name, TABLES[name], _merge(data_dir / name, ("dataset", "subject"), old, new))
 
 
 def _split_in(scan: RawScan, fold: int) -> str:

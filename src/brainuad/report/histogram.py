@@ -85,9 +85,7 @@ def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> 
             if count:
                 height = round(float(share) / top * (_FLOOR - _TOP), 1)
                 text = f"{count} {what} from {left:.3f} to {right:.3f}"
-                drawn.append(
-                    Bar(x(left), round(_FLOOR - height, 1), round(x(right) - x(left), 1), height, text)
-                )
+                drawn.append(Bar(x(left), round(_FLOOR - height, 1), round(x(right) - x(left), 1), height, text))
         return drawn
 
     summary = f"Scores of {len(values)} scans, {values.min():.3f} to {values.max():.3f}"

@@ -113,9 +113,7 @@ def montage(
     figure.suptitle(title, color="white", fontsize=11, parse_math=False)
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4))
-    )
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4)))
     bar.set_ticks([])
     bar.set_label(scale_meaning, color="white", fontsize=7)
     return figure
@@ -147,9 +145,7 @@ def finding_panels(
             outline = _seen_from_the_feet(labels == label, z)
             scan.contour(outline, [0.5], colors="#00e5ff", linewidths=0.9)
         scan.set_title(f"finding {label} · {height}", color="white", fontsize=8)
-    figure.subplots_adjust(
-        left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12
-    )
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12)
     return figure
 
 
@@ -185,9 +181,7 @@ def method_panels(
     figure.suptitle(title, color="white", fontsize=11, parse_math=False)
     figure.text(0.01, 0.008, f"{scale_meaning} · {_FOOTER}", color="#bbbbbb", fontsize=7)
     space = 1 / (2.75 * rows + 0.7)
-    figure.subplots_adjust(
-        left=0.01, right=0.99, top=1 - 0.65 * space, bottom=0.25 * space, wspace=0.02, hspace=0.12
-    )
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.65 * space, bottom=0.25 * space, wspace=0.02, hspace=0.12)
     return figure
 
 

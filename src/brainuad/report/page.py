@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
-STANDING = (
-    "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
-)
+STANDING = "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
 MOST_PANELS = 12  # findings that are printed with a picture of their own
 UNCALIBRATED = (0.2, 1.0)  # colour scale of a map that nobody has calibrated
 CSP = (
@@ -205,9 +203,7 @@ def _view(row: Row, id: str) -> _View:
     montage = _montage(row, scored, display, words)
     warnings = (*record.warnings, *display.notes)
     panels = _panels(scored, display)
-    return _View(
-        id, row, warnings, montage, panels, alt, words, healthy_words(record.calibration), facts, payload
-    )
+    return _View(id, row, warnings, montage, panels, alt, words, healthy_words(record.calibration), facts, payload)
 
 
 def scale_words(scale: Scale | None) -> str:
@@ -312,10 +308,7 @@ def _panels(scored: Scored, display: Display) -> str:
         wanted.append((finding.label, index, f"z = {height:.0f} mm"))
     if not wanted:
         return ""
-    from brainuad.report.montage import (  # matplotlib is slow to import
-        Overlay,
-        finding_panels,
-    )
+    from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
 
     colours = _colours(scored.record)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)

@@ -110,11 +110,7 @@ def read_records(folder: str | Path) -> Records:
 
 def sidecar_paths(folder: Path) -> list[Path]:
     """Return the possible sidecars of a folder of results, in order, without those of runs in subfolders."""
-    runs = [
-        path.parent
-        for path in folder.rglob(_OF_THE_RUN[0])
-        if path.parent != folder and not _is_sidecar(path)
-    ]
+    runs = [path.parent for path in folder.rglob(_OF_THE_RUN[0]) if path.parent != folder and not _is_sidecar(path)]
     return [
         path
         for path in sorted(folder.rglob("*.json"))

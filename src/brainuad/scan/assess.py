@@ -60,10 +60,7 @@ def score_scan(
     stage("findings")
     clock = time.perf_counter()
     placed, anomaly = maps.placed, maps.maps[score]
-    volumes = {
-        "anomaly": maps.to_native(anomaly),
-        "brain": scan.with_array(maps.brain.mask),
-    }
+    volumes = {"anomaly": maps.to_native(anomaly), "brain": scan.with_array(maps.brain.mask)}
     if maps.reconstruction is not None:
         volumes["reconstruction"] = maps.to_native(maps.reconstruction)
     value = scan_score(anomaly, placed.mask)
@@ -108,9 +105,7 @@ def score_scan(
     return ScoreResult(maps, volumes, record)
 
 
-def _against_healthy(
-    detector: Detector, maps: ScanMaps, score: str, fpr: float
-) -> tuple[Scale | None, list[str]]:
+def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float) -> tuple[Scale | None, list[str]]:
     """Return what the healthy scans of the calibration say about map values, or None, and warnings."""
     calibration, placed = detector.calibration, maps.placed
     if calibration is None:
@@ -131,9 +126,7 @@ def _against_healthy(
     return scale, list(warnings)
 
 
-def _healthy_findings(
-    calibration: Calibration, score: str, fpr: float, voxel_ml: float
-) -> HealthyRange | None:
+def _healthy_findings(calibration: Calibration, score: str, fpr: float, voxel_ml: float) -> HealthyRange | None:
     """Return how many findings healthy scans have, and how large they would be in this head."""
     known = calibration.healthy_findings(score, fpr)
     if known is None:

@@ -15,16 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # errors that a scan can cause; any other is a fault of the program and ends the run
-SCAN_ERRORS = (
-    InputError,
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+SCAN_ERRORS = (InputError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def each(work: Callable[[T], R], scans: Sequence[T], jobs: int) -> Iterator[R]:

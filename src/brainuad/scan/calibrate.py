@@ -138,9 +138,7 @@ def calibrate(
     return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
 
 
-def _healthy_scans(
-    healthy: Sequence[str | Path], detector: Detector, output: Path
-) -> list[Scan] | list[Case]:
+def _healthy_scans(healthy: Sequence[str | Path], detector: Detector, output: Path) -> list[Scan] | list[Case]:
     """Return the healthy scans: those of a cohort's validation split, or all given scans."""
     if len(healthy) != 1 or not _is_cohort(Path(healthy[0])):
         return find_scans(healthy, modality=detector.modality, output=output)
@@ -148,9 +146,7 @@ def _healthy_scans(
     cases = leak_free(read_cases(healthy[0], detector.modality, fold, training=False))
     chosen = [case for case in cases if case.split == "val" and case.healthy]
     if not chosen:
-        raise InputError(
-            healthy[0], "lists no healthy scan for validation", "Set split to val and label to 0"
-        )
+        raise InputError(healthy[0], "lists no healthy scan for validation", "Set split to val and label to 0")
     warn_of_other_bias_levels(chosen, detector.data_config.bias_levels)
     return chosen
 
@@ -166,9 +162,7 @@ def _is_cohort(path: Path) -> bool:
 
 def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> None:
     if usable < 2:
-        fault = (
-            f"only {usable} of {given} healthy scan(s) could be used" if given > 1 else "is one healthy scan"
-        )
+        fault = f"only {usable} of {given} healthy scan(s) could be used" if given > 1 else "is one healthy scan"
         raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
 
 
@@ -236,9 +230,7 @@ class _Work:
         def make() -> HealthyScan:
             loaded = load_case(case, self.detector.data_config)
             maps = self.detector.maps(loaded.image, loaded.mask, self.scores, self.seed)
-            final, raw = (
-                {name: map.cpu().numpy() for name, map in found.items()} for found in (maps.final, maps.raw)
-            )
+            final, raw = ({name: map.cpu().numpy() for name, map in found.items()} for found in (maps.final, maps.raw))
             return HealthyScan.of(final, raw, loaded.image, loaded.mask)
 
         return [content_key(case, self.detector.data_config)], make

@@ -18,12 +18,7 @@ _MIDLINE = 4.0  # mm to either side of the atlas's midline
 
 
 def find_findings(
-    anomaly: np.ndarray,
-    threshold: float,
-    affine: np.ndarray,
-    scan_to_atlas: np.ndarray,
-    *,
-    smallest_ml: float = 0.0,
+    anomaly: np.ndarray, threshold: float, affine: np.ndarray, scan_to_atlas: np.ndarray, *, smallest_ml: float = 0.0
 ) -> tuple[np.ndarray, list[Finding], int]:
     """List the regions that stand out above a threshold (:func:`brainuad.components.outlined`), largest first.
 

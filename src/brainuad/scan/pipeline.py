@@ -104,8 +104,7 @@ def map_scan(
     with device_told_from_scan(detector.device):
         maps = detector.maps(placed.image, placed.mask, scores or [detector.default_score], seed, lap=lap)
         raw, final = (
-            {name: anomaly.cpu().numpy() for name, anomaly in found.items()}
-            for found in (maps.raw, maps.final)
+            {name: anomaly.cpu().numpy() for name, anomaly in found.items()} for found in (maps.raw, maps.final)
         )
     lap("score")
     reconstruction = None if maps.reconstruction is None else maps.reconstruction.numpy()

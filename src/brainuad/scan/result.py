@@ -195,12 +195,8 @@ def write_result(
     clock = time.perf_counter()
     sidecar.unlink(missing_ok=True)
     outputs = dict(outputs)
-    saved = {
-        kind: (result.volumes[kind], dtype) for kind, dtype in _WRITTEN.items() if kind in result.volumes
-    }
-    for kind in (
-        _WRITTEN.keys() - saved.keys()
-    ):  # a reconstruction of another model must not pass for this one's
+    saved = {kind: (result.volumes[kind], dtype) for kind, dtype in _WRITTEN.items() if kind in result.volumes}
+    for kind in _WRITTEN.keys() - saved.keys():  # a reconstruction of another model must not pass for this one's
         (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
         saved["scan"] = (result.maps.scan, np.float32)
@@ -209,9 +205,7 @@ def write_result(
         for kind, (volume, dtype) in saved.items():
             volume.save(sidecar.parent / outputs[kind], dtype)
 
-    with ThreadPoolExecutor(
-        1
-    ) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
+    with ThreadPoolExecutor(1) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
         saving = pool.submit(save)
         from brainuad.report.montage import save_montage  # matplotlib is slow to import
 

@@ -109,8 +109,7 @@ def score_scans(
     run: dict[str, Any] = {
         "version": __version__,
         "model": {"name": detector.name, "fingerprint": detector.fingerprint, "modality": detector.modality},
-        "settings": _plain(settings)
-        | {"device": str(detector.device), "precision": detector.precision, "jobs": jobs},
+        "settings": _plain(settings) | {"device": str(detector.device), "precision": detector.precision, "jobs": jobs},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         "started": started.isoformat(timespec="seconds"),
         "inputs": [{"name": scan.name, "source": str(scan.source), "kind": scan.kind} for scan in scans],
@@ -174,9 +173,7 @@ class _Work:
         lesion_path = self.mask(scan, settings.lesion_mask, LESION)
         if lesion_path is None and settings.lesion_mask is not None:
             logger.warning(
-                "%s: holds no lesion mask for %s, which is shown without",
-                settings.lesion_mask,
-                scan.source.name,
+                "%s: holds no lesion mask for %s, which is shown without", settings.lesion_mask, scan.source.name
             )
         hashes = [hash_of(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
         recipe = self.recipe(hashes)
@@ -201,11 +198,7 @@ class _Work:
         self.stage(f"{scan.name}: writing")
         result.seconds["read"] = read
         scan_source = replace(
-            result.record.scan,
-            source=str(scan.source),
-            kind=scan.kind,
-            sha256=hashes[0],
-            series=series_hash(scan),
+            result.record.scan, source=str(scan.source), kind=scan.kind, sha256=hashes[0], series=series_hash(scan)
         )
         record = replace(
             result.record,
@@ -216,9 +209,7 @@ class _Work:
             recipe=recipe,
         )
         result = replace(result, record=record)
-        outputs = {
-            kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")
-        }
+        outputs = {kind: Path(path).name for kind, path in paths.items() if kind not in ("sidecar", "segmentation")}
         if scan.kind != "dicom":
             return write_result(result, sidecar, outputs, lesion), False
         outputs["scan"] = f"{scan.name}_scan.nii.gz"

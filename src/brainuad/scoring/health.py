@@ -230,9 +230,7 @@ class HealthyMoments:
         """Hexadecimal hash: equal for moments that give equal scores."""
         digest = hashlib.sha256()
         known = {name: list(pair) for name, pair in self.moments.items()}
-        for name, arrays in sorted(
-            (known | {f"tail {name}": [tail] for name, tail in self.tails.items()}).items()
-        ):
+        for name, arrays in sorted((known | {f"tail {name}": [tail] for name, tail in self.tails.items()}).items()):
             digest.update(name.encode())
             for array in arrays:
                 digest.update(np.ascontiguousarray(array).tobytes())
@@ -281,9 +279,7 @@ class HealthyMoments:
         if base not in self.moments:
             known = ", ".join(map(relative_name, self.moments))
             known = f"Choose one of {known}" if known else "It compares none voxel by voxel; choose rarity"
-            raise InputError(
-                relative_name(base), "is not among the scores that the model compares with health", known
-            )
+            raise InputError(relative_name(base), "is not among the scores that the model compares with health", known)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: 16 bits where they are enough, and outside the healthy brains, where all voxels are
@@ -326,9 +322,7 @@ class HealthyMoments:
                 if not sd.min() > 0:
                     raise ValueError("holds a standard deviation that is not positive")
                 moments[name] = mean, sd
-            tails = {
-                name.removeprefix("tail "): tail for name, tail in arrays.items() if name.startswith("tail ")
-            }
+            tails = {name.removeprefix("tail "): tail for name, tail in arrays.items() if name.startswith("tail ")}
             if any(tail.shape != TAIL.shape or not (np.diff(tail) >= 0).all() for tail in tails.values()):
                 raise ValueError("holds a tail that does not rise")
             return cls(scans, moments, tails)

@@ -41,9 +41,7 @@ def mahalanobis(image: Any, reconstructions: Any, mask: Any) -> Tensor:
     scan = as_volume(image, "image")
     stack = as_volume(reconstructions, "reconstructions", 4).to(scan.device)
     if len(stack) < 2:
-        raise InputError(
-            "mahalanobis", "needs 2 or more reconstructions, got 1", f"{DRAWS} draws are published"
-        )
+        raise InputError("mahalanobis", "needs 2 or more reconstructions, got 1", f"{DRAWS} draws are published")
     if stack.shape[1:] != scan.shape:
         raise ValueError(f"image has shape {tuple(scan.shape)}, reconstructions {tuple(stack.shape)}")
     distance = keep_inside(distances(scan, stack, mask), mask)

@@ -49,9 +49,7 @@ class _Comparison:
             stack = as_volume(reconstructions, "reconstructions", 4).to(self.image.device)
             self._mean = stack[0] if len(stack) == 1 else stack.mean(0)
             if self._mean.shape != self.image.shape:
-                raise ValueError(
-                    f"image has shape {tuple(self.image.shape)}, reconstructions {tuple(stack.shape)}"
-                )
+                raise ValueError(f"image has shape {tuple(self.image.shape)}, reconstructions {tuple(stack.shape)}")
         self.sigmas = tuple(sigmas)
         self.keep = keep
         self._ssim: dict[tuple[float, bool], Tensor] = {}
@@ -97,12 +95,7 @@ class _Score:
 
 
 def score_maps(
-    image: Any,
-    reconstructions: Any | None,
-    mask: Any,
-    names: Iterable[str],
-    *,
-    sigmas: Sequence[float] = SSIM_SIGMAS,
+    image: Any, reconstructions: Any | None, mask: Any, names: Iterable[str], *, sigmas: Sequence[float] = SSIM_SIGMAS
 ) -> dict[str, Tensor]:
     """Return several anomaly maps of one case; the built-in scores share their SSIM maps.
 
@@ -219,9 +212,7 @@ def _of_ssim(name: str) -> _Score | None:
     return _Score(partial(_ssim_of_width, width=width, flat=flat)) if 0 < width <= MAX_WIDTH else None
 
 
-def _ssim_of_widths(
-    comparison: _Comparison, how: str, weights: Sequence[float] = (), *, flat: bool
-) -> Tensor:
+def _ssim_of_widths(comparison: _Comparison, how: str, weights: Sequence[float] = (), *, flat: bool) -> Tensor:
     return ensemble(torch.stack(comparison.ssim(comparison.sigmas, flat=flat)), how, weights)
 
 

@@ -32,9 +32,7 @@ SLAB_VOXELS = 2**17  # of 4 bytes each; some ten such arrays are in use at a tim
 GROUP_VOXELS = 2**27  # on CUDA, of the widths that are worked on at a time; some three such arrays are in use
 
 
-def ssim_maps(
-    reconstruction: Any, image: Any, *, sigmas: Sequence[float], data_range: float | None = None
-) -> Tensor:
+def ssim_maps(reconstruction: Any, image: Any, *, sigmas: Sequence[float], data_range: float | None = None) -> Tensor:
     """Return one three-dimensional SSIM map for every Gaussian width.
 
     The window of width sigma has ``2 * floor(3.5 * sigma + 0.5) + 1`` voxels along every axis. Borders are
@@ -80,11 +78,7 @@ def ssim_maps(
 
 
 def ssim_ensemble(
-    reconstruction: Any,
-    image: Any,
-    *,
-    sigmas: Sequence[float] = SSIM_SIGMAS,
-    data_range: float | None = None,
+    reconstruction: Any, image: Any, *, sigmas: Sequence[float] = SSIM_SIGMAS, data_range: float | None = None
 ) -> Tensor:
     """Return the SSIM ensemble: per voxel, a mean over widths that favours the less similar ones.
 
@@ -203,11 +197,7 @@ class _Pair:
         return self._similarity(total, difference, squared_total, squared_difference)
 
     def _similarity(
-        self,
-        mean_total: Tensor,
-        mean_difference: Tensor,
-        squared_total: Tensor,
-        squared_difference: Tensor,
+        self, mean_total: Tensor, mean_difference: Tensor, squared_total: Tensor, squared_difference: Tensor
     ) -> Tensor:
         """Return SSIM from the blurred volumes and the blurred squares of their voxels, which are overwritten."""
         luminance = 2 * (K1 * self.data_range) ** 2

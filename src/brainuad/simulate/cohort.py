@@ -71,8 +71,7 @@ def simulate_cohort(
     results = []
     with process_pool(jobs) as pool:
         futures = [
-            pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, []))
-            for case in cases
+            pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, [])) for case in cases
         ]
         try:
             for future in as_completed(futures):
@@ -116,6 +115,4 @@ def _deal(outlines: Path, subjects: Sequence[str], settings: Simulation) -> dict
         fault = f"holds {len(paths)} outlines (*.nii.gz) for {len(subjects)} subjects"
         raise InputError(outlines, fault, "Give more, or leave out the kind stroke")
     order = np.random.default_rng([settings.seed, zlib.crc32(b"outlines")]).permutation(len(paths))
-    return {
-        subject: [paths[i] for i in order[place :: len(subjects)]] for place, subject in enumerate(subjects)
-    }
+    return {subject: [paths[i] for i in order[place :: len(subjects)]] for place, subject in enumerate(subjects)}

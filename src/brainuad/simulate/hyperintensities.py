@@ -39,12 +39,8 @@ def wmh(
     coarse, fine = (_two_sided_noise(tissues, rng, mm / voxel) for mm in (8.0, 3.5))
     level = CAP_MM * _tips(tissues) + 3.0 * coarse + 1.5 * fine - tissues.from_ventricles
     deep = 7.0 * _two_sided_noise(tissues, rng, 3.5 / voxel) - 22.0
-    thick = ndimage.binary_opening(
-        tissues.white | tissues.tracts, iterations=2
-    )  # no strands between the ventricles
-    allowed = (
-        thick & tissues.white & (tissues.from_cortex > U_FIBRES_MM) & (tissues.from_ventricles < REACH_MM)
-    )
+    thick = ndimage.binary_opening(tissues.white | tissues.tracts, iterations=2)  # no strands between the ventricles
+    allowed = thick & tissues.white & (tissues.from_cortex > U_FIBRES_MM) & (tissues.from_ventricles < REACH_MM)
     level = np.where(tissues.from_cortex > U_FIBRES_MM + 2, np.maximum(level, deep), level)
     level = level - above(level, allowed, volume, tissues)
     coverage = cover(level) * allowed

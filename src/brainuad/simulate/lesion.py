@@ -59,9 +59,7 @@ class Lesion:
         return np.where(remaining <= 0.5, labels[np.argmax(shares, axis=0)], 0).astype(np.uint8)
 
 
-def paint(
-    image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def paint(image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Paint a lesion into a scan with the given tissue intensities.
 
     Diseased tissue lies between healthy tissue and CSF: darker on T1, brighter on T2. Where it hides or weakens the

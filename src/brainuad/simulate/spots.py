@@ -60,9 +60,7 @@ def ms(
     coverage *= tissues.parenchyma
     layer = Layer(coverage, np.clip(strength * contrast, 0, 1), mottle=0.1)
     named = {name: int((sites == name).sum()) for name in SITES}
-    return Lesion(
-        [layer], None, {"mean_strength": mean * contrast, "sites": named, "diameters_mm": diameters}
-    )
+    return Lesion([layer], None, {"mean_strength": mean * contrast, "sites": named, "diameters_mm": diameters})
 
 
 def _axes(rng: np.random.Generator, site: str) -> np.ndarray:
@@ -109,9 +107,7 @@ def _ellipsoid(
     """Return the coverage of the voxels of a box by a wavy ellipsoid: the mean over 3 x 3 x 3 points in each."""
     extent = [slice(part.start, min(part.stop, whole)) for part, whole in zip(box, wave.shape, strict=True)]
     radius = 1 + 0.12 * ndimage.zoom(wave[tuple(extent)], 3, order=1, mode="nearest", grid_mode=True)
-    points = [
-        (np.arange(3 * part.start, 3 * part.stop) - 1) / 3 - c for part, c in zip(extent, centre, strict=True)
-    ]
+    points = [(np.arange(3 * part.start, 3 * part.stop) - 1) / 3 - c for part, c in zip(extent, centre, strict=True)]
     offsets = np.stack(np.meshgrid(*points, indexing="ij"), -1) * spacing
     inside = ((offsets @ frame / axes) ** 2).sum(-1) < radius**2
     x, y, z = (size // 3 for size in inside.shape)

@@ -76,9 +76,7 @@ class Healthy:
         return self.tissues.brain
 
 
-def simulate_subject(
-    case: Case, folder: Path, settings: Simulation, outlines: Sequence[Path]
-) -> tuple[Row, Row]:
+def simulate_subject(case: Case, folder: Path, settings: Simulation, outlines: Sequence[Path]) -> tuple[Row, Row]:
     """Write one subject's scans; user errors become a "failed" row.
 
     Returns:
@@ -234,9 +232,7 @@ def _draw_scans(healthy: Healthy, settings: Simulation, outlines: Sequence[Path]
 
 def _generator(settings: Simulation, case: Case, what: str) -> np.random.Generator:
     """Return the generator of a subject's scan, which does not depend on other subjects and kinds."""
-    return np.random.default_rng(
-        [settings.seed, zlib.crc32(case.subject.encode()), zlib.crc32(what.encode())]
-    )
+    return np.random.default_rng([settings.seed, zlib.crc32(case.subject.encode()), zlib.crc32(what.encode())])
 
 
 def _draw(

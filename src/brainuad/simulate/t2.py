@@ -48,16 +48,12 @@ def simulated_t2(
     known = [0.0, 0.6 * levels.csf, levels.csf, levels.grey, levels.white]
     signal = np.interp(smooth, known, [0.2 * csf, csf, csf, grey, 1.0])
     share = np.clip((levels.white - smooth) / (levels.white - levels.csf), 0, 1)
-    margin = tissues.ventricles | (
-        ndimage.binary_dilation(tissues.ventricles) & (tissues.white | tissues.tracts)
-    )
+    margin = tissues.ventricles | (ndimage.binary_dilation(tissues.ventricles) & (tissues.white | tissues.tracts))
     signal = np.where(margin, 1 + share * (csf - 1), signal)
     voxel = float(np.mean(tissues.spacing))
     field = np.exp(BIAS * smooth_noise(image.shape, rng, 40.0 / voxel))
     reach = rng.uniform(*RIM_MM) * np.exp(0.6 * smooth_noise(image.shape, rng, 8.0 / voxel))
-    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[
-        1:-1, 1:-1, 1:-1
-    ]
+    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[1:-1, 1:-1, 1:-1]
     signal = signal * field * np.clip((depth - voxel / 2) / reach, 0, 1)
     signal = signal + noise * smooth_noise(image.shape, rng, TEXTURE_VOXELS)
     drawn = {"grey": grey, "csf": csf, "noise": noise}

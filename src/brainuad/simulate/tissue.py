@@ -42,9 +42,7 @@ class Tissues:
     csf: np.ndarray
 
     @classmethod
-    def from_labels(
-        cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
-    ) -> Tissues:
+    def from_labels(cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> Tissues:
         """Make the tissue masks from a MUSE parcellation.
 
         Args:

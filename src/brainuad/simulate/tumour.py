@@ -39,8 +39,7 @@ def tumour(
     mass_ml = volume * rng.uniform(*MASS_SHARE)
     radius = (3000 * mass_ml / (4 * np.pi)) ** (1 / 3)  # mm
     strength = {
-        name: float(np.clip(rng.uniform(*limits) * contrast, 0, 1))
-        for name, limits in STRENGTH[modality].items()
+        name: float(np.clip(rng.uniform(*limits) * contrast, 0, 1)) for name, limits in STRENGTH[modality].items()
     }
     centre = _centre(tissues, rng, radius)
     share = rng.uniform(*PUSH)

@@ -96,10 +96,7 @@ def evaluate_cases(
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess, stage=stage)
     names, notes = scores_to_compute(
-        scores,
-        baselines,
-        detector.health,
-        lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load)),
+        scores, baselines, detector.health, lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load))
     )
     check_writable(output)
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
@@ -120,11 +117,7 @@ def evaluate_cases(
 
 
 def _write_tables(
-    output: Path,
-    table: pd.DataFrame,
-    about: Mapping[str, Any],
-    pools: Pools,
-    subjects: Subjects,
+    output: Path, table: pd.DataFrame, about: Mapping[str, Any], pools: Pools, subjects: Subjects
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write ``cases.csv``, ``summary.csv``, ``curves.json``, the pages, and, last, ``summary.json``.
 
@@ -157,10 +150,7 @@ def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
 
 
 def scores_to_compute(
-    scores: Sequence[str],
-    baselines: bool,
-    health: HealthyMoments | None,
-    usable: Callable[[], Sequence[Case]],
+    scores: Sequence[str], baselines: bool, health: HealthyMoments | None, usable: Callable[[], Sequence[Case]]
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the scores to compute, baselines first, and notes on those relative to health.
 

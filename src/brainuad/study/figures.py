@@ -114,9 +114,7 @@ def _draw_froc(axis: Axes, curve: Row, score: str, colour: str) -> None:
 _DRAW = {"precision_recall": _draw_precision_recall, "froc": _draw_froc}
 
 
-def _violins(
-    test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], colours: Mapping[str, str]
-) -> Figure:
+def _violins(test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], colours: Mapping[str, str]) -> Figure:
     columns = {
         "average_precision": "average precision",
         "best_dice": "Dice, oracle",

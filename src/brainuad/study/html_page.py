@@ -63,9 +63,7 @@ def _block(block: str) -> str:
         head, _, *rows = ([_inline(cell.strip()) for cell in _cells(line)] for line in lines)
         names = "".join(f'<th scope="col">{cell}</th>' for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return (
-            f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
+        return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
     return f"<p>{_inline(' '.join(lines))}</p>"
 
 

@@ -30,11 +30,7 @@ class Loader:
         return prepared.native or load_native(prepared.case, self.config)
 
     def in_turn(
-        self,
-        cases: Iterable[Case],
-        *,
-        wanted: Callable[[Case], bool] = lambda case: True,
-        native: bool = False,
+        self, cases: Iterable[Case], *, wanted: Callable[[Case], bool] = lambda case: True, native: bool = False
     ) -> Iterator[Case]:
         """Yield cases in order, loaded ahead; calling the loader for one then returns it or raises its error.
 

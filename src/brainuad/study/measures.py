@@ -33,16 +33,7 @@ from brainuad.evaluation import (
 )
 from brainuad.evaluation._arrays import bounding_box, ratio
 from brainuad.scoring import large_components
-from brainuad.study.protocol import (
-    ANY,
-    MIN_VOXELS,
-    MODEL,
-    NATIVE,
-    ORACLE,
-    WITH_DISTANCES,
-    Protocol,
-    Thresholds,
-)
+from brainuad.study.protocol import ANY, MIN_VOXELS, MODEL, NATIVE, ORACLE, WITH_DISTANCES, Protocol, Thresholds
 
 Measures = dict[str, dict[str, float]]  # threshold, measure, value
 

@@ -63,9 +63,7 @@ def _thresholds(about: Row) -> str:
     lines = ["Thresholds, by what they know:", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in KNOWS.items()]
     for entry in about["thresholds"]:
-        found = (
-            f"found on {len(entry['found_on'])} scans" if entry["thresholds"] else f"none: {entry.get('why')}"
-        )
+        found = f"found on {len(entry['found_on'])} scans" if entry["thresholds"] else f"none: {entry.get('why')}"
         if entry["thresholds"] and entry["found_on"][0].startswith("the healthy"):
             found = f"found on {entry['found_on'][0]}"
         lines.append(f"- {entry['set']}, {entry['kind']}: {found}")
@@ -73,9 +71,7 @@ def _thresholds(about: Row) -> str:
 
 
 def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
-    failed = [
-        row["message"] for row in about["cases"]["failed"] if row["set"] == dataset and row["split"] == "test"
-    ]
+    failed = [row["message"] for row in about["cases"]["failed"] if row["set"] == dataset and row["split"] == "test"]
     scores = [name for name in about["scores"] if name in about["figures"][dataset]["test"]]
     rows = _Lookup(summary, dataset)
     scans = max((rows.n(score, MODEL, ANY, "scan_score") for score in scores), default=0)
@@ -218,9 +214,7 @@ def _strata_text(about: Row, dataset: str) -> list[str]:
     text = []
     for stratum in dict.fromkeys(row["stratum"] for row in rows):
         part = [row for row in rows if row["stratum"] == stratum]
-        levels = {
-            row["level"]: f"{row['n']} scans, chance {chance[stratum, row['level']]:.4f}" for row in part
-        }
+        levels = {row["level"]: f"{row['n']} scans, chance {chance[stratum, row['level']]:.4f}" for row in part}
         by_score: dict[str, dict[str, str]] = {}
         for row in part:
             by_score.setdefault(row["score"], {})[row["level"]] = with_interval(row)
@@ -244,9 +238,7 @@ def latex_tables(summary: pd.DataFrame, about: Row) -> dict[str, str]:
             while name in found:
                 name += "-2"
             scans = max((rows.n(score, space, ANY, "average_precision") for score in scores), default=0)
-            title = (
-                f"% {dataset}, {space} space, {scans} scans: mean of per-case values, 95 % BCa intervals\n"
-            )
+            title = f"% {dataset}, {space} space, {scans} scans: mean of per-case values, 95 % BCa intervals\n"
             table = pd.DataFrame(cells, columns=["score", *(column[0] for column in COLUMNS)])
             layout = "l" + "r" * len(COLUMNS)
             found[name] = title + table.to_latex(index=False, escape=True, column_format=layout)
@@ -267,9 +259,7 @@ class _Lookup:
     def n(self, score: str, space: str, threshold: str, measure: str) -> int:
         return int(self._rows.get((score, space, threshold, measure), {}).get("n", 0))
 
-    def table(
-        self, scores: Iterable[str], space: str, columns: Sequence[tuple[str, str, str]], digits: int = 3
-    ) -> str:
+    def table(self, scores: Iterable[str], space: str, columns: Sequence[tuple[str, str, str]], digits: int = 3) -> str:
         """Return a table in Markdown: a row a score, a column for each of ``columns``."""
         heads = ["score", *(heading for heading, _, _ in columns)]
         return _table(heads, self.cells(scores, space, columns, digits))

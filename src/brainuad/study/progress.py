@@ -77,9 +77,7 @@ class Progress:
                 # Begin with a line break, in case the previous line was cut off.
                 handle.write(f"\n{line}\n".encode())
         except OSError as error:
-            raise InputError(
-                self.path, f"cannot be written ({error.strerror})", "Choose another folder"
-            ) from error
+            raise InputError(self.path, f"cannot be written ({error.strerror})", "Choose another folder") from error
         self._places[key] = self.path, start
 
 
@@ -112,10 +110,7 @@ def read_histograms(path: Path) -> dict[str, ScoreHistogram]:
             arrays = dict(stored)
         names = dict.fromkeys(name.rsplit(" ", 1)[0] for name in arrays)
         parts = ("scores", "lesion", "healthy")
-        return {
-            name: ScoreHistogram.from_arrays({part: arrays[f"{name} {part}"] for part in parts})
-            for name in names
-        }
+        return {name: ScoreHistogram.from_arrays({part: arrays[f"{name} {part}"] for part in parts}) for name in names}
     except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile):
         return {}
 

@@ -14,9 +14,7 @@ MODEL, NATIVE = "model", "native"  # spaces
 ANY = ""  # the threshold of measures that need none
 VALIDATION, ORACLE = "validation", "oracle"
 # Fractions of healthy brain voxels at which the FROC curve has its points.
-FROC_FRACTIONS = tuple(
-    float(f"{10**-exponent:.2g}") for exponent in (0.5 + 0.25 * step for step in range(19))
-)
+FROC_FRACTIONS = tuple(float(f"{10**-exponent:.2g}") for exponent in (0.5 + 0.25 * step for step in range(19)))
 
 
 def healthy_name(fraction: float) -> str:

@@ -17,15 +17,7 @@ from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.scoring.health import HealthyStatistics, base_of
 from brainuad.scoring.rarity import RARITY
-from brainuad.study.measures import (
-    Measures,
-    Space,
-    case_facts,
-    froc_counts,
-    measure,
-    model_space,
-    native_space,
-)
+from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space
 from brainuad.study.progress import Progress, key_of, read_histograms, without_nan, write_histograms
 from brainuad.study.protocol import MODEL, Protocol, Thresholds
 from brainuad.study.ranks import Ranks
@@ -39,9 +31,7 @@ HEALTH_FILE = "health.safetensors"
 class Health:
     """Healthy-scan statistics for scores relative to health, learnt once from validation scans and stored."""
 
-    def __init__(
-        self, scorer: Scorer, cases: Sequence[Case], scores: Sequence[str], key: str, output: Path
-    ) -> None:
+    def __init__(self, scorer: Scorer, cases: Sequence[Case], scores: Sequence[str], key: str, output: Path) -> None:
         self.scorer, self.cases, self.file = scorer, list(cases), output / HEALTH_FILE
         self.relative = [name for name in scores if base_of(name) is not None]
         carried = scorer.detector.health.fingerprint if scorer.detector.health else ""

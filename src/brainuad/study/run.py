@@ -50,13 +50,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.results = Results(
-            self.scorer,
-            self.scores,
-            self.protocol,
-            self.output,
-            self.healthy,
-            self.ranks.number,
-            self.on_scored,
+            self.scorer, self.scores, self.protocol, self.output, self.healthy, self.ranks.number, self.on_scored
         )
 
     def evaluate(self, cases: Sequence[Case]) -> None:
@@ -119,11 +113,7 @@ class Run:
     def calibrated(self, name: str) -> Thresholds:
         """Return the thresholds of the model's calibration; none if it was made with other settings."""
         calibration = self.scorer.detector.calibration
-        if (
-            calibration is None
-            or self.protocol.shared_noise
-            or calibration.postprocess is not self.scorer.postprocess
-        ):
+        if calibration is None or self.protocol.shared_noise or calibration.postprocess is not self.scorer.postprocess:
             return Thresholds()
         of_score = calibration.thresholds.get(name, {})
         named = {
@@ -174,9 +164,7 @@ class Run:
         """Record thresholds and the scans they come from, or why there are none."""
         entry.setdefault("found_on", [])
         if found is None:
-            entry["why"] = (
-                "no validation case of this kind could be used: nothing is measured at this threshold"
-            )
+            entry["why"] = "no validation case of this kind could be used: nothing is measured at this threshold"
         self.thresholds.append({**entry, "thresholds": found})
 
     def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result | None:
@@ -226,11 +214,7 @@ class Run:
         detector = self.scorer.detector
         return {
             "version": __version__,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "model": {
                 "name": detector.name,
                 "fingerprint": detector.fingerprint,

@@ -37,17 +37,10 @@ FAILED_AS_0 = ("average_precision", "dice", "best_dice", "recall", "lesion_sensi
 CLASSES = {"by_size": SIZE_CLASSES, "by_contrast": CONTRAST_CLASSES}
 COUNTED = ("lesions", "lesions_found", "components", "components_confirmed")
 SCAN_WARNING = (
-    "Healthy and lesion scans may differ in scanner, site or age: "
-    "scan-wise AUROC may measure that rather than lesions"
+    "Healthy and lesion scans may differ in scanner, site or age: scan-wise AUROC may measure that rather than lesions"
 )
 
-STRATA_MEASURES = (
-    "average_precision",
-    "chance",
-    "best_dice",
-    f"dice@{VALIDATION}",
-    f"dice@{healthy_name(0.01)}",
-)
+STRATA_MEASURES = ("average_precision", "chance", "best_dice", f"dice@{VALIDATION}", f"dice@{healthy_name(0.01)}")
 AGE_EDGES = (40, 60)
 AGE_CLASSES = ("< 40 years", "40-60 years", "> 60 years")
 MOST_LEVELS = 8  # a column with more values than this, or than half its scans, is no stratum
@@ -142,9 +135,7 @@ def pooled(table: pd.DataFrame, pools: Pools) -> Row:
             }
         }
     for (dataset, score, space, threshold), counts in _sums(table, COUNTS - {"threshold"}).items():
-        true, false, missed = (
-            counts[name] for name in ("true_positives", "false_positives", "false_negatives")
-        )
+        true, false, missed = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
         place = found.setdefault(dataset, {}).setdefault(score, {}).setdefault(space, {})
         place[threshold] = {
             "dice": ratio(2 * true, 2 * true + false + missed),
@@ -244,10 +235,7 @@ def scan_detection(test: pd.DataFrame, subjects: Subjects) -> Row:
     found: Row = {}
 
     def one_a_subject(chosen: np.ndarray) -> list[float]:
-        names = [
-            (dataset, subject.name)
-            for dataset, subject in zip(test["set"][chosen], whose[chosen], strict=True)
-        ]
+        names = [(dataset, subject.name) for dataset, subject in zip(test["set"][chosen], whose[chosen], strict=True)]
         return list(by_subject(names, test["scan_score"][chosen].tolist()).values())
 
     for (dataset, score), _ in test[ill].groupby(["set", "score"], sort=False):

@@ -150,9 +150,7 @@ def run_sweep(
     return table, failed
 
 
-def _variants(
-    detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations
-) -> Iterator[_Variant]:
+def _variants(detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations) -> Iterator[_Variant]:
     """Yield the ways to make the maps, the detector's settings first."""
     scorer = Scorer(detector)
     load = scorer.load

@@ -60,10 +60,7 @@ def _set_page(dataset: str, table: pd.DataFrame, summary: pd.DataFrame) -> Itera
     variants = [name for name in dict.fromkeys(summary["variant"]) if name != BASE]
     if variants:
         yield "Ablations, average precision; each column changes one thing:"
-        columns = {
-            name: {(k, n): c[0] for k, n, c in _cells(summary[summary["variant"] == name])}
-            for name in variants
-        }
+        columns = {name: {(k, n): c[0] for k, n, c in _cells(summary[summary["variant"] == name])} for name in variants}
         rows = [
             [_title(kind, name), cells[0], *(columns[variant].get((kind, name), "-") for variant in variants)]
             for kind, name, cells in _cells(base)
@@ -117,9 +114,7 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
 
 
 def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
-    widths = (
-        rows[rows["kind"] == WIDTH].assign(sigma=lambda part: part["name"].astype(float)).sort_values("sigma")
-    )
+    widths = rows[rows["kind"] == WIDTH].assign(sigma=lambda part: part["name"].astype(float)).sort_values("sigma")
     axis.plot(widths["sigma"], widths["mean"], "o-", color="#1f77b4", ms=3, label="one width")
     if widths["n"].min() >= FEW:
         axis.fill_between(widths["sigma"], widths["low"], widths["high"], color="#1f77b4", alpha=0.15, lw=0)

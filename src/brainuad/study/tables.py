@@ -60,9 +60,7 @@ class Pools:
     histograms: dict[tuple[str, str, str], ScoreHistogram] = field(default_factory=dict)
     froc: dict[tuple[str, str], Froc] = field(default_factory=dict)
 
-    def add(
-        self, case: Case, histograms: Mapping[str, ScoreHistogram], froc: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def add(self, case: Case, histograms: Mapping[str, ScoreHistogram], froc: Mapping[str, Mapping[str, Any]]) -> None:
         """Add a case's counts: histograms by "space score", FROC counts by score."""
         if case.lesion is None:
             return
@@ -114,9 +112,7 @@ class Rows:
     def __init__(self) -> None:
         self._texts: dict[str, dict[str, int]] = {name: {} for name in COLUMNS if name != "value"}
         # of cases, subjects and messages there may be more than 16 bits count
-        self._codes = {
-            name: array("I" if name in ("case", "subject", "message") else "H") for name in self._texts
-        }
+        self._codes = {name: array("I" if name in ("case", "subject", "message") else "H") for name in self._texts}
         self._values = array("d")
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -166,9 +162,7 @@ def wide(table: pd.DataFrame, *, split: str | None = None, space: str = MODEL) -
     """
     chosen = table[(table["space"] == space) & ((table["split"] == split) | (split is None))]
     keys, measures = ["set", "split", "case", "score"], ["metric", "threshold"]
-    rows, columns = (
-        chosen.groupby(names, sort=False, observed=True).ngroup().to_numpy() for names in (keys, measures)
-    )
+    rows, columns = (chosen.groupby(names, sort=False, observed=True).ngroup().to_numpy() for names in (keys, measures))
     labels = chosen.drop_duplicates(keys)[keys].astype(str).reset_index(drop=True)
     pairs = chosen.drop_duplicates(measures)[measures].itertuples(index=False)
     names = [metric if threshold == ANY else f"{metric}@{threshold}" for metric, threshold in pairs]

@@ -69,9 +69,7 @@ def telling_subject(table: pd.DataFrame, dataset: str) -> str | None:
     return str(rows["subject"].iloc[len(rows) // 2]) if len(rows) else None
 
 
-def draw_set(
-    dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, Detector]], path: Path
-) -> bool:
+def draw_set(dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, Detector]], path: Path) -> bool:
     """Draw one test scan of a set with the maps of all methods, each on a colour scale calibrated on healthy scans.
 
     Return whether there was anything to draw.
@@ -173,9 +171,7 @@ def _set_page(heading: str, rows: pd.DataFrame) -> list[str]:
             _difference(against[name, other][0], adjusted[name, other]) if (name, other) in against else "-"
             for other in references
         ]
-        cells.append(
-            [name, str(found.n), with_interval(vars(found)), with_interval(vars(dice)), *differences]
-        )
+        cells.append([name, str(found.n), with_interval(vars(found)), with_interval(vars(dice)), *differences])
     heads = ["method", "subjects", "average precision", "best Dice (oracle)"]
     heads += [f"average precision less that of {name}" for name in references]
     return [

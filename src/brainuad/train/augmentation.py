@@ -35,10 +35,7 @@ BLUR_STD_LIMIT = 2.0
 GHOST_RANGE, GHOST_INTENSITY_RANGE = (4, 10), (0.5, 1.0)
 # (a, b, c) of every monomial x^a y^b z^c of the bias field, in TorchIO's order of coefficients
 BIAS_POWERS = tuple(
-    (a, b, c)
-    for a in range(BIAS_ORDER + 1)
-    for b in range(BIAS_ORDER + 1 - a)
-    for c in range(BIAS_ORDER + 1 - a - b)
+    (a, b, c) for a in range(BIAS_ORDER + 1) for b in range(BIAS_ORDER + 1 - a) for c in range(BIAS_ORDER + 1 - a - b)
 )
 NEGLIGIBLE_WEIGHT = 1e-7
 
@@ -95,9 +92,7 @@ def _augmentation(uniform: list[float]) -> Augmentation:
     )
 
 
-def augmented_slices(
-    images: Tensor, indices: Tensor, slices: Tensor, augmentations: Sequence[Augmentation]
-) -> Tensor:
+def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, augmentations: Sequence[Augmentation]) -> Tensor:
     """Return axial slice ``slices[i]`` of volume ``indices[i]`` augmented by ``augmentations[i]``.
 
     Only the slices that reach the result through blur or ghosting along z are computed.
@@ -191,9 +186,7 @@ def bias_fields(shape: Sequence[int], coefficients: Tensor, slices: Tensor, devi
     a, b, c = torch.tensor(BIAS_POWERS).T
     in_plane = torch.zeros(len(slices), BIAS_ORDER + 1, BIAS_ORDER + 1)
     # several monomials differ in their power of z only
-    in_plane.index_put_(
-        (torch.arange(len(slices))[:, None], a, b), coefficients * z[slices][:, c], accumulate=True
-    )
+    in_plane.index_put_((torch.arange(len(slices))[:, None], a, b), coefficients * z[slices][:, c], accumulate=True)
     return (upload(x, device) @ upload(in_plane, device) @ upload(y, device).T).exp()
 
 
@@ -270,8 +263,7 @@ def dense_augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, unif
     coefficients = torch.where(acts[:, 1, None], BIAS_LIMIT * (2 * uniform[:, 11:] - 1), 0.0)
     with torch.autocast(images.device.type, enabled=False):
         along_x, along_y, along_z = (
-            _dense_operators(length, axis, acts, uniform, fixed.ghosts[axis])
-            for axis, length in enumerate(lengths)
+            _dense_operators(length, axis, acts, uniform, fixed.ghosts[axis]) for axis, length in enumerate(lengths)
         )
         weights = along_z[torch.arange(len(slices), device=slices.device), slices]
         volumes = gamma(images[indices], exponents[:, None, None, None])

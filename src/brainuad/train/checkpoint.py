@@ -39,9 +39,7 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
         fault = "is of an older version, which did not note its validation volumes"
         raise InputError(path, fault, "Start a new run")
     if data_hash != saved_hash:
-        raise InputError(
-            path, "was trained on other volumes", "Resume with the same data, or start a new run"
-        )
+        raise InputError(path, "was trained on other volumes", "Resume with the same data, or start a new run")
     return step
 
 
@@ -72,8 +70,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             except RuntimeError as error:  # what it makes of a full disk
                 raise OSError(str(error).partition("\n")[0]) from error
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint."""
         return dict(torch.load(path, map_location="cpu", weights_only=True))

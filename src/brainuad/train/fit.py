@@ -78,9 +78,7 @@ def caught_interrupts() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may handle signals
         return
-    previous: dict[int, Any] = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: Any) -> None:
         event.set()
@@ -171,9 +169,7 @@ def _other_logger(settings: dict[str, Any]) -> Logger:
         raise InputError("logger.other", " ".join(str(error).split()), remedy) from error
 
 
-def build_trainer(
-    config: ExperimentConfig, run_dir: Path, epochs: Epochs, steps: int, resumed_step: int
-) -> Trainer:
+def build_trainer(config: ExperimentConfig, run_dir: Path, epochs: Epochs, steps: int, resumed_step: int) -> Trainer:
     """Return a Lightning trainer that takes ``steps`` steps in one endless epoch (see ``Epochs``)."""
     settings = config.trainer
     return Trainer(

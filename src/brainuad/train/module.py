@@ -104,9 +104,7 @@ class Training(LightningModule):
             torch.manual_seed(config.seed)
             self.model: Any = MODELS[config.model.cfg.name](config.model.cfg)
         if not self.model.fits and not any(weight.requires_grad for weight in self.model.parameters()):
-            raise InputError(
-                config.model.cfg.name, "has no weights to train", "Save it as it is: Detector.save"
-            )
+            raise InputError(config.model.cfg.name, "has no weights to train", "Save it as it is: Detector.save")
         if config.initial_weights:
             load_initial_weights(self.model, config.initial_weights)
         self.average: Any = self.model
@@ -218,9 +216,7 @@ class Training(LightningModule):
         """Return Adam over the model's weights, one kernel for all on CUDA."""
         weights, rate = self.model.parameters(), self.config.datamodule.cfg.lr
         if self._records:  # a graph reads the rate where it is
-            return torch.optim.Adam(
-                weights, torch.tensor(rate, device=self.device), fused=True, capturable=True
-            )
+            return torch.optim.Adam(weights, torch.tensor(rate, device=self.device), fused=True, capturable=True)
         return torch.optim.Adam(weights, lr=rate, fused=self._fused)
 
     @property
@@ -231,21 +227,14 @@ class Training(LightningModule):
         return self._records or (on_cuda and self.trainer.precision != "16-mixed") or None
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip gradients by their norm; Lightning's way refuses a fused optimiser, of scaled gradients or not."""
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step with the learning rate of this step, and let the average follow. A whole step does so by itself."""
         if self.whole_step is not None:

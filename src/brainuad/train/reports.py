@@ -34,11 +34,7 @@ class Progress(Callback):
         """Start the clock, and the bar on a terminal."""
         self.last_step, self.last_time = trainer.global_step, time.monotonic()
         if sys.stderr.isatty() and trainer.is_global_zero:
-            parts = (
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TimeRemainingColumn(),
-            )
+            parts = (rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn())
             text = rich.progress.TextColumn("{task.description}")
             self.bar = rich.progress.Progress(*parts, text, console=Console(stderr=True))
             budget = self.epochs.budget

@@ -54,9 +54,7 @@ def stack_volumes(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> TrainingVol
     masks = torch.empty((len(pairs), *shape), dtype=torch.bool)
     for index, (image, mask) in enumerate(pairs):
         if np.shape(image) != shape or np.shape(mask) != shape:
-            raise ValueError(
-                f"volume {index} is {np.shape(image)}, its mask {np.shape(mask)}; expected {shape}"
-            )
+            raise ValueError(f"volume {index} is {np.shape(image)}, its mask {np.shape(mask)}; expected {shape}")
         images[index] = torch.from_numpy(np.array(image, dtype=np.float32))
         masks[index] = torch.from_numpy(np.array(mask, dtype=bool))
         if not masks[index].any():

@@ -29,12 +29,7 @@ _MAY_BE_EMPTY = (
 
 
 def write_segmentation(
-    labels: Volume,
-    findings: Sequence[Finding],
-    healthy_scans: int,
-    series_folder: Path,
-    series_uid: str,
-    path: Path,
+    labels: Volume, findings: Sequence[Finding], healthy_scans: int, series_folder: Path, series_uid: str, path: Path
 ) -> bool:
     """Write findings as binary segments on the frames of their source series.
 
@@ -104,9 +99,7 @@ def write_segmentation(
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            series_folder,
-            f"lacks what a DICOM segmentation must repeat ({error})",
-            "The NIfTI results are complete",
+            series_folder, f"lacks what a DICOM segmentation must repeat ({error})", "The NIfTI results are complete"
         ) from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
@@ -132,8 +125,7 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
 
     try:
         images = [
-            pydicom.dcmread(part.path, stop_before_pixels=True, force=True)
-            for part in find_series(folder, uid).slices
+            pydicom.dcmread(part.path, stop_before_pixels=True, force=True) for part in find_series(folder, uid).slices
         ]
         if "PerFrameFunctionalGroupsSequence" in images[0]:
             frames = images[0].PerFrameFunctionalGroupsSequence
@@ -147,9 +139,7 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
             positions = [image.ImagePositionPatient for image in images]
             plane = measures = images[0]
         directions = np.array(plane.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-        row_step, column_step = map(
-            float, measures.PixelSpacing
-        )  # DICOM gives the distance between rows first
+        row_step, column_step = map(float, measures.PixelSpacing)  # DICOM gives the distance between rows first
         sides = directions * [[column_step], [row_step]]
         return images, np.array(positions, dtype=np.float64), sides
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:

@@ -101,11 +101,7 @@ def is_dicom(path: Path) -> bool:
             start = file.read(132)
     except OSError:
         return False
-    return start[128:] == b"DICM" or start[:4] in (
-        b"\x08\x00\x05\x00",
-        b"\x08\x00\x08\x00",
-        b"\x08\x00\x00\x00",
-    )
+    return start[128:] == b"DICM" or start[:4] in (b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x00\x00")
 
 
 def list_series(files: Iterable[Path]) -> list[Series]:
@@ -210,9 +206,7 @@ def _read_header(path: Path) -> Series | None:
         syntax = ""
     if syntax == _DEFLATED:  # pydicom would decompress the whole file
         raise ValueError("deflated files are not supported")
-    image = pydicom.dcmread(
-        path, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size="64 KB"
-    )
+    image = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size="64 KB")
     if "SeriesInstanceUID" not in image or "Rows" not in image:
         return None
 

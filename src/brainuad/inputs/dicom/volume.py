@@ -59,18 +59,12 @@ def read_series(folder: Path, uid: str) -> Volume:
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise InputError(
-                folder, f"took dcm2niix longer than {_TIME_LIMIT} s", "Convert it by hand"
-            ) from error
+            raise InputError(folder, f"took dcm2niix longer than {_TIME_LIMIT} s", "Convert it by hand") from error
         except OSError as error:
-            raise InputError(
-                dcm2niix.bin, f"cannot be run ({error.strerror})", "Install dcm2niix anew"
-            ) from error
+            raise InputError(dcm2niix.bin, f"cannot be run ({error.strerror})", "Install dcm2niix anew") from error
         volumes = sorted(made.iterdir())
         if len(volumes) != 1:
-            told = [
-                line for line in done.stdout.splitlines() if re.match("error|warning", line, re.IGNORECASE)
-            ]
+            told = [line for line in done.stdout.splitlines() if re.match("error|warning", line, re.IGNORECASE)]
             reason = told[-1].replace(str(given), "") if told else f"exit code {done.returncode}"
             raise InputError(
                 folder,
@@ -135,9 +129,7 @@ def check_series(series: Series, folder: Path) -> None:
             raise InputError(part.path, "does not say where its slice lies", "Export the series anew")
         if not np.allclose(part.orientation, first.orientation, atol=1e-3):
             raise InputError(
-                folder,
-                f"mixes images of several orientations in series {series.uid}",
-                "Export the series anew",
+                folder, f"mixes images of several orientations in series {series.uid}", "Export the series anew"
             )
     across = np.cross(first.orientation[:3], first.orientation[3:])
     places = Counter(np.round([np.dot(across, part.position) for part in series.slices], 3).tolist())

@@ -26,9 +26,7 @@ DATASETS: dict[str, Callable[[Path, str], list[RawScan]]] = {
 }  # fmt: skip
 
 
-def raw_scans(
-    root: str | Path, dataset: str, modality: str, *, splits: str | Path | None = None
-) -> list[RawScan]:
+def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Path | None = None) -> list[RawScan]:
     """Find the raw scans of a data set.
 
     Args:

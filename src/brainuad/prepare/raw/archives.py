@@ -48,9 +48,7 @@ def read_volume(path: Path) -> Volume:
     Raises:
         InputError: As for :meth:`Volume.load`.
     """
-    from brainuad.data.volume import (
-        Volume,
-    )  # imported here because the command line lists data sets without it
+    from brainuad.data.volume import Volume  # imported here because the command line lists data sets without it
 
     with _on_disk(path) as file:
         try:
@@ -78,13 +76,9 @@ def _members(archive: Path) -> list[Path]:
         for member in tar:
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
-                raise InputError(
-                    archive, f"holds a member that leads out of it ({member.name!r})", "Do not trust it"
-                )
+                raise InputError(archive, f"holds a member that leads out of it ({member.name!r})", "Do not trust it")
             if not (member.isreg() or member.isdir()):
-                raise InputError(
-                    archive, f"holds a link or device ({member.name!r})", "Unpack it and give the folder"
-                )
+                raise InputError(archive, f"holds a link or device ({member.name!r})", "Unpack it and give the folder")
             if member.isreg() and name.name.endswith(_ENDINGS) and not name.name.startswith("."):
                 found.append(archive / name)
     return sorted(found)

@@ -40,9 +40,7 @@ def _downloaded(root: Path, modality: str) -> list[RawScan]:
         kind = re.sub(r"^patient\d+_|\.nii(\.gz)?$", "", path.name)
         if kind in _KINDS and re.fullmatch(r"patient\d+", path.parent.name):
             folders.setdefault(path.parent, {})[_KINDS[kind]] = path
-    complete = {
-        folder: files for folder, files in folders.items() if {"mask", "lesion", modality} <= set(files)
-    }
+    complete = {folder: files for folder, files in folders.items() if {"mask", "lesion", modality} <= set(files)}
     missing = {folder.name for folder in folders} - {folder.name for folder in complete}
     warn_left_out(missing, f"without {modality}, brain mask or lesions on one grid")
     return [
