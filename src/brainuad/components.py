@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-OUTLINE = 0.4  # fraction of the peak; PET outlines tumours at 41 % of the peak (Boellaard et al. 2015, EANM guidelines)
+OUTLINE = 0.4  # of the way from the threshold to the peak (docs/decisions.md)
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -22,8 +22,9 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """Return the delineated regions of a map as labels from 1, and their number.
 
     In a smooth map a high peak raises its surroundings above any fixed threshold. So each 26-connected region above the
-    threshold is reduced to the voxels above 40 % of its peak, and the components of these are the regions. Two tumours
-    joined by a halo become two regions. A part below 40 % of a peak that it is connected to is not listed.
+    threshold is reduced to the voxels that are more than 40 % of the way from the threshold to its peak, and the
+    components of these are the regions. Two tumours joined by a halo become two regions. A part that stays below that,
+    for a higher peak that it is connected to, is not listed.
 
     Args:
         map: ``(X, Y, Z)``.
@@ -34,4 +35,4 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
         return labels, 0
     inside = labels > 0  # SciPy sorts all that it is given, and this is a hundredth of a scan
     peaks = np.append(0.0, ndimage.maximum(map[inside], labels[inside], np.arange(1, count + 1)))
-    return components(inside & (map > OUTLINE * peaks[labels]))
+    return components(inside & (map > threshold + OUTLINE * (peaks[labels] - threshold)))
