@@ -16,18 +16,12 @@ def blurred(*peaks: tuple[tuple[int, int, int], float], shape: tuple[int, int, i
     return map
 
 
-def test_a_low_region_is_all_that_is_above_the_threshold() -> None:
-    map = blurred(((10, 15, 10), 2.0))
+def test_a_halo_is_left_out_whatever_the_scale_of_the_map() -> None:
+    map = blurred(((10, 15, 10), 9.0))
     labels, count = outlined(map, 1.0)
     assert count == 1
-    np.testing.assert_array_equal(labels > 0, map > 1)
-
-
-def test_of_a_high_region_its_halo_is_left_out() -> None:
-    map = blurred(((10, 15, 10), 10.0))
-    labels, count = outlined(map, 1.0)
-    assert count == 1
-    np.testing.assert_array_equal(labels > 0, map > 4)
+    np.testing.assert_array_equal(labels > 0, map > 3)
+    np.testing.assert_array_equal(outlined(5 * map + 7, 12.0)[0], labels)
 
 
 def test_two_peaks_in_one_halo_are_two_regions() -> None:
@@ -39,10 +33,11 @@ def test_two_peaks_in_one_halo_are_two_regions() -> None:
 
 
 def test_regions_apart_are_cut_by_their_own_peaks() -> None:
-    map = blurred(((5, 15, 10), 10.0), ((34, 15, 10), 2.0))
+    map = blurred(((5, 15, 10), 9.0), ((34, 15, 10), 2.0))
     labels, count = outlined(map, 1.0)
     assert count == 2
-    np.testing.assert_array_equal(labels[20:] > 0, map[20:] > 1)
+    np.testing.assert_array_equal(labels[:20] > 0, map[:20] > 3)
+    np.testing.assert_array_equal(labels[20:] > 0, map[20:] > 1.25)
 
 
 def test_nothing_above_the_threshold() -> None:
