@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from delineated import delineated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from skimage.measure import label, regionprops
 
 from brainuad.calibration import Calibration, HealthyFindings
 from brainuad.calibration.findings import measure_findings
@@ -51,7 +51,7 @@ def test_rare_is_rarer_than_1_in_20():
 def test_findings_are_those_of_another_implementation(seed):
     anomaly = ndimage.gaussian_filter(np.random.default_rng(seed).random((16, 14, 12)), 1)
     threshold = float(np.quantile(anomaly, 0.9))
-    theirs = regionprops(label(anomaly > threshold, connectivity=3), intensity_image=anomaly)
+    theirs = delineated(anomaly, threshold)
     expected = [(round(float(r.intensity_max), 4), int(r.area)) for r in theirs if r.area >= 8]
     assert sorted(measure_findings(anomaly, threshold)) == sorted(expected)
 

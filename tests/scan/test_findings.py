@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from delineated import delineated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from skimage.measure import label, regionprops
 
 from brainuad.calibration import HealthyFindings
 from brainuad.data.frame import ATLAS_CENTRE
@@ -33,14 +33,13 @@ def test_regions_are_those_of_another_implementation(seed, spacing):
     anomaly = ndimage.gaussian_filter(rng.random((16, 14, 12)), 1).astype(np.float32)
     affine, threshold = oblique(spacing), float(np.quantile(anomaly, 0.85))
     labels, findings, more = find_findings(anomaly, threshold, affine, TO_ATLAS)
-    theirs = regionprops(label(anomaly > threshold, connectivity=3), intensity_image=anomaly)
+    theirs = delineated(anomaly, threshold)
     assert more == 0
     assert labels.dtype == np.uint8
-    np.testing.assert_array_equal(labels > 0, anomaly > threshold)
     voxel_ml = np.prod(spacing) / 1000
     assert [found.label for found in findings] == list(range(1, len(theirs) + 1))
     assert [found.voxels for found in findings] == sorted((int(r.area) for r in theirs), reverse=True)
-    assert sum(found.ml for found in findings) == pytest.approx((anomaly > threshold).sum() * voxel_ml, rel=1e-2)
+    assert sum(found.ml for found in findings) == pytest.approx((labels > 0).sum() * voxel_ml, rel=1e-2)
     by_start = {tuple(region.coords[0]): region for region in theirs}
     for found in findings:
         region = by_start[tuple(np.argwhere(labels == found.label)[0])]
