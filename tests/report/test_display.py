@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 from scored_folder import REFERENCE, patient, save, write_scan
 
+from brainuad.components import outlined
 from brainuad.errors import InputError
 from brainuad.report.display import display_grid, encode, read_display
 from brainuad.report.records import read_records
@@ -78,15 +79,20 @@ def test_the_grid_holds_the_brain_and_a_margin():
 
 def test_encoding_keeps_values_and_is_repeatable(scored):
     display = read_display(only(scored))
-    encoded = encode(display)
-    assert encoded == encode(display)
+    first = 0.1 * display.volumes["anomaly"].max()
+    encoded = encode(display, first)
+    assert encoded == encode(display, first)
     assert set(encoded) == {"scan", "reconstruction", "anomaly", "findings", "lesion"}
     tolerance = {"scan": 0.003, "reconstruction": 0.003, "anomaly": 0.0011, "findings": 0, "lesion": 0}
     for name, text in encoded.items():
         image = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
         assert np.array_equal(image.affine, display.affine)
         shown = np.asarray(display.volumes[name], dtype=np.float64)
-        assert np.abs(image.get_fdata() - shown).max() <= tolerance[name]
+        assert np.abs(np.abs(image.get_fdata()) - shown).max() <= tolerance[name]
+        if name == "anomaly":
+            coloured = image.get_fdata() > 0
+            np.testing.assert_array_equal(coloured, outlined(display.volumes[name], first)[0] > 0)
+            assert 0 < coloured.sum() < (shown > first).sum()
 
 
 @pytest.mark.parametrize("ending", ["reconstruction", "lesions", "brain"])

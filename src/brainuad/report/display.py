@@ -14,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
+from brainuad.components import outlined
 from brainuad.errors import InputError
 from brainuad.files import sha256
 from brainuad.report.records import Scored
@@ -179,17 +180,22 @@ def _scaled(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, _BRIGHTEST).astype(np.float32)
 
 
-def encode(display: Display) -> dict[str, str]:
-    """Return the volumes as base64 of ``.nii.gz`` files; the same volumes give the same text."""
+def encode(display: Display, first_colour: float) -> dict[str, str]:
+    """Return the volumes as base64 of ``.nii.gz`` files; the same volumes give the same text.
+
+    The map is negative outside the regions that are coloured above ``first_colour``
+    (:func:`brainuad.components.outlined`): so the viewer leaves out the halo of a large lesion, and knows its values.
+    """
     steps = {"scan": _BRIGHTEST / 255, "reconstruction": _BRIGHTEST / 255, "anomaly": _MAP_STEP}
-    wide = ("anomaly", "findings")
+    kinds = {"anomaly": "int32", "findings": "uint16"}
     encoded = {}
     for name, volume in display.volumes.items():
         if name == "brain":
             continue
-        step = steps.get(name, 1.0)
-        kind, limit = (np.uint16, 65535) if name in wide else (np.uint8, 255)
-        stored = np.clip(np.rint(volume / step), 0, limit).astype(kind)
+        if name == "anomaly":
+            volume = np.where(outlined(volume, first_colour)[0] > 0, volume, -volume)
+        step, kind = steps.get(name, 1.0), np.iinfo(np.dtype(kinds.get(name, "uint8")))
+        stored = np.clip(np.rint(volume / step), kind.min, kind.max).astype(kind.dtype)
         image = nib.Nifti1Image(stored, display.affine)
         image.header.set_slope_inter(step, 0)
         image.header.set_xyzt_units("mm")

@@ -194,7 +194,7 @@ def _view(row: Row, id: str) -> _View:
     alt = f"Axial slices of {row.name}: {shown} and anomaly map. {len(record.findings)} findings."
     payload = {
         "name": row.name,
-        "layers": encode(display),
+        "layers": encode(display, _colours(record)["first"] or 0.0),
         "rare": record.rare,
         "scale": _colours(record),
         "steps": _steps(record.calibration),

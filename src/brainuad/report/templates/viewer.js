@@ -108,7 +108,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
     const [nx, ny, nz] = grid.shape;
     const volume = volumes[name];
     if (!volume || i < 0 || j < 0 || k < 0 || i >= nx || j >= ny || k >= nz) return 0;
-    return volume.img[i + nx * (j + ny * k)] * (volume.hdr.scl_slope || 1);
+    return Math.abs(volume.img[i + nx * (j + ny * k)] * (volume.hdr.scl_slope || 1)); // negative where it has no colour
   }
 
   function here() {
