@@ -111,7 +111,7 @@ def test_train_asks_to_be_continued(slurm: Path, code: int, requeued: bool) -> N
     assert {"name=77", "hydra.run.dir='/runs/77'", "fold=0", "resume=True"} <= set(words)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_goes_on_where_it_was_stopped(slurm: Path, tmp_path: Path) -> None:
     stand_in(slurm, "brainuad", f'exec "{sys.executable}" -m brainuad.experiment.run "${{@:2}}"')
     build_tree(tmp_path / "data")

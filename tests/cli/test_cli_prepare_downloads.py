@@ -28,9 +28,9 @@ def printed(*words: Any, in_this_process: bool) -> Any:
     [
         ("ixi", "Train/ixi", "t1", "deepbet", ""),
         ("brats21", "Test/Brats21", "t2", "extracted", "BraTS2021_00002"),
-        ("mslub", "Test/MSLUB", "t1", "given", "cross_sectional"),
-        ("atlas_v2", "Test/ATLAS_v2", "t1", "deepbet", "Training/R009"),
-        ("wmh", "Test/WMH", "t1", "deepbet", "test"),
+        pytest.param("mslub", "Test/MSLUB", "t1", "given", "cross_sectional", marks=pytest.mark.long),
+        pytest.param("atlas_v2", "Test/ATLAS_v2", "t1", "deepbet", "Training/R009", marks=pytest.mark.long),
+        pytest.param("wmh", "Test/WMH", "t1", "deepbet", "test", marks=pytest.mark.long),
     ],
 )
 def test_from_the_download_to_a_checked_cohort(tmp_path, dataset, folder, modality, brain, other):

@@ -46,7 +46,7 @@ def typed(folder: Path, *words: str, data: str) -> subprocess.CompletedProcess[s
     return subprocess.run([script, *words], env={**os.environ, **places}, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.long
 def test_two_tiny_models_in_half_a_minute(here: Path) -> None:
     run("pack", "DATA", "-o", "train.npz", "experiment=smoke")
     done = typed(here, "30", "smoke", "smoke-restoration", data="train.npz")

@@ -86,7 +86,7 @@ def test_validations_are_spread_over_the_budget(clock: Clock) -> None:
     assert due == 19  # and one at the end
 
 
-@pytest.mark.slow(seconds=45)
+@pytest.mark.long
 def test_twenty_seconds_and_twenty_more(
     train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, tmp_path: Path
 ) -> None:
