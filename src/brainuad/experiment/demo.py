@@ -129,7 +129,7 @@ def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: i
         done.append(row["name"])
         report("page", len(done), len(shown))
 
-    settings = Settings(detector.score_called(None), seed=seed, brain_mask=masks, lesion_mask=masks)
+    settings = Settings(detector.default_score, seed=seed, brain_mask=masks, lesion_mask=masks)
     score_scans(scans, detector, output, settings, report=scored)
     return build_report(output)
 

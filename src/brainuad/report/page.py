@@ -189,14 +189,14 @@ def _view(row: Row, id: str) -> _View:
         row = replace(row, status="damaged", message=str(error))
         healthy = healthy_words(record.calibration)
         return _View(id, row, tuple(record.warnings), healthy=healthy, facts=facts)
-    words = scale_words(record.calibration)
+    words, colours = scale_words(record.calibration), _colours(record)
     shown = "scan, reconstruction" if "reconstruction" in display.volumes else "scan"
     alt = f"Axial slices of {row.name}: {shown} and anomaly map. {len(record.findings)} findings."
     payload = {
         "name": row.name,
-        "layers": encode(display, _colours(record)["first"] or 0.0),
+        "layers": encode(display, colours["first"] or 0.0),
         "rare": record.rare,
-        "scale": _colours(record),
+        "scale": colours,
         "steps": _steps(record.calibration),
         "words": words,
     }
