@@ -1,4 +1,4 @@
-"""Turn a trained model into one to ship: 16-bit weights, settings of use, notes. Calibrate it afterwards.
+"""Turn a trained model into one to ship: 8-bit weights, settings of use, notes. Calibrate it afterwards.
 
     python benchmarks/package_model.py RUN/model -o MODEL --noise-ensemble --note training_data="109 of IXI"
     brainuad calibrate MODEL RAW_VALIDATION_SCANS...
@@ -32,7 +32,7 @@ def main() -> None:
         detector = detector.with_settings(noise_ensemble=True, step_ensemble=levels)
     detector.provenance |= dict(note.split("=", 1) for note in arguments.note)
     detector.calibration = detector.health = None  # those of other weights
-    detector.save(arguments.output, half=True)
+    detector.save(arguments.output, bits=8)
 
 
 if __name__ == "__main__":

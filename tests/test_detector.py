@@ -87,11 +87,31 @@ def test_paths_of_this_machine_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_half_precision_is_cast_on_load(detector: Detector, tmp_path: Path, volume: np.ndarray) -> None:
-    detector.save(tmp_path, half=True)
+    detector.save(tmp_path, bits=16)
     assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
     loaded = Detector.load(tmp_path)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     assert torch.allclose(loaded.reconstruct(volume), detector.reconstruct(volume), atol=1e-2)
+
+
+def test_8_bits_are_spread_on_load(detector: Detector, tmp_path: Path) -> None:
+    detector.save(tmp_path, bits=8)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.int8, torch.float16, torch.float32}
+    loaded = Detector.load(tmp_path)
+    for (name, before), after in zip(detector.model.named_parameters(), loaded.model.parameters(), strict=True):
+        error = (after - before).abs().max()
+        assert after.dtype == torch.float32
+        assert error <= before.abs().max() * (0.51 / 127 if before.ndim > 1 else 2**-11), name
+
+
+def test_scales_that_do_not_fit_the_weights(detector: Detector, tmp_path: Path) -> None:
+    detector.save(tmp_path, bits=8)
+    stored = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in stored if name.endswith(":scales"))
+    save_file({**stored, name: stored[name][:-1]}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="and its scales do not fit together"):
+        Detector.load(tmp_path)
 
 
 def test_fingerprint_follows_weights_and_settings(folder: Path) -> None:

@@ -22,7 +22,8 @@ from tiny import tiny_detector
 from brainuad import modelpack
 from brainuad.detector import model_folder
 from brainuad.errors import InputError
-from brainuad.modelpack import from_8_bits, merge_bytes, pack_model, split_bytes, to_8_bits, unpack_model
+from brainuad.modelfile import from_8_bits, to_8_bits
+from brainuad.modelpack import merge_bytes, pack_model, split_bytes, unpack_model
 
 FILES = {"config.yaml", "model.safetensors", "calibration.json"}
 weights = st.floats(-(2.0**100), 2.0**100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-30)

@@ -67,7 +67,7 @@ def test_shipped_models_are_what_was_written() -> None:
 def test_saving_records_the_hash_of_the_weights(model: Path, tmp_path: Path) -> None:
     recorded = yaml.safe_load((model / "config.yaml").read_text())["weights_sha256"]
     assert recorded == hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-    Detector.load(model).save(tmp_path / "half", half=True)
+    Detector.load(model).save(tmp_path / "half", bits=16)
     again = yaml.safe_load((tmp_path / "half" / "config.yaml").read_text())["weights_sha256"]
     assert again == hashlib.sha256((tmp_path / "half" / "model.safetensors").read_bytes()).hexdigest()
     assert again != recorded

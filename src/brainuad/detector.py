@@ -136,7 +136,7 @@ class Detector:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Detector:
-        """Read a model folder; weights stored in 16 bits become float32.
+        """Read a model folder; weights stored in 8 or 16 bits become float32.
 
         Raises:
             InputError: See :func:`brainuad.modelfile.read_model`.
@@ -146,8 +146,8 @@ class Detector:
         name = Path(folder).resolve().name
         return cls(model.to(device), model_config, data_config, provenance, calibration, name, health)
 
-    def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write a model folder; ``half`` stores the weights in 16 bits.
+    def save(self, folder: str | Path, *, bits: int = 32) -> None:
+        """Write a model folder; ``bits`` of a weight are 32, 16 or 8, see :func:`brainuad.modelfile.write_model`.
 
         Raises:
             InputError: The folder cannot be written to.
@@ -160,7 +160,7 @@ class Detector:
             provenance={k: v for k, v in self.provenance.items() if k not in ("format", "version")},
             calibration=self.calibration,
             health=self.health,
-            half=half,
+            bits=bits,
         )
 
     @property

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +36,8 @@ CONFIG, WEIGHTS, CALIBRATION = "config.yaml", "model.safetensors", "calibration.
 HEALTH = "health.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # entry of config.yaml
 _OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that are not stored with a model
+
+_SCALES = ":scales"  # behind the name of weights in 8 bits
 
 T = TypeVar("T")
 
@@ -70,7 +74,7 @@ def write_model(
     provenance: dict[str, Any] | None = None,
     calibration: Calibration | None = None,
     health: HealthyMoments | None = None,
-    half: bool = False,
+    bits: int = 32,
 ) -> None:
     """Write a model folder; each file is replaced completely or not at all.
 
@@ -82,16 +86,21 @@ def write_model(
         provenance: Further entries of ``config.yaml``, plain values: seed, steps, training data ...
         calibration: Thresholds and scores on healthy scans.
         health: Healthy statistics for scores relative to health.
-        half: Store floating-point weights in 16 bits.
+        bits: Of floating-point weights: 32, 16, or 8. 8 stores matrices and kernels in 8 bits with a scale for each
+            output channel, and the rest in 16.
 
     Raises:
         InputError: The folder cannot be written to.
     """
     folder = Path(folder)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         value = value.detach().cpu()
-        weights[name] = (value.half() if half and value.is_floating_point() else value).contiguous()
+        if bits == 8 and value.is_floating_point() and value.ndim > 1:
+            levels, scales = to_8_bits(value.float().numpy())
+            weights |= {name: torch.from_numpy(levels), name + _SCALES: torch.from_numpy(scales)}
+        else:
+            weights[name] = (value.half() if bits < 32 and value.is_floating_point() else value).contiguous()
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(weights))  # `save_file` does not report a full disk
     if calibration is not None:
@@ -201,7 +210,17 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         fault = f"is not a safetensors file ({error})"
         raise InputError(path, fault, "Copy or download the model again") from error
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    found = {}
+    for name, value in weights.items():
+        scales = weights.get(name + _SCALES)
+        if scales is not None:
+            if value.dtype != torch.int8 or scales.shape != value.shape[:1] or scales.dtype != torch.float32:
+                fault = f"{name!r} and its scales do not fit together"
+                raise InputError(path, fault, "Copy or download the model again")
+            found[name] = torch.from_numpy(from_8_bits(value.numpy(), scales.numpy()))
+        elif not name.endswith(_SCALES):
+            found[name] = value.float() if value.is_floating_point() else value
+    return found
 
 
 def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
@@ -231,3 +250,28 @@ def _read_calibration(path: Path) -> Calibration | None:
         return Calibration.from_dict(values)
     except ValueError as error:
         raise InputError(path, str(error), remedy) from error
+
+
+def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round weights to 255 levels a channel, symmetric around 0.
+
+    Args:
+        values: ``(C, ...)`` float32; the first axis is that of output channels.
+
+    Returns:
+        Levels from -127 to 127 as int8, and ``(C,)`` float32 scales, whose product is off by half a scale at most.
+    """
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
+    scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
+    scales[scales == 0] = 1  # a channel of subnormal numbers
+    levels = np.rint(values / _along_channels(scales, values.ndim))
+    return np.clip(levels, -127, 127).astype(np.int8), scales
+
+
+def from_8_bits(levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return the float32 weights of :func:`to_8_bits`, rounded."""
+    return levels.astype(np.float32) * _along_channels(scales, levels.ndim)
+
+
+def _along_channels(scales: np.ndarray, ndim: int) -> np.ndarray:
+    return scales.reshape(-1, *[1] * (ndim - 1))

@@ -27,7 +27,17 @@ from torch import Tensor
 from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import atomic_folder, atomic_path, sha256, write_text
-from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, WEIGHTS_HASH, read_health, read_model
+from brainuad.modelfile import (
+    CALIBRATION,
+    CONFIG,
+    HEALTH,
+    WEIGHTS,
+    WEIGHTS_HASH,
+    from_8_bits,
+    read_health,
+    read_model,
+    to_8_bits,
+)
 
 FORMAT = 1
 BITS = (16, 8)
@@ -262,31 +272,6 @@ def merge_bytes(high: bytes, low: bytes) -> np.ndarray:
         raise ValueError(f"{len(high)} high bytes and {len(low)} low ones")
     pairs = np.stack([np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)], axis=1)
     return pairs.reshape(-1).view("<f2").astype(np.float16)
-
-
-def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Round weights to 255 levels a channel, symmetric around 0.
-
-    Args:
-        values: ``(C, ...)`` float32; the first axis is that of output channels.
-
-    Returns:
-        Levels from -127 to 127 as int8, and ``(C,)`` float32 scales, whose product is off by half a scale at most.
-    """
-    largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
-    scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
-    scales[scales == 0] = 1  # a channel of subnormal numbers
-    levels = np.rint(values / _along_channels(scales, values.ndim))
-    return np.clip(levels, -127, 127).astype(np.int8), scales
-
-
-def from_8_bits(levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return the float32 weights of :func:`to_8_bits`, rounded."""
-    return levels.astype(np.float32) * _along_channels(scales, levels.ndim)
-
-
-def _along_channels(scales: np.ndarray, ndim: int) -> np.ndarray:
-    return scales.reshape(-1, *[1] * (ndim - 1))
 
 
 def _part_name(number: int, count: int) -> str:
