@@ -10,9 +10,23 @@ Then `config.yaml`, `model.safetensors`, `calibration.json` and `health.safetens
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from brainuad.detector import Detector
+from brainuad.models.paired import PairedModel, PairedSettings
+
+
+def paired(detector: Detector, second: Detector) -> Detector:
+    """Return a diffusion model and a denoising autoencoder as one model."""
+    settings = {**asdict(second.model_config), **asdict(detector.model_config), "name": "ddpm_dae"}
+    config = PairedSettings(**settings)
+    model = PairedModel(config)
+    weights = detector.model.state_dict()
+    model.load_state_dict(
+        {**weights, **{f"denoiser.{name}": value for name, value in second.model.state_dict().items()}}
+    )
+    return replace(detector, model=model.eval(), model_config=config)
 
 
 def main() -> None:
@@ -20,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--second", type=Path, help="a trained denoising autoencoder, to put beside a diffusion model")
     parser.add_argument("--noise-ensemble", action="store_true", help="reconstruct at several noise levels")
     parser.add_argument("--step-ensemble", help="these noise levels, such as 600,700,800; implies --noise-ensemble")
     parser.add_argument("--note", action="append", default=[], help="KEY=VALUE for the model's provenance")
@@ -30,6 +45,8 @@ def main() -> None:
     if arguments.step_ensemble:
         levels = tuple(map(int, arguments.step_ensemble.split(",")))
         detector = detector.with_settings(noise_ensemble=True, step_ensemble=levels)
+    if arguments.second:
+        detector = paired(detector, Detector.load(arguments.second))
     detector.provenance |= dict(note.split("=", 1) for note in arguments.note)
     detector.calibration = detector.health = None  # those of other weights
     detector.save(arguments.output, bits=8)

@@ -26,8 +26,8 @@ from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
 from brainuad.scoring.health import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
-from brainuad.scoring.rarity import ENSEMBLES, RARITY, Ensemble, cleaned
-from brainuad.scoring.scores import OF_THE_IMAGE
+from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, Ensemble, cleaned
+from brainuad.scoring.scores import OF_THE_IMAGE, SECOND
 
 SCORE = "ssim_ensemble"
 PAPER = "paper"  # the name that a user may give
@@ -171,7 +171,7 @@ class Detector:
     @property
     def ensemble(self) -> Ensemble:
         """What the score "rarity" fuses."""
-        return ENSEMBLES[self.modality]
+        return (OF_TWO if self.model.has_second else ENSEMBLES).get(self.modality, ENSEMBLES[self.modality])
 
     @property
     def device(self) -> torch.device:
@@ -270,8 +270,8 @@ class Detector:
             draws: Reconstructions from independent noise. The model's own map is the mean over them.
 
         Returns:
-            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None if the model
-            makes none.
+            Reconstructions ``(draws, X, Y, Z)``, map ``(X, Y, Z)`` and second reconstruction ``(X, Y, Z)``, float32 on
+            the CPU, each None if the model makes none.
 
         Raises:
             ValueError: ``image`` or ``mask`` is not (X, Y, Z), or ``draws`` is not positive.
@@ -287,15 +287,17 @@ class Detector:
         reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with torch.inference_mode(), reduced:
             found = [self._infer_once(slabs, brain, generator) for _ in range(draws)]
-        stacks = [found_of for found_of, _ in found if found_of is not None]
-        maps = [map for _, map in found if map is not None]
+        stacks = [once.reconstruction for once in found if once.reconstruction is not None]
+        maps = [once.anomaly for once in found if once.anomaly is not None]
+        second = found[0].second
         return Inference(
             torch.stack(stacks).float().cpu() if stacks else None,
             torch.stack(maps).float().mean(0).cpu() if maps else None,
+            None if second is None else second.float().cpu(),
         )
 
     def _infer_once(self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator) -> Inference:
-        """Return reconstruction and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
+        """Return reconstructions and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
         model = self.model
         size = len(slabs) if model.whole_volumes else batch_of(slabs)
         parts = []
@@ -305,7 +307,8 @@ class Detector:
                 parts.append(model.infer(batch, brain[start : start + size], generator))
             else:
                 made = model.reconstruct(batch, generator) if model.reconstructs else None
-                parts.append(Inference(made, None))
+                second = model.reconstruct_second(batch, generator) if model.has_second else None
+                parts.append(Inference(made, None, second))
         volumes = []
         for slices in zip(*parts, strict=True):
             present = [part for part in slices if part is not None]
@@ -357,7 +360,7 @@ class Detector:
             self.check_score(name)
         found = self.infer(image, mask, seed, draws=self.draws(names))
         lap("reconstruct")
-        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly)
+        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly, second=found.second)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
         first = None if found.reconstruction is None else found.reconstruction[0]
         return Maps(first, raw, final)
@@ -387,6 +390,7 @@ class Detector:
         names: Iterable[str] = (SCORE,),
         *,
         own: Any | None = None,
+        second: Any | None = None,
     ) -> dict[str, Tensor]:
         """Return the maps of :meth:`score_maps` from the results of :meth:`infer`.
 
@@ -399,6 +403,7 @@ class Detector:
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
             own: ``(X, Y, Z)``, the model's own map, if a score needs it.
+            second: ``(X, Y, Z)``, the second reconstruction, if a score needs it.
 
         Raises:
             InputError: A score needs healthy statistics that the model lacks.
@@ -419,9 +424,15 @@ class Detector:
                 raise ValueError("there is no map of the model's own")
             own = as_volume(own, "the model's own map")
             maps[OWN_MAP] = keep_inside(own.to(self.map_device), mask)
+        of_second = [name for name in plain if name.startswith(SECOND)]
         several = [name for name in plain if _draws_of(name) > 1]
-        others = [name for name in plain if name not in several]
+        others = [name for name in plain if name not in (*several, *of_second)]
         sigmas = self.model_config.sigma_ens
+        if of_second:
+            if second is None:
+                raise ValueError("there is no second reconstruction")
+            stack = as_volume(second, "second reconstruction").to(self.map_device)[None]
+            maps |= score_maps(image, stack, mask, of_second, sigmas=sigmas)
         if several:
             maps |= score_maps(image, reconstructions, mask, several, sigmas=sigmas)
             # the other scores must not depend on which scores are computed with them
@@ -489,11 +500,28 @@ class Detector:
         Raises:
             InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
         """
-        scores = self.plain_scores
-        if set(bases_of(name, self.ensemble.parts)) <= {IMAGE, *scores}:
+        if self.makes(name):
             return
         has = "a reconstruction and no map of its own" if self.model.reconstructs else "a map and no reconstruction"
-        raise InputError(name, f"cannot be had: {self.name} makes {has}", f"Choose one of {', '.join(scores)}")
+        if name.startswith(SECOND):
+            has = "no second reconstruction"
+        known = f"Choose one of {', '.join(self.plain_scores)}"
+        raise InputError(name, f"cannot be had: {self.name} makes {has}", known)
+
+    def makes(self, name: str) -> bool:
+        """Whether the model makes the reconstruction or map that a score needs.
+
+        Raises:
+            InputError: The score is unknown.
+        """
+        return all(self._makes_map(base) for base in bases_of(name, self.ensemble.parts))
+
+    def _makes_map(self, base: str) -> bool:
+        if base.startswith(SECOND):
+            return self.model.has_second
+        if base == OWN_MAP:
+            return self.model.has_map
+        return self.model.reconstructs or base in (IMAGE, *OF_THE_IMAGE)
 
     def _known_health(self, name: str) -> HealthyMoments:
         if self.health is None:

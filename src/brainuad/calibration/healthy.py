@@ -15,12 +15,12 @@ from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, bases_of
-from brainuad.scoring.rarity import ENSEMBLES, RARITY, tail_quantiles
+from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, tail_quantiles
 
 STORED = {OWN_MAP: np.float32}  # its range is arbitrary; 16 bits are enough for the others
 TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # the scores of users, whose findings are kept
 # maps of a scan, where the model makes them
-_PARTS = [part for ensemble in ENSEMBLES.values() for part in ensemble.parts]
+_PARTS = [part for ensemble in (*ENSEMBLES.values(), *OF_TWO.values()) for part in ensemble.parts]
 KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY, _PARTS)]))
 
 

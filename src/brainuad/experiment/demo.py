@@ -20,7 +20,7 @@ from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
 from brainuad.scan.table import Row
-from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, bases_of, relative_name
+from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.study.figures import draw_montage
@@ -98,7 +98,7 @@ def score_cohort(
         detector,
         cohort,
         output,
-        scores=[name for name in (*SCORES, *OWN) if makes(detector, name)],
+        scores=[name for name in (*SCORES, *OWN) if detector.makes(name)],
         baselines=False,
         protocol=QUICK,
         seed=seed,
@@ -132,11 +132,6 @@ def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: i
     settings = Settings(detector.default_score, seed=seed, brain_mask=masks, lesion_mask=masks)
     score_scans(scans, detector, output, settings, report=scored)
     return build_report(output)
-
-
-def makes(detector: Detector, score: str) -> bool:
-    """Return whether a model makes the reconstruction or map that a score needs."""
-    return set(bases_of(score, detector.ensemble.parts)) <= {IMAGE, *detector.plain_scores}
 
 
 def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:

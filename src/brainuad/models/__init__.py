@@ -6,6 +6,7 @@ from brainuad.models.conditioned import ConditionedDiffusionModel
 from brainuad.models.denoising import DenoisingAutoencoder
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.noise import gaussian_noise, opensimplex_permutation, simplex_fields, simplex_noise
+from brainuad.models.paired import PairedModel
 from brainuad.models.patched import PatchedDiffusionModel
 from brainuad.models.release import load_reference_state_dict
 from brainuad.models.restoration import RestorationModel
@@ -18,6 +19,7 @@ __all__ = [
     "ConditionedDiffusionModel",
     "DenoisingAutoencoder",
     "DiffusionModel",
+    "PairedModel",
     "PatchedDiffusionModel",
     "RestorationModel",
     "SparkModel",

@@ -6,7 +6,8 @@ an unbroken one, and on CUDA a whole step can be recorded once and replayed.
 
 A model that needs no steps learns in one go, by ``fit``.
 
-Scoring asks for a reconstruction, for the model's own map of anomalies, or for both. A model has what it overrides.
+Scoring asks for a reconstruction, for a second one by another network, and for the model's own map of anomalies. A
+model has what it overrides.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Inference(NamedTuple):
             not reconstruct. Of slabs (B, 1, X, Y), of a volume (S, X, Y, Z) with S independent draws.
         anomaly: The model's own map, higher is more anomalous; None of a model without. Of slabs (B, 1, X, Y), of a
             volume (X, Y, Z).
+        second: The second reconstruction; None of a model without. Of slabs (B, 1, X, Y), of a volume (X, Y, Z).
     """
 
     reconstruction: Tensor | None
     anomaly: Tensor | None
+    second: Tensor | None = None
 
 
 class Model(nn.Module):
@@ -62,6 +65,11 @@ class Model(nn.Module):
     def reconstructs(self) -> bool:
         """Whether it says how a scan would look healthy."""
         return type(self).reconstruct is not Model.reconstruct
+
+    @property
+    def has_second(self) -> bool:
+        """Whether it reconstructs a scan in a second way, too."""
+        return type(self).reconstruct_second is not Model.reconstruct_second
 
     @property
     def has_map(self) -> bool:
@@ -132,6 +140,10 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    def reconstruct_second(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return what ``reconstruct`` does, made by another network."""
+        raise NotImplementedError
+
     def maps(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the model's own map of anomalies in the middle slices.
 
@@ -150,6 +162,7 @@ class Model(nn.Module):
         return Inference(
             self.reconstruct(images, generator) if self.reconstructs else None,
             self.maps(images, masks, generator) if self.has_map else None,
+            self.reconstruct_second(images, generator) if self.has_second else None,
         )
 
     def pictures(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -159,6 +172,8 @@ class Model(nn.Module):
         if found.reconstruction is not None:
             difference = (scans - found.reconstruction).abs()
             shown |= {"reconstruction": found.reconstruction, "|difference|": difference}
+        if found.second is not None:
+            shown["second reconstruction"] = found.second
         return shown if found.anomaly is None else shown | {"map": found.anomaly}
 
 

@@ -38,9 +38,9 @@ class DenoisingSettings(ModelSettings):
 class DenoisingAutoencoder(Model):
     """Takes coarse noise off a slice, and whatever else is not healthy with it.
 
-    The noise is normal, of deviation 0.2. It is drawn at few pixels (16 x 16), brought to the size of the slice bilinearly,
-    and rolled by a random number of pixels along both axes. It is in the brain only, where alone the squared error
-    counts. A scan is reconstructed without noise. Outside the brain the reconstruction means nothing.
+    The noise is normal, of deviation 0.2. It is drawn at few pixels (16 x 16), brought to the size of the slice
+    bilinearly, and rolled by a random number of pixels along both axes. It is in the brain only, where alone the
+    squared error counts. A scan is reconstructed without noise. Outside the brain the reconstruction means nothing.
 
     As published the training is Adam (AMSGrad) with weight decay 1e-5 and a rate that falls along a cosine over 67,200
     steps of 16 slices. Here it is Adam as for every model, and the rate of ``experiment=DAE/DAE`` falls linearly.
@@ -58,7 +58,10 @@ class DenoisingAutoencoder(Model):
 
     def __init__(self, config: DenoisingSettings) -> None:
         super().__init__()
-        remedies = {"widths": "Give the channels of each level", "noise_pixels": "Give one number or several, as [8,16]"}
+        remedies = {
+            "widths": "Give the channels of each level",
+            "noise_pixels": "Give one number or several, as [8,16]",
+        }
         for name, remedy in remedies.items():
             values = tuple(getattr(config, name))
             if not values or min(values) < 1:

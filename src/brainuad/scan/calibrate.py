@@ -31,6 +31,8 @@ from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
+from brainuad.scoring.health import IMAGE, bases_of
+from brainuad.scoring.rarity import RARITY
 
 SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model
 _LAYOUT = 6  # version of the summaries; raise it when their contents change
@@ -103,7 +105,8 @@ def calibrate(
     _check_enough(len(scans), len(scans), healthy)
     check_writable(folder)
     # A score of many draws takes as many times as long, and its scale differs from scan to scan.
-    scores = tuple(name for name in detector.plain_scores if detector.draws([name]) == 1)
+    names = dict.fromkeys([*detector.plain_scores, *bases_of(RARITY, detector.ensemble.parts)])
+    scores = tuple(name for name in names if name != IMAGE and detector.makes(name) and detector.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}

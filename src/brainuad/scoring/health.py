@@ -37,7 +37,7 @@ INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
-CARRIED = ("l1", "l1_ssim", OWN_MAP, IMAGE)
+CARRIED = ("l1", "l1_ssim", "second_l1_ssim", OWN_MAP, IMAGE)
 _DESCRIPTIONS = {
     RARITY: "How rare a value is in healthy brains, fused over several scales: found most in real validation scans.",
     OWN_MAP: "The model's own map, of models that make one.",

@@ -8,7 +8,8 @@ several at once and shares what they have in common.
 
 What SSIM maps a score is made of stands in its name: ``ssim_1.1`` is of one width, any; ``ssim_mean`` is an ensemble
 over the model's widths (`brainuad.scoring.ensembles`), ``ssim_weights:0.25,0.75`` one of given weights; ``ssim2d_1.1``
-and so on have two-dimensional windows in axial slices.
+and so on have two-dimensional windows in axial slices. ``second_<name>`` is the score ``<name>`` of the second
+reconstruction, of models that make two.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import torch
 from torch import Tensor
 
 from brainuad.config import SSIM_SIGMAS
+from brainuad.errors import InputError
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_volume, keep_inside
 from brainuad.scoring.ensembles import ENSEMBLES, LEARNT, ensemble, slicewise_ssim_maps
 from brainuad.scoring.ssim import fuse_maps, ssim_ensemble, ssim_maps
 
 OF_THE_IMAGE = ("intensity_bright", "intensity_dark", "random")
+SECOND = "second_"  # before the name of a score of the second reconstruction
 MAX_WIDTH = 50.0  # voxels
 
 
@@ -114,7 +117,7 @@ def score_maps(
         ValueError: The shapes do not fit together, or a score needs reconstructions and there are none.
     """
     entries = {name: SCORES[name] for name in names}
-    keep = any(_SSIM.fullmatch(name) and name != "ssim_ensemble" for name in entries)
+    keep = any(_SSIM.fullmatch(name) and name != "ssim_ensemble" for name in map(_of_either, entries))
     comparison = _Comparison(image, reconstructions, sigmas, keep=keep)
     return {
         name: keep_inside(entry.of(comparison), mask)
@@ -131,6 +134,8 @@ def about_score(name: str) -> str:
         InputError: It is not registered.
     """
     entry = SCORES[name]
+    if name.startswith(SECOND):
+        return f"{_of_either(name)} of the second reconstruction, of models that make two."
     text = entry.about if isinstance(entry, _Score) else entry.__doc__
     return " ".join((text or "").strip().split("\n\n")[0].split())
 
@@ -187,6 +192,23 @@ def _random(comparison: _Comparison) -> Tensor:
     digest = hashlib.sha256(comparison.image.cpu().numpy().tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(comparison.image.shape, generator=generator).to(comparison.image.device)
+
+
+def _of_either(name: str) -> str:
+    """Return the score that a score of the second reconstruction is."""
+    return name.removeprefix(SECOND)
+
+
+@SCORES.family
+def _of_second(name: str) -> Callable[..., Any] | None:
+    """Return the score whose name stands behind ``second_``, if it needs one reconstruction."""
+    which = _of_either(name)
+    if which == name or which in OF_THE_IMAGE or SCORES.draws.get(which, 1) > 1:
+        return None
+    try:
+        return SCORES[which]
+    except InputError:
+        return None
 
 
 _SSIM = re.compile(r"ssim(?P<flat>2d)?_(?P<what>.+)")

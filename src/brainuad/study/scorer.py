@@ -60,24 +60,32 @@ class Reconstructor:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
         model = self.detector.model
-        stack = own = None
+        stack = second = own = None
         if model.reconstructs:
             name = self._name(image, seed, draws)
             stack = self._read(name, np.float16, (draws, *image.shape))
+        if model.has_second:
+            second_name = self._name(image, seed, draws, of=b"second")
+            second = self._read(second_name, np.float16, image.shape)
         if wants_map := model.has_map and mask is not None:
-            map_name = self._name(image, seed, draws, mask)
+            map_name = self._name(image, seed, draws, of=b"map" + np.ascontiguousarray(mask).tobytes())
             own = self._read(map_name, np.float32, image.shape)
-        if (model.reconstructs and stack is None) or (wants_map and own is None):
+        missing = [model.reconstructs and stack is None, model.has_second and second is None, wants_map and own is None]
+        if any(missing):
             made = self.detector.infer(image, mask, seed, draws=draws)
             if made.reconstruction is not None:
                 stack = made.reconstruction.numpy().astype(np.float16)
                 self._write(name, stack, "reconstruction")
+            if made.second is not None:
+                second = made.second.numpy().astype(np.float16)
+                self._write(second_name, second, "second reconstruction")
             if made.anomaly is not None:
                 own = made.anomaly.numpy()
                 self._write(map_name, own, "map")
         return Inference(
             None if stack is None else torch.from_numpy(stack.astype(np.float32)),
             None if own is None else torch.from_numpy(own),
+            None if second is None else torch.from_numpy(second.astype(np.float32)),
         )
 
     def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -91,11 +99,9 @@ class Reconstructor:
             raise ValueError(f"its {what} holds NaN or infinite values")
         self.cache.write(name, array.nbytes, lambda handle: np.save(handle, array, allow_pickle=False))
 
-    def _name(self, image: np.ndarray, seed: int, draws: int, mask: np.ndarray | None = None) -> str:
+    def _name(self, image: np.ndarray, seed: int, draws: int, *, of: bytes = b"") -> str:
         text = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
-        found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes())
-        if mask is not None:
-            found.update(b"map" + np.ascontiguousarray(mask).tobytes())
+        found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes() + of)
         return f"{found.hexdigest()[:32]}.npy"
 
 
@@ -220,17 +226,17 @@ class Scorer:
         self.stage(f"{case.subject}: reconstruct")
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
-        stack = own = reconstruction = None
+        stack = own = second = reconstruction = None
         if self.reconstructor is not None:
             stack = self.reconstructor(prepared.image, seed)
             reconstruction = stack.mean(0)
         elif look:
             draws = self.detector.draws(wanted)
-            stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
+            stack, own, second = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
             reconstruction = None if stack is None else stack[0]  # regardless of the other scores
         self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
-        maps = self.detector.compare(image, stack, mask, wanted, own=own)
+        maps = self.detector.compare(image, stack, mask, wanted, own=own, second=second)
         maps[IMAGE] = image
         return _Compared(prepared, reconstruction, mask, maps)

@@ -1,0 +1,65 @@
+"""A diffusion model and a denoising autoencoder beside it: two networks that find different lesions.
+
+What the diffusion model replaces, fine detail included, is drawn anew from noise: small lesions go. The denoising
+autoencoder keeps fine detail, and with it small lesions, but takes away larger ones, and its reconstruction is sharp
+everywhere else. So each lesion stands out from one of the two reconstructions at least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brainuad.config import ModelConfig
+from brainuad.models.base import Draws, batch_of
+from brainuad.models.denoising import DenoisingAutoencoder, DenoisingSettings
+from brainuad.models.diffusion import DiffusionModel
+from brainuad.registry import MODELS
+
+_OF_DENOISER = "denoiser "  # before the names of its draws
+
+
+@dataclass
+class PairedSettings(DenoisingSettings, ModelConfig):
+    """The settings of both."""
+
+    name: str = "ddpm_dae"
+
+
+@MODELS.register("ddpm_dae", settings=PairedSettings)
+class PairedModel(DiffusionModel):
+    """Reconstructs as `DiffusionModel` does, and a second time as `DenoisingAutoencoder` does.
+
+    The networks share nothing. A training step is one of each, and the loss their sum.
+
+    Args:
+        config: The settings of both.
+
+    Attributes:
+        denoiser: The denoising autoencoder.
+
+    Raises:
+        InputError: A setting is unknown or out of range.
+    """
+
+    def __init__(self, config: PairedSettings) -> None:
+        super().__init__(config)
+        self.denoiser = DenoisingAutoencoder(config)
+
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+        """Draw what both draw."""
+        of_denoiser = self.denoiser.draw(count, size, generator, share=share)
+        renamed = {_OF_DENOISER + name: value for name, value in of_denoiser.items()}
+        return super().draw(count, size, generator, share=share) | renamed
+
+    def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
+        """Return the sum of both losses."""
+        renamed = {name.removeprefix(_OF_DENOISER): value for name, value in draws.items() if _OF_DENOISER in name}
+        return super().loss(images, masks, draws) + self.denoiser.loss(images, masks, renamed)
+
+    def reconstruct_second(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return what the denoising autoencoder makes of slices (B, 1, X, Y)."""
+        batches = images.split(batch_of(images))
+        return torch.cat([self.denoiser.reconstruct(batch, generator) for batch in batches])
