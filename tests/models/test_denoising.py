@@ -35,6 +35,19 @@ def test_noise_is_coarse_and_rolled() -> None:
         assert torch.equal(found[number, 0], fine.roll(tuple(draws["roll"][number].tolist()), (0, 1)))
 
 
+def test_noise_of_several_sizes_is_chosen_for_each_slice() -> None:
+    model, (images, masks) = DenoisingAutoencoder(DenoisingSettings(widths=(4, 8), noise_pixels=(4, 16))), slices()
+    draws = model.draw(200, (24, 20), generator())
+    assert draws["choice"].float().mean().item() == pytest.approx(0.5, abs=0.1)
+    few = {name: values[:3] for name, values in draws.items()} | {"choice": torch.tensor([0, 1, 0])}
+    seen = []
+    model.unet.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model.loss(images, masks, few)
+    fields = {n: spread(few[f"noise {n}"], few["roll"], (24, 20)) for n in (4, 16)}
+    expected = torch.stack([fields[4][0], fields[16][1], fields[4][2]])
+    torch.testing.assert_close(seen[0], images + expected * masks)
+
+
 def test_noise_has_the_published_deviation() -> None:
     noise = tiny().draw(200, (24, 20), generator())["noise 16"]
     assert noise.std().item() == pytest.approx(0.2, rel=0.02)

@@ -32,6 +32,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ae": {"latent_dim": 4, "widths": (4, 8)},
     "vae": {"latent_dim": 4, "widths": (4, 8)},
     "dae": {"widths": (4, 8)},
+    "ddpm_dae": {**UNET, "widths": (4, 8)},
     "atlas": {},
 }
 EVERY = list(MODELS)
@@ -106,7 +107,7 @@ def test_the_exported_model_works(name: str, run: Path, val_volumes: TrainingVol
     assert type(detector.model_config) is settings_class(name)
     assert detector.model_config.name == name
     image, mask = val_volumes.images[0], val_volumes.masks[0]
-    scores = [score for score in ("l1", "ssim_ensemble", "model") if score in detector.plain_scores]
+    scores = [score for score in ("l1", "ssim_ensemble", "second_l1", "model") if detector.makes(score)]
     assert scores
     maps = detector.maps(image, mask, scores)
     for score in scores:

@@ -68,7 +68,7 @@ def whole_step_of(module: Training) -> WholeStep:
     return WholeStep(module.model, module.average, optimizer, module.train_volumes)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "cddpm", "pddpm", "spark", "restoration"])
+@pytest.mark.parametrize("name", ["ddpm", "cddpm", "pddpm", "spark", "restoration", "ddpm_dae"])
 def test_a_step_is_the_same_calls_on_the_same_memory(
     name: str, train_volumes: TrainingVolumes, val_volumes: TrainingVolumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ ENSEMBLES = {
     "t1": Ensemble((Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)), power=0.5),
     "t2": Ensemble((Part("brighter_ssim", 1), Part("brighter_ssim", 6))),
 }
-# Of models that reconstruct in two ways: the diffusion model finds small lesions, the denoising autoencoder larger ones.
+# Of models that reconstruct in two ways: the diffusion model finds small lesions, the autoencoder larger ones.
 OF_TWO = {"t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("features", 6)), power=0.5)}
 
 

@@ -203,7 +203,7 @@ def _of_either(name: str) -> str:
 def _of_second(name: str) -> Callable[..., Any] | None:
     """Return the score whose name stands behind ``second_``, if it needs one reconstruction."""
     which = _of_either(name)
-    if which == name or which in OF_THE_IMAGE or SCORES.draws.get(which, 1) > 1:
+    if which == name or which.startswith(SECOND) or which in OF_THE_IMAGE or SCORES.draws.get(which, 1) > 1:
         return None
     try:
         return SCORES[which]
