@@ -4,12 +4,12 @@
     brainuad simulate IXI -o SIMULATED --modality t2
     python benchmarks/t2_cohort.py SIMULATED BRATS_T2 -o OUT
     brainuad pack OUT/manifest.csv -o t2.npz experiment=lite datamodule.cfg.mode=t2
-    brainuad train experiment=lite data_dir=t2.npz datamodule.cfg.mode=t2 initial_weights=lite-t1 \\
+    brainuad train experiment=lite data_dir=t2.npz datamodule.cfg.mode=t2 initial_weights=DDPM_T1 \\
       "model.cfg.train_timesteps=[240,900]" trainer.precision=bf16 trainer.max_time=00:40:00 seed=1
 
-The last line made ``lite-t2``. OUT/manifest.csv lists T2 scans simulated from IXI's T1, and what is far from the tumour
-in the T2 scans of BraTS's validation patients. Those are no healthy people, and a slice without a tumour need not be
-healthy.
+The last line made ``lite-t2``, from the weights of the diffusion model for T1 as it was. OUT/manifest.csv lists T2
+scans simulated from IXI's T1, and what is far from the tumour in the T2 scans of BraTS's validation patients. Those are
+no healthy people, and a slice without a tumour need not be healthy.
 """
 
 from __future__ import annotations

@@ -47,11 +47,13 @@ def load_initial_weights(model: nn.Module, name_or_dir: str) -> None:
     Raises:
         InputError: There is no such model, or its network is another one.
     """
+    given = load_model(name_or_dir, "cpu")
     try:
-        model.load_state_dict(load_model(name_or_dir, "cpu").model.state_dict())
+        model.load_state_dict(given.model.state_dict())
     except RuntimeError as error:
-        remedy = "Give a model of the same network, or other settings model.cfg"
-        raise InputError(name_or_dir, "has weights of another network", remedy) from error
+        fault = f"has weights of another network ({given.model_config.name})"
+        remedy = "Give a model of the same network, or other settings: model=NAME, model.cfg"
+        raise InputError(name_or_dir, fault, remedy) from error
 
 
 def hash_of(*volumes: TrainingVolumes) -> str:
