@@ -28,28 +28,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_noise_is_coarse_and_rolled() -> None:
     draws = tiny().draw(3, (24, 20), generator())
-    assert draws["noise 16"].shape == (3, 1, 16, 16)
-    found = spread(draws["noise 16"], draws["roll"], (24, 20))
+    assert draws["noise"].shape == (3, 1, 16, 16)
+    found = spread(draws["noise"], draws["roll"], (24, 20))
     for number in range(3):
-        fine = F.interpolate(draws["noise 16"][number, None], (24, 20), mode="bilinear")[0, 0]
+        fine = F.interpolate(draws["noise"][number, None], (24, 20), mode="bilinear")[0, 0]
         assert torch.equal(found[number, 0], fine.roll(tuple(draws["roll"][number].tolist()), (0, 1)))
 
 
-def test_noise_of_several_sizes_is_chosen_for_each_slice() -> None:
-    model, (images, masks) = DenoisingAutoencoder(DenoisingSettings(widths=(4, 8), noise_pixels=(4, 16))), slices()
-    draws = model.draw(200, (24, 20), generator())
-    assert draws["choice"].float().mean().item() == pytest.approx(0.5, abs=0.1)
-    few = {name: values[:3] for name, values in draws.items()} | {"choice": torch.tensor([0, 1, 0])}
-    seen = []
-    model.unet.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    model.loss(images, masks, few)
-    fields = {n: spread(few[f"noise {n}"], few["roll"], (24, 20)) for n in (4, 16)}
-    expected = torch.stack([fields[4][0], fields[16][1], fields[4][2]])
-    torch.testing.assert_close(seen[0], images + expected * masks)
-
-
 def test_noise_has_the_published_deviation() -> None:
-    noise = tiny().draw(200, (24, 20), generator())["noise 16"]
+    noise = tiny().draw(200, (24, 20), generator())["noise"]
     assert noise.std().item() == pytest.approx(0.2, rel=0.02)
 
 

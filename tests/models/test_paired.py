@@ -79,7 +79,7 @@ def test_scores_of_the_second_reconstruction(detector: Detector, image: np.ndarr
 
 
 def test_both_are_set_against_health(detector: Detector, image: np.ndarray, mask: np.ndarray) -> None:
-    assert [part.score for part in detector.ensemble.parts] == ["l1_ssim_z", "second_l1_ssim_z", "features"]
+    assert [part.score for part in detector.ensemble.parts] == ["l1_ssim_z", "second_l1_ssim_z", "second_features"]
     statistics = HealthyStatistics(["l1_ssim", "second_l1_ssim"], SHAPE)
     for seed in range(3):
         healthy = np.random.default_rng(seed).random(SHAPE).astype(np.float32)

@@ -16,6 +16,7 @@ from brainuad.models.base import Draws, Model
 from brainuad.models.layers import GroupNorm, Upsample
 from brainuad.registry import MODELS
 
+NOISE_PIXELS = 16  # along each side of the noise as it is drawn
 NOISE_SD = 0.2
 
 
@@ -25,22 +26,19 @@ class DenoisingSettings(ModelSettings):
 
     Attributes:
         widths: Channels of the levels, from the finest; each after the first has half the resolution.
-        noise_pixels: Pixels along each side of the noise as it is drawn. Of several numbers each slice gets one at
-            random: the network learns to remove spots of all these sizes (a choice of our own).
     """
 
     name: str = "dae"
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    noise_pixels: tuple[int, ...] = (16,)
 
 
 @MODELS.register("dae", settings=DenoisingSettings)
 class DenoisingAutoencoder(Model):
     """Takes coarse noise off a slice, and whatever else is not healthy with it.
 
-    The noise is normal, of deviation 0.2. It is drawn at few pixels (16 x 16), brought to the size of the slice
-    bilinearly, and rolled by a random number of pixels along both axes. It is in the brain only, where alone the
-    squared error counts. A scan is reconstructed without noise. Outside the brain the reconstruction means nothing.
+    The noise is normal, of deviation 0.2. It is drawn at 16 x 16 pixels, brought to the size of the slice bilinearly,
+    and rolled by a random number of pixels along both axes. It is in the brain only, where alone the squared error
+    counts. A scan is reconstructed without noise. Outside the brain the reconstruction means nothing.
 
     As published the training is Adam (AMSGrad) with weight decay 1e-5 and a rate that falls along a cosine over 67,200
     steps of 16 slices. Here it is Adam as for every model, and the rate of ``experiment=DAE/DAE`` falls linearly.
@@ -53,34 +51,26 @@ class DenoisingAutoencoder(Model):
         unet: The network.
 
     Raises:
-        InputError: ``widths`` or ``noise_pixels`` is empty, or one is not positive.
+        InputError: ``widths`` is empty, or one is not positive.
     """
 
     def __init__(self, config: DenoisingSettings) -> None:
         super().__init__()
-        remedies = {
-            "widths": "Give the channels of each level",
-            "noise_pixels": "Give one number or several, as [8,16]",
-        }
-        for name, remedy in remedies.items():
-            values = tuple(getattr(config, name))
-            if not values or min(values) < 1:
-                raise InputError(f"model.cfg.{name}", f"{values} is not a list of positive numbers", remedy)
+        if not config.widths or min(config.widths) < 1:
+            fault = f"{tuple(config.widths)} is not a list of positive numbers"
+            raise InputError("model.cfg.widths", fault, "Give the channels of each level")
         self.config = config
         self.unet = PlainUNet(config.widths)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
-        """Draw the noise of each slice in every size, which of them it gets, and by how many pixels it is rolled."""
-        roll = torch.stack([torch.randint(length, (count,), generator=generator) for length in size], dim=1)
-        sizes = self.config.noise_pixels
-        draws = {f"noise {n}": NOISE_SD * torch.randn((count, 1, n, n), generator=generator) for n in sizes}
-        return draws | {"roll": roll, "choice": torch.randint(len(sizes), (count,), generator=generator)}
+        """Draw the noise of each slice at 16 x 16 pixels, and by how many pixels it is rolled."""
+        shape = (count, 1, NOISE_PIXELS, NOISE_PIXELS)
+        rolls = [torch.randint(length, (count,), generator=generator) for length in size]
+        return {"noise": NOISE_SD * torch.randn(shape, generator=generator), "roll": torch.stack(rolls, dim=1)}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean squared error of the brain's pixels."""
-        size = (images.shape[2], images.shape[3])
-        fields = [spread(draws[f"noise {n}"], draws["roll"], size) for n in self.config.noise_pixels]
-        noise = torch.stack(fields)[draws["choice"], torch.arange(len(images), device=images.device)]
+        noise = spread(draws["noise"], draws["roll"], (images.shape[2], images.shape[3]))
         error = self.unet(images + noise * masks).float() - images
         return (error.square() * masks).sum() / masks.sum().clamp(min=1)
 
@@ -143,7 +133,7 @@ def spread(noise: Tensor, roll: Tensor, size: tuple[int, int]) -> Tensor:
     """Return coarse noise at the size of a slice, each field rolled by its own number of pixels.
 
     Args:
-        noise: (B, 1, N, N).
+        noise: (B, 1, 16, 16).
         roll: (B, 2) int64, pixels along both axes, from 0.
         size: (X, Y) of the slice.
 

@@ -23,6 +23,7 @@ from brainuad.scoring.postprocess import postprocess, smoothed
 RARITY = "rarity"  # the score
 TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
 _BEND = 800  # in TAIL; the last tenth of the tail, from a few voxels, is one straight line
+KNOWN = 5.0  # the rarest that TAIL tells
 TYPICAL = 0.5  # median rarity of a healthy brain, fused
 _POWER = 3  # between the mean of the parts, 1, and their maximum, infinity
 
@@ -74,7 +75,7 @@ ENSEMBLES = {
     "t2": Ensemble((Part("brighter_ssim", 1), Part("brighter_ssim", 6))),
 }
 # Of models that reconstruct in two ways: the diffusion model finds small lesions, the autoencoder larger ones.
-OF_TWO = {"t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("features", 6)), power=0.5)}
+OF_TWO = {"t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("second_features", 6)), power=0.5)}
 
 
 def tail_quantiles(values: Any) -> np.ndarray:
@@ -116,7 +117,8 @@ def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
 
     Returns:
         As many numbers from 0: 0 for the lowest healthy value, 2 for one that one healthy voxel in 100 reaches. Beyond
-        what healthy voxels reach, the tail is continued in a straight line, so that higher stays rarer.
+        what healthy voxels reach, 5, the tail is continued in a straight line, and then bent like a logarithm: higher
+        stays rarer, but how steep the last of a tail is, which a few voxels say, matters little.
     """
     places = np.append(np.arange(_BEND + 1), len(TAIL) - 1)
     known, first = np.unique(tail[places], return_index=True)
@@ -127,7 +129,8 @@ def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
     right = torch.searchsorted(levels, values.float().contiguous(), right=True).clamp(1, len(known) - 1)
     low, high = levels[right - 1], levels[right]
     share = (values.float() - low) / (high - low)
-    return (heights[right - 1] + share * (heights[right] - heights[right - 1])).clamp(min=0)
+    straight = (heights[right - 1] + share * (heights[right] - heights[right - 1])).clamp(min=0)
+    return torch.where(straight > KNOWN, KNOWN * (1 + (straight / KNOWN).clamp(min=1).log()), straight)
 
 
 def fused(rarities: Iterable[Tensor]) -> Tensor:
