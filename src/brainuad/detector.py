@@ -54,7 +54,7 @@ def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "
 
     Examples:
         >>> load_model("lite-t1", device="cpu", precision="float32")
-        Detector(lite-t1: ddpm, t1, 4,116,196 parameters, cpu, float32, calibrated on 35 scans)
+        Detector(lite-t1: ddpm_dae, t1, 5,213,429 parameters, cpu, float32, calibrated on 35 scans)
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
@@ -255,12 +255,12 @@ class Detector:
             InputError: The model does not reconstruct.
             ValueError: ``image`` is not (X, Y, Z), or ``draws`` is not positive.
         """
-        stack = self.infer(image, None, seed, draws=draws).reconstruction
+        stack = self.infer(image, None, seed, draws=draws, second=False).reconstruction
         if stack is None:
             raise InputError(self.name, "makes no reconstruction", f"It makes a map: the score {OWN_MAP!r}")
         return stack
 
-    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
+    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1, second: bool = True) -> Inference:
         """Return the model's reconstructions and its own map of a scan, from which scores are computed.
 
         Args:
@@ -268,6 +268,7 @@ class Detector:
             mask: ``(X, Y, Z)`` brain mask; None computes only the reconstruction.
             seed: Seeds the noise, which is the same on every device.
             draws: Reconstructions from independent noise. The model's own map is the mean over them.
+            second: Whether the second reconstruction is wanted, of a model that makes one.
 
         Returns:
             Reconstructions ``(draws, X, Y, Z)``, map ``(X, Y, Z)`` and second reconstruction ``(X, Y, Z)``, float32 on
@@ -286,17 +287,19 @@ class Detector:
         generator = torch.Generator().manual_seed(seed)
         reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with torch.inference_mode(), reduced:
-            found = [self._infer_once(slabs, brain, generator) for _ in range(draws)]
+            found = [self._infer_once(slabs, brain, generator, second=second) for _ in range(draws)]
         stacks = [once.reconstruction for once in found if once.reconstruction is not None]
         maps = [once.anomaly for once in found if once.anomaly is not None]
-        second = found[0].second
+        again = found[0].second
         return Inference(
             torch.stack(stacks).float().cpu() if stacks else None,
             torch.stack(maps).float().mean(0).cpu() if maps else None,
-            None if second is None else second.float().cpu(),
+            None if again is None else again.float().cpu(),
         )
 
-    def _infer_once(self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator) -> Inference:
+    def _infer_once(
+        self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator, *, second: bool
+    ) -> Inference:
         """Return reconstructions and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
         model = self.model
         size = len(slabs) if model.whole_volumes else batch_of(slabs)
@@ -307,8 +310,8 @@ class Detector:
                 parts.append(model.infer(batch, brain[start : start + size], generator))
             else:
                 made = model.reconstruct(batch, generator) if model.reconstructs else None
-                second = model.reconstruct_second(batch, generator) if model.has_second else None
-                parts.append(Inference(made, None, second))
+                again = model.reconstruct_second(batch, generator) if second and model.has_second else None
+                parts.append(Inference(made, None, again))
         volumes = []
         for slices in zip(*parts, strict=True):
             present = [part for part in slices if part is not None]
@@ -358,7 +361,7 @@ class Detector:
         names = list(names)
         for name in names:
             self.check_score(name)
-        found = self.infer(image, mask, seed, draws=self.draws(names))
+        found = self.infer(image, mask, seed, draws=self.draws(names), second=self.needs_second(names))
         lap("reconstruct")
         raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly, second=found.second)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
@@ -458,6 +461,14 @@ class Detector:
         """
         bases = (base for name in names for base in bases_of(base_of(name) or name, self.ensemble.parts))
         return max((_draws_of(base) for base in bases), default=1)
+
+    def needs_second(self, names: Iterable[str]) -> bool:
+        """Whether one of the scores needs the second reconstruction.
+
+        Raises:
+            InputError: A score is unknown.
+        """
+        return any(base.startswith(SECOND) for name in names for base in bases_of(name, self.ensemble.parts))
 
     @property
     def plain_scores(self) -> list[str]:

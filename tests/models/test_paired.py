@@ -104,6 +104,16 @@ def test_names_of_scores(detector: Detector) -> None:
         single.check_score("second_l1")
 
 
+def test_scores_of_the_first_do_without_the_second(
+    detector: Detector, image: np.ndarray, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = detector.maps(image, mask, ["l1", "ssim_ensemble"]).raw
+    monkeypatch.setattr(PairedModel, "reconstruct_second", lambda *given: pytest.fail("not wanted"))
+    after = detector.maps(image, mask, ["l1", "ssim_ensemble"]).raw
+    assert all(torch.equal(after[name], map) for name, map in before.items())
+    assert Reconstructor(detector).infer(image, mask, 0, second=False).second is None
+
+
 def test_the_second_reconstruction_is_cached(
     detector: Detector, image: np.ndarray, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,9 +28,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     original = Detector.infer
 
-    def counted(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
+    def counted(self: Detector, image: Any, mask: Any, seed: int = 0, **options: Any) -> Inference:
         made.append(seed)
-        return original(self, image, mask, seed, draws=draws)
+        return original(self, image, mask, seed, **options)
 
     monkeypatch.setattr(Detector, "infer", counted)
     return made

@@ -50,43 +50,35 @@ class Reconstructor:
             InputError: The model does not reconstruct.
             ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
         """
-        stack = self.infer(image, None, seed).reconstruction
+        stack = self.infer(image, None, seed, second=False).reconstruction
         return self.detector.reconstruct(image, seed) if stack is None else stack  # raises the error
 
-    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1) -> Inference:
+    def infer(
+        self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1, second: bool = True
+    ) -> Inference:
         """Return the result of :meth:`Detector.infer` as float32, with reconstructions rounded to 16 bits.
 
         Raises:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
         model = self.detector.model
-        stack = second = own = None
+        kept: dict[str, tuple[str, type[np.generic], tuple[int, ...]]] = {}
         if model.reconstructs:
-            name = self._name(image, seed, draws)
-            stack = self._read(name, np.float16, (draws, *image.shape))
-        if model.has_second:
-            second_name = self._name(image, seed, draws, of=b"second")
-            second = self._read(second_name, np.float16, image.shape)
-        if wants_map := model.has_map and mask is not None:
-            map_name = self._name(image, seed, draws, of=b"map" + np.ascontiguousarray(mask).tobytes())
-            own = self._read(map_name, np.float32, image.shape)
-        missing = [model.reconstructs and stack is None, model.has_second and second is None, wants_map and own is None]
-        if any(missing):
-            made = self.detector.infer(image, mask, seed, draws=draws)
-            if made.reconstruction is not None:
-                stack = made.reconstruction.numpy().astype(np.float16)
-                self._write(name, stack, "reconstruction")
-            if made.second is not None:
-                second = made.second.numpy().astype(np.float16)
-                self._write(second_name, second, "second reconstruction")
-            if made.anomaly is not None:
-                own = made.anomaly.numpy()
-                self._write(map_name, own, "map")
-        return Inference(
-            None if stack is None else torch.from_numpy(stack.astype(np.float32)),
-            None if own is None else torch.from_numpy(own),
-            None if second is None else torch.from_numpy(second.astype(np.float32)),
-        )
+            kept["reconstruction"] = self._name(image, seed, draws), np.float16, (draws, *image.shape)
+        if model.has_second and second:
+            kept["second"] = self._name(image, seed, draws, of=b"second"), np.float16, image.shape
+        if model.has_map and mask is not None:
+            of = b"map" + np.ascontiguousarray(mask).tobytes()
+            kept["anomaly"] = self._name(image, seed, draws, of=of), np.float32, image.shape
+        found = {output: self._read(*stored) for output, stored in kept.items()}
+        if any(array is None for array in found.values()):
+            made = self.detector.infer(image, mask, seed, draws=draws, second=second)
+            for output, (name, kind, _) in kept.items():
+                array = getattr(made, output).numpy().astype(kind)
+                self._write(name, array, "second reconstruction" if output == "second" else output)
+                found[output] = array
+        arrays = (found.get(output) for output in Inference._fields)
+        return Inference(*(None if array is None else torch.from_numpy(array.astype(np.float32)) for array in arrays))
 
     def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
         found = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
@@ -232,7 +224,8 @@ class Scorer:
             reconstruction = stack.mean(0)
         elif look:
             draws = self.detector.draws(wanted)
-            stack, own, second = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
+            two = self.detector.needs_second(wanted)
+            stack, own, second = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws, second=two)
             reconstruction = None if stack is None else stack[0]  # regardless of the other scores
         self.stage(f"{case.subject}: score")
         place = self.detector.map_device
