@@ -9,7 +9,10 @@ from brainuad.console import print_rows
 
 @app.command(short_help="List the anomaly scores.")
 def scores(as_json: Json = False) -> None:
-    """List the anomaly scores and what each is for. Those ending in _z are relative to health."""
+    """List the anomaly scores and what each is for. 
+
+    NAME_z is relative to health. second_NAME is of the second reconstruction, of models that make two.
+    """
     from brainuad.scoring.health import INTENSITY_ATLAS, base_of, describe, score_names
 
     plain = [name for name in score_names() if name == INTENSITY_ATLAS or base_of(name) is None]

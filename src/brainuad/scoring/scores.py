@@ -137,7 +137,8 @@ def about_score(name: str) -> str:
     if name.startswith(SECOND):
         return f"{_of_either(name)} of the second reconstruction, of models that make two."
     text = entry.about if isinstance(entry, _Score) else entry.__doc__
-    return " ".join((text or "").strip().split("\n\n")[0].split())
+    line = " ".join((text or "").strip().split("\n\n")[0].split()).removeprefix("Return the ")
+    return line[:1].upper() + line[1:]
 
 
 def _built_in(name: str) -> Callable[[Callable[[_Comparison], Tensor]], _Score]:
