@@ -36,8 +36,10 @@ def test_evaluate(model: Path, data_dir: Path, tmp_path: Path) -> None:
 def test_evaluate_leaves_out_leaks(model: Path, data_dir: Path, tmp_path: Path) -> None:
     splits = data_dir / "Data/splits"
     shutil.copyfile(splits / "MSLUB_test.csv", splits / "MSLUB_val.csv")
-    result = run("evaluate", model, data_dir, "-o", tmp_path / "out", "--sets", "MSLUB", "--device", "cpu")
+    words = ("--sets", "MSLUB", "--device", "cpu", "--scores", "ssim_1.42,l1")
+    result = run("evaluate", model, data_dir, "-o", tmp_path / "out", *words)
     assert "left out 1 rows" in result.stderr
+    assert "ssim_1.42" in result.stdout, "any width may be named"
     table = pd.read_csv(tmp_path / "out/cases.csv")
     assert set(zip(table["case"], table["split"], strict=True)) == {("patient19", "test")}
 
@@ -106,6 +108,7 @@ def test_evaluate_with_wrong_input(
         (("MODEL", "DATA", "--sets", "BraTS"), "'BraTS' is unknown. There are: IXI, MSLUB"),
         (("MODEL", "DATA", "--sets", "MSLUB,MSLAB"), "Did you mean 'MSLUB'?"),
         (("nomodel", "nowhere", "--scores", "l1,ssim_ensembel"), "Did you mean 'ssim_ensemble'?"),
+        (("nomodel", "nowhere", "--scores", "second_ssim_x"), "'second_ssim_x' is unknown"),
         (("nomodel", "nowhere", "--device", "tpu"), "'tpu' is none of auto, cpu, cuda, mps"),
         (("nomodel", "nowhere", "--device", "cuda:x"), "'cuda:x' is none of"),
     ],

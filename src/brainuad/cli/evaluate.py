@@ -19,6 +19,7 @@ from brainuad.cli.options import (
     Seed,
     Threads,
     known,
+    known_scores,
     listed,
     one_of,
     use_threads,
@@ -71,12 +72,11 @@ def evaluate(
     """
     announce(f"loading {model}")
     from brainuad.detector import load_model
-    from brainuad.scoring.health import score_names
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
 
     wanted_scores, wanted_sets = listed(scores), listed(sets)
-    known("--scores", wanted_scores or [], score_names())
+    known_scores("--scores", wanted_scores or [])
     use_threads(threads)
     ranks = context.with_resource(joined_ranks())
     detector = load_model(model, device, precision, fold=fold or 0)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.data.cohort import PATHOLOGY_SETS
+from brainuad.errors import InputError
 
 # Those of brainuad.devices, repeated here because that module is slow to import.
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -64,6 +65,17 @@ def known(option: str, names: list[str], among: list[str]) -> None:
             near = difflib.get_close_matches(name, among, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(among)}"
             raise typer.BadParameter(f"{name!r} is unknown. {hint}", param_hint=option)
+
+
+def known_scores(option: str, names: Collection[str]) -> None:
+    """Refuse an unknown score as wrong usage; families too large to list, such as ``ssim_1.42``, are known, too."""
+    from brainuad.scoring.health import base_of, score_names
+
+    for name in names:
+        try:
+            base_of(name)
+        except InputError:
+            known(option, [name], score_names())
 
 
 def listed(values: list[str] | None) -> list[str] | None:

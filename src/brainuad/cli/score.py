@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Output, Precision, Seed, Threads, known, use_threads
+from brainuad.cli.options import Device, Json, Output, Precision, Seed, Threads, known_scores, use_threads
 from brainuad.console import announce, exit_by_failures, print_rows, progress, say
 
 
@@ -79,9 +79,9 @@ def score(
     from brainuad.inputs.scans import find_scans, output_paths
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
-    from brainuad.scoring.health import score_names
 
-    known("--score", [score] if score else [], [*score_names(), PAPER])
+    if score != PAPER:
+        known_scores("--score", [score] if score else [])
     number, shares = _share(shard)
     use_threads(threads)
     detector = load_model(model, device, precision)

@@ -9,7 +9,7 @@ from brainuad.console import print_rows
 
 @app.command(short_help="List the anomaly scores.")
 def scores(as_json: Json = False) -> None:
-    """List the anomaly scores and what each is for. 
+    """List the anomaly scores and what each is for.
 
     NAME_z is relative to health. second_NAME is of the second reconstruction, of models that make two.
     """
