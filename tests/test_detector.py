@@ -105,6 +105,18 @@ def test_8_bits_are_spread_on_load(detector: Detector, tmp_path: Path) -> None:
         assert error <= before.abs().max() * (0.51 / 127 if before.ndim > 1 else 2**-11), name
 
 
+def test_8_bits_without_their_scales(detector: Detector, tmp_path: Path) -> None:
+    detector.save(tmp_path, bits=8)
+    stored = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in stored if name.endswith(":scales"))
+    save_file({key: value for key, value in stored.items() if key != name}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"is torch\.int8, and its scales are missing"):
+        Detector.load(tmp_path)
+    save_file({**stored, "nothing:scales": stored[name].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="holds 'nothing:scales', which the settings do not have"):
+        Detector.load(tmp_path)
+
+
 def test_scales_that_do_not_fit_the_weights(detector: Detector, tmp_path: Path) -> None:
     detector.save(tmp_path, bits=8)
     stored = load_file(tmp_path / "model.safetensors")

@@ -24,7 +24,7 @@ from brainuad.data.intensity import scale_to_percentiles
 from brainuad.data.loading import place_volumes
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
-from brainuad.models import DiffusionModel
+from brainuad.models import DiffusionModel, PairedModel
 from brainuad.models.noise import opensimplex_permutation
 from brainuad.scoring import drop_small, erode_brain, median_filter, ssim_maps
 
@@ -194,7 +194,7 @@ class Case:
 
     def _reconstruct(self) -> Stage:
         model: Any = self.detector.model
-        if type(self.detector.model) is not DiffusionModel:  # the plain counterpart is of this one
+        if type(self.detector.model) not in (DiffusionModel, PairedModel):  # those that the plain counterpart is of
             return Stage("reconstruct", lambda: self.detector.infer(self.image, self.mask, self.seed)[0])
         noise = self._draw()
         given, plain = copy.copy(model), copy.deepcopy(model)  # a deep copy is not compiled

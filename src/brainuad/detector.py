@@ -255,24 +255,46 @@ class Detector:
             InputError: The model does not reconstruct.
             ValueError: ``image`` is not (X, Y, Z), or ``draws`` is not positive.
         """
-        stack = self.infer(image, None, seed, draws=draws, second=False).reconstruction
+        stack = self.infer(image, None, seed, draws=draws).reconstruction
         if stack is None:
             raise InputError(self.name, "makes no reconstruction", f"It makes a map: the score {OWN_MAP!r}")
         return stack
 
-    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1, second: bool = True) -> Inference:
+    def reconstruct_second(self, image: Any, seed: int = 0) -> Tensor:
+        """Reconstruct a brain in the model's second way.
+
+        Args:
+            image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
+            seed: Seeds the noise of a network that draws any.
+
+        Returns:
+            ``(X, Y, Z)`` float32 on the CPU; values are not clamped.
+
+        Raises:
+            InputError: The model has one way only.
+            ValueError: ``image`` is not (X, Y, Z).
+        """
+        if not self.model.has_second:
+            raise InputError(self.name, "makes no second reconstruction", "See model=ddpm_dae")
+        slabs = slabs_of(as_volume(image, "image"), self.model.neighbours).to(self.device)
+        generator = torch.Generator().manual_seed(seed)
+        size = len(slabs) if self.model.whole_volumes else batch_of(slabs)
+        with self._inference():
+            made = [self.model.reconstruct_second(batch, generator) for batch in slabs.split(size)]
+        return torch.cat(made)[:, 0].permute(1, 2, 0).float().cpu()
+
+    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
         """Return the model's reconstructions and its own map of a scan, from which scores are computed.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
-            mask: ``(X, Y, Z)`` brain mask; None computes only the reconstruction.
+            mask: ``(X, Y, Z)`` brain mask; None computes no map.
             seed: Seeds the noise, which is the same on every device.
             draws: Reconstructions from independent noise. The model's own map is the mean over them.
-            second: Whether the second reconstruction is wanted, of a model that makes one.
 
         Returns:
-            Reconstructions ``(draws, X, Y, Z)``, map ``(X, Y, Z)`` and second reconstruction ``(X, Y, Z)``, float32 on
-            the CPU, each None if the model makes none.
+            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None if the model
+            makes none.
 
         Raises:
             ValueError: ``image`` or ``mask`` is not (X, Y, Z), or ``draws`` is not positive.
@@ -285,22 +307,24 @@ class Detector:
         if mask is not None and self.model.has_map:
             brain = slabs_of(mask_on(volume, mask), self.model.neighbours).to(self.device)
         generator = torch.Generator().manual_seed(seed)
-        reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with torch.inference_mode(), reduced:
-            found = [self._infer_once(slabs, brain, generator, second=second) for _ in range(draws)]
-        stacks = [once.reconstruction for once in found if once.reconstruction is not None]
-        maps = [once.anomaly for once in found if once.anomaly is not None]
-        again = found[0].second
+        with self._inference():
+            found = [self._infer_once(slabs, brain, generator) for _ in range(draws)]
+        stacks = [found_of for found_of, _ in found if found_of is not None]
+        maps = [map for _, map in found if map is not None]
         return Inference(
             torch.stack(stacks).float().cpu() if stacks else None,
             torch.stack(maps).float().mean(0).cpu() if maps else None,
-            None if again is None else again.float().cpu(),
         )
 
-    def _infer_once(
-        self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator, *, second: bool
-    ) -> Inference:
-        """Return reconstructions and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Compute without gradients, the network's products in ``precision``."""
+        reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), reduced:
+            yield
+
+    def _infer_once(self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator) -> Inference:
+        """Return reconstruction and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
         model = self.model
         size = len(slabs) if model.whole_volumes else batch_of(slabs)
         parts = []
@@ -310,8 +334,7 @@ class Detector:
                 parts.append(model.infer(batch, brain[start : start + size], generator))
             else:
                 made = model.reconstruct(batch, generator) if model.reconstructs else None
-                again = model.reconstruct_second(batch, generator) if second and model.has_second else None
-                parts.append(Inference(made, None, again))
+                parts.append(Inference(made, None))
         volumes = []
         for slices in zip(*parts, strict=True):
             present = [part for part in slices if part is not None]
@@ -361,9 +384,10 @@ class Detector:
         names = list(names)
         for name in names:
             self.check_score(name)
-        found = self.infer(image, mask, seed, draws=self.draws(names), second=self.needs_second(names))
+        found = self.infer(image, mask, seed, draws=self.draws(names))
+        second = self.reconstruct_second(image, seed) if self.needs_second(names) else None
         lap("reconstruct")
-        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly, second=found.second)
+        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly, second=second)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
         first = None if found.reconstruction is None else found.reconstruction[0]
         return Maps(first, raw, final)

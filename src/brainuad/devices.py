@@ -98,5 +98,14 @@ def compile_networks(model: nn.Module, device: torch.device) -> None:
         reasons = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
         remedy = "Install a C++ compiler, and Triton for CUDA, or do without compiling"
         raise InputError("compile", reasons[0] if reasons else type(error).__name__, remedy) from error
-    for part in model.children():
+    for part in _called(model):
         part.compile(dynamic=False)
+
+
+def _called(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a model that are networks; a part without a forward of its own only holds networks."""
+    for part in model.children():
+        if type(part).forward is nn.Module.forward:
+            yield from _called(part)
+        else:
+            yield part

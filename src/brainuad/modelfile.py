@@ -218,7 +218,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
                 fault = f"{name!r} and its scales do not fit together"
                 raise InputError(path, fault, "Copy or download the model again")
             found[name] = torch.from_numpy(from_8_bits(value.numpy(), scales.numpy()))
-        elif not name.endswith(_SCALES):
+        elif name.removesuffix(_SCALES) not in weights or not name.endswith(_SCALES):
             found[name] = value.float() if value.is_floating_point() else value
     return found
 
@@ -233,6 +233,8 @@ def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path
         if value.shape != expected[name].shape:
             fault = f"{name!r} has shape {tuple(value.shape)}, the settings say {tuple(expected[name].shape)}"
             raise InputError(path, fault, remedy)
+        if value.is_floating_point() != expected[name].is_floating_point():
+            raise InputError(path, f"{name!r} is {value.dtype}, and its scales are missing", remedy)
         if not value.isfinite().all():
             remedy = "Train again, or take another checkpoint"
             raise InputError(path, f"{name!r} holds NaN or infinite values", remedy)
@@ -260,7 +262,12 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Levels from -127 to 127 as int8, and ``(C,)`` float32 scales, whose product is off by half a scale at most.
+
+    Raises:
+        ValueError: A weight is NaN or infinite.
     """
+    if not np.isfinite(values).all():
+        raise ValueError("weights are NaN or infinite")
     largest = np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
     scales = np.where(largest > 0, largest / 127, 1).astype("<f4")
     scales[scales == 0] = 1  # a channel of subnormal numbers

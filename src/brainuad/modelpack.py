@@ -73,7 +73,7 @@ def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: 
         folder: Folder of the model.
         output: Folder of the parts; it must not exist yet, or be empty.
         part_size: Largest size of a part in bytes.
-        bits: 16 stores float16, like shipped models; 8 stores matrices and kernels in 8 bits with a scale for
+        bits: 16 stores float16; 8 stores matrices and kernels in 8 bits with a scale for
             each output channel, and the rest in 16.
 
     Returns:

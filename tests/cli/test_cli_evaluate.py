@@ -109,6 +109,7 @@ def test_evaluate_with_wrong_input(
         (("MODEL", "DATA", "--sets", "MSLUB,MSLAB"), "Did you mean 'MSLUB'?"),
         (("nomodel", "nowhere", "--scores", "l1,ssim_ensembel"), "Did you mean 'ssim_ensemble'?"),
         (("nomodel", "nowhere", "--scores", "second_ssim_x"), "'second_ssim_x' is unknown"),
+        (("nomodel", "nowhere", "--scores", "ssim_1_1"), "Did you mean 'ssim_1.1'?"),
         (("nomodel", "nowhere", "--device", "tpu"), "'tpu' is none of auto, cpu, cuda, mps"),
         (("nomodel", "nowhere", "--device", "cuda:x"), "'cuda:x' is none of"),
     ],

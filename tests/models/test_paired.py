@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_both_reconstruct_as_alone(detector: Detector, image: np.ndarray) -> Non
     torch.testing.assert_close(found.reconstruction[0], expected[:, 0].permute(1, 2, 0))
     with torch.inference_mode():
         second = denoiser.reconstruct(slices, None)
-    torch.testing.assert_close(found.second, second[:, 0].permute(1, 2, 0))
+    torch.testing.assert_close(detector.reconstruct_second(image), second[:, 0].permute(1, 2, 0))
 
 
 def test_the_loss_is_the_sum(detector: Detector, image: np.ndarray, mask: np.ndarray) -> None:
@@ -71,7 +73,7 @@ def test_the_loss_is_the_sum(detector: Detector, image: np.ndarray, mask: np.nda
 def test_scores_of_the_second_reconstruction(detector: Detector, image: np.ndarray, mask: np.ndarray) -> None:
     names = ["l1", "second_l1", "second_ssim_1.3", "second_ssim_ensemble"]
     maps = detector.maps(image, mask, names, seed=3).raw
-    second = detector.infer(image, mask, seed=3).second[None]
+    second = detector.reconstruct_second(image)[None]
     expected = score_maps(image, second, mask, ["l1", "ssim_1.3", "ssim_ensemble"])
     for name, map in expected.items():
         torch.testing.assert_close(maps[f"second_{name}"], map)
@@ -100,25 +102,36 @@ def test_names_of_scores(detector: Detector) -> None:
     diffusion, _ = alone(detector)
     single = Detector(diffusion, detector.model_config, DataConfig(), name="single")
     assert not single.makes("second_l1")
-    with pytest.raises(InputError, match="single makes no second reconstruction"):
-        single.check_score("second_l1")
+    for asked in (lambda: single.check_score("second_l1"), lambda: single.reconstruct_second(np.zeros(SHAPE))):
+        with pytest.raises(InputError, match="makes no second reconstruction"):
+            asked()
 
 
-def test_scores_of_the_first_do_without_the_second(
-    detector: Detector, image: np.ndarray, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
+def test_each_reconstruction_is_made_once_and_only_where_it_is_needed(
+    detector: Detector, image: np.ndarray, mask: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = detector.maps(image, mask, ["l1", "ssim_ensemble"]).raw
-    monkeypatch.setattr(PairedModel, "reconstruct_second", lambda *given: pytest.fail("not wanted"))
-    after = detector.maps(image, mask, ["l1", "ssim_ensemble"]).raw
-    assert all(torch.equal(after[name], map) for name, map in before.items())
-    assert Reconstructor(detector).infer(image, mask, 0, second=False).second is None
+    made: list[str] = []
+    detector.data_config.cache_dir = str(tmp_path)
+    for name in ("infer", "reconstruct_second"):
+        original = getattr(Detector, name)
+        spy = lambda self, *given, name=name, original=original, **named: (  # noqa: E731
+            made.append(name) or original(self, *given, **named)
+        )
+        monkeypatch.setattr(Detector, name, spy)
+    detector.maps(image, mask, ["l1", "ssim_ensemble"])
+    assert made == ["infer"]
+    reconstructor = Reconstructor(detector)
+    first, second = reconstructor.infer(image, mask, 0), reconstructor.second(image, 0)
+    assert made == ["infer", "infer", "reconstruct_second"]
+    again = Reconstructor(detector)
+    assert torch.equal(again.second(image, 0), second)
+    assert torch.equal(again.infer(image, mask, 0).reconstruction, first.reconstruction)
+    assert made == ["infer", "infer", "reconstruct_second"]
+    assert not torch.equal(second, first.reconstruction[0])
 
 
-def test_the_second_reconstruction_is_cached(
-    detector: Detector, image: np.ndarray, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = Reconstructor(detector).infer(image, mask, 0)
-    monkeypatch.setattr(Detector, "infer", lambda *given, **named: pytest.fail("computed again"))
-    again = Reconstructor(detector).infer(image, mask, 0)
-    assert torch.equal(again.second, first.second)
-    assert torch.equal(again.reconstruction, first.reconstruction)
+def test_both_networks_are_compiled(detector: Detector) -> None:
+    compiled = detector.compile()
+    networks = [compiled.model.unet, compiled.model.denoiser.unet]
+    assert all(network._compiled_call_impl is not None for network in networks)
+    assert compiled.model.denoiser._compiled_call_impl is None

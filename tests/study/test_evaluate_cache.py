@@ -28,9 +28,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     original = Detector.infer
 
-    def counted(self: Detector, image: Any, mask: Any, seed: int = 0, **options: Any) -> Inference:
+    def counted(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
         made.append(seed)
-        return original(self, image, mask, seed, **options)
+        return original(self, image, mask, seed, draws=draws)
 
     monkeypatch.setattr(Detector, "infer", counted)
     return made

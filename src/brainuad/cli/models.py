@@ -101,7 +101,7 @@ def pack(
 ) -> None:
     """Write a model as a few small files with checksums. `brainuad models unpack` restores it.
 
-    Weights are stored in 16 bits, which is exact for a shipped model.
+    Weights are stored in 16 bits; those of a model that is stored so stay exact.
     """
     from brainuad.detector import model_folder
     from brainuad.modelpack import BITS, pack_model

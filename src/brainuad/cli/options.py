@@ -67,15 +67,18 @@ def known(option: str, names: list[str], among: list[str]) -> None:
             raise typer.BadParameter(f"{name!r} is unknown. {hint}", param_hint=option)
 
 
-def known_scores(option: str, names: Collection[str]) -> None:
-    """Refuse an unknown score as wrong usage; families too large to list, such as ``ssim_1.42``, are known, too."""
+def known_scores(option: str, names: Collection[str], also: Collection[str] = ()) -> None:
+    """Refuse a name that is no score and not in ``also`` as wrong usage.
+
+    Families too large to list, such as ``ssim_1.42``, are known, too.
+    """
     from brainuad.scoring.health import base_of, score_names
 
-    for name in names:
+    for name in set(names) - set(also):
         try:
             base_of(name)
         except InputError:
-            known(option, [name], score_names())
+            known(option, [name], [*score_names(), *also])
 
 
 def listed(values: list[str] | None) -> list[str] | None:

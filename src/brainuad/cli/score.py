@@ -80,8 +80,7 @@ def score(
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
 
-    if score != PAPER:
-        known_scores("--score", [score] if score else [])
+    known_scores("--score", [score] if score else [], [PAPER])
     number, shares = _share(shard)
     use_threads(threads)
     detector = load_model(model, device, precision)

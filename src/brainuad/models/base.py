@@ -36,12 +36,10 @@ class Inference(NamedTuple):
             not reconstruct. Of slabs (B, 1, X, Y), of a volume (S, X, Y, Z) with S independent draws.
         anomaly: The model's own map, higher is more anomalous; None of a model without. Of slabs (B, 1, X, Y), of a
             volume (X, Y, Z).
-        second: The second reconstruction; None of a model without. Of slabs (B, 1, X, Y), of a volume (X, Y, Z).
     """
 
     reconstruction: Tensor | None
     anomaly: Tensor | None
-    second: Tensor | None = None
 
 
 class Model(nn.Module):
@@ -162,7 +160,6 @@ class Model(nn.Module):
         return Inference(
             self.reconstruct(images, generator) if self.reconstructs else None,
             self.maps(images, masks, generator) if self.has_map else None,
-            self.reconstruct_second(images, generator) if self.has_second else None,
         )
 
     def pictures(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -172,8 +169,8 @@ class Model(nn.Module):
         if found.reconstruction is not None:
             difference = (scans - found.reconstruction).abs()
             shown |= {"reconstruction": found.reconstruction, "|difference|": difference}
-        if found.second is not None:
-            shown["second reconstruction"] = found.second
+        if self.has_second:
+            shown["second reconstruction"] = self.reconstruct_second(images, generator)
         return shown if found.anomaly is None else shown | {"map": found.anomaly}
 
 

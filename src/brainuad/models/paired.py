@@ -2,7 +2,7 @@
 
 What the diffusion model replaces, fine detail included, is drawn anew from noise: small lesions go. The denoising
 autoencoder keeps fine detail, and with it small lesions, but takes away larger ones, and its reconstruction is sharp
-everywhere else. So each lesion stands out from one of the two reconstructions at least.
+everywhere else. Most lesions stand out from one of the two reconstructions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PairedSettings(DenoisingSettings, ModelConfig):
 class PairedModel(DiffusionModel):
     """Reconstructs as `DiffusionModel` does, and a second time as `DenoisingAutoencoder` does.
 
-    The networks share nothing. A training step is one of each, and the loss their sum.
+    The networks have no weights in common. A training step is one of each, and the loss their sum.
 
     Args:
         config: The settings of both.

@@ -36,7 +36,7 @@ from brainuad.scan.table import Row, forget_failure, record_failure, row_of, wri
 
 logger = logging.getLogger(__name__)
 RUN_JSON = "run.json"
-_SIDECAR = 2  # what one holds; raise when that changes
+_SIDECAR = 3  # what one holds, and by which formulas; raise when that changes
 _LIBRARIES = ("deepbet", "nibabel", "numpy", "scipy", "simpleitk", "torch")
 
 

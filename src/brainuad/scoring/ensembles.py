@@ -43,8 +43,13 @@ def ensemble(similarities: Tensor, name: str, weights: Sequence[float] = ()) -> 
         similarities: SSIM maps ``(K, X, Y, Z)``.
         name: One of ``ENSEMBLES``.
         weights: Of the widths, for "learnt"; their sum is 1.
+
+    Raises:
+        ValueError: There are more or fewer weights than widths.
     """
     if name == LEARNT:
+        if len(weights) != len(similarities):
+            raise ValueError(f"{len(weights)} weights for {len(similarities)} widths")
         shares = torch.tensor(weights, dtype=similarities.dtype, device=similarities.device)
         return 1 - torch.einsum("k,kxyz->xyz", shares, similarities)
     return 1 - _ENSEMBLES[name](similarities)

@@ -30,7 +30,7 @@ from brainuad.files import atomic_path
 from brainuad.moments import voxelwise_moments
 from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
-from brainuad.scoring.rarity import RARITY, TAIL, Ensemble, Part, rarity
+from brainuad.scoring.rarity import FORMULA, RARITY, TAIL, Ensemble, Part, rarity
 from brainuad.scoring.scores import about_score
 
 INTENSITY_ATLAS = "intensity_atlas"
@@ -228,7 +228,7 @@ class HealthyMoments:
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal hash: equal for moments that give equal scores."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(FORMULA)
         known = {name: list(pair) for name, pair in self.moments.items()}
         for name, arrays in sorted((known | {f"tail {name}": [tail] for name, tail in self.tails.items()}).items()):
             digest.update(name.encode())

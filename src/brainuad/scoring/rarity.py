@@ -24,6 +24,7 @@ RARITY = "rarity"  # the score
 TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
 _BEND = 800  # in TAIL; the last tenth of the tail, from a few voxels, is one straight line
 KNOWN = 5.0  # the rarest that TAIL tells
+FORMULA = b"logarithmic beyond 5"  # another where values change
 TYPICAL = 0.5  # median rarity of a healthy brain, fused
 _POWER = 3  # between the mean of the parts, 1, and their maximum, infinity
 
@@ -117,8 +118,8 @@ def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
 
     Returns:
         As many numbers from 0: 0 for the lowest healthy value, 2 for one that one healthy voxel in 100 reaches. Beyond
-        what healthy voxels reach, 5, the tail is continued in a straight line, and then bent like a logarithm: higher
-        stays rarer, but how steep the last of a tail is, which a few voxels say, matters little.
+        5, the rarest that the tail tells, its last slope goes on to a number s, and the result is 5 (1 + ln(s / 5)).
+        So higher stays rarer, but that slope, which a few voxels decide, counts for little.
     """
     places = np.append(np.arange(_BEND + 1), len(TAIL) - 1)
     known, first = np.unique(tail[places], return_index=True)

@@ -212,6 +212,7 @@ def _of_second(name: str) -> Callable[..., Any] | None:
         return None
 
 
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _SSIM = re.compile(r"ssim(?P<flat>2d)?_(?P<what>.+)")
 
 
@@ -229,7 +230,7 @@ def _of_ssim(name: str) -> _Score | None:
             return _Score(partial(_ssim_of_widths, how=LEARNT, weights=weights, flat=flat))
         if how in ENSEMBLES and how != LEARNT:
             return _Score(partial(_ssim_of_widths, how=how, flat=flat))
-        width = float(how)
+        width = float(how) if _NUMBER.fullmatch(how) else 0.0
     except ValueError:
         return None
     return _Score(partial(_ssim_of_width, width=width, flat=flat)) if 0 < width <= MAX_WIDTH else None

@@ -15,7 +15,7 @@ from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, people, scans_of_others
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
-from brainuad.scoring.health import HealthyStatistics, base_of
+from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space
 from brainuad.study.progress import Progress, key_of, read_histograms, without_nan, write_histograms
@@ -81,9 +81,10 @@ class Health:
         """Learn the statistics in the first of several ranks, after all ranks have reconstructed the healthy scans."""
         if ranks.count == 1 or not self.relative or ranks.agreed(self.take_up()):
             return
+        needed = {base for name in self.relative if (base := base_of(name)) not in (None, IMAGE)}
         for case in self.scorer.load.in_turn(ranks.share(self.cases)):
             with suppress(*CASE_ERRORS):
-                self.scorer.score(case, ())  # load and reconstruct, into the cache
+                self.scorer.score(case, needed)  # loads and reconstructs, into the cache
         ranks.wait()
         if ranks.first:
             with suppress(InputError):  # too few: every case will report it

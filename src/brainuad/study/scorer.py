@@ -32,9 +32,9 @@ class Reconstructor:
     """Runs a model on images, and caches what it makes.
 
     The key of a reconstruction is the image's voxels, the detector's fingerprint (weights and settings, including those
-    of the noise), the kind of device, its precision, the seed and the number of draws; that of a model's own map
-    includes the brain mask. Reconstructions are always rounded to 16 bits, so results do not depend on the cache. The
-    least recently used entries are removed first.
+    of the noise), the kind of device, its precision, the seed, the number of draws, and which of two reconstructions it
+    is; that of a model's own map includes the brain mask. Reconstructions are always rounded to 16 bits, so results do
+    not depend on the cache. The least recently used entries are removed first.
     """
 
     def __init__(self, detector: Detector, max_bytes: int = MAX_BYTES) -> None:
@@ -50,35 +50,49 @@ class Reconstructor:
             InputError: The model does not reconstruct.
             ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
         """
-        stack = self.infer(image, None, seed, second=False).reconstruction
+        stack = self.infer(image, None, seed).reconstruction
         return self.detector.reconstruct(image, seed) if stack is None else stack  # raises the error
 
-    def infer(
-        self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1, second: bool = True
-    ) -> Inference:
+    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1) -> Inference:
         """Return the result of :meth:`Detector.infer` as float32, with reconstructions rounded to 16 bits.
 
         Raises:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
         model = self.detector.model
-        kept: dict[str, tuple[str, type[np.generic], tuple[int, ...]]] = {}
+        stack = own = None
         if model.reconstructs:
-            kept["reconstruction"] = self._name(image, seed, draws), np.float16, (draws, *image.shape)
-        if model.has_second and second:
-            kept["second"] = self._name(image, seed, draws, of=b"second"), np.float16, image.shape
-        if model.has_map and mask is not None:
-            of = b"map" + np.ascontiguousarray(mask).tobytes()
-            kept["anomaly"] = self._name(image, seed, draws, of=of), np.float32, image.shape
-        found = {output: self._read(*stored) for output, stored in kept.items()}
-        if any(array is None for array in found.values()):
-            made = self.detector.infer(image, mask, seed, draws=draws, second=second)
-            for output, (name, kind, _) in kept.items():
-                array = getattr(made, output).numpy().astype(kind)
-                self._write(name, array, "second reconstruction" if output == "second" else output)
-                found[output] = array
-        arrays = (found.get(output) for output in Inference._fields)
-        return Inference(*(None if array is None else torch.from_numpy(array.astype(np.float32)) for array in arrays))
+            name = self._name(image, seed, draws)
+            stack = self._read(name, np.float16, (draws, *image.shape))
+        if wants_map := model.has_map and mask is not None:
+            map_name = self._name(image, seed, draws, b"map" + np.ascontiguousarray(mask).tobytes())
+            own = self._read(map_name, np.float32, image.shape)
+        if (model.reconstructs and stack is None) or (wants_map and own is None):
+            made = self.detector.infer(image, mask, seed, draws=draws)
+            if made.reconstruction is not None:
+                stack = made.reconstruction.numpy().astype(np.float16)
+                self._write(name, stack, "reconstruction")
+            if made.anomaly is not None:
+                own = made.anomaly.numpy()
+                self._write(map_name, own, "map")
+        return Inference(
+            None if stack is None else torch.from_numpy(stack.astype(np.float32)),
+            None if own is None else torch.from_numpy(own),
+        )
+
+    def second(self, image: np.ndarray, seed: int) -> Tensor:
+        """Return the result of :meth:`Detector.reconstruct_second`, rounded to 16 bits, as float32.
+
+        Raises:
+            InputError: The model reconstructs in one way only.
+            ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
+        """
+        name = self._name(image, seed, 1, b"second")
+        found = self._read(name, np.float16, image.shape)
+        if found is None:
+            found = self.detector.reconstruct_second(image, seed).numpy().astype(np.float16)
+            self._write(name, found, "second reconstruction")
+        return torch.from_numpy(found.astype(np.float32))
 
     def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
         found = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
@@ -91,7 +105,7 @@ class Reconstructor:
             raise ValueError(f"its {what} holds NaN or infinite values")
         self.cache.write(name, array.nbytes, lambda handle: np.save(handle, array, allow_pickle=False))
 
-    def _name(self, image: np.ndarray, seed: int, draws: int, *, of: bytes = b"") -> str:
+    def _name(self, image: np.ndarray, seed: int, draws: int, of: bytes = b"") -> str:
         text = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
         found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes() + of)
         return f"{found.hexdigest()[:32]}.npy"
@@ -224,9 +238,10 @@ class Scorer:
             reconstruction = stack.mean(0)
         elif look:
             draws = self.detector.draws(wanted)
-            two = self.detector.needs_second(wanted)
-            stack, own, second = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws, second=two)
+            stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
             reconstruction = None if stack is None else stack[0]  # regardless of the other scores
+            if self.detector.needs_second(wanted):
+                second = self._cached.second(prepared.image, seed)
         self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))

@@ -16,6 +16,7 @@ from brainuad.files import markdown_table
 from brainuad.record import SCALE_MEANING
 from brainuad.report.montage import Overlay, method_panels, save_montage
 from brainuad.scoring.health import OWN_MAP
+from brainuad.scoring.scores import SECOND
 from brainuad.study.figures import COLOURS
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name
 from brainuad.study.scorer import CASE_ERRORS, Scorer
@@ -58,8 +59,11 @@ class Entry:
 
 
 def shown_scores(detector: Detector) -> tuple[str, ...]:
-    """Return the scores that represent a model: its own map, else L1 and the SSIM ensemble."""
-    return (OWN_MAP,) if detector.model.has_map else ("l1", SCORE)
+    """Return the scores that represent a model: its own map, else L1 and the SSIM ensemble of its reconstructions."""
+    if detector.model.has_map:
+        return (OWN_MAP,)
+    both = ("l1", SCORE)
+    return (*both, *(SECOND + name for name in both)) if detector.model.has_second else both
 
 
 def telling_subject(table: pd.DataFrame, dataset: str) -> str | None:
