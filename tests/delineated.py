@@ -5,9 +5,9 @@ from skimage.measure import label, regionprops
 
 
 def delineated(map: np.ndarray, threshold: float) -> list:
-    """Return the regions of what is above 40 % of the way from the threshold to the peak of each region."""
+    """Return the regions of what is nearer to the peak of each region than to the threshold."""
     kept = np.zeros(map.shape, bool)
     for region in regionprops(label(map > threshold, connectivity=3), intensity_image=map):
         place = tuple(region.coords.T)
-        kept[place] = map[place] > threshold + 0.4 * (float(region.intensity_max) - threshold)
+        kept[place] = map[place] > threshold + 0.5 * (float(region.intensity_max) - threshold)
     return regionprops(label(kept, connectivity=3), intensity_image=map)

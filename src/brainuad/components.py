@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-OUTLINE = 0.4  # of the way from the threshold to the peak (docs/decisions.md)
+OUTLINE = 0.5  # of the way from the threshold to the peak (docs/decisions.md)
 
 
 def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -22,7 +22,7 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """Return the delineated regions of a map as labels from 1, and their number.
 
     In a smooth map a high peak raises its surroundings above any fixed threshold. So each 26-connected region above the
-    threshold is reduced to the voxels that are more than 40 % of the way from the threshold to its peak, and the
+    threshold is reduced to the voxels that are more than halfway from the threshold to its peak, and the
     components of these are the regions. Two tumours joined by a halo become two regions. A part that stays below that,
     for a higher peak that it is connected to, is not listed.
 
