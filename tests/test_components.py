@@ -20,7 +20,7 @@ def test_a_halo_is_left_out_whatever_the_scale_of_the_map() -> None:
     map = blurred(((10, 15, 10), 9.0))
     labels, count = outlined(map, 1.0)
     assert count == 1
-    np.testing.assert_array_equal(labels > 0, map > 3)
+    np.testing.assert_array_equal(labels > 0, map > 5)
     np.testing.assert_array_equal(outlined(5 * map + 7, 12.0)[0], labels)
 
 
@@ -36,8 +36,8 @@ def test_regions_apart_are_cut_by_their_own_peaks() -> None:
     map = blurred(((5, 15, 10), 9.0), ((34, 15, 10), 2.0))
     labels, count = outlined(map, 1.0)
     assert count == 2
-    np.testing.assert_array_equal(labels[:20] > 0, map[:20] > 3)
-    np.testing.assert_array_equal(labels[20:] > 0, map[20:] > 1.25)
+    np.testing.assert_array_equal(labels[:20] > 0, map[:20] > 5)
+    np.testing.assert_array_equal(labels[20:] > 0, map[20:] > 1.5)
 
 
 def test_nothing_above_the_threshold() -> None:
