@@ -24,7 +24,7 @@ def main() -> None:
     def score(self: Scorer, case: Any, names: Any) -> ScoredCase:
         nonlocal left
         found = original(self, case, names)
-        if last and names:  # without names it only fills the cache
+        if last:
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)

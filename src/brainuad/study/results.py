@@ -84,7 +84,7 @@ class Health:
         needed = {base for name in self.relative if (base := base_of(name)) not in (None, IMAGE)}
         for case in self.scorer.load.in_turn(ranks.share(self.cases)):
             with suppress(*CASE_ERRORS):
-                self.scorer.score(case, needed)  # loads and reconstructs, into the cache
+                self.scorer.reconstruct(case, needed)
         ranks.wait()
         if ranks.first:
             with suppress(InputError):  # too few: every case will report it

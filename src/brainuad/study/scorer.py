@@ -226,6 +226,26 @@ class Scorer:
             self._people = People(self.healthy)
         return [self.healthy[place] for place in self._people.own(case)]
 
+    def reconstruct(self, case: Case, names: Iterable[str]) -> None:
+        """Load and reconstruct a case, into the caches, so that these scores of it take seconds later.
+
+        Raises:
+            InputError: A file cannot be used.
+            ValueError: The reconstruction is not finite.
+            DeviceError: The device does not work any more.
+        """
+        with device_told_from_scan(self.detector.device):
+            self._reconstruct(self.load(case), case_seed(self.seed, case), list(names))
+
+    def _reconstruct(
+        self, prepared: PreparedCase, seed: int, names: Sequence[str]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the reconstructions, the model's own map, and the second reconstruction that scores need."""
+        draws = self.detector.draws(names)
+        stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
+        second = self._cached.second(prepared.image, seed) if self.detector.needs_second(names) else None
+        return stack, own, second
+
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
         """Return a case's raw maps; without ``look`` only those that need no model."""
         prepared = self.load(case)
@@ -237,11 +257,8 @@ class Scorer:
             stack = self.reconstructor(prepared.image, seed)
             reconstruction = stack.mean(0)
         elif look:
-            draws = self.detector.draws(wanted)
-            stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
+            stack, own, second = self._reconstruct(prepared, seed, wanted)
             reconstruction = None if stack is None else stack[0]  # regardless of the other scores
-            if self.detector.needs_second(wanted):
-                second = self._cached.second(prepared.image, seed)
         self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
