@@ -37,7 +37,8 @@ def test_list() -> None:
     assert list(rows) == known_models()
     lite = rows["lite-t1"]
     assert lite["modality"] == "t1"
-    assert lite["for"].endswith("of healthy axial T1 slices, for machines without a GPU.")
+    about = "Diffusion model and denoising autoencoder of healthy axial T1 slices, for machines without a GPU."
+    assert lite["for"] == about
     assert lite["parameters"] == sum(w.numel() for w in load_model("lite-t1", "cpu").model.parameters())
     assert 8 < lite["megabytes"] < 14
     assert "IXI" in lite["trained_on"]

@@ -210,7 +210,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         fault = f"is not a safetensors file ({error})"
         raise InputError(path, fault, "Copy or download the model again") from error
-    found = {}
+    found, of_others = {}, {name + _SCALES for name in weights}
     for name, value in weights.items():
         scales = weights.get(name + _SCALES)
         if scales is not None:
@@ -218,7 +218,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
                 fault = f"{name!r} and its scales do not fit together"
                 raise InputError(path, fault, "Copy or download the model again")
             found[name] = torch.from_numpy(from_8_bits(value.numpy(), scales.numpy()))
-        elif name.removesuffix(_SCALES) not in weights or not name.endswith(_SCALES):
+        elif name not in of_others:
             found[name] = value.float() if value.is_floating_point() else value
     return found
 

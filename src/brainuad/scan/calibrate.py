@@ -31,7 +31,7 @@ from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
-from brainuad.scoring.health import IMAGE, bases_of
+from brainuad.scoring.health import bases_of
 from brainuad.scoring.rarity import RARITY
 
 SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model
@@ -106,7 +106,7 @@ def calibrate(
     check_writable(folder)
     # A score of many draws takes as many times as long, and its scale differs from scan to scan.
     names = dict.fromkeys([*detector.plain_scores, *bases_of(RARITY, detector.ensemble.parts)])
-    scores = tuple(name for name in names if name != IMAGE and detector.makes(name) and detector.draws([name]) == 1)
+    scores = tuple(name for name in names if detector.makes(name) and detector.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
