@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from brainuad.data.frame import BrainFrame, alignment, atlas_brain, resample, resample_map
@@ -152,6 +153,20 @@ def test_a_real_head_registers():
         moved(brain, np.array([[1, 0, 0, -119], [0, 1, 0, 110], [0, 0, 1, 72.5], [0, 0, 0, 1.0]]))
     )
     assert alignment(on_grid, FRAME) > alignment(unregistered, FRAME)
+
+
+def test_zeros_around_a_brain_change_nothing():
+    """They are left out; here SciPy filters and samples all of the scan."""
+    scan = np.pad(Volume.load(FILES / "mslub19_t1_4mm.nii.gz").array, 40)
+    matrix = np.eye(4)
+    matrix[:3, :3] = 1.7 * Rotation.from_euler("z", 8, degrees=True).as_matrix()
+    matrix[:3, 3] = (28, 45, 33)
+    sigma = np.sqrt(1.7**2 - 1) / 2.355
+    smooth = ndimage.gaussian_filter(scan, sigma, mode="constant")
+    expected = ndimage.affine_transform(smooth, matrix[:3, :3], matrix[:3, 3], (30, 30, 30))
+    ours = resample(scan, matrix, (30, 30, 30), order=3)
+    assert ours.max() > 10
+    np.testing.assert_allclose(ours, expected, atol=1e-6 * ours.max())
 
 
 def test_registration_is_repeatable():

@@ -6,6 +6,8 @@ failed, 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -40,4 +42,5 @@ def main() -> None:
     # Threads that wait by spinning keep the processor from other work. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print_anything()
+    atexit.register(gc.freeze)  # half a second of looking for objects that nothing needs any more
     typer.main.get_command(app)(prog_name="brainuad")

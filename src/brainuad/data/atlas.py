@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,13 +126,15 @@ def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int
     spacing = config.rescaleFactor if config.affine == "used" else 1.0
     located = AtlasBrain.locate(scan.with_array(brain), atlas_to_scan, spacing=spacing)
     resampled = located.resample(extracted)
-    # before the bias is corrected, to which it is blind, and which takes as long as registration
-    if not (alike := likeness(located.cut(resampled), located.mask[located.box])) > _NO_BRAIN:
+    with ThreadPoolExecutor(1) as pool:
+        correcting = pool.submit(located.correct, resampled, config.bias_levels)
+        alike = likeness(located.cut(resampled), located.mask[located.box])
+    if not alike > _NO_BRAIN:
         raise ValueError(
             f"shows no brain, or none that could be registered: the atlas explains {alike:.2f} times what it explains "
             f"when it is laid wrongly, of brains more than {_NO_BRAIN:g} times"
         )
-    corrected = located.correct(resampled, config.bias_levels)
+    corrected = correcting.result()
     image, mask, _, grid = place_volumes(corrected, located.cut(located.mask), None, config)
     aligned = alignment(resampled, located.frame)
     if not np.isfinite(aligned):

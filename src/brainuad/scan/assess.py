@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -60,9 +61,10 @@ def score_scan(
     stage("findings")
     clock = time.perf_counter()
     placed, anomaly = maps.placed, maps.maps[score]
-    volumes = {"anomaly": maps.to_native(anomaly), "brain": scan.with_array(maps.brain.mask)}
-    if maps.reconstruction is not None:
-        volumes["reconstruction"] = maps.to_native(maps.reconstruction)
+    back = {"anomaly": anomaly, "reconstruction": maps.reconstruction}
+    with ThreadPoolExecutor() as pool:
+        native = {name: pool.submit(maps.to_native, array) for name, array in back.items() if array is not None}
+    volumes = {"brain": scan.with_array(maps.brain.mask)} | {name: job.result() for name, job in native.items()}
     value = scan_score(anomaly, placed.mask)
     scale, warnings = _against_healthy(detector, maps, score, fpr)
     labels: np.ndarray = np.zeros(scan.array.shape, dtype=np.uint8)

@@ -201,17 +201,16 @@ def write_result(
     if "scan" in outputs:
         saved["scan"] = (result.maps.scan, np.float32)
 
-    def save() -> None:
-        for kind, (volume, dtype) in saved.items():
-            volume.save(sidecar.parent / outputs[kind], dtype)
-
-    with ThreadPoolExecutor(1) as pool:  # compression lets go of Python's lock, and leaves a core to the picture
-        saving = pool.submit(save)
+    with ThreadPoolExecutor() as pool:  # compression lets go of Python's lock, and leaves a core to the picture
+        saving = [
+            pool.submit(volume.save, sidecar.parent / outputs[kind], dtype) for kind, (volume, dtype) in saved.items()
+        ]
         from brainuad.report.montage import save_montage  # matplotlib is slow to import
 
         with _drawing:
             picture = _picture(result, result.record.name, lesion)
-        saving.result()
+        for written in saving:
+            written.result()
         with _drawing:
             save_montage(picture, sidecar.parent / outputs["montage"])
     outputs |= also()
