@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from presets import compose_presets, saved_model
 
 from brainuad.errors import InputError
-from brainuad.experiment.runs import with_saved_settings
+from brainuad.experiment.runs import newest_run, with_saved_settings
 
 
 def test_a_model_keeps_its_settings_but_for_those_typed(tmp_path: Path) -> None:
@@ -38,3 +39,25 @@ def test_a_model_is_not_what_the_user_says(word: str, tmp_path: Path) -> None:
     name = word.split("=")[0]
     with pytest.raises(InputError, match=f"{name}.* there, .* here"):
         with_saved_settings(config, folder, ["experiment", name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ("model: {cfg: {name: of_another_time}}", "of_another_time"),
+        ("model: {cfg: {name: ddpm, unet_dims: 32}}", "unet_dims"),
+        ("trainers: {max_epochs: 2}", "trainers"),
+        ("seed: many", "many"),
+        ("- a\n- list", "holds no settings"),
+        ("seed: [1", "cannot be read"),
+    ],
+)
+def test_a_run_of_another_version_is_told_and_not_resumed(settings: str, fault: str, tmp_path: Path) -> None:
+    config = replace(compose_presets("experiment=smoke"), log_dir=str(tmp_path))
+    run = tmp_path / config.name / config.datamodule.cfg.mode / f"seed{config.seed}" / "2026-01-01"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text(settings)
+    (run / "fold0").mkdir()
+    (run / "fold0" / "training.json").write_text("{}")
+    with pytest.raises(InputError, match=f"config.yaml: .*{fault}.*new run"):
+        newest_run(config)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -220,6 +221,24 @@ def to_experiment(config: DictConfig) -> ExperimentConfig:
         model: Any = experiment.model.cfg
         model.shared_noise = True
     return experiment
+
+
+def read_settings(path: Path) -> ExperimentConfig:
+    """Return the experiment whose settings a run stored.
+
+    Raises:
+        InputError: They cannot be read, or name what there is not in this version.
+    """
+    try:
+        stored = OmegaConf.load(path)
+        if not isinstance(stored, DictConfig):
+            raise InputError(path, "holds no settings", "Restore it, or start a new run")
+        return to_experiment(stored)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, f"cannot be read ({_one_line(error)})", "Restore it, or start a new run") from error
+    except (InputError, OmegaConfBaseException) as error:
+        fault = f"has settings that this version does not have ({_one_line(error)})"
+        raise InputError(path, fault, "Start a new run, or use the version that it was begun with") from error
 
 
 def check_settings(config: ExperimentConfig) -> None:

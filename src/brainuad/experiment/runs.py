@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainuad.config import ExperimentConfig, differing_settings, flat_settings, untrained_settings
 from brainuad.errors import InputError
-from brainuad.experiment.overrides import GROUPS, to_experiment
+from brainuad.experiment.overrides import GROUPS, read_settings, to_experiment
 from brainuad.modelfile import read_model
 
 # settings of datamodule.cfg that a trained model depends on
@@ -45,7 +45,7 @@ def newest_run(config: ExperimentConfig) -> Path | None:
     """Return the newest run with the same name, mode, seed and settings, or None if there is no run.
 
     Raises:
-        InputError: There are runs, but all have other settings.
+        InputError: There are runs, but all have other settings, or some that this version does not know.
     """
     mismatch: InputError | None = None
     for folder in sorted(runs_folder(config).glob("*/"), reverse=True):
@@ -53,9 +53,11 @@ def newest_run(config: ExperimentConfig) -> Path | None:
         begun = [*folder.glob("fold*/checkpoints/last.ckpt"), *folder.glob("fold*/training.json")]
         if not stored.is_file() or not begun:
             continue
-        loaded = OmegaConf.load(stored)
-        assert isinstance(loaded, DictConfig)
-        saved = to_experiment(loaded)
+        try:
+            saved = read_settings(stored)
+        except InputError as error:
+            mismatch = mismatch or error
+            continue
         if saved.onlyEval:
             continue
         differing = differing_settings(flat_settings(saved), config)
