@@ -285,7 +285,9 @@ def test_a_disk_that_fills_up_is_named(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("stop", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_a_stopped_run_goes_on(stop, code, model, tmp_path):
     """Stopped after its first scan, however: what is finished stays, and a rerun does the rest."""
     (tmp_path / "scans").mkdir()

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "src" / "brainuad" / "assets" / "demo"
 TEXT = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.slow(seconds=90)
+pytestmark = [pytest.mark.slow(seconds=90), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

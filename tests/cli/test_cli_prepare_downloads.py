@@ -26,7 +26,7 @@ def printed(*words: Any, in_this_process: bool) -> Any:
 @pytest.mark.parametrize(
     ("dataset", "folder", "modality", "brain", "other"),
     [
-        ("ixi", "Train/ixi", "t1", "deepbet", ""),
+        pytest.param("ixi", "Train/ixi", "t1", "deepbet", "", marks=pytest.mark.long),
         ("brats21", "Test/Brats21", "t2", "extracted", "BraTS2021_00002"),
         pytest.param("mslub", "Test/MSLUB", "t1", "given", "cross_sectional", marks=pytest.mark.long),
         pytest.param("atlas_v2", "Test/ATLAS_v2", "t1", "deepbet", "Training/R009", marks=pytest.mark.long),

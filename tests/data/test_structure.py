@@ -78,22 +78,23 @@ def body(scan: Volume, shape: str, sigma: float) -> Volume:
     return scan.with_array(np.where(inside, np.maximum(100 + 15 * pattern / pattern.std(), 1), 0))
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fake",
     [
-        lambda: in_any_order(of_patient("flair")),
-        lambda: noise_in_outline(of_patient("t1")),
-        lambda: body(of_patient("t1"), "ellipsoid", 0),
-        lambda: body(of_patient("t1"), "ellipsoid", 4),
-        lambda: body(of_patient("t1"), "cube", 2),
-        lambda: turned(of_patient("t1"), "x", 180),
-        lambda: turned(of_patient("t1"), "y", 90),
-        lambda: turned(of_patient("t2"), "z", 90),
+        pytest.param(lambda: in_any_order(of_patient("flair")), id="permuted"),
+        pytest.param(lambda: noise_in_outline(of_patient("t1")), id="noise in a brain's outline", marks=LONG),
+        pytest.param(lambda: body(of_patient("t1"), "ellipsoid", 0), id="ellipsoid", marks=LONG),
+        pytest.param(lambda: body(of_patient("t1"), "ellipsoid", 4), id="smooth ellipsoid"),
+        pytest.param(lambda: body(of_patient("t1"), "cube", 2), id="cube", marks=LONG),
+        pytest.param(lambda: turned(of_patient("t1"), "x", 180), id="upside down"),
+        pytest.param(lambda: turned(of_patient("t1"), "y", 90), id="on its side", marks=LONG),
+        pytest.param(lambda: turned(of_patient("t2"), "z", 90), id="sideways", marks=LONG),
     ],
-    ids=["permuted", "noise in a brain's outline", "ellipsoid", "smooth ellipsoid", "cube", "upside down",
-         "on its side", "sideways"],
-)  # fmt: skip
+)
 def test_what_is_no_brain_or_lies_another_way_is_refused(fake):
     with pytest.raises(ValueError, match="shows no brain, or none that could be registered"):
         put(fake())

@@ -7,7 +7,8 @@ import html
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
+from brainuad.errors import InputError
 from brainuad.files import write_json
 from brainuad.record import SCALE_MEANING, Finding, Record, to_json
 from brainuad.scan.pipeline import ScanMaps
@@ -209,8 +211,15 @@ def write_result(
 
         with _drawing:
             picture = _picture(result, result.record.name, lesion)
-        for written in saving:
-            written.result()
+        try:
+            for written in saving:
+                written.result()
+        except InputError:  # all or none, whichever was first to find the disk full
+            wait(saving)
+            for kind in saved:
+                with suppress(OSError):
+                    (sidecar.parent / outputs[kind]).unlink(missing_ok=True)
+            raise
         with _drawing:
             save_montage(picture, sidecar.parent / outputs["montage"])
     outputs |= also()
