@@ -114,7 +114,7 @@ class DataConfig:
     """Which scans are used, how they are resampled to the model's grid, and how training samples them.
 
     Attributes:
-        mode: "t1" or "t2".
+        mode: "t1", "t2" or "flair".
         imageDim: Grid in voxels (x, y, z) before the reduction by ``rescaleFactor``.
         rescaleFactor: Reduction along every axis (192 x 192 x 100 at 1 mm becomes 96 x 96 x 50 at 2 mm).
         affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
@@ -134,7 +134,7 @@ class DataConfig:
             cache folder.
     """
 
-    mode: str = _one_of("t1", "t2")
+    mode: str = _one_of("t1", "t2", "flair")
     imageDim: tuple[int, int, int] = (192, 192, 100)
     rescaleFactor: float = 2.0
     affine: str = _one_of("ignored", "used")

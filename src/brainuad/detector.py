@@ -165,7 +165,7 @@ class Detector:
 
     @property
     def modality(self) -> str:
-        """The contrast it was trained on: "t1" or "t2"."""
+        """The contrast it was trained on: "t1", "t2" or "flair"."""
         return self.data_config.mode
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brainuad.data.cohort import Case, manifest_cases, paper_cases, paper_folds, read_cases, subject_of, t2_path
+from brainuad.data.cohort import Case, image_path, manifest_cases, paper_cases, paper_folds, read_cases, subject_of
 from brainuad.data.tables import SPLIT_COLUMNS
 from brainuad.errors import InputError
 
@@ -98,8 +98,14 @@ def test_t2_without_any_t2_scan(paper_tree: PaperTree) -> None:
         ("/Test/x/t1/patient1.nii.gz", "/Test/x/t2/patient1.nii.gz"),
     ],
 )
-def test_t2_path(t1: str, t2: str) -> None:
-    assert t2_path(t1) == t2
+def test_path_of_another_image(t1: str, t2: str) -> None:
+    assert image_path(t1, "t2") == t2
+    assert image_path(t1, "t1") == t1
+
+
+def test_path_of_a_flair() -> None:
+    assert image_path("/Test/MSLUB/T1/patient01_T1W.nii.gz", "flair") == "/Test/MSLUB/FLAIR/patient01_FLAIRW.nii.gz"
+    assert image_path("/Test/WMH/t1/site_1_t1.nii.gz", "flair") == "/Test/WMH/flair/site_1_flair.nii.gz"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +152,8 @@ def test_folds_present(paper_tree: PaperTree) -> None:
 
 
 def test_unknown_modality(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'flair' is unknown"):
-        paper_cases(tmp_path, modality="flair")
+    with pytest.raises(InputError, match="'pd' is unknown"):
+        paper_cases(tmp_path, modality="pd")
 
 
 HEADER = ",".join(SPLIT_COLUMNS)

@@ -133,8 +133,9 @@ def study(tmp_path_factory) -> dict[str, Path]:
 def test_of_a_study_the_one_scan_of_the_modality_is_taken(study):
     assert [scan.source for scan in find(study["export"])] == [study["SE2"]]
     assert [scan.source for scan in find(study["export"], modality="t2")] == [study["SE3"]]
+    assert [scan.source for scan in find(study["export"], modality="flair")] == [study["SE4"]]
     everything = list_series(sorted(study["export"].rglob("IM*")))
-    assert [judge(series, "t1") for series in everything] == ["same", "same", "other", "", "other"]
+    assert [judge(series, "t1") for series in everything] == ["same", "same", "other", "other", "other"]
 
 
 def test_what_cannot_be_decided_is_listed_and_chosen_by_the_user(study, tmp_path):

@@ -64,6 +64,10 @@ def test_folders_are_searched_without_masks_results_hidden_files_and_other_contr
     [
         ("BraTS2021_00001_flair.nii.gz", "t2", False),
         ("T2_FLAIR.nii.gz", "t2", False),
+        ("T2_FLAIR.nii.gz", "flair", True),
+        ("BraTS2021_00001_flair.nii.gz", "flair", True),
+        ("patient07_T2W.nii.gz", "flair", False),
+        ("sub-01_FLAIR_gd.nii.gz", "flair", False),
         ("t1_registered_to_t2.nii.gz", "t1", True),
         ("patient07_T2W.nii.gz", "t1", False),
         ("sub-01_T1w.nii.gz", "t1", True),

@@ -89,8 +89,8 @@ def test_brats21(tmp_path, caplog):
         first, second = raw_scans(downloads.brats21(tmp_path / "BraTS"), "brats21", "t2")
     assert (first.subject, first.dataset, first.label) == ("BraTS2021_00000", "Brats21", 1)
     assert {name: path.name for name, path in second.images.items()} == {
-        "t1": "BraTS2021_00002_t1.nii.gz", "t2": "BraTS2021_00002_t2.nii.gz",
-    }  # fmt: skip
+        modality: f"BraTS2021_00002_{modality}.nii.gz" for modality in ("t1", "t2", "flair")
+    }
     assert second.lesion == tmp_path / "BraTS/BraTS2021_00002/BraTS2021_00002_seg.nii.gz"
     assert "1 subject(s) left out, without lesion labels: BraTS2021_00777" in caplog.text
 
@@ -101,7 +101,7 @@ def test_mslub(tmp_path):
         "patient01", "patient01_brainmask.nii.gz", "patient01_consensus_gt.nii.gz",
     )  # fmt: skip
     assert {path.parent.name for path in (*first.images.values(), first.mask)} == {"patient01"}  # not raw/
-    assert set(second.images) == {"t1", "t2"}
+    assert set(second.images) == {"t1", "t2", "flair"}
     assert second.images["t1"] == tmp_path / "MSLUB/cross_sectional/coregistered/patient08/T1W.nii.gz"
 
 
@@ -120,8 +120,12 @@ def test_wmh(tmp_path, caplog):
         first, second = raw_scans(downloads.wmh(tmp_path / "WMH"), "wmh", "t1")
     assert (first.subject, second.subject) == ("Philips_VU_PETMR_01_161", "Utrecht_0")
     assert (first.dataset, first.lesion_label, first.label) == ("WMH", 1, 1)
-    assert second.images == {"t1": tmp_path / "WMH/training/Utrecht/0/orig/T1.nii.gz"}
-    assert "left out, without orig/T1 and pre/T1: Singapore_50" in caplog.text
+    orig = tmp_path / "WMH/training/Utrecht/0/orig"
+    assert second.images == {"t1": orig / "T1.nii.gz", "flair": orig / "FLAIR.nii.gz"}
+    assert "left out, without T1 in orig and pre: Singapore_50" in caplog.text
+    assert raw_scans(tmp_path / "WMH", "wmh", "flair")[1].modality == "flair"
+    with pytest.raises(InputError, match="holds no t2 scan laid out like wmh"):
+        raw_scans(tmp_path / "WMH", "wmh", "t2")
 
 
 def test_hashed_splits_have_the_documented_shares_and_never_change():

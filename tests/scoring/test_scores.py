@@ -15,6 +15,7 @@ BUILT_IN = [
     "l2",
     "ssim_ensemble",
     "l1_ssim",
+    "brighter",
     "brighter_ssim",
     "intensity_bright",
     "intensity_dark",
@@ -62,6 +63,7 @@ def test_formulas(case):
     torch.testing.assert_close(maps["l2"], (image - mean) ** 2 * mask)
     torch.testing.assert_close(maps["l1_ssim"], maps["l1"] * maps["ssim_ensemble"])
     brighter = image > mean
+    torch.testing.assert_close(maps["brighter"], maps["l1"] * brighter)
     torch.testing.assert_close(maps["brighter_ssim"], maps["l1_ssim"] * brighter)
     torch.testing.assert_close(maps["ssim_0.9"], (1 - ssim_maps(mean, image, sigmas=[0.9])[0]) * mask)
     torch.testing.assert_close(maps["intensity_bright"], image.clamp(min=0) * mask)

@@ -16,11 +16,12 @@ from brainuad.simulate import (
     ms,
     paint,
     push,
-    simulated_t2,
+    simulated_contrast,
     tumour,
     warp,
     wmh,
 )
+from brainuad.simulate.contrast import CONTRASTS
 from brainuad.simulate.lesion import above, cover, smooth_noise
 
 SPACING = (4.0, 4.0, 4.0)
@@ -113,7 +114,7 @@ def test_on_t2_lesions_are_bright(brain):
 
 def test_simulated_t2_has_its_tissues_the_other_way_round(brain):
     image, tissues, levels = brain
-    t2, drawn = simulated_t2(image, tissues, levels, np.random.default_rng(0))
+    t2, drawn = simulated_contrast(image, tissues, levels, "t2", np.random.default_rng(0))
     # The rim fades, as where brain extraction cut.
     depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[1:-1, 1:-1, 1:-1]
     deep = depth > 15
@@ -126,8 +127,21 @@ def test_simulated_t2_has_its_tissues_the_other_way_round(brain):
     assert not t2[~tissues.brain].any()
     # The subject's anatomy is kept: inside the brain, dark becomes bright.
     assert np.corrcoef(t2[deep], image[deep])[0, 1] < -0.7
-    again, _ = simulated_t2(image, tissues, levels, np.random.default_rng(0))
+    again, _ = simulated_contrast(image, tissues, levels, "t2", np.random.default_rng(0))
     np.testing.assert_array_equal(t2, again)
+
+
+def test_simulated_flair_has_dark_csf_and_bright_lesions(brain):
+    image, tissues, levels = brain
+    flair, drawn = simulated_contrast(image, tissues, levels, "flair", np.random.default_rng(0))
+    found = levels_of(flair, tissues)
+    assert found.csf / found.white == pytest.approx(drawn["csf"], abs=0.15)
+    assert found.csf < 0.7 * found.white < found.grey
+    lesion = ms(tissues, np.random.default_rng(0), modality="flair")
+    fluid = replace(found, csf=CONTRASTS["flair"].fluid * found.white)
+    sick = paint(flair, lesion, fluid, tissues.brain, np.random.default_rng(0))
+    inside = lesion.truth() > 0
+    assert sick[inside].mean() > flair[inside].mean() + 0.15 * found.white
 
 
 def test_ms_lies_at_its_sites(brain):

@@ -37,7 +37,7 @@ def simulate(
     modality: Annotated[
         str,
         typer.Option(
-            help="Contrast of the images. With t2 the healthy scans are simulated as well, from T1.",
+            help="Contrast of the images. With t2 or flair the healthy scans are simulated as well, from T1.",
             **one_of(PATHOLOGY_SETS),
         ),
     ] = "t1",
@@ -51,7 +51,7 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="|".join(SPLITS),
-            help="Splits; repeat the option or use commas. Default: val and test, for t2 train as well.",
+            help="Splits; repeat the option or use commas. Default: val and test, for t2 and flair train as well.",
         ),
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")] = 0,
@@ -67,7 +67,7 @@ def simulate(
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
     kinds = listed(kind) or list(KINDS)
-    splits = listed(split) or [name for name in SPLITS if modality == "t2" or name != "train"]
+    splits = listed(split) or [name for name in SPLITS if modality != "t1" or name != "train"]
     known("--kind", kinds, list(KINDS))
     known("--split", splits, list(SPLITS))
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort

@@ -54,7 +54,7 @@ def check_data_dir(
 
     Args:
         source: ``DATA_DIR``, a manifest ending in .csv, or packed data ending in .npz.
-        modality: "t1" or "t2"; a manifest does not depend on it.
+        modality: "t1", "t2" or "flair"; a manifest does not depend on it.
         fold: One cross-validation fold of the paper's layout, or None for all that are there.
         num_workers: Processes that read files.
         progress: Called with the number of scans done and of all scans.

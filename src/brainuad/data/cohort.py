@@ -19,7 +19,12 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 HEALTHY_SET = "IXI"
-PATHOLOGY_SETS = {"t1": ("Brats21", "MSLUB", "ATLAS_v2", "WMH"), "t2": ("Brats21", "MSLUB")}
+PATHOLOGY_SETS = {
+    "t1": ("Brats21", "MSLUB", "ATLAS_v2", "WMH"),
+    "t2": ("Brats21", "MSLUB"),
+    "flair": ("Brats21", "MSLUB", "WMH"),
+}
+MODALITIES = tuple(PATHOLOGY_SETS)
 MANIFEST_COLUMNS = ("subject", "image", "mask", "seg", "label", "split")
 
 
@@ -71,7 +76,7 @@ def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bo
 
     Args:
         source: The folder or the CSV file.
-        modality: "t1" or "t2"; a manifest names its images itself and does not depend on it.
+        modality: One of ``MODALITIES``; a manifest names its images itself and does not depend on it.
         fold: Cross-validation fold of the paper's layout.
         training: See ``paper_cases``.
 
@@ -93,12 +98,12 @@ def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training:
     """Read the published data layout, with or without its ``Data/`` level.
 
     IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
-    validation and a test split. Data sets without split files and IXI subjects without a T2 scan are left
-    out; that is logged as a warning.
+    validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are
+    left out; that is logged as a warning.
 
     Args:
         data_dir: The folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these directly.
-        modality: "t1" or "t2".
+        modality: One of ``MODALITIES``.
         fold: Which of the cross-validation folds.
         training: The fold's training and validation files must exist; otherwise they are read if they do.
 
@@ -134,8 +139,8 @@ def read_paper_layout(
             absent.append(path.name)
             continue
         found = list(_split_cases(path, root, dataset, split, modality))
-        if modality == "t2" and dataset == HEALTHY_SET:
-            found, note = _with_t2(found, root, path, needed=training)
+        if modality != "t1" and dataset == HEALTHY_SET:
+            found, note = _with_image(found, root, path, modality, needed=training)
             notes += note
         cases += found
     if not cases:
@@ -166,7 +171,7 @@ def paper_folds(data_dir: str | Path) -> list[int]:
 def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str) -> Iterator[Case]:
     """Yield the cases of one split file of the paper's layout."""
     for row, place in read_table(path, required=set(SPLIT_COLUMNS) - {"age"}):
-        image = row["img_path"] if modality == "t1" else t2_path(row["img_path"])
+        image = image_path(row["img_path"], modality)
         yield Case(
             subject=subject_of(row["img_path"], row["img_name"], dataset),
             dataset=dataset,
@@ -179,29 +184,36 @@ def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str
         )
 
 
-def _with_t2(cases: Sequence[Case], root: Path, path: Path, *, needed: bool) -> tuple[list[Case], list[Note]]:
-    """Keep the IXI cases of a split file that have a T2 scan, by ``avail_t2.csv`` or else by the files."""
-    listing = root / "splits" / "avail_t2.csv"
+def _with_image(
+    cases: Sequence[Case], root: Path, path: Path, modality: str, *, needed: bool
+) -> tuple[list[Case], list[Note]]:
+    """Keep the IXI cases of a split file that have a scan of a modality, by ``avail_t2.csv`` or else by the files."""
+    listing = root / "splits" / f"avail_{modality}.csv"
     if listing.is_file():
         names = [row["0"] for row, _ in read_table(listing, required={"0"})]
         available = {subject_of(name, name, HEALTHY_SET) for name in names}
         kept = [case for case in cases if case.subject in available]
     else:
         kept = [case for case in cases if case.image.is_file()]
+    what = f"{modality.upper()} scan"
     if not kept and needed:
-        raise InputError(path, "none of its subjects has a T2 scan", f"Put them below {cases[0].image.parent}")
+        raise InputError(path, f"none of its subjects has a {what}", f"Put them below {cases[0].image.parent}")
     dropped = sorted({case.subject for case in cases} - {case.subject for case in kept})
     if not dropped:
         return kept, []
     names_dropped = ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else "")
-    return kept, [Note(path, f"{len(dropped)} subjects have no T2 scan ({names_dropped})", "They are left out")]
+    return kept, [Note(path, f"{len(dropped)} subjects have no {what} ({names_dropped})", "They are left out")]
 
 
-def t2_path(t1_path: str) -> str:
-    """Return the path of the T2 scan beside a T1 scan: "t1" replaced in folder and file name, case kept."""
+def image_path(t1_path: str, modality: str) -> str:
+    """Return the path of another scan beside a T1 scan: "t1" replaced in folder and file name, case kept."""
     *folders, name = t1_path.split("/")
-    folders = [re.sub(r"(?i)^(t)1$", r"\g<1>2", folder) for folder in folders]
-    return "/".join([*folders, re.sub(r"(?i)(?<![a-z0-9])(t)1(?![0-9])", r"\g<1>2", name)])
+
+    def other(match: re.Match[str]) -> str:
+        return modality.upper() if match[0].isupper() else modality
+
+    folders = [re.sub(r"(?i)^t1$", other, folder) for folder in folders]
+    return "/".join([*folders, re.sub(r"(?i)(?<![a-z0-9])t1(?![0-9])", other, name)])
 
 
 def subject_of(path: str, name: str, dataset: str) -> str:
@@ -220,7 +232,7 @@ def subject_of(path: str, name: str, dataset: str) -> str:
         if number:
             return f"IXI{number[1]}"
     stem = re.sub(r"(?i)\.nii(\.gz)?$", "", posixpath.basename(path))
-    return re.sub(r"(?i)[-_]t[12]w?$", "", stem)
+    return re.sub(r"(?i)[-_](t[12]w?|flair)$", "", stem)
 
 
 def manifest_cases(path: str | Path) -> list[Case]:

@@ -20,7 +20,7 @@ from brainuad.files import write_json, write_text
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "dataset_description.json"
-SUFFIXES = {"t1": "T1w", "t2": "T2w"}
+SUFFIXES = {"t1": "T1w", "t2": "T2w", "flair": "FLAIR"}
 _NAME = re.compile(r"(sub-[A-Za-z0-9+]+)(_ses-[A-Za-z0-9+]+)?(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?")
 # Metadata common to all files of a kind; files inherit it from the root, as the specification allows.
 _INHERITED = {
@@ -86,7 +86,7 @@ def bids_images(
 
     Args:
         root: Its root.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
         participants: Labels, with or without "sub-"; all if empty.
         sessions: Labels, with or without "ses-"; all if empty.
 
@@ -142,7 +142,7 @@ def write_dataset_description(output: str | Path, source_root: str | Path, modal
     Args:
         output: The folder of the run.
         source_root: Root of the data set.
-        modality: Of the scans, "t1" or "t2".
+        modality: Of the scans, "t1", "t2" or "flair".
 
     Raises:
         InputError: The folder is another BIDS data set, or cannot be written to.

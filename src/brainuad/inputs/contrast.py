@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
-_WORDS = {"t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"}, "t2": {"t2", "t2w", "t2wi"}}
-_OTHER = {"flair", "t2flair", "t2f", "dwi", "adc", "trace", "bold", "swi", "tof", "pdw"}
+_WORDS = {
+    "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"},
+    "t2": {"t2", "t2w", "t2wi"},
+    "flair": {"flair", "flairw", "t2flair", "t2f"},
+}
+_OTHER = {"dwi", "adc", "trace", "bold", "swi", "tof", "pdw"}
 _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
 
 
@@ -14,16 +18,18 @@ def contrast_of(text: str, modality: str) -> str:
 
     Args:
         text: Words in letters and digits, separated by anything else.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
 
     Returns:
         "same" if the words name the modality and no contrast agent, "other" if they name something else, "" if they
         name no contrast.
     """
     words = set(re.split(r"[^a-z0-9]+", text.lower()))
-    others = set().union(*(names for key, names in _WORDS.items() if key != modality))
     if words & (_OTHER | _AGENT):
         return "other"
-    if words & _WORDS[modality]:
+    named = {key for key, names in _WORDS.items() if words & names}
+    if "flair" in named:  # often called T2 FLAIR
+        named = {"flair"}
+    if modality in named:
         return "same"
-    return "other" if words & others else ""
+    return "other" if named else ""

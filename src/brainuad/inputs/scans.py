@@ -66,7 +66,7 @@ def find_scans(
 
     Args:
         inputs: NIfTI files, and folders, which are searched with their subfolders.
-        modality: "t1" or "t2"; in folders, files named after another contrast are left out.
+        modality: "t1", "t2" or "flair"; in folders, files named after another contrast are left out.
         output: Folder for results. It may lie below an input and is then not searched; it must not hold an input.
         participants: Labels of the participants to take from BIDS data sets; empty means all.
         sessions: Labels of the sessions, likewise.
@@ -223,7 +223,7 @@ def left_out(name: str, beside: Sequence[str], modality: str) -> str:
     Args:
         name: Its name.
         beside: All names in its folder.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
     """
     stem = _stem(name)
     if _NOT_SCANS.search(stem.lower()):

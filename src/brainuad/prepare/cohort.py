@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import SimpleITK as sitk
 
+from brainuad.data.cohort import MODALITIES
 from brainuad.errors import InputError
 from brainuad.files import check_writable
 from brainuad.prepare.layout import place
@@ -29,13 +30,14 @@ def prepare_cohort(
 ) -> pd.DataFrame:
     """Prepare scans and write them in the paper's layout. Finished scans are skipped, failed ones recorded.
 
-    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``mask`` and ``seg``, ``labels`` where the
-    given mask is a parcellation, and one JSON sidecar per subject in ``Data/prepared/<dataset>``. At the end, or when
-    interrupted, it updates these tables and keeps the rows of subjects that are not in this run:
+    Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``flair``, ``mask`` and ``seg``,
+    ``labels`` where the given mask is a parcellation, and one JSON sidecar per subject in ``Data/prepared/<dataset>``.
+    At the end, or when interrupted, it updates these tables and keeps the rows of subjects that are not in this run:
 
     - ``prepare.csv``: every subject's row;
     - ``Data/splits``: the split CSVs of the paper's layout;
-    - ``manifest.csv`` for T1 and ``manifest_t2.csv`` for T2: every prepared scan with a split, of all data sets.
+    - ``manifest.csv`` for T1, ``manifest_t2.csv`` and ``manifest_flair.csv``: every prepared scan with a split, of all
+      data sets.
 
     Args:
         scans: Subjects to prepare.
@@ -46,8 +48,8 @@ def prepare_cohort(
 
     Returns:
         One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment
-        (correlation with the atlas), brain_ml, brain (where the mask came from), left_out (images of the other
-        modality that could not be prepared, and why), message.
+        (correlation with the atlas), brain_ml, brain (where the mask came from), left_out (images of other
+        modalities that could not be prepared, and why), message.
 
     Raises:
         InputError: ``data_dir`` holds tables of another origin or cannot be written to, or results would overwrite a
@@ -79,16 +81,16 @@ def prepare_cohort(
 
 def _check_apart(scans: list[RawScan], root: Path) -> None:
     for scan in scans:
-        results = {(root / place(scan, kind)).resolve() for kind in ("t1", "t2", "mask", "labels", "seg")}
+        results = {(root / place(scan, kind)).resolve() for kind in (*MODALITIES, "mask", "labels", "seg")}
         for path in (*scan.images.values(), scan.mask, scan.lesion):
             if path is not None and path.resolve() in results:
                 raise InputError(path, "would be written over", "Choose another output folder")
 
 
 def _clash(scan: RawScan, root: Path) -> str:
-    """Return why a scan cannot be prepared beside the subject's other image, or "". Existing results stay listed.
+    """Return why a scan cannot be prepared beside the subject's other images, or "". Existing results stay listed.
 
-    Both images of a subject share one brain mask. Preparing a second image alone would overwrite that mask.
+    All images of a subject share one brain mask. Preparing another image alone would overwrite that mask.
     """
     leading = "t1" if "t1" in scan.images else scan.modality
     if (root / place(scan, leading)).exists():

@@ -58,7 +58,7 @@ class _Prepared:
     """A prepared subject, not yet written.
 
     Attributes:
-        volumes: Volume and data type of each output ("t1", "t2", "mask", "labels", "seg").
+        volumes: Volume and data type of each output ("t1", "t2", "flair", "mask", "labels", "seg").
         measured: Figures of ``prepare.csv``.
         notes: Remarks for the user.
         atlas_to_scan: ``(4, 4)`` by modality, atlas mm to scanner mm of that image.
@@ -73,7 +73,7 @@ class _Prepared:
 def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     """Prepare one subject and return its row of ``prepare.csv``; user errors become a "failed" row.
 
-    An image of the other modality that cannot be prepared is left out, and the row says so.
+    An image of another modality that cannot be prepared is left out, and the row says so.
     """
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
@@ -121,7 +121,7 @@ def _named(scan: RawScan) -> Row:
 
 
 def _inputs(scan: RawScan) -> list[list[str | None]]:
-    """Return name and hash of every file; no hash for an unreadable image of the other modality."""
+    """Return name and hash of every file; no hash for an unreadable image of another modality."""
     result: list[list[str | None]] = []
     optional = [path for modality, path in scan.images.items() if modality != scan.modality]
     for path in (*scan.images.values(), *(path for path in (scan.mask, scan.lesion) if path)):

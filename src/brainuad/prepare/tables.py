@@ -21,7 +21,7 @@ PREPARE_COLUMNS = (
 )  # fmt: skip
 
 
-MANIFESTS = {"t1": "manifest.csv", "t2": "manifest_t2.csv"}
+MANIFESTS = {"t1": "manifest.csv", "t2": "manifest_t2.csv", "flair": "manifest_flair.csv"}
 TABLES = {"prepare.csv": PREPARE_COLUMNS, **dict.fromkeys(MANIFESTS.values(), (*MANIFEST_COLUMNS, "dataset", "age"))}
 
 
@@ -113,7 +113,7 @@ def _split_row(scan: RawScan) -> Row:
         "img_name": f"{scan.subject}_t1.nii.gz",
         "age": scan.age if scan.age is not None else "",
         "label": scan.label,
-        # The layout lists the T1 path even where only a T2 exists; readers derive the T2 path from it.
+        # The layout lists the T1 path even where there is none; readers derive the other paths from it.
         "img_path": "/" + place(scan, "t1"),
         "mask_path": "/" + place(scan, "mask"),
         "seg_path": "/" + place(scan, "seg") if scan.lesion is not None else "",

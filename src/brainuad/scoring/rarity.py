@@ -70,10 +70,12 @@ class Ensemble:
         return map * (TYPICAL / inside.median()).pow(self.power) if len(inside) else map
 
 
-# By modality, chosen on real validation scans (docs/decisions.md). On T2 lesions are bright.
+# By modality, chosen on real validation scans (docs/decisions.md). On T2 and FLAIR lesions are bright.
+_BRIGHT = Ensemble((Part("brighter_ssim", 1), Part("brighter", 6)))
 ENSEMBLES = {
     "t1": Ensemble((Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)), power=0.5),
-    "t2": Ensemble((Part("brighter_ssim", 1), Part("brighter_ssim", 6))),
+    "t2": _BRIGHT,
+    "flair": _BRIGHT,
 }
 # Of models that reconstruct in two ways: the diffusion model finds small lesions, the autoencoder larger ones.
 OF_TWO = {"t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("second_features", 6)), power=0.5)}

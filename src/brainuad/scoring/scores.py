@@ -79,6 +79,11 @@ class _Comparison:
         return (self.image - self.reconstruction).abs()
 
     @cached_property
+    def excess(self) -> Tensor:
+        """Image - reconstruction where that is positive, else 0."""
+        return (self.image - self.reconstruction).clamp(min=0)
+
+    @cached_property
     def dissimilarity(self) -> Tensor:
         """One minus the SSIM ensemble, in [0, 2]."""
         if self.keep:
@@ -169,10 +174,16 @@ def _l1_ssim(comparison: _Comparison) -> Tensor:
     return comparison.absolute_error * comparison.dissimilarity
 
 
+@_built_in("brighter")
+def _brighter(comparison: _Comparison) -> Tensor:
+    """How much brighter than its reconstruction: lesions on T2 and FLAIR."""
+    return comparison.excess
+
+
 @_built_in("brighter_ssim")
 def _brighter_ssim(comparison: _Comparison) -> Tensor:
     """How much brighter than its reconstruction, times one minus the SSIM ensemble: lesions on T2 and FLAIR."""
-    return (comparison.image - comparison.reconstruction).clamp(min=0) * comparison.dissimilarity
+    return comparison.excess * comparison.dissimilarity
 
 
 @_built_in("intensity_bright")

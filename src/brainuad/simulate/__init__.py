@@ -4,13 +4,13 @@ Reports call these scans *simulated* and never pool them with real patients.
 """
 
 from brainuad.simulate.cohort import shipped_outlines, simulate_cohort
+from brainuad.simulate.contrast import simulated_contrast
 from brainuad.simulate.deform import jacobian, push, warp
 from brainuad.simulate.hyperintensities import wmh
 from brainuad.simulate.lesion import Layer, Lesion, paint
 from brainuad.simulate.spots import ms
 from brainuad.simulate.stroke import ATLAS_TO_MNI, csf_of, stroke, stroke_lesion
 from brainuad.simulate.subject import KINDS, Simulation
-from brainuad.simulate.t2 import simulated_t2
 from brainuad.simulate.tissue import Levels, Tissues, levels_of
 from brainuad.simulate.tumour import tumour
 
@@ -30,7 +30,7 @@ __all__ = [
     "push",
     "shipped_outlines",
     "simulate_cohort",
-    "simulated_t2",
+    "simulated_contrast",
     "stroke",
     "stroke_lesion",
     "tumour",

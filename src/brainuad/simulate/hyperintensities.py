@@ -11,7 +11,7 @@ from brainuad.simulate.tissue import Tissues
 # Volumes of confluent disease (Fazekas 2 to 3); healthy adults of this age have next to none.
 MEDIAN_ML, SPREAD, VOLUMES_ML = 10.0, 0.7, (2.0, 45.0)
 # On T1 between white and grey matter, not as dark as CSF (STRIVE, Wardlaw et al., Lancet Neurology 2013).
-STRENGTH = {"t1": (0.25, 0.5), "t2": (0.35, 0.6)}
+STRENGTH = {"t1": (0.25, 0.5), "t2": (0.35, 0.6), "flair": (0.35, 0.6)}
 CAP_MM = 4.5  # extra reach of lesions from the tips of the horns, compared with the bodies
 REACH_MM = 22.0  # greatest depth in white matter
 U_FIBRES_MM = 3.0  # spared white matter under the cortex
@@ -29,7 +29,7 @@ def wmh(
     Args:
         tissues: Tissues of the healthy brain.
         rng: Source of all random numbers.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
         contrast: Factor on the strength.
         size: Factor on the volume.
     """

@@ -20,7 +20,7 @@ class Layer:
 
     Attributes:
         coverage: ``(X, Y, Z)`` float32, the fraction of each voxel that it covers (partial volume).
-        strength: Its intensity between healthy tissue (0) and CSF (1), a number or ``(X, Y, Z)``.
+        strength: Its intensity between healthy tissue (0) and fluid (1), a number or ``(X, Y, Z)``.
         replaces: Whether it replaces the healthy tissue, rather than changing its intensity. Its strength then counts
             from white matter.
         label: Its label in the ground truth.
@@ -62,8 +62,8 @@ class Lesion:
 def paint(image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Paint a lesion into a scan with the given tissue intensities.
 
-    Diseased tissue lies between healthy tissue and CSF: darker on T1, brighter on T2. Where it hides or weakens the
-    scan's noise, as much noise is added.
+    Diseased tissue lies between healthy tissue and fluid: darker on T1, brighter on T2 and FLAIR. Where it hides or
+    weakens the scan's noise, as much noise is added.
 
     Args:
         image: ``(X, Y, Z)`` healthy scan.

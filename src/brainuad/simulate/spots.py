@@ -17,7 +17,7 @@ DIAMETERS = (3.0, 10.0)  # mm; a lesion counts from 3 mm on (MAGNIMS, Filippi et
 MEDIAN_COUNT, COUNT_SPREAD, COUNTS = 25, 0.5, (8, 70)
 # Range of a case's mean strength, before partial volume takes a third of it. Measured in the consensus lesions of the
 # two MSLUB patients, weighted by volume: T1 0.22 and 0.40, T2 0.32 and 0.43.
-STRENGTH = {"t1": (0.3, 0.6), "t2": (0.4, 0.65)}
+STRENGTH = {"t1": (0.3, 0.6), "t2": (0.4, 0.65), "flair": (0.4, 0.65)}
 
 
 def ms(
@@ -31,7 +31,7 @@ def ms(
     Args:
         tissues: Tissues of the healthy brain.
         rng: Source of all random numbers.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
         contrast: Factor on the strength.
         size: Factor on the volume of each lesion.
     """

@@ -21,11 +21,11 @@ from brainuad.data.loading import MAX_OFF_CENTRE_MM, off_centre
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.files import sha256, write_json
+from brainuad.simulate.contrast import CONTRASTS, WHITE, simulated_contrast
 from brainuad.simulate.hyperintensities import wmh
 from brainuad.simulate.lesion import Lesion, paint
 from brainuad.simulate.spots import ms
 from brainuad.simulate.stroke import stroke_lesion
-from brainuad.simulate.t2 import simulated_t2
 from brainuad.simulate.tissue import Levels, Tissues, levels_of
 from brainuad.simulate.tumour import tumour
 
@@ -41,7 +41,7 @@ class Simulation:
 
     Attributes:
         kinds: Kinds of lesions, from ``KINDS``; each subject gets one scan with each.
-        modality: "t1"; or "t2", for which the healthy scans are simulated from T1 as well.
+        modality: "t1"; or "t2" or "flair", for which the healthy scans are simulated from T1 as well.
         seed: Seed of all random numbers, together with the subject and the kind.
         contrast: Factor on the strength of lesions.
         size: Factor on their volume.
@@ -64,10 +64,12 @@ class Healthy:
     tissues: Tissues
     levels: Levels
 
-    def as_t2(self, rng: np.random.Generator) -> tuple[Healthy, Row]:
-        """Return the same subject with a simulated T2 scan, and the drawn values."""
-        array, drawn = simulated_t2(self.image.array, self.tissues, self.levels, rng)
+    def in_contrast(self, modality: str, rng: np.random.Generator) -> tuple[Healthy, Row]:
+        """Return the same subject with a simulated scan of another modality, and the drawn values."""
+        array, drawn = simulated_contrast(self.image.array, self.tissues, self.levels, modality, rng)
         levels = levels_of(array, self.tissues)
+        if (fluid := CONTRASTS[modality].fluid) is not None:  # lesions are painted towards CSF
+            levels = replace(levels, csf=fluid * WHITE)
         return replace(self, image=self.image.with_array(array), levels=levels), drawn
 
     @property
@@ -181,15 +183,15 @@ def _draw_scans(healthy: Healthy, settings: Simulation, outlines: Sequence[Path]
     """Return the healthy scan and one with each kind of lesion, and their parameters."""
     case, modality = healthy.case, settings.modality
     drawn: Row = {}
-    if modality == "t2":
-        healthy, drawn = healthy.as_t2(_generator(settings, case, "t2"))
+    if modality in CONTRASTS:
+        healthy, drawn = healthy.in_contrast(modality, _generator(settings, case, modality))
     image = healthy.image
     scale = 255 / float(np.percentile(image.array[healthy.brain], 99.8))
     mask = f"{case.subject}_mask.nii.gz"
     datasets = (
         ("simulated {}", f"{case.dataset} healthy")
         if modality == "t1"
-        else ("simulated {} in simulated T2", "simulated healthy T2")
+        else (f"simulated {{}} in simulated {modality.upper()}", f"simulated healthy {modality.upper()}")
     )
 
     def scan(kind: str, array: np.ndarray, truth: np.ndarray | None, measured: Row) -> _Scan:
@@ -255,7 +257,7 @@ def measure(before: np.ndarray, after: np.ndarray, lesion: np.ndarray, healthy: 
     """Return a lesion's contrast, volume and number of 26-connected parts, for the manifest.
 
     The contrast is the lesion's mean change of intensity, in units of the scan's difference between white matter and
-    CSF, positive towards CSF.
+    CSF, positive towards CSF (on FLAIR, towards the fluid of a lesion).
     """
     change = float((after[lesion] - before[lesion]).mean())
     return {

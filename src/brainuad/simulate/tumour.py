@@ -16,10 +16,11 @@ PUSH = (0.25, 0.42)  # largest displacement as a fraction of the tumour's radius
 MIN_CORE_RADIUS = 8.0  # mm; smaller tumours are solid
 CORE, OEDEMA, RIM = 1, 2, 3  # labels of BraTS 2023
 # Without contrast medium a high-grade glioma is grey to dark on T1 and uneven, its necrosis nearly as CSF, its oedema
-# faint; on T2 all are bright.
+# faint; on T2 all are bright, and on FLAIR, which suppresses free fluid, oedema most of all.
 STRENGTH = {
     "t1": {"core": (0.55, 0.8), "rim": (0.25, 0.45), "oedema": (0.15, 0.3)},
     "t2": {"core": (0.6, 0.9), "rim": (0.25, 0.45), "oedema": (0.35, 0.6)},
+    "flair": {"core": (0.3, 0.6), "rim": (0.25, 0.45), "oedema": (0.4, 0.7)},
 }
 
 
@@ -31,7 +32,7 @@ def tumour(
     Args:
         tissues: Tissues of the healthy brain.
         rng: Source of all random numbers.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
         contrast: Factor on the strength.
         size: Factor on the volume.
     """

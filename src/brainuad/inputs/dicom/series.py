@@ -136,7 +136,7 @@ def pick_series(
 
     Args:
         found: All series.
-        modality: "t1" or "t2".
+        modality: "t1", "t2" or "flair".
         where: The input that they came from, for error messages.
         uid: SeriesInstanceUID of the one to take, whatever the other series are.
 
@@ -193,8 +193,8 @@ def judge(series: Series, modality: str) -> str:
         return said
     if series.echo <= 30 and (series.repetition <= 1000 or 300 <= series.inversion <= 1500):
         return "same" if modality == "t1" else "other"
-    if series.echo >= 60 and series.repetition >= 2000 and not series.inversion >= 1500:
-        return "same" if modality == "t2" else "other"
+    if series.echo >= 60 and series.repetition >= 2000:
+        return "same" if modality == ("flair" if series.inversion >= 1500 else "t2") else "other"
     return ""
 
 

@@ -32,7 +32,7 @@ def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Pa
     Args:
         root: Folder, tar archive or manifest.
         dataset: One of ``DATASETS``.
-        modality: "t1" or "t2"; the other is included where it exists.
+        modality: One of ``MODALITIES``; the others are included where they exist.
         splits: CSV of splits (see :func:`brainuad.prepare.raw.splits.read_splits`) that replaces the data set's own.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from brainuad.data.cohort import SPLITS
+from brainuad.data.cohort import MODALITIES, SPLITS
 from brainuad.data.tables import parse_age, read_table
 from brainuad.errors import InputError
 from brainuad.prepare.raw.archives import nifti_files
@@ -41,7 +41,7 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
 
 
 def _sorted_into_folders(root: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
-    files = {m: _by_number(sorted((root / m).glob("*.nii*"))) for m in ("t1", "t2")}
+    files = {m: _by_number(sorted((root / m).glob("*.nii*"))) for m in MODALITIES}
     masks = [_by_number(sorted((root / name).glob("*.nii*"))) for name in ("mask", "brainseg")]
     return files, masks[0] | masks[1]
 
@@ -50,7 +50,7 @@ def _downloaded(root: Path) -> dict[str, dict[str, Path]]:
     found = nifti_files(root)
     return {
         m: _by_number([path for path in found if re.search(rf"-{m}\.nii(\.gz)?$", path.name, re.IGNORECASE)])
-        for m in ("t1", "t2")
+        for m in MODALITIES
     }
 
 

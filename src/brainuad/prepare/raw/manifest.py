@@ -16,7 +16,7 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
     An empty ``mask`` means that the brain is extracted, an empty ``seg`` that there is no lesion mask. Paths are
     relative to the CSV. Without a ``dataset``, healthy scans go to "ixi" and others to "MANIFEST". A subject without
     a split gets none, because names do not show which scans are of one person. A subject has one brain mask, for one
-    modality, so T1 and T2 manifests need separate output folders.
+    modality, so manifests of several modalities need separate output folders.
     """
 
     def path(row: dict[str, str], column: str) -> Path | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from brainuad.data.cohort import MODALITIES
 from brainuad.errors import InputError
 from brainuad.prepare.raw.archives import nifti_files
 from brainuad.prepare.raw.scan import RawScan, warn_left_out
 from brainuad.prepare.raw.splits import patient_split
 
-_KINDS = {"T1W": "t1", "T2W": "t2", "brainmask": "mask", "consensus_gt": "lesion"}
+_KINDS = {"T1W": "t1", "T2W": "t2", "FLAIR": "flair", "brainmask": "mask", "consensus_gt": "lesion"}
 
 
 def mslub(root: Path, modality: str) -> list[RawScan]:
-    """Folders patient01/ with T1W, T2W, brainmask, consensus_gt; or patient01_{t1,t2,seg}.nii.gz without skull."""
+    """Folders patient01/ with T1W, T2W, FLAIR, brainmask, consensus_gt; or patient01_{t1,t2,flair,seg}.nii.gz.
+
+    The latter have no skull.
+    """
     flat = sorted(root.glob(f"patient*_{modality}.nii.gz"))
     return [_flat(path, modality) for path in flat] if flat else _downloaded(root, modality)
 
@@ -22,7 +26,7 @@ def mslub(root: Path, modality: str) -> list[RawScan]:
 def _flat(path: Path, modality: str) -> RawScan:
     """Return a patient whose image has no skull; these are test subjects."""
     subject = path.name.split("_")[0]
-    images = {m: p for m in ("t1", "t2") if (p := path.with_name(f"{subject}_{m}.nii.gz")).exists()}
+    images = {m: p for m in MODALITIES if (p := path.with_name(f"{subject}_{m}.nii.gz")).exists()}
     lesion = path.with_name(f"{subject}_seg.nii.gz")
     if not lesion.exists():
         raise InputError(lesion, "the lesion mask of this patient is missing", "Copy it beside the image")
@@ -45,7 +49,7 @@ def _downloaded(root: Path, modality: str) -> list[RawScan]:
     warn_left_out(missing, f"without {modality}, brain mask or lesions on one grid")
     return [
         RawScan(
-            folder.name, "MSLUB", {m: files[m] for m in ("t1", "t2") if m in files}, files["mask"], files["lesion"],
+            folder.name, "MSLUB", {m: files[m] for m in MODALITIES if m in files}, files["mask"], files["lesion"],
             split=patient_split("MSLUB", folder.name), modality=modality,
         )
         for folder, files in sorted(complete.items(), key=lambda item: item[0].name)

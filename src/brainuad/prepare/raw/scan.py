@@ -17,13 +17,13 @@ class RawScan:
     Attributes:
         subject: Identifier, used in file names.
         dataset: Folder name in the paper's layout ("ixi", "MSLUB", ...).
-        images: File by modality ("t1", "t2"); the path of a member of a tar archive goes through the archive.
+        images: File by modality ("t1", "t2", "flair"); the path of a member of a tar archive goes through the archive.
         mask: Brain mask or parcellation (above 0.5 is brain) on the first image's grid, or None.
         lesion: Lesion labels on that grid, or None.
         split: "train", "val", "test", or "" for none.
         age: In years, or None.
         label: 0 for a healthy subject, else the data set's number; 1 if none is given and there is a lesion.
-        modality: The requested image. The subject's other image is prepared with it where possible.
+        modality: The requested image. The subject's other images are prepared with it where possible.
         folds: The split in every fold of cross-validation, ``split`` first; empty where only that is known.
         lesion_label: The label that counts as lesion; None for all above 0.5.
     """

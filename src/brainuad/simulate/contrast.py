@@ -1,7 +1,8 @@
-"""Simulate a subject's T2 scan from the T1 scan."""
+"""Simulate a subject's T2 or FLAIR scan from the T1 scan."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,32 @@ from brainuad.simulate.lesion import TEXTURE_VOXELS, smooth_noise
 from brainuad.simulate.tissue import Levels, Tissues
 
 WHITE = 100.0  # white matter's intensity; the others are relative to it
-# Ranges from what the two MSLUB patients' T2 scans show (grey 1.3 and 1.5, CSF 2.7 and 2.9) to what the spin-echo
-# equation gives at 3 T with TR 5.7 s and TE 100 ms (1.6 and 3.7), with proton densities 0.7, 0.82 and 1 and the
-# relaxation times of Wansapura et al., J Magn Reson Imaging 9:531-538, 1999.
-GREY = (1.35, 1.6)
-CSF = (2.7, 3.5)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Ranges of a contrast's intensities, relative to white matter.
+
+    Attributes:
+        grey: Of grey matter.
+        csf: Of CSF.
+        fluid: Of the fluid in a lesion; None if it is that of CSF.
+    """
+
+    grey: tuple[float, float]
+    csf: tuple[float, float]
+    fluid: float | None = None
+
+
+CONTRASTS = {
+    # From what the two MSLUB patients' T2 scans show (grey 1.3 and 1.5, CSF 2.7 and 2.9) to what the spin-echo
+    # equation gives at 3 T with TR 5.7 s and TE 100 ms (1.6 and 3.7), with proton densities 0.7, 0.82 and 1 and the
+    # relaxation times of Wansapura et al., J Magn Reson Imaging 9:531-538, 1999.
+    "t2": Contrast(grey=(1.35, 1.6), csf=(2.7, 3.5)),
+    # Five validation patients of BraTS 2021, far from their tumours: grey 1.01 to 1.07 with partial volume, the
+    # darkest percent of what is dark on T1 0.2 to 0.6. Only free fluid is suppressed.
+    "flair": Contrast(grey=(1.03, 1.25), csf=(0.15, 0.5), fluid=1.8),
+}
 NOISE = (0.025, 0.05)  # standard deviation, in white matter's unit
 BIAS = 0.03  # standard deviation of the bias field that remains after correction
 # width of the rim that brain extraction darkens; in real T2 scans 2 to 10 % of the brain is dark
@@ -23,28 +45,30 @@ RIM_MM = (2.0, 6.0)
 BLUR_VOXELS = 0.45  # smooths the T1 scan's noise, which the steep contrast of CSF would amplify
 
 
-def simulated_t2(
-    image: np.ndarray, tissues: Tissues, levels: Levels, rng: np.random.Generator
+def simulated_contrast(
+    image: np.ndarray, tissues: Tissues, levels: Levels, modality: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Turn a T1 scan's contrast into that of T2.
+    """Turn a T1 scan's contrast into that of T2 or FLAIR.
 
     A voxel's T1 intensity gives the mixture of tissues in it (grey with white matter, or CSF with grey matter), and is
-    replaced by the same mixture of T2 intensities. Where white matter meets a ventricle, the mixture is of these two.
-    Noise, a weak bias field and the dark rim of brain extraction are added. Contrast that T1 does not show is missing:
-    most iron in the basal ganglia, flow, and vessels that are dark on both.
+    replaced by the same mixture of the other contrast's intensities. Where white matter meets a ventricle, the mixture
+    is of these two. Noise, a weak bias field and the dark rim of brain extraction are added. Contrast that T1 does not
+    show is missing: most iron in the basal ganglia, flow, and vessels that are dark on both.
 
     Args:
         image: ``(X, Y, Z)`` bias-corrected T1 scan.
         tissues: Tissues of the brain.
         levels: Tissue intensities of the T1 scan.
+        modality: One of ``CONTRASTS``.
         rng: Source of contrast, noise and bias.
 
     Returns:
         ``(X, Y, Z)`` float32, white matter at 100, zero outside the brain; and the drawn values.
     """
-    grey, csf, noise = (float(rng.uniform(*limits)) for limits in (GREY, CSF, NOISE))
+    contrast = CONTRASTS[modality]
+    grey, csf, noise = (float(rng.uniform(*limits)) for limits in (contrast.grey, contrast.csf, NOISE))
     smooth = ndimage.gaussian_filter(image, BLUR_VOXELS)
-    # Darker than CSF on T1 are dura, air and fast flow: dark on T2 as well.
+    # Darker than CSF on T1 are dura, air and fast flow: dark on T2 and FLAIR as well.
     known = [0.0, 0.6 * levels.csf, levels.csf, levels.grey, levels.white]
     signal = np.interp(smooth, known, [0.2 * csf, csf, csf, grey, 1.0])
     share = np.clip((levels.white - smooth) / (levels.white - levels.csf), 0, 1)
