@@ -1,15 +1,16 @@
-"""List what a T2 model is trained on where no healthy T2 scan can be had.
+"""List what a T2 or FLAIR model is trained on where no healthy scan of that contrast can be had.
 
-    brainuad prepare ...                                # IXI on T1, BraTS 2021 on T2: docs/datasets.md
-    brainuad simulate IXI -o SIMULATED --modality t2
-    python benchmarks/t2_cohort.py SIMULATED BRATS_T2 -o OUT
-    brainuad pack OUT/manifest.csv -o t2.npz experiment=lite datamodule.cfg.mode=t2
-    brainuad train experiment=lite data_dir=t2.npz datamodule.cfg.mode=t2 initial_weights=DDPM_T1 \\
-      "model.cfg.train_timesteps=[240,900]" trainer.precision=bf16 trainer.max_time=00:40:00 seed=1
+    brainuad prepare ...                   # IXI on T1, BraTS 2021 on T2 and FLAIR, --bias-levels 1: docs/datasets.md
+    brainuad simulate IXI -o SIMULATED --modality flair
+    python benchmarks/contrast_cohort.py flair SIMULATED BRATS -o OUT
+    brainuad pack OUT/manifest.csv -o flair.npz experiment=lite datamodule.cfg.mode=flair
+    brainuad train experiment=lite model=lite-dae data_dir=flair.npz datamodule.cfg.mode=flair \\
+      initial_weights=DAE_T1 trainer.precision=bf16-mixed trainer.max_epochs=100000 trainer.max_steps=4500 \\
+      trainer.decay_steps=3500 seed=5
 
-The last line made ``lite-t2``, from the weights of the diffusion model for T1 as it was. OUT/manifest.csv lists T2
-scans simulated from IXI's T1, and what is far from the tumour in the T2 scans of BraTS's validation patients. Those are
-no healthy people, and a slice without a tumour need not be healthy.
+The last line made ``lite-flair`` and, with t2 in place of flair, ``lite-t2``, from the weights of the denoising
+autoencoder of ``lite-t1``. OUT/manifest.csv lists scans simulated from IXI's T1, and what is far from the tumour in the
+scans of BraTS's validation patients. Those are no healthy people, and a slice without a tumour need not be healthy.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ REPEATS = 8  # of each patient, for there are few
 def main() -> None:
     """Write the tumour-free slices and the manifest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality", choices=["t2", "flair"])
     parser.add_argument("simulated", type=Path)
     parser.add_argument("brats", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -39,15 +41,15 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
         rows = [
-            row(case.subject, case.image, case.mask, case.split, "simulated T2")
-            for case in read_cases(arguments.simulated / "manifest.csv", "t2")
+            row(case.subject, case.image, case.mask, case.split, f"simulated {arguments.modality.upper()}")
+            for case in read_cases(arguments.simulated / "manifest.csv", arguments.modality)
             if case.healthy and case.split != "test"
         ]
-        for case in read_cases(arguments.brats / "manifest_t2.csv", "t2"):
+        for case in read_cases(arguments.brats / f"manifest_{arguments.modality}.csv", arguments.modality):
             if case.lesion is not None and case.split == "val":
                 rows += tumour_free(case, arguments.output)
     except InputError as error:
-        raise SystemExit(f"t2_cohort.py: {error}") from None
+        raise SystemExit(f"contrast_cohort.py: {error}") from None
     with (arguments.output / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*MANIFEST_COLUMNS, "dataset"])
         writer.writeheader()
