@@ -78,7 +78,10 @@ ENSEMBLES = {
     "flair": _BRIGHT,
 }
 # Of models that reconstruct in two ways: the diffusion model finds small lesions, the autoencoder larger ones.
-OF_TWO = {"t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("second_features", 6)), power=0.5)}
+OF_TWO = {
+    "t1": Ensemble((Part("l1_ssim_z", 1), Part("second_l1_ssim_z", 2), Part("second_features", 6)), power=0.5),
+    "t2": Ensemble((Part("brighter_ssim", 2), Part("second_brighter_ssim", 2), Part("second_brighter", 6))),
+}
 
 
 def tail_quantiles(values: Any) -> np.ndarray:
