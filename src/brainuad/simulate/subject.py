@@ -186,7 +186,8 @@ def _draw_scans(healthy: Healthy, settings: Simulation, outlines: Sequence[Path]
     if modality in CONTRASTS:
         healthy, drawn = healthy.in_contrast(modality, _generator(settings, case, modality))
     image = healthy.image
-    scale = 255 / float(np.percentile(image.array[healthy.brain], 99.8))
+    # Lesions of a FLAIR are brighter than any healthy tissue.
+    scale = 255 / max(float(np.percentile(image.array[healthy.brain], 99.8)), healthy.levels.csf)
     mask = f"{case.subject}_mask.nii.gz"
     datasets = (
         ("simulated {}", f"{case.dataset} healthy")
