@@ -151,7 +151,7 @@ def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row 
 
 def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
     notes = list(notes)
-    if measured["alignment"] < POOR_ALIGNMENT:
+    if "t1" in scan.images and measured["alignment"] < POOR_ALIGNMENT:  # with the T1 atlas
         notes.append(f"alignment {measured['alignment']:.2f} is low: look at this scan")
     if not scan.split:
         notes.append("has no split, so no split CSV or manifest lists it")

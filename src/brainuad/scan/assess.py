@@ -110,10 +110,13 @@ def score_scan(
 def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float) -> tuple[Scale | None, list[str]]:
     """Return what the healthy scans of the calibration say about map values, or None, and warnings."""
     calibration, placed = detector.calibration, maps.placed
+    looks = Looks() if calibration is None else calibration.looks
+    # Correlation with the atlas, which is a T1, says nothing of another contrast, unless healthy scans of that do.
+    alignment = placed.alignment if detector.modality == "t1" or looks.alignment else None
     if calibration is None:
-        warnings = Looks().doubts(look_at(placed.image, placed.mask, maps.brain.ml, placed.alignment))
+        warnings = looks.doubts(look_at(placed.image, placed.mask, maps.brain.ml, alignment))
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
-    warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, placed.alignment)
+    warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, alignment)
     if score not in calibration.thresholds:
         return None, [*warnings, f"{score} was not calibrated: there is no threshold, so no findings"]
     scale = Scale(
