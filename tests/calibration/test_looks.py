@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -87,6 +88,14 @@ def test_another_kind_of_scan_is_noticed(looks: Looks, name: str) -> None:
 def test_another_kind_is_noticed_whatever_kind_the_model_is_of(healthy: list[Image]) -> None:
     inverted = Looks.of([look_at(np.where(mask, 1 - image, 0), mask) for image, mask in healthy])
     assert "another kind" in inverted.doubts(look_at(*healthy[0]))[0]
+
+
+def test_contrast_tells_nothing_where_healthy_scans_have_none(looks: Looks) -> None:
+    """As on FLAIR, where grey and white matter are alike."""
+    none = replace(looks, contrasts=(-0.03, *looks.contrasts[1:]))
+    doubts = none.doubts(look_at(*another_contrast("t2")))
+    assert doubts
+    assert not any("another kind" in doubt for doubt in doubts)
 
 
 def test_other_intensities_are_noticed(healthy: list[Image], looks: Looks) -> None:

@@ -163,7 +163,9 @@ class Looks:
         other_kind = False
         if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
             contrast, usual = _contrast(look.blocks, self.unpacked()), float(np.mean(self.contrasts))
-            if not contrast >= LEAST_CONTRAST * usual:
+            least = LEAST_CONTRAST * usual
+            # On FLAIR, healthy scans have next to none: there it tells nothing.
+            if min(self.contrasts) >= least and not contrast >= least:
                 other_kind = True
                 found.append(
                     f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "

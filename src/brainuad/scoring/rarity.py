@@ -70,12 +70,12 @@ class Ensemble:
         return map * (TYPICAL / inside.median()).pow(self.power) if len(inside) else map
 
 
-# By modality, chosen on real validation scans (docs/decisions.md). On T2 and FLAIR lesions are bright.
-_BRIGHT = Ensemble((Part("brighter_ssim", 1), Part("brighter", 6)))
+# By modality, chosen on validation scans, real ones first (docs/decisions.md). On T2 and FLAIR lesions are bright, and
+# on FLAIR little else is.
 ENSEMBLES = {
     "t1": Ensemble((Part("l1_ssim_z", 1), Part("ssim_1.7", 2), Part("features", 6)), power=0.5),
-    "t2": _BRIGHT,
-    "flair": _BRIGHT,
+    "t2": Ensemble((Part("brighter_ssim", 1), Part("brighter", 6))),
+    "flair": Ensemble((Part("intensity_bright", 1), Part("brighter_ssim", 1), Part("brighter", 6))),
 }
 # Of models that reconstruct in two ways: the diffusion model finds small lesions, the autoencoder larger ones.
 OF_TWO = {
