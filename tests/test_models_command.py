@@ -45,7 +45,7 @@ def test_list() -> None:
     assert "CC BY-SA" in lite["licence"]
     assert lite["calibrated_on"] >= 15
     assert 5 < lite["seconds_a_scan"] < 40
-    assert call("list")[1].splitlines()[1].startswith("lite-t1\tt1\t")
+    assert call("list")[1].splitlines()[1].startswith("lite-flair\tflair\t")
 
 
 def test_path() -> None:
@@ -54,7 +54,7 @@ def test_path() -> None:
     assert (Path(printed.strip()) / "model.safetensors").is_file()
     result = CliRunner().invoke(app, ["models", "path", "lite-t9"])
     assert result.exit_code == 1
-    assert "Shipped models: lite-t1" in result.stderr
+    assert "Shipped models: lite-flair, lite-t1, lite-t2" in result.stderr
 
 
 def test_shipped_models_are_what_was_written() -> None:

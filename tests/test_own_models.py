@@ -116,6 +116,7 @@ def test_restoration(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow(seconds=20)
+@pytest.mark.long
 def test_the_healthy_atlas(room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = tmp_path / "two.csv"
     two.write_text((room / "cohort.csv").read_text().replace("0,val", "0,train", 1))

@@ -36,6 +36,7 @@ def test_prepare_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_prepare_goes_on_after_damaged_scans(tmp_path: Path) -> None:
     names = ["sound", *DAMAGES]
     manifest = raw_manifest(tmp_path, names)

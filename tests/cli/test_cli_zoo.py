@@ -116,6 +116,7 @@ def test_small_presets_are_taken(tmp_path: Path) -> None:
     assert dims("cddpm") == 32
 
 
+@pytest.mark.long
 def test_packed_and_healthy_data_are_refused(tmp_path: Path) -> None:
     assert "holds no test scans" in typed(tmp_path / "t.npz", tmp_path / "out", code=1).stderr
     data_dir = build_tree(tmp_path / "data")

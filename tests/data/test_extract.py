@@ -25,6 +25,7 @@ def test_one_level_leaves_a_tumour_that_four_flatten():
     assert abs(contrast(correct_bias(volume, brain, 4))) < 0.2 * abs(before)
 
 
+@pytest.mark.long
 def test_a_known_bias_field_is_removed():
     volume = Volume.load(DEMO / "patient07_t1.nii.gz")
     mask = Volume.load(DEMO / "patient07_mask.nii.gz").array > 0

@@ -29,6 +29,7 @@ def put(scan: Volume) -> PlacedScan:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_contrasts_of_a_patient_are_placed_alike():
     """They share one grid, so they should be laid onto the atlas by one transform."""
     found = {contrast: put(of_patient(contrast)).atlas_to_scan for contrast in CONTRASTS}
