@@ -249,7 +249,7 @@ class ExperimentConfig:
         num_folds: The folds end before this one, as in the release: 5 runs all of them.
         fold: The single fold to run, instead of ``start_fold`` and ``num_folds``; None uses those.
         onlyEval: Skip training and evaluate ``load_checkpoint``.
-        load_checkpoint: Folder of a trained model or of an earlier run.
+        load_checkpoint: Folder of a trained model or of an earlier run, or a checkpoint of the paper's release.
         initial_weights: Shipped model, or folder of a model, whose weights training starts from; empty for random ones.
         resume: Continue the run in the log folder from its last checkpoint.
         allow_leaks: Train even if a subject is in two splits.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ from presets import SMALL, Evaluated, compose_presets, saved_model
 
 from brainuad import console
 from brainuad.config import ExperimentConfig
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.experiment import run as experiment
 
@@ -138,6 +140,18 @@ def test_evaluation_of_a_trained_model(here: Path, evaluated: Evaluated, capsys:
         assert evaluated[-1][0] == run / "fold0" / "model"
     assert experiment.main([*small, "onlyEval=True", f"load_checkpoint={here}"]) == 1
     assert "holds no trained model" in capsys.readouterr().err
+
+
+def test_evaluation_of_a_checkpoint_of_the_release(here: Path, evaluated: Evaluated) -> None:
+    with np.load(Path(__file__).parents[1] / "reference" / "unet_small.npz") as arrays:
+        names = [name for name in arrays if name.startswith("state_dict/")]
+        weights = {name.removeprefix("state_dict/"): torch.from_numpy(arrays[name]) for name in names}
+    torch.save({"state_dict": weights}, here / "last.ckpt")
+    words = ["experiment=smoke", "onlyEval=True", f"load_checkpoint={here / 'last.ckpt'}", "hydra.run.dir=LOGS/1"]
+    for _ in range(2):  # again, it is there
+        assert experiment.main(words) == 0
+        assert evaluated[-1][0].parent == here / "LOGS" / "1"
+        assert Detector.load(evaluated[-1][0]).provenance["imported_from"] == "last.ckpt"
 
 
 def test_a_model_of_the_other_modality_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json
+from brainuad.cli.options import Device, Json, Modality
 from brainuad.console import exit_by_failures, print_rows, say
 from brainuad.errors import InputError
 
 models = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List the models that come with brainuad, print their folders, and verify or pack any model.",
+    help="List the models that come with brainuad, print their folders, and verify, import or pack any model.",
 )
-app.add_typer(models, name="models", short_help="List, find, verify and pack models.")
+app.add_typer(models, name="models", short_help="List, find, verify, import and pack models.")
 
 
 @models.command(name="list", short_help="List the models that come with brainuad.")
@@ -86,6 +86,25 @@ def _bytes(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is no size such as 15MB or 16MiB", param_hint="--part-size")
     power = " kMG".index(match[2] or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+@models.command(name="import", short_help="Make a model of a checkpoint of the paper's release.")
+def import_model(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="Checkpoint of the release's DDPM: .ckpt, .pt or .safetensors.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")],
+    modality: Modality = "t1",
+) -> None:
+    """Make a model folder, which every command takes, of a checkpoint of the paper's release.
+
+    The network's settings follow from the weights, all others are those of experiment=DDPM/DDPM. The contrast that it
+    was trained on must be given. Nothing in the checkpoint is executed.
+    """
+    from brainuad.modelimport import import_checkpoint
+
+    import_checkpoint(checkpoint, output, modality=modality)
+    print(output)
 
 
 @models.command(short_help="Write a model as a few small files.")

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,9 @@ from brainuad.experiment.overrides import (
     to_experiment,
 )
 from brainuad.experiment.runs import has_folds, newest_run, with_saved_settings
+from brainuad.files import sha256
 from brainuad.modelfile import find_model
+from brainuad.modelimport import import_checkpoint
 
 if TYPE_CHECKING:
     from brainuad.train.slices import TrainingVolumes
@@ -170,6 +173,8 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         folds = folds[:1]
     if not config.onlyEval:
         check_devices(config, len(folds))
+    if config.onlyEval and Path(config.load_checkpoint).is_file():
+        config = replace(config, load_checkpoint=str(imported(config, folder)))
     # read all folds before the first training, which may take days
     models = {fold: find_model(Path(config.load_checkpoint), fold) for fold in folds} if config.onlyEval else {}
     settings = {fold: with_saved_settings(config, model, typed) for fold, model in models.items()}
@@ -186,6 +191,15 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         print(f"{failed} cases failed; see evaluation/cases.csv in {folder}", file=sys.stderr)
     print(folder)
     return failed
+
+
+def imported(config: ExperimentConfig, folder: Path) -> Path:
+    """Return the folder of the model that ``load_checkpoint``, a checkpoint of the release, becomes below a run."""
+    checkpoint = Path(config.load_checkpoint)
+    model = folder / f"imported-{sha256(checkpoint)[:8]}"
+    if not model.is_dir():
+        import_checkpoint(checkpoint, model, modality=config.datamodule.cfg.mode)
+    return model
 
 
 def _trains_only(name: str) -> bool:
