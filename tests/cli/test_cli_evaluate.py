@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import DAMAGES, damage, run, truncate
 
+from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 
 
@@ -42,6 +44,26 @@ def test_evaluate_leaves_out_leaks(model: Path, data_dir: Path, tmp_path: Path) 
     assert "ssim_1.42" in result.stdout, "any width may be named"
     table = pd.read_csv(tmp_path / "out/cases.csv")
     assert set(zip(table["case"], table["split"], strict=True)) == {("patient19", "test")}
+
+
+def test_maps_are_written_beside_figures_that_were_there(model: Path, data_dir: Path, tmp_path: Path) -> None:
+    words = ("--sets", "MSLUB", "--device", "cpu", "--scores", "ssim_1.42,l1", "--no-native")
+    run("evaluate", model, data_dir, "-o", tmp_path / "out", *words)
+    figures = (tmp_path / "out/cases.csv").read_text()
+    assert not (tmp_path / "out/maps").exists()
+    run("evaluate", model, data_dir, "-o", tmp_path / "out", *words, "--maps")
+    assert (tmp_path / "out/cases.csv").read_text() == figures
+    maps = sorted((tmp_path / "out/maps").rglob("*.nii.gz"))
+    assert {path.parent.name for path in maps} == {"MSLUB", "IXI"}
+    shown = {path.name: Volume.load(path) for path in maps if path.name.startswith("patient19")}
+    assert set(shown) == {"patient19-T1_l1.nii.gz", "patient19-T1_ssim_1.42.nii.gz"}
+    scan = Volume.load(next((data_dir / "Data/Test/MSLUB/t1").glob("patient19*")))
+    for map in shown.values():
+        middles = [volume.affine @ [*np.argwhere(volume.array > 0).mean(0), 1] for volume in (map, scan)]
+        assert np.abs(middles[0] - middles[1]).max() < 12, "the map lies on the brain"
+    before = maps[0].stat().st_mtime_ns
+    run("evaluate", model, data_dir, "-o", tmp_path / "out", *words, "--maps")
+    assert maps[0].stat().st_mtime_ns == before
 
 
 def model_for_t2(model: Path, folder: Path) -> Path:

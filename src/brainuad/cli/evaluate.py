@@ -59,6 +59,7 @@ def evaluate(
     voxels: Annotated[str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))] = "brain",
     native: Annotated[bool, typer.Option(help="Measure on the grid of the image files, too.")] = True,
     reference: Annotated[bool, typer.Option("--reference", help="Measure as the paper's release does.")] = False,
+    maps: Annotated[bool, typer.Option("--maps", help="Write every map as NIfTI into maps/, too.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     compile: Compile = False,
@@ -102,7 +103,7 @@ def evaluate(
 
         table = evaluate_cases(
             detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report, stage=advance.stage, figures=True, ranks=ranks,
+            progress=report, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
         )  # fmt: skip
     if not ranks.first:
         return

@@ -41,7 +41,7 @@ FILE_FLAGS = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-
 RELEASE_HINTS = {
     "resume_train": "It is called resume here",
     "ckpt_path": "A run goes on by resume=True, and load_checkpoint=DIR names what onlyEval=True evaluates",
-    "pickle_preds": "It is not needed: evaluation writes every figure to cases.csv, and `brainuad score` writes maps",
+    "pickle_preds": "It is not needed: figures are in cases.csv, and `brainuad evaluate --maps` writes maps as NIfTI",
     "test_after_training": "It is not needed: training is always followed by evaluation, and resume=True repeats that",
     "testsets": "All test sets of the modality that are there are evaluated; `brainuad evaluate --sets` chooses",
     "objective": "It is not needed: the network predicts the clean image, as published",

@@ -187,6 +187,11 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         if model is None:
             return 0
         failed += evaluate_fold(settings.get(fold, config), model, cases, fold_folder)
+    evaluated = [fold for fold in folds if (folder / f"fold{fold}" / "evaluation" / "summary.csv").is_file()]
+    if len(evaluated) > 1:
+        from brainuad.study.folds import summarise_folds
+
+        summarise_folds(folder, evaluated)
     if failed:
         print(f"{failed} cases failed; see evaluation/cases.csv in {folder}", file=sys.stderr)
     print(folder)

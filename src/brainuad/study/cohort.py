@@ -46,6 +46,7 @@ def evaluate_cases(
     on_scored: Callable[[ScoredCase], None] = lambda scored: None,
     stage: Callable[[str], None] = lambda name: None,
     figures: bool = False,
+    maps: bool = False,
     ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Evaluate a detector and write ``cases.csv``, ``summary.csv``, ``summary.json``, ``summary.md`` and LaTeX.
@@ -73,6 +74,8 @@ def evaluate_cases(
         on_scored: Called with the volumes of each newly scored case, for instance to draw them.
         stage: Called with subject and step ("IXI067: reconstruct") as one begins.
         figures: Draw figures, and each set's best, median and worst case.
+        maps: Write the post-processed maps of every measured scan as NIfTI, ``maps/SET/IMAGE_SCORE.nii.gz``, on the
+            model's grid and in the scan's space. A scan that was measured before without them is scored again.
         ranks: The processes that divide the cases, each calling this with the same arguments. The first writes the
             results, which equal those of a single process.
 
@@ -99,7 +102,7 @@ def evaluate_cases(
         scores, baselines, detector.health, lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load))
     )
     check_writable(output)
-    run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks)
+    run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks, maps)
     run.evaluate(chosen)
     table, run.rows = run.rows.table(), Rows()  # not both in memory
     if not ranks.first:

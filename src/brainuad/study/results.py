@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, people, scans_of_others
+from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import RARITY
+from brainuad.scoring.scores import OF_THE_IMAGE
 from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space
 from brainuad.study.progress import Progress, key_of, read_histograms, without_nan, write_histograms
 from brainuad.study.protocol import MODEL, Protocol, Thresholds
@@ -92,6 +97,10 @@ class Health:
         ranks.wait()
 
 
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text)
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """Results of one case: measures by score and space, counts by "space score"."""
@@ -114,9 +123,12 @@ class Results:
         healthy: Sequence[Case],
         rank: int = 0,
         on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+        *,
+        maps: bool = False,
     ) -> None:
         self.scorer, self.protocol, self.on_scored = scorer, protocol, on_scored
         self.folder = output / "histograms"
+        self.maps = output / "maps" if maps else None
         self.progress = Progress(output / "progress.jsonl", rank)
         detector = scorer.detector.result_key
         self.key = key_of(__version__, detector, asdict(protocol), scorer.seed, scorer.postprocess)
@@ -130,7 +142,11 @@ class Results:
         histograms: dict[str, ScoreHistogram] = {}
         for file in dict.fromkeys(entry["histograms"] for entry in entries.values()):
             histograms |= read_histograms(self.folder / file)
-        missing = [name for name in keys if name not in entries or f"{MODEL} {name}" not in histograms]
+        missing = [
+            name
+            for name in keys
+            if name not in entries or f"{MODEL} {name}" not in histograms or self.lacks_map(case, name)
+        ]
         facts = self.progress.get(facts_key)
         if missing or facts is None:
             self.health.know(missing)
@@ -138,6 +154,7 @@ class Results:
             self.scorer.stage(f"{case.subject}: measure")
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
             found, fresh, counts = self.measure(scored, thresholds, file)
+            self.write_maps(scored)
             write_histograms(self.folder / file, counts)
             if facts is None:  # else another run measured other scores, or a run ended between two lines
                 facts = found
@@ -157,7 +174,26 @@ class Results:
     def incomplete(self, case: Case, thresholds: Mapping[str, Thresholds]) -> bool:
         """Return whether any result of a case is missing, judged by the progress file."""
         keys = [self.case_key(case), *(self.case_key(case, name, at) for name, at in thresholds.items())]
-        return not all(key in self.progress for key in keys)
+        return not all(key in self.progress for key in keys) or any(self.lacks_map(case, name) for name in thresholds)
+
+    def map_path(self, case: Case, name: str) -> Path | None:
+        """Return where a map is written: ``maps/SET/IMAGE_SCORE.nii.gz``; None of scores without a model."""
+        if self.maps is None or name in OF_THE_IMAGE:
+            return None
+        stem = re.sub(r"(?i)\.nii(\.gz)?$", "", case.image.name)
+        return self.maps / _file_name(case.dataset) / _file_name(f"{stem}_{name}.nii.gz")
+
+    def lacks_map(self, case: Case, name: str) -> bool:
+        """Return whether a map is wanted and not there."""
+        path = self.map_path(case, name)
+        return path is not None and not path.is_file()
+
+    def write_maps(self, scored: ScoredCase) -> None:
+        """Write the maps of a case that are wanted, on the model's grid, in the space of the scan."""
+        prepared = scored.prepared
+        for name, map in scored.maps.items():
+            if (path := self.map_path(prepared.case, name)) is not None:
+                Volume.from_array(map, prepared.affine).save(path, np.float32)
 
     def greedy_threshold(self, cases: Sequence[Case], name: str) -> float:
         """Return the threshold of the release's search on the pooled maps of cases, which are computed again.

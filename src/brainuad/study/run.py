@@ -42,6 +42,7 @@ class Run:
     report: Callable[[Case, str], None]
     on_scored: Callable[[ScoredCase], None]
     ranks: Ranks = field(default_factory=Ranks)
+    maps: bool = False
     rows: Rows = field(default_factory=Rows)
     thresholds: list[Row] = field(default_factory=list)  # and the scans they come from
     failed: list[Row] = field(default_factory=list)
@@ -50,8 +51,9 @@ class Run:
 
     def __post_init__(self) -> None:
         self.results = Results(
-            self.scorer, self.scores, self.protocol, self.output, self.healthy, self.ranks.number, self.on_scored
-        )
+            self.scorer, self.scores, self.protocol, self.output, self.healthy, self.ranks.number, self.on_scored,
+            maps=self.maps,
+        )  # fmt: skip
 
     def evaluate(self, cases: Sequence[Case]) -> None:
         """Measure validation and test cases; healthy validation cases come first."""
