@@ -75,7 +75,7 @@ class Recipe:
 T1, T2 = ("T1", "train_t1.npz"), ("T2", "train_t2.npz")
 RECIPES = {
     "lite-t1": Recipe(T1, 90, [*LITE, "model=lite-ddpm_dae"]),
-    "lite-t2": Recipe(T2, 90, [*LITE, "datamodule.cfg.mode=t2"]),
+    "lite-t2": Recipe(T2, 90, [*LITE, "model=lite-ddpm_dae", "datamodule.cfg.mode=t2"]),
     "paper-t1": Recipe(T1, None, ["experiment=paper", *LARGE]),
     "paper-t2": Recipe(T2, None, ["experiment=paper", *LARGE, "datamodule.cfg.mode=t2"]),
     "restoration-t1": Recipe(T1, None, RESTORATION),
