@@ -64,7 +64,7 @@ def test_it_computes_what_the_release_computes(weights: Weights, tmp_path: Path)
 
 def test_nothing_in_a_checkpoint_is_executed(weights: Weights, tmp_path: Path) -> None:
     path = checkpoint(weights, tmp_path / "hostile.ckpt", callbacks=[Hostile(tmp_path / "trace")])
-    import_checkpoint(path, tmp_path / "model")
+    import_checkpoint(path, tmp_path / "model", modality="t1")
     assert not (tmp_path / "trace").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "trace").exists(), "the checkpoint is not hostile"
@@ -75,7 +75,7 @@ def test_weights_alone_are_enough(weights: Weights, tmp_path: Path) -> None:
     save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "weights.safetensors")
     models = []
     for name in ("weights.pt", "weights.safetensors"):
-        import_checkpoint(tmp_path / name, tmp_path / f"{name}.model")
+        import_checkpoint(tmp_path / name, tmp_path / f"{name}.model", modality="t1")
         models.append(Detector.load(tmp_path / f"{name}.model").model.state_dict())
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
@@ -105,5 +105,5 @@ def damaged(path: Path) -> None:
 def test_what_is_no_checkpoint_is_one_clear_error(write: Callable[[Path], Any], fault: str, tmp_path: Path) -> None:
     write(tmp_path / "last.ckpt")
     with pytest.raises(InputError, match=fault):
-        import_checkpoint(tmp_path / "last.ckpt", tmp_path / "model")
+        import_checkpoint(tmp_path / "last.ckpt", tmp_path / "model", modality="t1")
     assert not (tmp_path / "model").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,7 @@ _NEEDED = {
 }
 
 
-def import_checkpoint(checkpoint: str | Path, folder: str | Path, *, modality: str = "t1") -> None:
+def import_checkpoint(checkpoint: str | Path, folder: str | Path, *, modality: str) -> None:
     """Write a checkpoint of the release's plain DDPM as a model folder, completely or not at all.
 
     The settings of the network follow from the weights (:func:`load_reference_state_dict`). All other settings are
@@ -43,7 +42,12 @@ def import_checkpoint(checkpoint: str | Path, folder: str | Path, *, modality: s
         InputError: The file is no such checkpoint, or the folder is there or cannot be written to.
     """
     path = Path(checkpoint)
-    unet = load_reference_state_dict(_state_dict(path))
+    try:
+        unet = load_reference_state_dict(_state_dict(path))
+    except InputError as error:
+        if error.subject == str(path):
+            raise
+        raise InputError(path, f"{error.subject}: {error.fault}", error.remedy) from error
     assert isinstance(unet.config, ModelConfig)
     model = DiffusionModel(unet.config)
     model.unet.load_state_dict(unet.state_dict())
@@ -71,13 +75,15 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise InputError(path, "is a TorchScript program, and programs are not run", remedy)
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # what else torch.load reads are old formats and programs
+                raise InputError(path, "is no checkpoint that can be read", remedy)
+        if any(name.endswith("constants.pkl") for name in torch._C.PyTorchFileReader(str(path)).get_all_records()):
+            raise InputError(path, "is a TorchScript program, and programs are not run", remedy)
         reader = SimpleNamespace(__name__="pickle", Unpickler=_Unpickler, UnpicklingError=pickle.UnpicklingError)
         return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
     except (
-        OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, LookupError, TypeError,
+        OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError,
         ValueError, AttributeError, EOFError,
     ) as error:  # fmt: skip
         raise InputError(path, f"is no checkpoint that can be read ({error})", remedy) from error
@@ -90,6 +96,10 @@ class _Inert:
         """Return one of any arguments."""
         return super().__new__(cls)
 
+    def __call__(self, *_: Any, **__: Any) -> _Inert:
+        """Return itself."""
+        return self
+
     def __setstate__(self, state: Any) -> None:
         """Forget it."""
 
@@ -97,6 +107,9 @@ class _Inert:
         """Forget them."""
 
     def append(self, item: Any) -> None:
+        """Forget it."""
+
+    def add(self, item: Any) -> None:
         """Forget it."""
 
     def extend(self, items: Any) -> None:
@@ -110,5 +123,5 @@ class _Unpickler(pickle.Unpickler):
         """Return what tensors are made of, and `_Inert` for all else."""
         if (module, name) in _NEEDED:
             return super().find_class(module, name)
-        found = getattr(torch, name, None) if module == "torch" else None
+        found = vars(torch).get(name) if module == "torch" else None
         return found if isinstance(found, torch.dtype) else _Inert

@@ -92,7 +92,7 @@ def test_another_kind_is_noticed_whatever_kind_the_model_is_of(healthy: list[Ima
 
 def test_contrast_tells_nothing_where_healthy_scans_have_none(looks: Looks) -> None:
     """As on FLAIR, where grey and white matter are alike."""
-    none = replace(looks, contrasts=(-0.03, *looks.contrasts[1:]))
+    none = replace(looks, contrasts=(-0.03, 0.0, *looks.contrasts[2:]))
     doubts = none.doubts(look_at(*another_contrast("t2")))
     assert doubts
     assert not any("another kind" in doubt for doubt in doubts)

@@ -141,6 +141,11 @@ class Looks:
         found.unpacked()
         return found
 
+    @property
+    def knows_alignment(self) -> bool:
+        """Whether there are enough healthy scans to say what alignment is usual."""
+        return len(self.alignment) >= _ENOUGH
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -164,8 +169,8 @@ class Looks:
         if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
             contrast, usual = _contrast(look.blocks, self.unpacked()), float(np.mean(self.contrasts))
             least = LEAST_CONTRAST * usual
-            # On FLAIR, healthy scans have next to none: there it tells nothing.
-            if min(self.contrasts) >= least and not contrast >= least:
+            # On FLAIR a tenth of the healthy scans have next to none: there it tells nothing.
+            if np.quantile(self.contrasts, 0.1) >= least and not contrast >= least:
                 other_kind = True
                 found.append(
                     f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "
@@ -190,7 +195,7 @@ class Looks:
                     "look at the brain mask"
                 )
         if look.alignment is not None and not other_kind:
-            low = _limit(self.alignment, "below") if len(self.alignment) >= _ENOUGH else POOR_ALIGNMENT
+            low = _limit(self.alignment, "below") if self.knows_alignment else POOR_ALIGNMENT
             if not look.alignment >= low:
                 found.append(
                     f"correlation {look.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "

@@ -42,5 +42,5 @@ def main() -> None:
     # Threads that wait by spinning keep the processor from other work. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print_anything()
-    atexit.register(gc.freeze)  # half a second of looking for objects that nothing needs any more
+    atexit.register(gc.freeze)  # spares the last garbage collection, half a second
     typer.main.get_command(app)(prog_name="brainuad")

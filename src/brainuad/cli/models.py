@@ -94,7 +94,7 @@ def import_model(
         Path, typer.Argument(metavar="CKPT", help="Checkpoint of the release's DDPM: .ckpt, .pt or .safetensors.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")],
-    modality: Modality = "t1",
+    modality: Modality,
 ) -> None:
     """Make a model folder, which every command takes, of a checkpoint of the paper's release.
 

@@ -58,8 +58,8 @@ def prepare(
 ) -> None:
     """Register raw scans to the atlas and write them in the paper's layout. A rerun skips finished scans.
 
-    The brain mask is the given one; else, in a scan without skull, its foreground; else deepbet's (T1). A T2 uses the
-    brain mask of the T1 of its session.
+    The brain mask is the given one; else, in a scan without skull, its foreground; else deepbet's (T1). A T2 or FLAIR
+    uses the brain mask of the T1 of its session.
     """
     scans = raw_scans(raw, dataset, modality, splits=splits)
     if dry_run:

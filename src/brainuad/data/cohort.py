@@ -187,7 +187,7 @@ def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str
 def _with_image(
     cases: Sequence[Case], root: Path, path: Path, modality: str, *, needed: bool
 ) -> tuple[list[Case], list[Note]]:
-    """Keep the IXI cases of a split file that have a scan of a modality, by ``avail_t2.csv`` or else by the files."""
+    """Keep the IXI cases of a split file that have a scan of a modality, by ``avail_t2.csv`` etc. or by the files."""
     listing = root / "splits" / f"avail_{modality}.csv"
     if listing.is_file():
         names = [row["0"] for row, _ in read_table(listing, required={"0"})]

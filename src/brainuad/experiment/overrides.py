@@ -231,11 +231,12 @@ def read_settings(path: Path) -> ExperimentConfig:
     """
     try:
         stored = OmegaConf.load(path)
-        if not isinstance(stored, DictConfig):
-            raise InputError(path, "holds no settings", "Restore it, or start a new run")
-        return to_experiment(stored)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(path, f"cannot be read ({_one_line(error)})", "Restore it, or start a new run") from error
+    if not isinstance(stored, DictConfig):
+        raise InputError(path, "holds no settings", "Restore it, or start a new run")
+    try:
+        return to_experiment(stored)
     except (InputError, OmegaConfBaseException) as error:
         fault = f"has settings that this version does not have ({_one_line(error)})"
         raise InputError(path, fault, "Start a new run, or use the version that it was begun with") from error

@@ -7,7 +7,7 @@ import re
 _WORDS = {
     "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"},
     "t2": {"t2", "t2w", "t2wi"},
-    "flair": {"flair", "flairw", "t2flair", "t2f"},
+    "flair": {"flair", "flairw", "t2flair", "t2f", "darkfluid"},
 }
 _OTHER = {"dwi", "adc", "trace", "bold", "swi", "tof", "pdw"}
 _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
@@ -28,8 +28,12 @@ def contrast_of(text: str, modality: str) -> str:
     if words & (_OTHER | _AGENT):
         return "other"
     named = {key for key, names in _WORDS.items() if words & names}
-    if "flair" in named:  # often called T2 FLAIR
+    if {"dark", "fluid"} <= words:
+        named.add("flair")
+    if named == {"t2", "flair"}:  # a FLAIR is often called T2 FLAIR
         named = {"flair"}
+    if named == {"t1", "flair"}:  # there is a T1 that suppresses fluid, too
+        return "other"
     if modality in named:
         return "same"
     return "other" if named else ""

@@ -112,7 +112,7 @@ def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float)
     calibration, placed = detector.calibration, maps.placed
     looks = Looks() if calibration is None else calibration.looks
     # Correlation with the atlas, which is a T1, says nothing of another contrast, unless healthy scans of that do.
-    alignment = placed.alignment if detector.modality == "t1" or looks.alignment else None
+    alignment = placed.alignment if detector.modality == "t1" or looks.knows_alignment else None
     if calibration is None:
         warnings = looks.doubts(look_at(placed.image, placed.mask, maps.brain.ml, alignment))
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]

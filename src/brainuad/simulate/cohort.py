@@ -42,9 +42,9 @@ def simulate_cohort(
 ) -> pd.DataFrame:
     """Put lesions of every kind into healthy scans. Finished subjects are skipped, failed ones recorded.
 
-    Training subjects get no lesions; they are only useful for T2, whose healthy scans are simulated, too. Writes 8-bit
-    images (0 to the 99.8th percentile of the healthy brain), brain masks, ground truths and one JSON sidecar per
-    subject, all in ``output`` itself; then ``manifest.csv`` and ``simulation.json`` of this run.
+    Training subjects get no lesions; they are only useful for T2 and FLAIR, whose healthy scans are simulated, too.
+    Writes 8-bit images (0 to the 99.8th percentile of the healthy brain), brain masks, ground truths and one JSON
+    sidecar per subject, all in ``output`` itself; then ``manifest.csv`` and ``simulation.json`` of this run.
 
     Args:
         cases: Healthy scans in atlas space, as ``brainuad prepare`` writes them, with MUSE labels beside them.

@@ -74,8 +74,8 @@ def evaluate_cases(
         on_scored: Called with the volumes of each newly scored case, for instance to draw them.
         stage: Called with subject and step ("IXI067: reconstruct") as one begins.
         figures: Draw figures, and each set's best, median and worst case.
-        maps: Write the post-processed maps of every measured scan as NIfTI, ``maps/SET/IMAGE_SCORE.nii.gz``, on the
-            model's grid and in the scan's space. A scan that was measured before without them is scored again.
+        maps: Write the post-processed maps of every measured scan as NIfTI, ``maps/SET/SUBJECT_SCORE_KEY.nii.gz``, on
+            the model's grid and in the scan's space. A scan that was measured before without them is scored again.
         ranks: The processes that divide the cases, each calling this with the same arguments. The first writes the
             results, which equal those of a single process.
 

@@ -177,11 +177,14 @@ class Results:
         return not all(key in self.progress for key in keys) or any(self.lacks_map(case, name) for name in thresholds)
 
     def map_path(self, case: Case, name: str) -> Path | None:
-        """Return where a map is written: ``maps/SET/IMAGE_SCORE.nii.gz``; None of scores without a model."""
+        """Return where a map is written, ``maps/SET/SUBJECT_SCORE_KEY.nii.gz``; None of scores without a model.
+
+        The key tells scans of one name apart, and models, scans and settings whose results are in the same folder.
+        """
         if self.maps is None or name in OF_THE_IMAGE:
             return None
-        stem = re.sub(r"(?i)\.nii(\.gz)?$", "", case.image.name)
-        return self.maps / _file_name(case.dataset) / _file_name(f"{stem}_{name}.nii.gz")
+        stem = f"{case.subject}_{name}_{self.case_key(case, name)[:8]}"
+        return self.maps / _file_name(case.dataset) / f"{_file_name(stem)}.nii.gz"
 
     def lacks_map(self, case: Case, name: str) -> bool:
         """Return whether a map is wanted and not there."""

@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"IXI\d{3}")
 
 
 def ixi(root: Path, modality: str) -> list[RawScan]:
-    """IXI-T1.tar (and IXI-T2.tar), a folder of IXI012-HH-1211-T1.nii.gz, or folders t1 (t2, brainseg or mask).
+    """IXI-T1.tar (and IXI-T2.tar), a folder of IXI012-HH-1211-T1.nii.gz, or folders t1 (t2, flair, brainseg or mask).
 
     Files of one subject have its number. ``participants.csv`` in the folder may give splits and ages, and
     ``IXI.csv`` (the published IXI.xls, saved as CSV) ages.
