@@ -248,6 +248,7 @@ def test_what_cannot_be_scored_says_so(bad, code, message, model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_name_that_is_no_text_is_escaped(model, tmp_path):
     """A folder in Latin-1, as old archives have it, and a scan in it that cannot be read."""
     folder = tmp_path / os.fsdecode(b"H\xe9l\xe8ne")

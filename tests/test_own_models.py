@@ -139,6 +139,7 @@ def test_the_healthy_atlas(room: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow(seconds=30)
+@pytest.mark.long
 def test_a_model_of_another_package_that_reconstructs(
     room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

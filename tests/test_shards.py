@@ -41,6 +41,7 @@ def test_shares_are_whole_and_apart(cohort: list[object]) -> None:
         assert sorted(found, key=str) == sorted(everything, key=str)  # names too are those of one run
 
 
+@pytest.mark.long
 def test_a_last_run_puts_shares_together(cohort: list[object], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert score(*cohort, "--shard", "1/2").exit_code == 0

@@ -186,6 +186,7 @@ def test_what_cannot_be_measured(size: tuple[int, int, int], stages: list[str], 
         run_bench(tiny_detector(), [size], stages, repeats=1)
 
 
+@pytest.mark.long
 def test_command(tmp_path: Path) -> None:
     tiny_detector().save(tmp_path / "model")
     script = Path(__file__).parents[2] / "benchmarks" / "baseline.py"

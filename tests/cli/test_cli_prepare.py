@@ -81,6 +81,7 @@ def test_prepare_writes_over_no_table_of_the_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_brain_mask_is_of_one_modality(tmp_path: Path) -> None:
     """A T2 alone would write over the mask of the T1 that is there; other subjects go on."""
     words = ("-o", tmp_path / "out", "--dataset", "manifest", "--spacing", 2)

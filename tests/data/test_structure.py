@@ -89,7 +89,7 @@ LONG = pytest.mark.long
         pytest.param(lambda: in_any_order(of_patient("flair")), id="permuted"),
         pytest.param(lambda: noise_in_outline(of_patient("t1")), id="noise in a brain's outline", marks=LONG),
         pytest.param(lambda: body(of_patient("t1"), "ellipsoid", 0), id="ellipsoid", marks=LONG),
-        pytest.param(lambda: body(of_patient("t1"), "ellipsoid", 4), id="smooth ellipsoid"),
+        pytest.param(lambda: body(of_patient("t1"), "ellipsoid", 4), id="smooth ellipsoid", marks=LONG),
         pytest.param(lambda: body(of_patient("t1"), "cube", 2), id="cube", marks=LONG),
         pytest.param(lambda: turned(of_patient("t1"), "x", 180), id="upside down"),
         pytest.param(lambda: turned(of_patient("t1"), "y", 90), id="on its side", marks=LONG),

@@ -65,6 +65,7 @@ def test_two_tiny_models_in_half_a_minute(here: Path) -> None:
     assert Detector.load(here / "model").provenance["step"] <= first["steps"]
 
 
+@pytest.mark.long
 def test_what_fails_is_recorded(here: Path) -> None:
     done = typed(here, "30", "smoke", data="missing.npz")
     assert done.returncode == 1

@@ -93,6 +93,7 @@ def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreR
     assert result.score == scored.score
 
 
+@pytest.mark.long
 def test_images_of_torchio_and_monai_bring_their_affines(detector: Detector, scored: brainuad.ScoreResult) -> None:
     image, mask = nib.load(IMAGE), nib.load(MASK)
     array = torch.from_numpy(image.get_fdata(dtype=np.float32))
