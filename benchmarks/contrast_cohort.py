@@ -9,8 +9,9 @@
       trainer.decay_steps=3500 seed=5
 
 The last line made ``lite-flair`` and, with t2 in place of flair, ``lite-t2``, from the weights of the denoising
-autoencoder of ``lite-t1``. OUT/manifest.csv lists scans simulated from IXI's T1, and what is far from the tumour in the
-scans of BraTS's validation patients. Those are no healthy people, and a slice without a tumour need not be healthy.
+autoencoder of ``lite-t1`` (the scans of ``lite-flair`` were simulated with other random numbers). OUT/manifest.csv
+lists scans simulated from IXI's T1, and what is far from the tumour in the scans of BraTS's validation patients. Those
+are no healthy people, and a slice without a tumour need not be healthy.
 """
 
 from __future__ import annotations

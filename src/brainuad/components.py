@@ -22,9 +22,9 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     """Return the delineated regions of a map as labels from 1, and their number.
 
     In a smooth map a high peak raises its surroundings above any fixed threshold. So each 26-connected region above the
-    threshold is reduced to the voxels that are more than halfway from the threshold to its peak, and the
-    components of these are the regions. Two tumours joined by a halo become two regions. A part that stays below that,
-    for a higher peak that it is connected to, is not listed.
+    threshold is reduced to the voxels that are more than halfway from the threshold to its peak, and the components of
+    these are the regions. Two tumours joined by a halo become two regions. A part that stays below that, for a higher
+    peak that it is connected to, is not listed.
 
     Args:
         map: ``(X, Y, Z)``.

@@ -110,7 +110,7 @@ def test_every_model_has_settings_and_one_grid(name: str, tmp_path: Path) -> Non
 
 def test_small_presets_are_taken(tmp_path: Path) -> None:
     def dims(name: str) -> int:
-        return zoo_settings(name, 1, tmp_path, tmp_path, 60).model.cfg.unet_dim  # type: ignore[attr-defined]
+        return int(vars(zoo_settings(name, 1, tmp_path, tmp_path, 60).model.cfg)["unet_dim"])
 
     assert dims("ddpm") == 48
     assert dims("cddpm") == 32
