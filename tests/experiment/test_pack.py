@@ -13,6 +13,7 @@ from commands import run
 from presets import SMALL
 
 from brainuad.data.packed import read_packed
+from brainuad.experiment import fold
 from brainuad.experiment import run as experiment
 from brainuad.experiment.overrides import read_overrides
 
@@ -33,15 +34,13 @@ def packed(here: Path) -> Path:
 def test_the_scans_are_those_of_the_data(packed: Path) -> None:
     from_data = read_overrides([*SETTINGS, "data_dir=DATA"])
     from_file = read_overrides([*SETTINGS, "data_dir=train.npz"])
-    cases = experiment.fold_cases(from_data, 0)
-    assert experiment.fold_cases(from_file, 0) == []
+    cases = fold.fold_cases(from_data, 0)
+    assert fold.fold_cases(from_file, 0) == []
     cohort = read_packed(packed)
-    chosen = [*experiment.healthy(cases, "train"), *experiment.healthy(cases, "val")]
+    chosen = [*fold.healthy(cases, "train"), *fold.healthy(cases, "val")]
     assert [scan.subject for scan in cohort.scans] == [case.subject for case in chosen]
     assert [scan.split for scan in cohort.scans] == ["train", "train", "val"]
-    for there, here in zip(
-        experiment.training_volumes(from_data, cases), experiment.training_volumes(from_file, []), strict=True
-    ):
+    for there, here in zip(fold.training_volumes(from_data, cases), fold.training_volumes(from_file, []), strict=True):
         assert len(there) == len(here)
         assert (there.masks == here.masks).all()
         assert (there.images - here.images).abs().max() <= 0.501 * cohort.steps.max()
@@ -80,7 +79,7 @@ def test_it_cannot_be_evaluated_on(packed: Path, capsys: pytest.CaptureFixture[s
     (packed.parent / "model").mkdir()
     config = read_overrides(words)
     with pytest.raises(experiment.InputError, match="holds no test scans"):
-        experiment.fold_cases(config, 0)
+        fold.fold_cases(config, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 from brainuad.config import ExperimentConfig
 from brainuad.data.packed import SUFFIX, PackedCohort, PackedScan, is_packed, pack_scans, write_packed
 from brainuad.errors import InputError
+from brainuad.experiment.fold import fold_cases, healthy, load_with_progress
 from brainuad.experiment.overrides import check_settings
-from brainuad.experiment.run import fold_cases, healthy, load_with_progress
 
 
 def pack_data(config: ExperimentConfig, output: str | Path) -> PackedCohort:

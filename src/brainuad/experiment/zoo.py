@@ -24,8 +24,9 @@ from brainuad.data.loading import PreparedCase, load_case
 from brainuad.data.packed import is_packed
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
+from brainuad.experiment.fold import fold_cases
 from brainuad.experiment.overrides import CONFIG_MODULE, check_settings, read_overrides
-from brainuad.experiment.run import fold_cases, train_fold
+from brainuad.experiment.run import train_fold
 from brainuad.files import write_json, write_text
 from brainuad.study import OURS, evaluate_cases, failures
 from brainuad.study.figures import file_name

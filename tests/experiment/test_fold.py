@@ -10,7 +10,7 @@ import pytest
 from brainuad.config import ExperimentConfig
 from brainuad.data.cohort import paper_cases
 from brainuad.errors import InputError
-from brainuad.experiment import run as experiment
+from brainuad.experiment import fold
 
 
 def fold_config(here: Path, **changes: Any) -> ExperimentConfig:
@@ -21,7 +21,7 @@ def fold_config(here: Path, **changes: Any) -> ExperimentConfig:
 
 def test_leaks_are_left_out_and_counted(leaking: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    cases = experiment.fold_cases(fold_config(leaking), 0)
+    cases = fold.fold_cases(fold_config(leaking), 0)
     assert [case.subject for case in cases if case.split == "train"] == ["IXI219"]
     assert "left out 2 of 7 rows (1 subjects were in two splits, 1 images were listed twice)" in caplog.text
 
@@ -30,37 +30,37 @@ def test_leaks_are_refused_unless_allowed(leaking: Path) -> None:
     config = fold_config(leaking)
     config.datamodule.cfg.leak_free = False
     with pytest.raises(InputError, match=r"IXI IXI552 is in train and test.*--allow-leaks"):
-        experiment.fold_cases(config, 0)
+        fold.fold_cases(config, 0)
     config.allow_leaks = True
-    assert len(experiment.fold_cases(config, 0)) == 7
+    assert len(fold.fold_cases(config, 0)) == 7
 
 
 def test_evaluation_leaves_out_what_training_leaves_out(leaking: Path) -> None:
     config = fold_config(leaking, onlyEval=True)
-    subjects = [case.subject for case in experiment.fold_cases(config, 0) if case.split == "train"]
+    subjects = [case.subject for case in fold.fold_cases(config, 0) if case.split == "train"]
     assert subjects == ["IXI219"]
     config.datamodule.cfg.leak_free = False
     with pytest.raises(InputError, match="--allow-leaks"):
-        experiment.fold_cases(config, 0)
+        fold.fold_cases(config, 0)
 
 
 def test_evaluation_takes_a_sample_where_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = fold_config(here, onlyEval=True)
-    monkeypatch.setattr(experiment, "SAMPLE_SUBJECTS", 0)
-    assert experiment.fold_cases(config, 0) == []
+    monkeypatch.setattr(fold, "SAMPLE_SUBJECTS", 0)
+    assert fold.fold_cases(config, 0) == []
     config.datamodule.cfg.sample_set = False
-    assert experiment.fold_cases(config, 0)
+    assert fold.fold_cases(config, 0)
 
 
 def test_training_takes_healthy_scans_of_its_own_sets(here: Path) -> None:
     cases = paper_cases(here / "DATA", modality="t1", fold=0)
-    assert {case.dataset for case in experiment.healthy(cases, "val")} == {"IXI"}
+    assert {case.dataset for case in fold.healthy(cases, "val")} == {"IXI"}
     lesions = [case for case in cases if case.label]
-    assert experiment.healthy(lesions, "train") == experiment.healthy(lesions, "val") == []
+    assert fold.healthy(lesions, "train") == fold.healthy(lesions, "val") == []
 
 
 def test_sample_set_keeps_a_few_of_every_split(here: Path) -> None:
     cases = paper_cases(here / "DATA", modality="t1", fold=0)
-    kept = experiment.first_subjects(cases * 9)
+    kept = fold.first_subjects(cases * 9)
     assert len(kept) == 4 * 5
     assert {(case.dataset, case.split) for case in kept} == {(case.dataset, case.split) for case in cases}
