@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -43,3 +44,23 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     finally:
         if runs(worker):
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
+def test_freed_memory_is_taken_again() -> None:
+    code = """
+import resource, sys
+import numpy as np
+from brainuad.processes import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+np.ones(30_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(30_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("kept", "returned")
+    )
+    assert kept < 100 < returned  # page faults

@@ -33,6 +33,8 @@ def outlined(map: np.ndarray, threshold: float) -> tuple[np.ndarray, int]:
     labels, count = components(map > threshold)
     if not count:
         return labels, 0
-    inside = labels > 0  # SciPy sorts all that it is given, and this is a hundredth of a scan
-    peaks = np.append(0.0, ndimage.maximum(map[inside], labels[inside], np.arange(1, count + 1)))
-    return components(inside & (map > threshold + OUTLINE * (peaks[labels] - threshold)))
+    high = labels > 0  # a hundredth of a scan: the rest need not be looked at
+    values, regions = map[high], labels[high]
+    peaks = np.append(0.0, ndimage.maximum(values, regions, np.arange(1, count + 1)))
+    high[high] = values > threshold + OUTLINE * (peaks[regions] - threshold)
+    return components(high)

@@ -157,6 +157,12 @@ def write_text(target: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def write_bytes(target: str | Path, data: bytes) -> None:
+    """Write ``data``, all or nothing."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")

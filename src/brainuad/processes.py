@@ -1,13 +1,32 @@
-"""Pools of processes that end with their parent process, however it ends."""
+"""Processes: how this one keeps its memory, and pools of others that end with it, however it ends."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from typing import Any
+
+_GIGABYTE = 1 << 30
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h of the GNU C library
+
+
+def keep_freed_memory() -> None:
+    """Let the GNU C library reuse large blocks, up to a gigabyte, that it would return to the system; else do nothing.
+
+    Networks that work on whole volumes free and take hundreds of megabytes layer by layer. The system hands out every
+    page anew and zeroed, which took a quarter of the time of a scan's brain extraction.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        with suppress(AttributeError):  # another C library
+            for parameter in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+                library.mallopt(parameter, _GIGABYTE)
 
 
 def process_pool(count: int, start: Callable[..., None] | None = None, *given: Any) -> ProcessPoolExecutor:

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -23,7 +24,7 @@ import brainuad.scan.run as run
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
-from brainuad.files import locked, write_text
+from brainuad.files import locked
 from brainuad.inputs.scans import find_scans
 from brainuad.scan.assess import score_scan
 from brainuad.scan.run import Settings, score_scans
@@ -64,8 +65,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
         return replace(result, record=replace(result.record, settings=settings))
 
     monkeypatch.setattr(run, "score_scan", score)
-    monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: "a picture")
-    monkeypatch.setattr("brainuad.report.montage.save_montage", lambda picture, path: write_text(path, picture))
+    monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: SimpleNamespace(png=lambda: b"a picture"))
     return done
 
 

@@ -32,6 +32,7 @@ from brainuad.cli import (  # noqa: F401  (each registers its command)
 )
 from brainuad.cli.app import app
 from brainuad.console import print_anything, report_bug
+from brainuad.processes import keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -42,5 +43,7 @@ def main() -> None:
     # Threads that wait by spinning keep the processor from other work. PyTorch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     print_anything()
+    keep_freed_memory()
+    gc.set_threshold(10_000)  # a fifth of the time that imports take is a search for garbage, which they do not make
     atexit.register(gc.freeze)  # spares the last garbage collection, half a second
     typer.main.get_command(app)(prog_name="brainuad")

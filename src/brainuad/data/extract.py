@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from brainuad.data.registration import itk_fault, one_itk_thread, to_sitk
+from brainuad.data.registration import itk_fault, to_sitk, two_itk_threads
 from brainuad.data.volume import Volume
 
 PUBLISHED_BIAS_LEVELS = 4
@@ -222,7 +222,7 @@ def correct_bias(
     correction.SetMaximumNumberOfIterations([iterations] * levels)
     correction.SetConvergenceThreshold(5e-4)
     try:
-        with one_itk_thread():
+        with two_itk_threads():
             correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
         log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     except RuntimeError as error:

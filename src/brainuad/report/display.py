@@ -25,6 +25,8 @@ _MARGIN = 12.0  # mm shown around the brain
 _BRIGHTEST = 1.25  # on the scale where the brain's 1st percentile is 0 and its 99th is 1
 _MAP_STEP = 0.002
 _MAX_VOXELS = 2**29
+_LABELS: dict[str, type] = {"brain": bool, "findings": np.uint16, "lesion": bool}  # the others are float32
+_SMOOTHED = ("scan", "reconstruction")  # against aliasing; the map is smooth, and the page shows its values
 _DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, ImageFileError, HeaderDataError)
 
 
@@ -84,20 +86,19 @@ def read_display(scored: Scored) -> Display:
         except InputError as error:
             notes.append(f"{shown[name][1]} is not shown: {error}")
     brain = layers["brain"] or Layer(anomaly.array > 0, anomaly.affine)
+    layers |= {"brain": Layer(brain.array > 0, brain.affine), "anomaly": anomaly}
+    if (lesion := layers.get("lesion")) is not None:
+        layers["lesion"] = Layer(lesion.array > 0.5, lesion.affine)
     affine, shape = display_grid(brain.array > 0, brain.affine)
-    inside = _to_grid(brain.array > 0, brain.affine, affine, shape, order=0) > 0
-    volumes = {
-        "brain": inside if inside.any() else np.ones(shape, dtype=bool),
-        # The map is smooth already, and the page shows its values.
-        "anomaly": _to_grid(anomaly.array, anomaly.affine, affine, shape, order=1),
-    }
-    for name in ("scan", "reconstruction"):
-        if (layer := layers.get(name)) is not None:
-            volumes[name] = _to_grid(layer.array, layer.affine, affine, shape, order=1, smooth=True)
-    if (layer := layers["findings"]) is not None:
-        volumes["findings"] = _to_grid(layer.array, layer.affine, affine, shape, order=0).astype(np.uint16)
-    if (layer := layers.get("lesion")) is not None:
-        volumes["lesion"] = _to_grid(layer.array > 0.5, layer.affine, affine, shape, order=0) > 0
+    with ThreadPoolExecutor() as pool:  # so does resampling
+        placing = {
+            name: pool.submit(_to_grid, layer, affine, shape, label=name in _LABELS, smooth=name in _SMOOTHED)
+            for name, layer in layers.items()
+            if layer is not None
+        }
+    volumes = {name: job.result().astype(_LABELS.get(name, np.float32)) for name, job in placing.items()}
+    if not volumes["brain"].any():
+        volumes["brain"] = np.ones(shape, dtype=bool)
     if "scan" in volumes:
         volumes["scan"] = _scaled(volumes["scan"], volumes["brain"])
     return Display(affine, volumes, notes)
@@ -156,21 +157,14 @@ def display_grid(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tup
     return grid, (int(x), int(y), int(z))
 
 
-def _to_grid(
-    array: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    shape: tuple[int, int, int],
-    *,
-    order: int,
-    smooth: bool = False,
-) -> np.ndarray:
-    """Resample by the scanner's coordinates, ``smooth``: with a Gaussian against aliasing on a coarser grid."""
-    matrix = np.linalg.inv(source) @ target
-    array = np.asarray(array, dtype=np.float32)
+def _to_grid(layer: Layer, target: np.ndarray, shape: tuple[int, int, int], *, label: bool, smooth: bool) -> np.ndarray:
+    """Resample by the scanner's coordinates: labels by the nearest neighbour, others linearly."""
+    matrix = np.linalg.inv(layer.affine) @ target
+    array = np.asarray(layer.array, dtype=np.float32)
     if smooth:
         step = np.linalg.norm(matrix[:3, :3], axis=1)  # source voxels a target voxel
         array = ndimage.gaussian_filter(array, np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355, mode="nearest")
+    order = 0 if label else 1
     return ndimage.affine_transform(
         array, matrix[:3, :3], matrix[:3, 3], output_shape=shape, order=order, mode="constant"
     )

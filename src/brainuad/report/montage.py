@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +15,6 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from brainuad.components import outlined
-from brainuad.files import atomic_path
 
 _SLICES = 4
 # red to yellow; values just above the first colour are transparent
@@ -56,12 +54,16 @@ class Overlay:
 
 
 class Picture(Figure):
-    """A figure that notebooks show without pyplot."""
+    """A figure that needs no pyplot, and that notebooks show."""
+
+    def png(self, dpi: float | str = "figure") -> bytes:
+        """Return the picture as a PNG file."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", facecolor=self.get_facecolor(), dpi=dpi)
+        return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", facecolor=self.get_facecolor(), dpi=_ON_SCREEN)
-        return buffer.getvalue()
+        return self.png(_ON_SCREEN)
 
 
 def montage(
@@ -210,9 +212,3 @@ def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:
 def _seen_from_the_feet(volume: np.ndarray, z: int) -> np.ndarray:
     """Return an axial slice in radiological orientation: front up, the patient's right on the left."""
     return np.asarray(volume[:, :, z]).T[::-1, ::-1]
-
-
-def save_montage(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, all or nothing."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())

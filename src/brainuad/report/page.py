@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,9 +23,6 @@ from brainuad.record import FIRST_COLOUR, FULL_COLOUR, Point, Record, Scale, to_
 from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
 from brainuad.report.records import Records, Row, Scored, read_records
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
 STANDING = "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
@@ -313,7 +309,7 @@ def _panels(scored: Scored, display: Display) -> str:
     colours = _colours(scored.record)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
     figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
-    return _data_uri(_as_png(figure))
+    return _data_uri(figure.png())
 
 
 def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], words: str) -> bytes:
@@ -332,13 +328,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
         scale_meaning="red to yellow: rarer and rarer in healthy brains",
         height=lambda z: f"z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
     )
-    return _as_png(figure)
-
-
-def _as_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
-    return buffer.getvalue()
+    return figure.png()
 
 
 def _millimetres(point: Point) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from brainuad.data.registration import one_itk_thread
+from brainuad.data.registration import two_itk_threads
 from brainuad.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def each(work: Callable[[T], R], scans: Sequence[T], jobs: int) -> Iterator[R]:
         jobs: Number of threads, each with one scan. The libraries that compute release Python's lock.
     """
     # Set once: threads that set it back after each step would disturb each other.
-    with one_itk_thread():
+    with two_itk_threads():
         if jobs == 1:
             yield from map(work, scans)
             return

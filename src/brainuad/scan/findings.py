@@ -35,14 +35,15 @@ def find_findings(
     """
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     components, _ = outlined(anomaly, threshold)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
+    inside = components > 0
+    sizes = np.bincount(components[inside], minlength=1)
     big = np.flatnonzero(sizes * voxel_ml >= max(smallest_ml, voxel_ml / 2))
     order = big[np.argsort(-sizes[big], kind="stable")]
     kept = order[:MOST_FINDINGS]
     new_labels = np.zeros(len(sizes), dtype=np.uint8)
     new_labels[kept] = np.arange(1, len(kept) + 1)
-    labels = new_labels[components]
+    labels = np.zeros(components.shape, dtype=np.uint8)
+    labels[inside] = new_labels[components[inside]]
     findings = [
         _measure(label, labels, anomaly, box, affine, scan_to_atlas)
         for label, box in enumerate(ndimage.find_objects(labels), 1)

@@ -18,7 +18,7 @@ import numpy as np
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
-from brainuad.files import write_json
+from brainuad.files import write_bytes, write_json
 from brainuad.record import SCALE_MEANING, Finding, Record, to_json
 from brainuad.scan.pipeline import ScanMaps
 from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
@@ -207,10 +207,8 @@ def write_result(
         saving = [
             pool.submit(volume.save, sidecar.parent / outputs[kind], dtype) for kind, (volume, dtype) in saved.items()
         ]
-        from brainuad.report.montage import save_montage  # matplotlib is slow to import
-
         with _drawing:
-            picture = _picture(result, result.record.name, lesion)
+            picture = _picture(result, result.record.name, lesion).png()
         try:
             for written in saving:
                 written.result()
@@ -220,8 +218,7 @@ def write_result(
                 with suppress(OSError):
                     (sidecar.parent / outputs[kind]).unlink(missing_ok=True)
             raise
-        with _drawing:
-            save_montage(picture, sidecar.parent / outputs["montage"])
+    write_bytes(sidecar.parent / outputs["montage"], picture)
     outputs |= also()
     seconds = result.seconds | {"write": round(time.perf_counter() - clock, 3)}
     record = replace(result.record, seconds=seconds, outputs=outputs)

@@ -222,8 +222,9 @@ class _Work:
     def begin(self, scan: Scan, step: str) -> None:
         """Say which step of a scan begins."""
         self.stage(f"{scan.name}: {step}")
-        if step == "placing":  # takes one core: time for what pictures need, half a second of imports
-            threading.Thread(target=import_module, args=("brainuad.report.montage",)).start()
+        if step == "placing":  # takes one core
+            for module in ("brainuad.report.montage", "brainuad.report.page"):  # slow to import
+                threading.Thread(target=import_module, args=(module,)).start()
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""

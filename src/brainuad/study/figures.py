@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from brainuad.files import atomic_path
+from brainuad.files import atomic_path, write_bytes
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
-from brainuad.report.montage import Overlay, montage, save_montage
+from brainuad.report.montage import Overlay, montage
 from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
 from brainuad.study.scorer import ScoredCase
 from brainuad.study.tables import wide
@@ -61,7 +61,7 @@ def draw_montage(scored: ScoredCase, overlays: Sequence[Overlay], path: Path, ti
         prepared.image, scored.reconstruction, overlays, prepared.mask, prepared.lesion,
         title=title, scale_meaning=SCALE_MEANING,
     )  # fmt: skip
-    save_montage(figure, path)
+    write_bytes(path, figure.png())
 
 
 def telling_cases(test: pd.DataFrame, dataset: str, score: str) -> dict[str, tuple[str, float]]:

@@ -12,9 +12,9 @@ from brainuad.data.cohort import Case
 from brainuad.detector import SCORE, Detector
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test, summarise
 from brainuad.evaluation.statistics import Summary
-from brainuad.files import markdown_table
+from brainuad.files import markdown_table, write_bytes
 from brainuad.record import SCALE_MEANING
-from brainuad.report.montage import Overlay, method_panels, save_montage
+from brainuad.report.montage import Overlay, method_panels
 from brainuad.scoring.health import OWN_MAP
 from brainuad.scoring.scores import SECOND
 from brainuad.study.figures import COLOURS
@@ -100,7 +100,7 @@ def draw_set(dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, D
     if image is None or lesion is None:
         return False
     title = f"{dataset}: {subject}"
-    save_montage(method_panels(image, lesion, overlays, title=title, scale_meaning=SCALE_MEANING), path)
+    write_bytes(path, method_panels(image, lesion, overlays, title=title, scale_meaning=SCALE_MEANING).png())
     return True
 
 
