@@ -19,8 +19,9 @@ from tiny import tiny_detector
 
 import brainuad
 from brainuad.config import DataConfig
-from brainuad.detector import Detector, known_models, load_model
+from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
+from brainuad.modelfile import known_models
 from brainuad.models.base import Model
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.health import HealthyStatistics
@@ -71,11 +72,11 @@ def test_what_it_knows_of_health_goes_with_it(tmp_path: Path, volume: np.ndarray
     detector.health = statistics.carried()
     detector.save(tmp_path)
     loaded = Detector.load(tmp_path)
-    maps = loaded.score_maps(volume, inside, ("l1", "l1_z"))
+    maps = loaded.maps(volume, inside, ("l1", "l1_z"), clean=False).raw
     torch.testing.assert_close(maps["l1_z"], loaded.health.score("l1_z", maps["l1"], inside))
     other = loaded.with_settings(test_timesteps=250)
     with pytest.raises(InputError, match="needs healthy scans to compare with; tiny knows none"):
-        tiny_detector().score_maps(volume, inside, ("l1_z",))
+        tiny_detector().maps(volume, inside, ("l1_z",))
     with pytest.raises(InputError, match="needs healthy scans"):
         other.check_score("intensity_atlas")
 
@@ -279,8 +280,8 @@ def test_a_compiled_detector_stays_compiled(
 def test_maps_on_a_gpu_are_those_of_the_processor(name: str) -> None:
     image = np.random.default_rng(0).random((80, 96, 72), dtype=np.float32)
     mask = image > 0.1
-    here = load_model("lite-t1", "cpu", "float32").score_maps(image, mask, [name])[name]
-    there = load_model("lite-t1", "cuda", "float32").score_maps(image, mask, [name])[name]
+    here = load_model("lite-t1", "cpu", "float32").maps(image, mask, [name], clean=False).raw[name]
+    there = load_model("lite-t1", "cuda", "float32").maps(image, mask, [name], clean=False).raw[name]
     assert there.is_cuda
     assert torch.allclose(there.cpu(), here, rtol=1e-2, atol=1e-2)
 
@@ -315,7 +316,7 @@ def test_a_score_gets_the_draws_it_wants_and_changes_no_other(detector: Detector
     found = detector.maps(volume, mask, ["l1", "mahalanobis"], seed=4, clean=False)
     stack = detector.reconstruct(volume, seed=4, draws=10)
     assert torch.equal(found.raw["mahalanobis"], mahalanobis(volume, stack, mask))
-    assert torch.equal(found.raw["l1"], detector.score_maps(volume, mask, ["l1"], seed=4)["l1"])
+    assert torch.equal(found.raw["l1"], detector.maps(volume, mask, ["l1"], seed=4, clean=False).raw["l1"])
     assert torch.equal(found.reconstruction, stack[0])
 
 
@@ -330,7 +331,7 @@ def test_the_default_score_is_the_ssim_ensemble(detector: Detector, volume: np.n
     mask = np.ones(volume.shape, dtype=bool)
     reconstruction = detector.reconstruct(volume, seed=2)[0]
     similarity = ssim_ensemble(reconstruction, volume, sigmas=detector.model_config.sigma_ens)
-    assert torch.equal(detector.score_maps(volume, mask, seed=2)["ssim_ensemble"], 1 - similarity)
+    assert torch.equal(detector.maps(volume, mask, seed=2, clean=False).raw["ssim_ensemble"], 1 - similarity)
 
 
 def test_model_with_nothing_but_reconstruct(detector: Detector, volume: np.ndarray) -> None:

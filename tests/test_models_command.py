@@ -15,7 +15,8 @@ from tiny import tiny_detector
 from typer.testing import CliRunner
 
 from brainuad.cli import app
-from brainuad.detector import Detector, known_models, load_model
+from brainuad.detector import Detector, load_model
+from brainuad.modelfile import known_models
 
 
 def call(*words: object) -> tuple[int, str]:

@@ -244,7 +244,7 @@ def test_what_is_kept_is_what_was_made(
 def test_a_score_that_a_model_cannot_give_is_refused(restorer: Detector, volume: np.ndarray) -> None:
     restorer.check_makes("model_z")
     with pytest.raises(InputError, match="model: cannot be had: tiny makes a reconstruction and no map of its own"):
-        tiny_detector().score_maps(volume, volume > 0, ["model"])
+        tiny_detector().maps(volume, volume > 0, ["model"])
     with pytest.raises(InputError, match="needs healthy scans to compare with; restorer knows none"):
         restorer.check_score("model_z")
     with pytest.raises(InputError, match=r"severity: is no setting of restoration\. It has name, "):

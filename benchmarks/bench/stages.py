@@ -25,6 +25,7 @@ from brainuad.data.loading import place_volumes
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.models import DiffusionModel, PairedModel
+from brainuad.models.base import Inference
 from brainuad.models.noise import opensimplex_permutation
 from brainuad.scoring import drop_small, erode_brain, median_filter, ssim_maps
 
@@ -251,7 +252,7 @@ class Case:
     def _anomaly(self) -> Tensor:
         """Return the raw map, as a detector makes it."""
         reconstruction, image = self._tensors()
-        return self.detector.compare(image, reconstruction[None], self.mask, (SCORE,))[SCORE]
+        return self.detector.compare(image, Inference(reconstruction[None], None), self.mask)[SCORE]
 
     def _ensemble(self) -> Stage:
         reconstruction, image = self._tensors()
@@ -259,7 +260,7 @@ class Case:
         flops, moved = self._ssim_work()
         return Stage(
             ENSEMBLE,
-            lambda: self.detector.compare(image, reconstruction[None], mask, (SCORE,))[SCORE],
+            lambda: self.detector.compare(image, Inference(reconstruction[None], None), mask)[SCORE],
             lambda: baseline.ssim_ensemble(reconstruction, image, mask, self.sigmas),
             flops=flops,
             bytes=moved,

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import as_file, files
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,9 @@ from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelSettings
 from brainuad.devices import compile_networks, resolve_device, resolve_precision
 from brainuad.errors import InputError
-from brainuad.modelfile import find_model, portable, read_health, read_model, write_model
-from brainuad.models.base import Inference, Model, batch_of, slabs_of
+from brainuad.inference import device_of, infer, infer_second
+from brainuad.modelfile import model_folder, portable, read_health, read_model, write_model
+from brainuad.models.base import Inference, Model
 from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
@@ -31,12 +29,6 @@ from brainuad.scoring.scores import OF_THE_IMAGE, SECOND
 
 SCORE = "ssim_ensemble"
 PAPER = "paper"  # the name that a user may give
-
-
-def known_models() -> list[str]:
-    """Return the names of the models that come with the package."""
-    folder = files("brainuad.assets") / "models"
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
 def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "auto", *, fold: int = 0) -> Detector:
@@ -63,24 +55,6 @@ def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "
         torch.backends.cudnn.allow_tf32 = False
     with model_folder(name_or_dir, fold) as folder:
         return replace(Detector.load(folder, device=target), precision=precision)
-
-
-@contextmanager
-def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
-    """Yield the folder of a shipped model, or of the model in a folder: see :func:`load_model`.
-
-    Raises:
-        InputError: There is no such model.
-    """
-    known = known_models()
-    if str(name_or_dir) in known:
-        with as_file(files("brainuad.assets") / "models" / str(name_or_dir)) as folder:
-            yield folder
-        return
-    if not Path(name_or_dir).is_dir():
-        names = f"Shipped models: {', '.join(known)}" if known else "No model is shipped with this version"
-        raise InputError(name_or_dir, "is neither a shipped model nor a folder", names)
-    yield find_model(Path(name_or_dir), fold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +150,7 @@ class Detector:
     @property
     def device(self) -> torch.device:
         """Device of the model; a model without weights computes on the CPU."""
-        held = chain(self.model.parameters(), self.model.buffers())
-        return next((tensor.device for tensor in held), torch.device("cpu"))
+        return device_of(self.model)
 
     @property
     def map_device(self) -> torch.device:
@@ -260,86 +233,19 @@ class Detector:
             raise InputError(self.name, "makes no reconstruction", f"It makes a map: the score {OWN_MAP!r}")
         return stack
 
+    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
+        """Return the model's reconstructions and its own map of a scan: see :func:`brainuad.inference.infer`."""
+        return infer(self.model, image, mask, seed, draws=draws, precision=self.precision)
+
     def reconstruct_second(self, image: Any, seed: int = 0) -> Tensor:
-        """Reconstruct a brain in the model's second way.
-
-        Args:
-            image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
-            seed: Seeds the noise of a network that draws any.
-
-        Returns:
-            ``(X, Y, Z)`` float32 on the CPU; values are not clamped.
+        """Return the model's second reconstruction: see :func:`brainuad.inference.infer_second`.
 
         Raises:
             InputError: The model has one way only.
-            ValueError: ``image`` is not (X, Y, Z).
         """
         if not self.model.has_second:
             raise InputError(self.name, "makes no second reconstruction", "See model=ddpm_dae")
-        slabs = slabs_of(as_volume(image, "image"), self.model.neighbours).to(self.device)
-        generator = torch.Generator().manual_seed(seed)
-        size = len(slabs) if self.model.whole_volumes else batch_of(slabs)
-        with self._inference():
-            made = [self.model.reconstruct_second(batch, generator) for batch in slabs.split(size)]
-        return torch.cat(made)[:, 0].permute(1, 2, 0).float().cpu()
-
-    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
-        """Return the model's reconstructions and its own map of a scan, from which scores are computed.
-
-        Args:
-            image: ``(X, Y, Z)`` in [0, 1]; array or tensor.
-            mask: ``(X, Y, Z)`` brain mask; None computes no map.
-            seed: Seeds the noise, which is the same on every device.
-            draws: Reconstructions from independent noise. The model's own map is the mean over them.
-
-        Returns:
-            Reconstructions ``(draws, X, Y, Z)`` and map ``(X, Y, Z)``, float32 on the CPU, each None if the model
-            makes none.
-
-        Raises:
-            ValueError: ``image`` or ``mask`` is not (X, Y, Z), or ``draws`` is not positive.
-        """
-        volume = torch.as_tensor(image, dtype=torch.float32)
-        if volume.ndim != 3 or draws < 1:
-            raise ValueError(f"expected (X, Y, Z) and draws > 0, got {tuple(volume.shape)} and {draws}")
-        slabs = slabs_of(volume, self.model.neighbours).to(self.device)
-        brain = None
-        if mask is not None and self.model.has_map:
-            brain = slabs_of(mask_on(volume, mask), self.model.neighbours).to(self.device)
-        generator = torch.Generator().manual_seed(seed)
-        with self._inference():
-            found = [self._infer_once(slabs, brain, generator) for _ in range(draws)]
-        stacks = [found_of for found_of, _ in found if found_of is not None]
-        maps = [map for _, map in found if map is not None]
-        return Inference(
-            torch.stack(stacks).float().cpu() if stacks else None,
-            torch.stack(maps).float().mean(0).cpu() if maps else None,
-        )
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Compute without gradients, the network's products in ``precision``."""
-        reduced = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with torch.inference_mode(), reduced:
-            yield
-
-    def _infer_once(self, slabs: Tensor, brain: Tensor | None, generator: torch.Generator) -> Inference:
-        """Return reconstruction and map ``(X, Y, Z)`` of all slabs of a volume, batch by batch."""
-        model = self.model
-        size = len(slabs) if model.whole_volumes else batch_of(slabs)
-        parts = []
-        for start in range(0, len(slabs), size):
-            batch = slabs[start : start + size]
-            if brain is not None:
-                parts.append(model.infer(batch, brain[start : start + size], generator))
-            else:
-                made = model.reconstruct(batch, generator) if model.reconstructs else None
-                parts.append(Inference(made, None))
-        volumes = []
-        for slices in zip(*parts, strict=True):
-            present = [part for part in slices if part is not None]
-            volumes.append(torch.cat(present)[:, 0].permute(1, 2, 0) if present else None)
-        return Inference(*volumes)
+        return infer_second(self.model, image, seed, precision=self.precision)
 
     def maps(
         self,
@@ -385,61 +291,34 @@ class Detector:
         for name in names:
             self.check_score(name)
         found = self.infer(image, mask, seed, draws=self.draws(names))
-        second = self.reconstruct_second(image, seed) if self.needs_second(names) else None
+        if self.needs_second(names):
+            found = found._replace(second=self.reconstruct_second(image, seed))
         lap("reconstruct")
-        raw = self.compare(image, found.reconstruction, mask, names, own=found.anomaly, second=second)
+        raw = self.compare(image, found, mask, names)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
         first = None if found.reconstruction is None else found.reconstruction[0]
         return Maps(first, raw, final)
 
-    def score_maps(self, image: Any, mask: Any, names: Iterable[str] = (SCORE,), seed: int = 0) -> dict[str, Tensor]:
-        """Return anomaly maps by score, ``(X, Y, Z)`` each, 0 outside the mask, without post-processing.
+    def compare(self, image: Any, found: Inference, mask: Any, names: Iterable[str] = (SCORE,)) -> dict[str, Tensor]:
+        """Return the raw maps of :meth:`maps` from what the model makes of a scan.
 
-        With a model on CUDA the maps stay on that device.
-
-        Args:
-            image: ``(X, Y, Z)`` in [0, 1].
-            mask: ``(X, Y, Z)`` brain mask.
-            names: Entries of the score registry, or scores relative to health.
-            seed: Seeds the reconstruction.
-
-        Raises:
-            InputError: A score is unknown, or needs healthy statistics that the model lacks.
-            ValueError: The shapes do not fit.
-        """
-        return self.maps(image, mask, names, seed, clean=False).raw
-
-    def compare(
-        self,
-        image: Any,
-        reconstructions: Any | None,
-        mask: Any,
-        names: Iterable[str] = (SCORE,),
-        *,
-        own: Any | None = None,
-        second: Any | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the maps of :meth:`score_maps` from the results of :meth:`infer`.
-
-        With a model on CUDA the maps stay on that device.
+        If one score needs several draws, the others use the first draw; otherwise they use the mean of all.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
-            reconstructions: ``(S, X, Y, Z)``; None if no score needs them. If one score needs several draws, the other
-                scores use the first draw; otherwise they use the mean of all.
+            found: Reconstructions ``(S, X, Y, Z)``, the model's own map and its second reconstruction, each
+                ``(X, Y, Z)``; None where no score needs them.
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
-            own: ``(X, Y, Z)``, the model's own map, if a score needs it.
-            second: ``(X, Y, Z)``, the second reconstruction, if a score needs it.
 
         Raises:
             InputError: A score needs healthy statistics that the model lacks.
             ValueError: The shapes do not fit, or an input that a score needs is missing.
         """
+        stack = found.reconstruction
         if self.device.type == "cuda":
             image = as_volume(image, "image").to(self.device)
-            if reconstructions is not None:
-                reconstructions = as_volume(reconstructions, "reconstructions", 4).to(self.device)
+            stack = None if stack is None else as_volume(stack, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
         plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.ensemble.parts))
@@ -447,35 +326,35 @@ class Detector:
         maps = {}
         if OWN_MAP in plain:
             del plain[OWN_MAP]
-            if own is None:
-                raise ValueError("there is no map of the model's own")
-            own = as_volume(own, "the model's own map")
-            maps[OWN_MAP] = keep_inside(own.to(self.map_device), mask)
+            maps[OWN_MAP] = keep_inside(self._here(found.anomaly, "map of the model's own"), mask)
         of_second = [name for name in plain if name.startswith(SECOND)]
         several = [name for name in plain if _draws_of(name) > 1]
         others = [name for name in plain if name not in (*several, *of_second)]
         sigmas = self.model_config.sigma_ens
         if of_second:
-            if second is None:
-                raise ValueError("there is no second reconstruction")
-            stack = as_volume(second, "second reconstruction").to(self.map_device)[None]
-            maps |= score_maps(image, stack, mask, of_second, sigmas=sigmas)
+            second = self._here(found.second, "second reconstruction")[None]
+            maps |= score_maps(image, second, mask, of_second, sigmas=sigmas)
         if several:
-            maps |= score_maps(image, reconstructions, mask, several, sigmas=sigmas)
+            maps |= score_maps(image, stack, mask, several, sigmas=sigmas)
             # the other scores must not depend on which scores are computed with them
-            reconstructions = as_volume(reconstructions, "reconstructions", 4)[:1]
+            stack = as_volume(stack, "reconstructions", 4)[:1]
         if others:
-            maps |= score_maps(image, reconstructions, mask, others, sigmas=sigmas)
-        found = {}
+            maps |= score_maps(image, stack, mask, others, sigmas=sigmas)
+        related = {}
         for name, base in bases.items():
             if name == RARITY:
-                found[name] = self._known_health(name).rarity(maps, mask, self.ensemble)
+                related[name] = self._known_health(name).rarity(maps, mask, self.ensemble)
             elif base is None:
-                found[name] = maps[name]
+                related[name] = maps[name]
             else:
-                compared = image if base == IMAGE else maps[base]
-                found[name] = self._known_health(name).score(name, compared, mask)
-        return found
+                related[name] = self._known_health(name).score(name, image if base == IMAGE else maps[base], mask)
+        return related
+
+    def _here(self, made: Tensor | None, what: str) -> Tensor:
+        """Return what the model made, ``(X, Y, Z)``, where maps are computed."""
+        if made is None:
+            raise ValueError(f"there is no {what}")
+        return as_volume(made, what).to(self.map_device)
 
     def draws(self, names: Iterable[str]) -> int:
         """Return the number of independent reconstructions that the scores need: the largest number of any score.

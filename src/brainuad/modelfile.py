@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +48,30 @@ T = TypeVar("T")
 def portable(config: DataConfig) -> dict[str, Any]:
     """Return the settings of the data that are stored with a model: all but those of this machine."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_THIS_MACHINE}
+
+
+def known_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    folder = files("brainuad.assets") / "models"
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+@contextmanager
+def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
+    """Yield the folder of a shipped model, or of the model in a folder: see :func:`brainuad.detector.load_model`.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    known = known_models()
+    if str(name_or_dir) in known:
+        with as_file(files("brainuad.assets") / "models" / str(name_or_dir)) as folder:
+            yield folder
+        return
+    if not Path(name_or_dir).is_dir():
+        names = f"Shipped models: {', '.join(known)}" if known else "No model is shipped with this version"
+        raise InputError(name_or_dir, "is neither a shipped model nor a folder", names)
+    yield find_model(Path(name_or_dir), fold)
 
 
 def find_model(folder: Path, fold: int) -> Path:

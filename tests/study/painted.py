@@ -16,6 +16,7 @@ import torch
 from brainuad.data.cohort import Case
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector
+from brainuad.models.base import Inference
 from brainuad.scoring import postprocess
 from brainuad.study import case_seed
 
@@ -52,7 +53,7 @@ def healthy_cases(cases: list[Case], folder: Path) -> list[Case]:
 def map_of(detector: Detector, case: Case, score: str) -> tuple[torch.Tensor, Any]:
     prepared = load_case(case, detector.data_config)
     stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()  # as the cache has it
-    maps = detector.compare(prepared.image, stack, prepared.mask, (score,))
+    maps = detector.compare(prepared.image, Inference(stack, None), prepared.mask, (score,))
     return postprocess(maps[score], prepared.mask), prepared
 
 

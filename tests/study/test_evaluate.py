@@ -21,6 +21,7 @@ from brainuad.data.loading import load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.evaluation import average_precision, best_dice, dice, pooled_greedy_threshold
+from brainuad.models.base import Inference
 from brainuad.scoring import drop_small
 from brainuad.study import REFERENCE, case_seed, evaluate_cases, read_cases_csv, wide
 from brainuad.study.protocol import HEALTHY
@@ -195,7 +196,7 @@ def test_without_post_processing(detector: Detector, cases: list[Case], tmp_path
     row = wide(evaluate_cases(detector, [case], tmp_path, baselines=False, postprocess=False)).iloc[0]
     prepared = load_case(case, detector.data_config)
     stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()
-    anomaly = detector.compare(prepared.image, stack, prepared.mask)["ssim_ensemble"]
+    anomaly = detector.compare(prepared.image, Inference(stack, None), prepared.mask)["ssim_ensemble"]
     expected = average_precision(anomaly.numpy()[prepared.mask], prepared.lesion[prepared.mask])
     assert row["average_precision"] == pytest.approx(expected)
 

@@ -15,6 +15,7 @@ from brainuad.data.cohort import Case
 from brainuad.data.loading import load_case
 from brainuad.detector import Detector
 from brainuad.errors import InputError
+from brainuad.models.base import Inference
 from brainuad.scoring import postprocess
 from brainuad.scoring.health import HealthyMoments, HealthyStatistics
 from brainuad.study import Scorer, case_seed, evaluate_cases, wide
@@ -32,7 +33,10 @@ def test_scores_relative_to_health_leave_the_scan_itself_out(
     def raw(case: Case) -> tuple[np.ndarray, np.ndarray]:
         prepared = load_case(case, detector.data_config)
         stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()
-        return detector.compare(prepared.image, stack, prepared.mask, ("l1",))["l1"].numpy(), prepared.mask
+        found = Inference(stack, None)
+        return detector.compare(prepared.image, found, prepared.mask, ("l1",))["l1"].numpy(), prepared.mask
+            "l1"
+        ].numpy(), prepared.mask
 
     def expected(case: Case, others: list[Case]) -> np.ndarray:
         statistics = HealthyStatistics(["l1"], (20, 24, 15))

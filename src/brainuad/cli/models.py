@@ -27,7 +27,8 @@ def list_models(as_json: Json = False) -> None:
 
     `seconds_a_scan` is what `brainuad score` takes for one scan of 1 mm on two cores of a processor.
     """
-    from brainuad.detector import known_models, load_model, model_folder
+    from brainuad.detector import load_model
+    from brainuad.modelfile import known_models, model_folder
 
     rows = []
     for name in known_models():
@@ -55,7 +56,7 @@ def list_models(as_json: Json = False) -> None:
 @models.command(short_help="Print a model's folder.")
 def path(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped model.")]) -> None:
     """Print the folder of a model that comes with brainuad."""
-    from brainuad.detector import model_folder
+    from brainuad.modelfile import model_folder
 
     with model_folder(name) as folder:
         print(folder.resolve())
@@ -71,7 +72,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a model's weights against their recorded SHA-256, and reconstruct a few slices with it."""
-    from brainuad.detector import known_models
+    from brainuad.modelfile import known_models
 
     rows = [_verified(each, device) for each in ([name] if name else known_models())]
     if rows:
@@ -122,7 +123,7 @@ def pack(
 
     Weights are stored in 16 bits; those of a model that is stored so stay exact.
     """
-    from brainuad.detector import model_folder
+    from brainuad.modelfile import model_folder
     from brainuad.modelpack import BITS, pack_model
 
     if bits not in map(str, BITS):
@@ -147,10 +148,10 @@ def unpack(
 
 
 def _verified(name: str, device: str) -> dict[str, Any]:
-    from brainuad.detector import Detector, model_folder
+    from brainuad.detector import Detector
     from brainuad.devices import resolve_device
     from brainuad.files import sha256
-    from brainuad.modelfile import WEIGHTS, recorded_hash
+    from brainuad.modelfile import WEIGHTS, model_folder, recorded_hash
 
     row = {"name": name, "status": "ok", "weights": "", "message": ""}
     try:

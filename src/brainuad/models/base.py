@@ -36,10 +36,12 @@ class Inference(NamedTuple):
             not reconstruct. Of slabs (B, 1, X, Y), of a volume (S, X, Y, Z) with S independent draws.
         anomaly: The model's own map, higher is more anomalous; None of a model without. Of slabs (B, 1, X, Y), of a
             volume (X, Y, Z).
+        second: The second reconstruction of a volume, (X, Y, Z), where a score needs it.
     """
 
     reconstruction: Tensor | None
     anomaly: Tensor | None
+    second: Tensor | None = None
 
 
 class Model(nn.Module):

@@ -96,7 +96,9 @@ def read_display(scored: Scored) -> Display:
             for name, layer in layers.items()
             if layer is not None
         }
-    volumes = {name: job.result().astype(_LABELS.get(name, np.float32)) for name, job in placing.items()}
+    volumes: dict[str, np.ndarray] = {
+        name: job.result().astype(_LABELS.get(name, np.float32)) for name, job in placing.items()
+    }
     if not volumes["brain"].any():
         volumes["brain"] = np.ones(shape, dtype=bool)
     if "scan" in volumes:

@@ -21,13 +21,13 @@ from brainuad.data.cohort import Case, find_layout, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import content_key, load_case
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector, known_models, load_model, model_folder
+from brainuad.detector import Detector, load_model
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, check_writable, sha256, write_json
 from brainuad.inputs.masks import BRAIN, mask_for
 from brainuad.inputs.scans import Scan, find_scans, open_scan
-from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS
+from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_models, model_folder
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each

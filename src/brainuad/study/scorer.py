@@ -235,16 +235,14 @@ class Scorer:
             DeviceError: The device does not work any more.
         """
         with device_told_from_scan(self.detector.device):
-            self._reconstruct(self.load(case), case_seed(self.seed, case), list(names))
+            self._infer(self.load(case), case_seed(self.seed, case), list(names))
 
-    def _reconstruct(
-        self, prepared: PreparedCase, seed: int, names: Sequence[str]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return the reconstructions, the model's own map, and the second reconstruction that scores need."""
-        draws = self.detector.draws(names)
-        stack, own = self._cached.infer(prepared.image, prepared.mask, seed, draws=draws)
-        second = self._cached.second(prepared.image, seed) if self.detector.needs_second(names) else None
-        return stack, own, second
+    def _infer(self, prepared: PreparedCase, seed: int, names: Sequence[str]) -> Inference:
+        """Return what scores need of the model: from the caches, where it is there."""
+        found = self._cached.infer(prepared.image, prepared.mask, seed, draws=self.detector.draws(names))
+        if self.detector.needs_second(names):
+            found = found._replace(second=self._cached.second(prepared.image, seed))
+        return found
 
     def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
         """Return a case's raw maps; without ``look`` only those that need no model."""
@@ -252,16 +250,17 @@ class Scorer:
         self.stage(f"{case.subject}: reconstruct")
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
-        stack = own = second = reconstruction = None
+        found, reconstruction = Inference(None, None), None
         if self.reconstructor is not None:
             stack = self.reconstructor(prepared.image, seed)
-            reconstruction = stack.mean(0)
+            found, reconstruction = Inference(stack, None), stack.mean(0)
         elif look:
-            stack, own, second = self._reconstruct(prepared, seed, wanted)
-            reconstruction = None if stack is None else stack[0]  # regardless of the other scores
+            found = self._infer(prepared, seed, wanted)
+            # regardless of the other scores
+            reconstruction = None if found.reconstruction is None else found.reconstruction[0]
         self.stage(f"{case.subject}: score")
         place = self.detector.map_device
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
-        maps = self.detector.compare(image, stack, mask, wanted, own=own, second=second)
+        maps = self.detector.compare(image, found, mask, wanted)
         maps[IMAGE] = image
         return _Compared(prepared, reconstruction, mask, maps)
