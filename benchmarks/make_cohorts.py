@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from brainuad.data.cohort import HEALTHY_SET, Case, read_cases
+from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.prepare.raw.splits import known_as
-from brainuad.simulate import stroke
+from brainuad.simulate.stroke import outline_coverage
 
 STROKE = "stroke (semi-synthetic)"
 KINDS = {  # of data sets as prepared
@@ -99,12 +101,61 @@ def simulated(case: Case, outlines: list[Path], folder: Path) -> dict[str, objec
             outlines.remove(path)
             continue
         sick, lesion = stroke(image, mask, outline, seed=int(case.subject[-3:]))
-        expected = outline.array.sum() * np.prod(outline.spacing) / 0.75  # MNI is smaller than the atlas by about this
+        expected = outline.array.sum() * np.prod(outline.spacing) / np.linalg.det(SRI24_TO_MNI[:3, :3])
         if lesion.sum() * np.prod(image.spacing) >= MIN_INSIDE * expected:
             outlines.remove(path)
             row = write(case, folder, STROKE, image.with_array(sick), lesion)
             return {**row, "outline": path.name}
     raise SystemExit(f"no outline is left for {case.subject}")
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Intensities of cerebrospinal fluid in one scan, in the scan's unit."""
+
+    mean: float
+    deviation: float
+
+
+def csf_of(image: np.ndarray, mask: np.ndarray) -> Tissue:
+    """Estimate a T1 scan's CSF from the darkest 0.5 to 2.5 % of the brain deeper than three voxels.
+
+    Args:
+        image: ``(X, Y, Z)`` bias-corrected T1 intensities.
+        mask: ``(X, Y, Z)`` bool brain mask.
+
+    Raises:
+        ValueError: The mask is nowhere that deep.
+    """
+    inside = ndimage.binary_erosion(mask, iterations=3)
+    if not inside.any():
+        raise ValueError("the brain mask is too thin to find CSF in it")
+    low, high = np.percentile(image[inside], (0.5, 2.5))
+    values = image[inside & (image >= low) & (image <= high)]
+    return Tissue(float(values.mean()), float(values.std()))
+
+
+def stroke(image: Volume, mask: np.ndarray, outline: Volume, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put one real stroke outline into a healthy scan that lies in atlas space.
+
+    Border voxels are mixed by the fraction that the outline covers (partial volume). The filling has the scan's CSF
+    intensity, with a smooth texture of the CSF's standard deviation.
+
+    Args:
+        image: Prepared healthy T1 scan, in atlas space.
+        mask: Brain mask on the grid of ``image``, bool.
+        outline: Stroke mask in MNI152 space (above 0.5 is stroke).
+        seed: Seed of the texture.
+
+    Returns:
+        The image with the stroke, ``(X, Y, Z)`` float32, and the lesion, bool: voxels at least half covered.
+    """
+    covered = outline_coverage(outline, image) * mask
+    csf = csf_of(image.array, mask)
+    texture = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(mask.shape), 0.7)
+    filling = csf.mean + csf.deviation * texture / texture.std()
+    mixed = (1 - covered) * image.array + covered * np.maximum(filling, 0)
+    return mixed.astype(np.float32), covered >= 0.5
 
 
 def write(case: Case, folder: Path, kind: str, image: Volume, lesion: np.ndarray | None) -> dict[str, object]:

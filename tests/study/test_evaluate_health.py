@@ -35,8 +35,6 @@ def test_scores_relative_to_health_leave_the_scan_itself_out(
         stack = detector.reconstruct(prepared.image, case_seed(0, case)).half().float()
         found = Inference(stack, None)
         return detector.compare(prepared.image, found, prepared.mask, ("l1",))["l1"].numpy(), prepared.mask
-            "l1"
-        ].numpy(), prepared.mask
 
     def expected(case: Case, others: list[Case]) -> np.ndarray:
         statistics = HealthyStatistics(["l1"], (20, 24, 15))

@@ -9,20 +9,18 @@ from brainuad.simulate.deform import jacobian, push, warp
 from brainuad.simulate.hyperintensities import wmh
 from brainuad.simulate.lesion import Layer, Lesion, paint
 from brainuad.simulate.spots import ms
-from brainuad.simulate.stroke import ATLAS_TO_MNI, csf_of, stroke, stroke_lesion
+from brainuad.simulate.stroke import stroke_lesion
 from brainuad.simulate.subject import KINDS, Simulation
 from brainuad.simulate.tissue import Levels, Tissues, levels_of
 from brainuad.simulate.tumour import tumour
 
 __all__ = [
-    "ATLAS_TO_MNI",
     "KINDS",
     "Layer",
     "Lesion",
     "Levels",
     "Simulation",
     "Tissues",
-    "csf_of",
     "jacobian",
     "levels_of",
     "ms",
@@ -31,7 +29,6 @@ __all__ = [
     "shipped_outlines",
     "simulate_cohort",
     "simulated_contrast",
-    "stroke",
     "stroke_lesion",
     "tumour",
     "warp",

@@ -33,6 +33,7 @@ Row = dict[str, Any]
 DRAWN = {"ms": ms, "wmh": wmh, "tumour": tumour}
 KINDS = ("stroke", *DRAWN)
 HEALTHY = "healthy"
+_FORMULAS = 2  # raise when the same settings give other lesions
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,13 @@ def simulate_subject(case: Case, folder: Path, settings: Simulation, outlines: S
     try:
         labels = labels_path(case)
         inputs = [[path.name, sha256(path)] for path in (case.image, case.mask, labels, *outlines)]
-        recipe = {"brainuad": __version__, **asdict(settings), "split": case.split, "inputs": inputs}
+        recipe = {
+            "brainuad": __version__,
+            "formulas": _FORMULAS,
+            **asdict(settings),
+            "split": case.split,
+            "inputs": inputs,
+        }
         recipe = json.loads(json.dumps(recipe))  # as JSON reads it back: lists for tuples
         sidecar = folder / f"{case.subject}.json"
         record = _simulated_before(folder, sidecar, recipe)
