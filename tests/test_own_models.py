@@ -80,7 +80,7 @@ def trained(room: Path, folder: Path, capsys: pytest.CaptureFixture[str], *words
 
 
 def journey(room: Path, model: Path, out: Path, scores: list[str]) -> dict[str, Path]:
-    """Calibrate, score with a report, and evaluate by the default score and by ``scores``, as a user types it."""
+    """Calibrate, score with a report, evaluate by the default score and by ``scores``, and compare, as a user types."""
     cohort, calibrated = room / "cohort.csv", out / "calibrated"
     shown = run("calibrate", model, cohort, "-o", calibrated, "--device", "cpu")
     default = load_model(calibrated, "cpu").default_score
@@ -98,6 +98,8 @@ def journey(room: Path, model: Path, out: Path, scores: list[str]) -> dict[str, 
     assert set(scores or [default]) <= set(summary["scores"])
     assert not summary["cases"]["failed"]
     assert list((out / "evaluated" / "figures").glob("*.png"))
+    run("compare", out / "evaluated", "-o", out / "compared", "--score", f"random,{default}")
+    assert default in (out / "compared" / "compare.html").read_text()
     return {kind: out / "scored" / name for kind, name in sidecar["outputs"].items()}
 
 
@@ -157,7 +159,7 @@ def test_a_model_of_another_package_with_nothing_but_a_map(
     assert "reconstruction" not in journey(room, model, tmp_path, ["model", "model_z"])
     assert not list((tmp_path / "scored").glob("*reconstruction*"))
     shown = run("evaluate", model, room / "cohort.csv", "-o", tmp_path / "none", "--scores", "l1_z", code=1)
-    assert "l1_z: cannot be had: model makes a map and no reconstruction. Choose one of" in shown.stderr
+    assert "l1_z: cannot be computed: model makes a map and no reconstruction. Choose one of" in shown.stderr
 
 
 @pytest.mark.slow(seconds=20)
@@ -243,9 +245,11 @@ def test_what_is_kept_is_what_was_made(
 
 def test_a_score_that_a_model_cannot_give_is_refused(restorer: Detector, volume: np.ndarray) -> None:
     restorer.check_makes("model_z")
-    with pytest.raises(InputError, match="model: cannot be had: tiny makes a reconstruction and no map of its own"):
+    with pytest.raises(
+        InputError, match="model: cannot be computed: tiny makes a reconstruction and no map of its own"
+    ):
         tiny_detector().maps(volume, volume > 0, ["model"])
-    with pytest.raises(InputError, match="needs healthy scans to compare with; restorer knows none"):
+    with pytest.raises(InputError, match="needs healthy scans to compare with; restorer is not calibrated on any"):
         restorer.check_score("model_z")
     with pytest.raises(InputError, match=r"severity: is no setting of restoration\. It has name, "):
         restorer.with_settings(severity=1)

@@ -54,10 +54,6 @@ def test_bash_can_read_it(script: Path) -> None:
     assert text.index("#SBATCH --job-name") < text.index("\nset -u")  # later lines would not be read
 
 
-def test_there_are_examples() -> None:
-    assert [path.name for path in SCRIPTS] == ["evaluate.sbatch", "score.sbatch", "train.sbatch"]
-
-
 def test_score_takes_its_share(slurm: Path) -> None:
     count = {"SLURM_ARRAY_TASK_COUNT": 3, "SLURM_ARRAY_TASK_MIN": 10, "SLURM_ARRAY_TASK_STEP": 5}
     for number, task in enumerate((10, 15, 20), start=1):

@@ -420,7 +420,7 @@ class Detector:
         if name.startswith(SECOND):
             has = "no second reconstruction"
         known = f"Choose one of {', '.join(self.plain_scores)}"
-        raise InputError(name, f"cannot be had: {self.name} makes {has}", known)
+        raise InputError(name, f"cannot be computed: {self.name} makes {has}", known)
 
     def makes(self, name: str) -> bool:
         """Whether the model makes the reconstruction or map that a score needs.
@@ -440,7 +440,7 @@ class Detector:
     def _known_health(self, name: str) -> HealthyMoments:
         if self.health is None:
             remedy = "Calibrate it with three or more: brainuad calibrate MODEL HEALTHY... -o DIR"
-            raise InputError(name, f"needs healthy scans to compare with; {self.name} knows none", remedy)
+            raise InputError(name, f"needs healthy scans to compare with; {self.name} is not calibrated on any", remedy)
         return self.health
 
 

@@ -1,4 +1,4 @@
-"""What is written down of one scan: the sidecar's contents as types, to JSON and back."""
+"""The typed contents of a scan's JSON sidecar, to JSON and back."""
 
 from __future__ import annotations
 

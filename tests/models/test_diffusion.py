@@ -12,7 +12,6 @@ from brainuad.errors import InputError
 from brainuad.models import DiffusionModel, simplex_noise
 from brainuad.models.base import GPU_BATCH_PIXELS, gpu_batch
 from brainuad.models.diffusion import cosine_betas
-from brainuad.registry import MODELS
 
 
 def generator(seed=0):
@@ -93,10 +92,6 @@ def test_noising_keeps_unit_variance(spied):
 def test_schedule_is_not_part_of_the_weights(tiny):
     model = DiffusionModel(tiny())
     assert all(key.startswith("unet.") for key in model.state_dict())
-
-
-def test_the_model_is_registered():
-    assert MODELS["ddpm"] is DiffusionModel
 
 
 # --- loss

@@ -64,9 +64,9 @@ def find_leaks(cases: Iterable[Case]) -> list[Leak]:
 
 
 def people(cases: Sequence[Case]) -> list[int]:
-    """Return for every case whose it is: the place of the person's first case.
+    """Return a number for the person of every case: the index of that person's first case.
 
-    Cases are of one person that share a name or an image, also by way of others and of links.
+    Cases that share a name or an image are of one person, also where other cases or links connect them.
     """
     parent: dict[Hashable, Hashable] = {}
 
@@ -83,7 +83,7 @@ def people(cases: Sequence[Case]) -> list[int]:
 
 
 class People:
-    """Whose some scans are, to be asked for the scans of one person.
+    """Looks up all scans of one person.
 
     Args:
         cases: The scans.
@@ -98,7 +98,7 @@ class People:
             self._known[_name(case)] = self._known[_image(case)] = person
 
     def own(self, case: Case) -> tuple[int, ...]:
-        """Return the places among the scans of those that are of a case's person."""
+        """Return the indices of the scans of a case's person."""
         persons = {self._known[key] for key in (_name(case), _image(case)) if key in self._known}
         return tuple(sorted(place for person in persons for place in self._scans[person]))
 

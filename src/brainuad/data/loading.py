@@ -60,7 +60,7 @@ class PreparedCase:
         mask: ``(X, Y, Z)`` bool brain mask.
         lesion: ``(X, Y, Z)`` bool, or None without annotation.
         affine: ``(4, 4)`` from grid indices to the scan's mm.
-        native: What its files hold, where that was asked for.
+        native: The case on the grid of its files, where that was asked for.
     """
 
     case: Case

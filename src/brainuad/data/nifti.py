@@ -1,4 +1,4 @@
-"""Reading NIfTI files that nobody vouches for.
+"""Reading untrusted NIfTI files.
 
 nibabel parses the header. Everything whose cost the header announces is checked against the file first, and the values
 are read piece by piece, so that a damaged or hostile file costs neither memory nor time. Extensions are not read: they

@@ -113,7 +113,7 @@ def to_levels(image: np.ndarray) -> tuple[np.ndarray, np.float32, np.uint8]:
 
 
 def _ratio(size: float, levels: int) -> float:
-    """Return what each of some levels is worth that cover a size."""
+    """Return the step between levels that divide a range."""
     return size / levels if levels else np.inf if size else 0.0
 
 

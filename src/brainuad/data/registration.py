@@ -1,6 +1,6 @@
 """Registration of a scan to the atlas, and of two scans of a session, by ITK.
 
-A module of its own, for what needs no registration, such as training on packed scans, then does without SimpleITK.
+It is a separate module so that code without registration, such as training on packed scans, needs no SimpleITK.
 Transforms are those of :mod:`brainuad.data.frame`.
 """
 

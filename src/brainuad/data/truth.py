@@ -1,4 +1,4 @@
-"""What cannot be a ground truth."""
+"""Tell lesion outlines from brain masks and scans."""
 
 from __future__ import annotations
 

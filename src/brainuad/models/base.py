@@ -158,7 +158,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def infer(self, images: Tensor, masks: Tensor, generator: torch.Generator | None) -> Inference:
-        """Return all that the model has to say of slabs; one whose parts share network calls overrides this too."""
+        """Return reconstruction and map of slabs; a model that gets both from one network call overrides this."""
         return Inference(
             self.reconstruct(images, generator) if self.reconstructs else None,
             self.maps(images, masks, generator) if self.has_map else None,

@@ -1,4 +1,4 @@
-"""Conditioned diffusion: the network is told what the clean slice looks like (cDDPM, Behrendt et al. 2023)."""
+"""Conditioned diffusion: the network also gets a description of the clean slice (cDDPM, Behrendt et al. 2023)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ConditionedDiffusionModel(DiffusionModel):
     """A diffusion model whose network also gets a description of the clean slice.
 
     An encoder sums the clean slice up in 4 * ``unet_dim`` numbers. They are too few to hold a lesion, and enough to
-    hold the contrast and the shape of the head, which noise hides. They pass two linear layers. Then they stand beside
-    the as many numbers of the noise level, and both scale and shift the features of every block. The encoder is trained
-    with the network.
+    hold the contrast and the shape of the head, which noise hides. They pass two linear layers. Then they are joined to
+    the equally long embedding of the noise level, and both scale and shift the features of every block. The encoder is
+    trained with the network.
 
     Args:
         config: As for :class:`DiffusionModel`, and the encoder.

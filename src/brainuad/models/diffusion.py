@@ -121,7 +121,7 @@ class DiffusionModel(Model):
         return clean, self.q_sample(clean, draws["timesteps"], noise)
 
     def condition(self, clean: Tensor) -> Tensor | None:
-        """Return what the network is told of clean slices (B, 1, X, Y) in [-1, 1] besides noisy ones: nothing."""
+        """Return what the network gets beside the noisy slices, from clean ones (B, 1, X, Y) in [-1, 1]: here None."""
         return None
 
     def denoise(self, noisy: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:

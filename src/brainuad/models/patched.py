@@ -1,4 +1,4 @@
-"""Patched diffusion: one box of a slice is noised at a time, the rest is there to see (pDDPM, Behrendt et al. 2023)."""
+"""Patched diffusion: noise in one box of a slice, the network sees the rest (pDDPM, Behrendt et al. 2023)."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class HealthyMoments:
         return all(str(part) in self.tails for part in parts)
 
     def rarity(self, maps: Mapping[str, Any], mask: Any, ensemble: Ensemble) -> Tensor:
-        """Return how rare in healthy brains is what maps say, over all scales: ``(X, Y, Z)`` from 0, cleaned.
+        """Return the map of rarity in healthy brains, fused over all scales: ``(X, Y, Z)`` from 0, cleaned.
 
         Args:
             maps: Those of ``bases_of("rarity", ensemble.parts)`` at least, ``(X, Y, Z)`` each, before post-processing.

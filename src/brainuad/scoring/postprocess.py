@@ -195,7 +195,7 @@ def postprocess(map: Any, mask: Any) -> Tensor:
 
 
 def smoothed(map: Any, mask: Any, width: float) -> Tensor:
-    """Return the map after `erode_brain` and a Gaussian filter that knows nothing of what lies outside.
+    """Return the map after `erode_brain` and a Gaussian filter in which voxels outside have no weight.
 
     Args:
         map: Anomaly map (X, Y, Z).

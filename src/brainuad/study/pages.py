@@ -60,7 +60,7 @@ def markdown(summary: pd.DataFrame, about: Row) -> str:
 
 
 def _thresholds(about: Row) -> str:
-    lines = ["Thresholds, by what they know:", ""]
+    lines = ["Thresholds, and what they were chosen on:", ""]
     lines += [f"- `{name}`: {meaning}" for name, meaning in KNOWS.items()]
     for entry in about["thresholds"]:
         found = f"found on {len(entry['found_on'])} scans" if entry["thresholds"] else f"none: {entry.get('why')}"

@@ -72,7 +72,7 @@ def on_device(draws: Draws, device: torch.device) -> Draws:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Have a model measure nothing, such as the means of batch normalisation, but use what it has measured."""
+    """Put a model into evaluation mode for the block: batch normalisation uses its stored means."""
     training = model.training
     model.eval()
     try:
@@ -133,7 +133,7 @@ class Training(LightningModule):
         self.val_volumes = self.val_volumes.to(self.device)
 
     def on_train_start(self) -> None:
-        """Have every step taken as a whole, where that can be."""
+        """Record whole steps as CUDA graphs, where that is possible."""
         if self._records:
             self.whole_step = WholeStep(
                 self.model,
