@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from brainuad.calibration import Calibration
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
+from brainuad.models.diffusion import DiffusionSettings
 
 FILES = Path(__file__).parent / "files"
 IMAGE, MASK = FILES / "mslub19_t1_4mm.nii.gz", FILES / "mslub19_mask_4mm.nii.gz"
@@ -21,7 +22,7 @@ CALIBRATION = Calibration(
 
 def tiny_detector(**data: Any) -> Detector:
     """A random network of a few thousand weights on a grid of 4 mm voxels."""
-    model_config = ModelConfig(
+    model_config = DiffusionSettings(
         unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, unshuffle=2, sigma_ens=(0.5, 1.1)
     )
     settings = {"imageDim": (160, 192, 144), "rescaleFactor": 4.0, "affine": "used", "smoothing_iterations": 0}

@@ -22,15 +22,21 @@ SSIM_SIGMAS = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7)
 
 # What a field's metadata may say of it
 TEST_TIME = {"test_time": True}  # it needs no training, so it may change afterwards
+# it may differ between the two halves of a resumed run, for the steps do not depend on it
+FREE = {"free_on_resume": True}
 _PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "bf16-true", "16", "16-mixed", "64", "64-true")
 
 
-def _at_least(least: int, default: Any) -> Any:
-    return field(default=default, metadata={"least": least})
+def _free(default: Any) -> Any:
+    return field(default=default, metadata=FREE)
 
 
-def _one_of(default: str, *others: str) -> Any:
-    return field(default=default, metadata={"choices": (default, *others)})
+def _at_least(least: int, default: Any, **more: bool) -> Any:
+    return field(default=default, metadata={"least": least, **more})
+
+
+def _one_of(default: str, *others: str, **more: bool) -> Any:
+    return field(default=default, metadata={"choices": (default, *others), **more})
 
 
 @dataclass
@@ -46,53 +52,6 @@ class ModelSettings:
 
     name: str = ""
     sigma_ens: tuple[float, ...] = field(default=SSIM_SIGMAS, metadata=TEST_TIME)
-
-
-@dataclass
-class UNetSettings(ModelSettings):
-    """The sizes of a U-Net.
-
-    Attributes:
-        unet_dim: Channels of the first level.
-        dim_mults: Channel multiplier of each level; each level after the first halves the resolution.
-        num_res_blocks: Residual blocks a level.
-        attention_head_dim: Channels of one attention head; attention is at the bottleneck only.
-        unshuffle: Pixel-unshuffle factor in front of the network (1: none), undone behind it.
-    """
-
-    unet_dim: int = 128
-    dim_mults: tuple[int, ...] = (1, 2, 2)
-    num_res_blocks: int = 3
-    attention_head_dim: int = 64
-    unshuffle: int = 1
-
-
-@dataclass
-class ModelConfig(UNetSettings):
-    """A diffusion model: the network, its diffusion process, and how a scan is reconstructed.
-
-    Attributes:
-        timesteps: Length T of the noise schedule.
-        train_timesteps: Half-open range from which training draws t (0-based), uniformly.
-        test_timesteps: Noise level of reconstruction, 1-based as in the release: 500 means t = 499.
-        noise_ensemble: Average the reconstructions of ``step_ensemble`` in place of ``test_timesteps``.
-        step_ensemble: Noise levels of that average, 1-based.
-        noise_draws: Independent noise draws averaged at each noise level.
-        noisetype: "simplex" or "gaussian".
-        shared_noise: Repeat one noise field over the whole batch and every slice, as the release does.
-        loss: "l1" or "l2", on the predicted clean image.
-    """
-
-    name: str = "ddpm"
-    timesteps: int = 1000
-    train_timesteps: tuple[int, int] = (0, 1000)
-    test_timesteps: int = field(default=500, metadata=TEST_TIME)
-    noise_ensemble: bool = field(default=False, metadata=TEST_TIME)
-    step_ensemble: tuple[int, ...] = field(default=(250, 500, 750), metadata=TEST_TIME)
-    noise_draws: int = field(default=1, metadata=TEST_TIME)
-    noisetype: str = "simplex"
-    shared_noise: bool = False
-    loss: str = "l1"
 
 
 def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
@@ -142,18 +101,18 @@ class DataConfig:
     bias_levels: int = 4
     aug_intensity: bool = True
     batch_size: int = _at_least(1, 32)
-    num_workers: int = 2
+    num_workers: int = _free(2)
     sample_set: bool = False
     lr: float = 1e-4
     leak_free: bool = True
-    cache_dir: str = ""
+    cache_dir: str = _free("")
 
 
 @dataclass
 class ModelNode:
-    """Group ``model``: the settings of one model, those of a diffusion model unless another is chosen."""
+    """Group ``model``: the settings of one model."""
 
-    cfg: ModelSettings = field(default_factory=ModelConfig)
+    cfg: ModelSettings = field(default_factory=ModelSettings)
 
 
 @dataclass
@@ -188,20 +147,20 @@ class TrainerConfig:
         compile: Train with ``torch.compile``. It needs minutes at first, and a compiler: Triton on CUDA, C++ elsewhere.
     """
 
-    max_epochs: int = _at_least(1, 1600)
-    max_steps: int = _at_least(-1, -1)
-    max_time: str = ""
-    accelerator: str = _one_of("auto", "cpu", "gpu", "cuda", "mps")
-    devices: Any = 1
-    num_nodes: int = 1
+    max_epochs: int = _at_least(1, 1600, **FREE)
+    max_steps: int = _at_least(-1, -1, **FREE)
+    max_time: str = _free("")
+    accelerator: str = _one_of("auto", "cpu", "gpu", "cuda", "mps", **FREE)
+    devices: Any = field(default=1, metadata=FREE)
+    num_nodes: int = _free(1)
     precision: str = _one_of(*_PRECISIONS)
     limit_train_batches: Any = 1.0
     gradient_clip_val: float = 1.0
-    check_val_every_n_epoch: int = _at_least(1, 1)
+    check_val_every_n_epoch: int = _at_least(1, 1, **FREE)
     warmup_steps: int = _at_least(0, 0)
     decay_steps: int = _at_least(0, 0)
     ema_decay: float = 0.999
-    compile: bool = False
+    compile: bool = _free(False)
 
 
 @dataclass
@@ -263,56 +222,27 @@ class ExperimentConfig:
     model: ModelNode = field(default_factory=ModelNode)
     datamodule: DataNode = field(default_factory=DataNode)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig, metadata=FREE)
+    logger: LoggerConfig = field(default_factory=LoggerConfig, metadata=FREE)
     seed: int = 3141
-    start_fold: int = _at_least(0, 0)
-    num_folds: int = _at_least(1, 1)
-    fold: int | None = _at_least(0, None)
-    onlyEval: bool = False
-    load_checkpoint: str = ""
+    start_fold: int = _at_least(0, 0, **FREE)
+    num_folds: int = _at_least(1, 1, **FREE)
+    fold: int | None = _at_least(0, None, **FREE)
+    onlyEval: bool = _free(False)
+    load_checkpoint: str = _free("")
     initial_weights: str = ""
-    resume: bool = False
-    allow_leaks: bool = False
+    resume: bool = _free(False)
+    allow_leaks: bool = _free(False)
     reference: bool = False
-    data_dir: str = MISSING
-    log_dir: str = MISSING
-    name: str = "ddpm"
+    data_dir: str = _free(MISSING)
+    log_dir: str = _free(MISSING)
+    name: str = _free("ddpm")
 
     def folds(self) -> range:
         """Return the folds to run."""
         if self.fold is not None:
             return range(self.fold, self.fold + 1)
         return range(self.start_fold, self.num_folds)
-
-
-# Settings that may differ between the two halves of a resumed run, because its steps do not depend on them. A model's
-# settings that need no training may differ, too.
-FREE_ON_RESUME = (
-    "resume",
-    "data_dir",
-    "log_dir",
-    "name",
-    "start_fold",
-    "num_folds",
-    "fold",
-    "onlyEval",
-    "load_checkpoint",
-    "allow_leaks",
-    "callbacks.",
-    "logger.",
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.check_val_every_n_epoch",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.compile",
-    "model.cfg.pretrained_encoder",  # where the first half started from
-    "datamodule.cfg.num_workers",
-    "datamodule.cfg.cache_dir",
-)
 
 
 def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -338,7 +268,11 @@ def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> li
         config: The settings to continue with.
     """
     here = flat_settings(config)
-    free = (*FREE_ON_RESUME, *(f"model.cfg.{name}" for name in untrained_settings(config.model.cfg)))
+    free = tuple(
+        f"{name}." if is_dataclass(value) else name
+        for name, value, rules in settings_of(config)
+        if rules.get("free_on_resume") or rules.get("test_time")
+    )
     if saved.get("model.cfg.name") != config.model.cfg.name:  # its other settings need not be listed
         free = (*free, *(key for key in (*saved, *here) if re.match(r"model\.cfg\.(?!name$)", key)))
     known = (key for key in saved if key in here or not key.startswith("model.cfg."))

@@ -13,11 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig
 from brainuad.errors import InputError
 from brainuad.files import atomic_folder, sha256
 from brainuad.modelfile import write_model
 from brainuad.models import DiffusionModel, load_reference_state_dict
+from brainuad.models.diffusion import DiffusionSettings
 
 # What tensors are made of. All else in a checkpoint (settings, callbacks, states of optimisers) is passed over.
 _NEEDED = {
@@ -48,7 +49,7 @@ def import_checkpoint(checkpoint: str | Path, folder: str | Path, *, modality: s
         if error.subject == str(path):
             raise
         raise InputError(path, f"{error.subject}: {error.fault}", error.remedy) from error
-    assert isinstance(unet.config, ModelConfig)
+    assert isinstance(unet.config, DiffusionSettings)
     model = DiffusionModel(unet.config)
     model.unet.load_state_dict(unet.state_dict())
     origin = {"imported_from": path.name, "imported_sha256": sha256(path)}

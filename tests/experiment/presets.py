@@ -7,11 +7,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 
-from brainuad.config import DataConfig, ExperimentConfig, ModelConfig
+from brainuad.config import DataConfig, ExperimentConfig
 from brainuad.data.cohort import Case
 from brainuad.experiment.overrides import to_experiment
 from brainuad.modelfile import write_model
 from brainuad.models import DiffusionModel
+from brainuad.models.diffusion import DiffusionSettings
 
 Evaluated = list[tuple[Path, list[Case], Path]]
 
@@ -38,6 +39,6 @@ def compose_presets(*overrides: str) -> ExperimentConfig:
 def saved_model(folder: Path, **settings: Any) -> Path:
     """A model of T1 scans, untrained, with settings that no preset has."""
     values = {"unet_dim": 32, "dim_mults": (1, 1), "num_res_blocks": 1, "attention_head_dim": 32}
-    model = ModelConfig(**values, test_timesteps=321, noise_draws=2, **settings)
+    model = DiffusionSettings(**values, test_timesteps=321, noise_draws=2, **settings)
     write_model(folder, DiffusionModel(model), model, DataConfig(imageDim=(40, 48, 32)))
     return folder

@@ -17,10 +17,11 @@ from outputs import left_behind, outputs
 from paper_layout import build_tree
 from tiny import FILES, IMAGE, MASK, tiny_detector
 
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
+from brainuad.models.diffusion import DiffusionSettings
 
 Words = Callable[[Path], list[Any]]  # of the folder that a command may write to
 
@@ -46,7 +47,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(MASK if name == "A" else FILES / "ixi013_mask_4mm.nii.gz", root / f"{name}_mask.nii.gz")
     (root / "raw.csv").write_text("\n".join(rows) + "\n")
     build_tree(root / "data")
-    config = ModelConfig(unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8)
+    config = DiffusionSettings(unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8)
     torch.manual_seed(3)
     model = DiffusionModel(config).requires_grad_(False).eval()
     Detector(model, config, DataConfig(imageDim=(40, 48, 30), smoothing_iterations=0)).save(root / "measured")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainuad.config import ModelConfig
+from brainuad.models.diffusion import DiffusionSettings
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -20,7 +20,7 @@ def tiny():
     """Return settings of a network that runs in milliseconds; keywords change settings."""
 
     def config(**changes):
-        return ModelConfig(**{"unet_dim": 32, "dim_mults": (1, 2, 2), "num_res_blocks": 1, **changes})
+        return DiffusionSettings(**{"unet_dim": 32, "dim_mults": (1, 2, 2), "num_res_blocks": 1, **changes})
 
     return config
 

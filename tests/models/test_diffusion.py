@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models import DiffusionModel, simplex_noise
 from brainuad.models.base import GPU_BATCH_PIXELS, gpu_batch
-from brainuad.models.diffusion import cosine_betas
+from brainuad.models.diffusion import DiffusionSettings, cosine_betas
 
 
 def generator(seed=0):
@@ -219,7 +218,7 @@ def test_batch_size_does_not_change_the_reconstruction(model, noisetype, shared_
 @settings(max_examples=15, deadline=None)
 @given(depth=st.integers(1, 9), batch_size=st.integers(1, 10), draws=st.integers(1, 3))
 def test_noise_and_order_of_slices_do_not_depend_on_batches(depth, batch_size, draws):
-    model = DiffusionModel(ModelConfig(unet_dim=8, num_res_blocks=1, noise_draws=draws))
+    model = DiffusionModel(DiffusionSettings(unet_dim=8, num_res_blocks=1, noise_draws=draws))
     model.unet = Spy()
     images = torch.rand(depth, 1, 6, 5)
     slices = model.reconstruct(images, generator())

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models import build_unet, load_reference_state_dict
+from brainuad.models.diffusion import DiffusionSettings
 from brainuad.models.release import _release_key
 
 PREFIX = "diffusion.model."
@@ -124,7 +124,7 @@ def legacy_attention(x, state, heads):
 
 
 def test_import_separates_attention_heads():
-    state = release_state(build_unet(ModelConfig(unet_dim=64, dim_mults=(1, 2), num_res_blocks=1)))
+    state = release_state(build_unet(DiffusionSettings(unet_dim=64, dim_mults=(1, 2), num_res_blocks=1)))
     unet = load_reference_state_dict(state)
     x = torch.randn(2, 128, 5, 6, generator=torch.Generator().manual_seed(1))
     attention = unet.net.mid_block.attentions[0]
@@ -136,6 +136,6 @@ def test_import_separates_attention_heads():
 @settings(max_examples=6, deadline=None)
 @given(multipliers=st.lists(st.integers(1, 3), min_size=1, max_size=4), blocks=st.integers(1, 3))
 def test_import_recovers_the_settings(multipliers, blocks):
-    config = ModelConfig(unet_dim=8, dim_mults=(1, *multipliers), num_res_blocks=blocks)
+    config = DiffusionSettings(unet_dim=8, dim_mults=(1, *multipliers), num_res_blocks=blocks)
     imported = load_reference_state_dict(release_state(build_unet(config)))
     assert imported.config == config

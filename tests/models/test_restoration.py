@@ -77,7 +77,7 @@ def busy(**changes: Any) -> RestorationModel:
 
 def test_a_new_model_restores_its_input() -> None:
     images, masks = slabs()
-    restored, marks = tiny().infer(images, masks, None)
+    restored, marks, _ = tiny().infer(images, masks, None)
     torch.testing.assert_close(restored, images[:, 2:3])
     assert torch.equal(marks, torch.full_like(marks, 0.5))
 
@@ -85,7 +85,7 @@ def test_a_new_model_restores_its_input() -> None:
 @pytest.mark.parametrize("neighbours", [0, 2])
 def test_parts_are_those_of_the_whole(neighbours: int) -> None:
     model, (images, masks) = busy(neighbours=neighbours), slabs(slices=2 * neighbours + 1)
-    restored, marks = model.infer(images, masks, None)
+    restored, marks, _ = model.infer(images, masks, None)
     assert restored.shape == marks.shape == (3, 1, 24, 20)
     assert torch.equal(model.reconstruct(images, None), restored)
     assert torch.equal(model.maps(images, masks, None), marks)

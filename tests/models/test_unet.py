@@ -5,22 +5,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models import build_unet
+from brainuad.models.diffusion import DiffusionSettings
 from brainuad.models.layers import Attention
 from brainuad.models.unet import Network
 
 
 def test_paper_network_has_the_published_parameter_count():
     with torch.device("meta"):
-        unet = build_unet(ModelConfig())
+        unet = build_unet(DiffusionSettings())
     assert sum(parameter.numel() for parameter in unet.parameters()) == 37_513_857
 
 
 def test_paper_network_attends_at_the_bottleneck_only_and_normalises_there():
     with torch.device("meta"):
-        unet = build_unet(ModelConfig())
+        unet = build_unet(DiffusionSettings())
     attentions = [module for module in unet.modules() if isinstance(module, Attention)]
     assert len(attentions) == 1
     assert attentions[0].heads == 4
@@ -101,7 +101,7 @@ def test_a_new_network_can_leave_zero(tiny):
 @settings(max_examples=15, deadline=None)
 @given(size=st.tuples(st.integers(1, 21), st.integers(1, 21)), unshuffle=st.integers(1, 3))
 def test_any_slice_shape_keeps_its_shape(size, unshuffle):
-    unet = build_unet(ModelConfig(unet_dim=8, num_res_blocks=1, unshuffle=unshuffle))
+    unet = build_unet(DiffusionSettings(unet_dim=8, num_res_blocks=1, unshuffle=unshuffle))
     assert unet(torch.zeros(1, 1, *size), torch.zeros(1, dtype=torch.long)).shape == (1, 1, *size)
 
 
@@ -117,7 +117,7 @@ def test_padding_repeats_the_last_row_and_column(tiny, randomise):
 
 @pytest.mark.parametrize(("width", "groups"), [(32, 32), (48, 16), (8, 8), (20, 4)])
 def test_narrow_networks_have_as_many_groups_as_divide_them(width, groups):
-    unet = build_unet(ModelConfig(unet_dim=width, num_res_blocks=1))
+    unet = build_unet(DiffusionSettings(unet_dim=width, num_res_blocks=1))
     assert {m.num_groups for m in unet.modules() if isinstance(m, torch.nn.GroupNorm)} == {groups}
 
 

@@ -12,10 +12,11 @@ import torch
 from painted import SCORES, repaint
 from paper_layout import build_tree, place_scan, split_row, write_split
 
-from brainuad.config import DataConfig, ModelConfig
+from brainuad.config import DataConfig
 from brainuad.data.cohort import Case, paper_cases
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
+from brainuad.models.diffusion import DiffusionSettings
 from brainuad.study import evaluate_cases, read_cases_csv, wide
 
 
@@ -37,7 +38,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    config = ModelConfig(unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, sigma_ens=(0.5, 1.1))
+    config = DiffusionSettings(
+        unet_dim=8, dim_mults=(1, 2), num_res_blocks=1, attention_head_dim=8, sigma_ens=(0.5, 1.1)
+    )
     torch.manual_seed(3)
     model = DiffusionModel(config).requires_grad_(False).eval()
     cache = tmp_path_factory.mktemp("cache")

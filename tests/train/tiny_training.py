@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from brainuad.config import ExperimentConfig
+from brainuad.config import ExperimentConfig, ModelNode
+from brainuad.models.diffusion import DiffusionSettings
 from brainuad.train.slices import TrainingVolumes, stack_volumes
 
 FILES = Path(__file__).parents[1] / "files"
@@ -27,10 +28,9 @@ def volumes_of_one_scan() -> TrainingVolumes:
 
 def tiny(**changes: Any) -> ExperimentConfig:
     """Three steps an epoch, two epochs; changes name fields of the experiment or of its trainer."""
-    config = ExperimentConfig()
-    model, data, trainer = config.model.cfg, config.datamodule.cfg, config.trainer
-    model.unet_dim, model.dim_mults, model.num_res_blocks, model.attention_head_dim = 32, (1, 1), 1, 32
-    model.unshuffle = 2
+    model = DiffusionSettings(unet_dim=32, dim_mults=(1, 1), num_res_blocks=1, attention_head_dim=32, unshuffle=2)
+    config = ExperimentConfig(model=ModelNode(model))
+    data, trainer = config.datamodule.cfg, config.trainer
     data.batch_size, data.lr = 2, 1e-3
     trainer.max_epochs, trainer.accelerator, trainer.warmup_steps = 2, "cpu", 4
     config.callbacks.picture_every_n_epochs = 0

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from brainuad.config import ModelConfig
+from brainuad.config import FREE
 from brainuad.models.base import Model
-from brainuad.models.diffusion import DiffusionModel
+from brainuad.models.diffusion import DiffusionModel, DiffusionSettings
 from brainuad.models.encoders import build_encoder, load_pretrained
 from brainuad.registry import MODELS
 
 
 @dataclass
-class ConditionedSettings(ModelConfig):
+class ConditionedSettings(DiffusionSettings):
     """Those of a diffusion model, and of the encoder that describes the clean slice.
 
     Attributes:
@@ -26,7 +26,7 @@ class ConditionedSettings(ModelConfig):
 
     name: str = "cddpm"
     encoder: str = "small"
-    pretrained_encoder: str = ""
+    pretrained_encoder: str = field(default="", metadata=FREE)  # what the first half of a run started from
 
 
 @MODELS.register("cddpm", settings=ConditionedSettings)

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from brainuad.config import ModelConfig
+from brainuad.config import TEST_TIME
 from brainuad.errors import InputError
 from brainuad.models.base import Draws, Model, batch_of
 from brainuad.models.noise import LACK_SPARSE_SUM, draw_permutations, gaussian_noise, simplex_fields, simplex_noise
-from brainuad.models.unet import UNet
+from brainuad.models.unet import UNet, UNetSettings
 from brainuad.registry import MODELS
 
 NOISES = {"simplex": simplex_noise, "gaussian": gaussian_noise}
 # noise levels that training by the clock keeps at its end on each side of those of reconstruction
 NARROWING = 100
 LOSSES = {"l1": nn.functional.l1_loss, "l2": nn.functional.mse_loss}
+
+
+@dataclass
+class DiffusionSettings(UNetSettings):
+    """A diffusion model: the network, its diffusion process, and how a scan is reconstructed.
+
+    Attributes:
+        timesteps: Length T of the noise schedule.
+        train_timesteps: Half-open range from which training draws t (0-based), uniformly.
+        test_timesteps: Noise level of reconstruction, 1-based as in the release: 500 means t = 499.
+        noise_ensemble: Average the reconstructions of ``step_ensemble`` in place of ``test_timesteps``.
+        step_ensemble: Noise levels of that average, 1-based.
+        noise_draws: Independent noise draws averaged at each noise level.
+        noisetype: "simplex" or "gaussian".
+        shared_noise: Repeat one noise field over the whole batch and every slice, as the release does.
+        loss: "l1" or "l2", on the predicted clean image.
+    """
+
+    name: str = "ddpm"
+    timesteps: int = 1000
+    train_timesteps: tuple[int, int] = (0, 1000)
+    test_timesteps: int = field(default=500, metadata=TEST_TIME)
+    noise_ensemble: bool = field(default=False, metadata=TEST_TIME)
+    step_ensemble: tuple[int, ...] = field(default=(250, 500, 750), metadata=TEST_TIME)
+    noise_draws: int = field(default=1, metadata=TEST_TIME)
+    noisetype: str = "simplex"
+    shared_noise: bool = False
+    loss: str = "l1"
 
 
 def cosine_betas(timesteps: int) -> Tensor:
@@ -30,7 +59,7 @@ def cosine_betas(timesteps: int) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
-@MODELS.register("ddpm", settings=ModelConfig)
+@MODELS.register("ddpm", settings=DiffusionSettings)
 class DiffusionModel(Model):
     """A diffusion model of healthy axial slices.
 
@@ -55,7 +84,7 @@ class DiffusionModel(Model):
     noise_scale: Tensor
     whole_volumes = True
 
-    def __init__(self, config: ModelConfig, *, condition: int = 0) -> None:
+    def __init__(self, config: DiffusionSettings, *, condition: int = 0) -> None:
         super().__init__()
         _check(config)
         self.config = config
@@ -210,7 +239,7 @@ def _simplex_on(images: Tensor, permutations: Tensor) -> Tensor:
     return simplex_fields(permutations, (images.shape[2], images.shape[3]))[:, None].to(images.device)
 
 
-def _levels(config: ModelConfig) -> tuple[int, ...]:
+def _levels(config: DiffusionSettings) -> tuple[int, ...]:
     """Return the noise levels of reconstruction, counted from 1."""
     return tuple(config.step_ensemble) if config.noise_ensemble else (config.test_timesteps,)
 
@@ -220,7 +249,7 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(f"images must be (B, 1, X, Y), got shape {tuple(images.shape)}")
 
 
-def _check(config: ModelConfig) -> None:
+def _check(config: DiffusionSettings) -> None:
     """Raise InputError for settings of the diffusion process that cannot be used."""
     if config.noisetype not in NOISES:
         known = f"Known: {', '.join(NOISES)}"

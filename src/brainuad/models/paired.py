@@ -12,17 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brainuad.config import ModelConfig
 from brainuad.models.base import Draws, batch_of
 from brainuad.models.denoising import DenoisingAutoencoder, DenoisingSettings
-from brainuad.models.diffusion import DiffusionModel
+from brainuad.models.diffusion import DiffusionModel, DiffusionSettings
 from brainuad.registry import MODELS
 
 _OF_DENOISER = "denoiser "  # before the names of its draws
 
 
 @dataclass
-class PairedSettings(DenoisingSettings, ModelConfig):
+class PairedSettings(DenoisingSettings, DiffusionSettings):
     """The settings of both."""
 
     name: str = "ddpm_dae"

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brainuad.config import ModelConfig
 from brainuad.errors import InputError
 from brainuad.models.base import Draws
-from brainuad.models.diffusion import LOSSES, DiffusionModel
+from brainuad.models.diffusion import LOSSES, DiffusionModel, DiffusionSettings
 from brainuad.registry import MODELS
 
 
 @dataclass
-class PatchedSettings(ModelConfig):
+class PatchedSettings(DiffusionSettings):
     """Those of a diffusion model, and the boxes.
 
     Attributes:

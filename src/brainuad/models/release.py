@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from brainuad.config import ModelConfig
 from brainuad.errors import InputError
+from brainuad.models.diffusion import DiffusionSettings
 from brainuad.models.unet import UNet, build_unet
 
 ONLY_DDPM = "Only checkpoints of the release's plain DDPM can be imported"
@@ -59,7 +59,7 @@ def _strip_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefixes[0]): value for key, value in inside}
 
 
-def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
+def _infer_config(weights: Mapping[str, Tensor]) -> DiffusionSettings:
     """Read the network's settings off its keys and shapes."""
 
     def need(key: str) -> Tensor:
@@ -77,7 +77,7 @@ def _infer_config(weights: Mapping[str, Tensor]) -> ModelConfig:
     width = need("input_blocks.0.0.weight").shape[0]
     first = [1 + level * (blocks + 1) for level in range(levels)]
     channels = [need(f"input_blocks.{i}.0.in_layers.2.weight").shape[0] for i in first]
-    return ModelConfig(unet_dim=width, dim_mults=tuple(c // width for c in channels), num_res_blocks=blocks)
+    return DiffusionSettings(unet_dim=width, dim_mults=tuple(c // width for c in channels), num_res_blocks=blocks)
 
 
 # The release's names of our layers

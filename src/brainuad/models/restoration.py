@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainuad.config import TEST_TIME, UNetSettings
+from brainuad.config import TEST_TIME
 from brainuad.errors import InputError
 from brainuad.models.anomalies import FAMILIES, NUMBERS, SLOTS, paint
 from brainuad.models.appearance import CONTRAST_NUMBERS, noise_bank, random_contrast
 from brainuad.models.base import Draws, Inference, Model
-from brainuad.models.unet import UNet
+from brainuad.models.unet import UNet, UNetSettings
 from brainuad.registry import MODELS
 
 POSE_NUMBERS = 6

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainuad.config import UNetSettings
+from brainuad.config import ModelSettings
 from brainuad.errors import InputError
 from brainuad.models.layers import (
     Attention,
@@ -19,6 +20,25 @@ from brainuad.models.layers import (
     timestep_features,
     zeroed,
 )
+
+
+@dataclass
+class UNetSettings(ModelSettings):
+    """The sizes of a U-Net.
+
+    Attributes:
+        unet_dim: Channels of the first level.
+        dim_mults: Channel multiplier of each level; each level after the first halves the resolution.
+        num_res_blocks: Residual blocks a level.
+        attention_head_dim: Channels of one attention head; attention is at the bottleneck only.
+        unshuffle: Pixel-unshuffle factor in front of the network (1: none), undone behind it.
+    """
+
+    unet_dim: int = 128
+    dim_mults: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 3
+    attention_head_dim: int = 64
+    unshuffle: int = 1
 
 
 class UNet(nn.Module):
