@@ -96,7 +96,7 @@ def known_from(scans: list[HealthyScan], subjects: list[str]) -> Known:
 
 def warned(scans: list[HealthyScan], calibration: Calibration) -> int:
     """Return how many scans the calibration finds to look different."""
-    return sum(bool(calibration.looks.doubts(scan.look)) for scan in scans)
+    return sum(bool(calibration.appearance.warnings(scan.appearance)) for scan in scans)
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     warnings = {
         "calibrated on the other half": sum(warned([changed[i] for i in halves[1 - k]], own[k][1]) for k in (0, 1))
     }
-    if detector.calibration.looks.distances:
+    if detector.calibration.appearance.distances:
         warnings["the model's calibration"] = warned(changed, detector.calibration)
         warnings["the model's calibration, as they are"] = warned(same, detector.calibration)
     print("scans warned about:", warnings)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from brainuad.calibration import Calibration, HealthyScan, Looks, calibration_of
+from brainuad.calibration import Calibration, HealthyAppearance, HealthyScan, calibration_of
 from brainuad.errors import InputError
 from brainuad.scoring.health import CARRIED
 
@@ -70,7 +70,7 @@ def test_the_first_format_can_be_read() -> None:
     assert calibration.threshold("l1", 0.01) == 0.1286
     assert calibration.interval("l1", 0.01) is None
     assert calibration.percentile("l1", 0.2) is None
-    assert calibration.looks == Looks()
+    assert calibration.appearance == HealthyAppearance()
     assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
 
 

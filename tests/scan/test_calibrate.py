@@ -98,8 +98,8 @@ def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: Sc
             findings = measure_findings(kept, calibration.threshold(score, fraction))
             assert len(findings) in healthy.counts
             assert [healthy.alike(peak, voxels) > 0 for peak, voxels in findings] == [True] * len(findings)
-    assert round(mapped.brain.ml, 5) in calibration.looks.brain_ml
-    assert round(mapped.placed.alignment, 5) in calibration.looks.alignment
+    assert round(mapped.brain.ml, 5) in calibration.appearance.brain_ml
+    assert round(mapped.placed.alignment, 5) in calibration.appearance.alignment
     assert calibration.scans == 2
     assert calibration.subjects == ("ixi067_t1", "mslub19_t1")
     assert calibration.made_from == "raw scans"
@@ -120,8 +120,8 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
     calibration, detector = made.calibration, Detector.load(room / "model")
     assert calibration.made_from == "prepared scans"
     assert calibration.subjects == ("IXI067", "IXI096")
-    assert calibration.looks.brain_ml == ()
-    assert len(calibration.looks.distances) == 2
+    assert calibration.appearance.brain_ml == ()
+    assert len(calibration.appearance.distances) == 2
     maps, masks = [], []
     for case in manifest_cases(cohort)[:2]:
         loaded = load_case(case, detector.data_config)

@@ -1,9 +1,9 @@
 """Calibration on healthy scans: thresholds, the range of scan scores, and the appearance of such scans."""
 
+from brainuad.calibration.appearance import Appearance, HealthyAppearance, appearance_of
 from brainuad.calibration.figures import FEW_SCANS, Calibration
 from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings
 from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of
-from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.calibration.relative import set_against_health
 from brainuad.scoring.rarity import tail_quantiles
@@ -11,14 +11,14 @@ from brainuad.scoring.rarity import tail_quantiles
 __all__ = [
     "FEW_SCANS",
     "SMALLEST_FINDING",
+    "Appearance",
     "BrainMaps",
     "Calibration",
+    "HealthyAppearance",
     "HealthyFindings",
     "HealthyScan",
-    "Look",
-    "Looks",
+    "appearance_of",
     "calibration_of",
-    "look_at",
     "pooled_thresholds",
     "set_against_health",
     "tail_quantiles",

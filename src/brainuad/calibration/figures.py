@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from brainuad.calibration._values import number, numbers, sequence, table
+from brainuad.calibration.appearance import HealthyAppearance, appearance_of
 from brainuad.calibration.findings import HealthyFindings
-from brainuad.calibration.looks import Looks, look_at
 from brainuad.errors import InputError
 
 FORMAT = 2
@@ -35,7 +35,7 @@ class Calibration:
         left_out: Names of given scans that could not be used.
         intervals: By score and fraction, the 95 % interval of the threshold from a bootstrap over scans.
         scan_scores: By score, the scans' scores, sorted.
-        looks: Appearance of the scans.
+        appearance: Appearance of the scans.
         findings: By score and fraction, the scans' findings at that threshold; only for the scores of users.
     """
 
@@ -50,7 +50,7 @@ class Calibration:
     left_out: tuple[str, ...] = ()
     intervals: Table = field(default_factory=dict)
     scan_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    looks: Looks = field(default_factory=Looks)
+    appearance: HealthyAppearance = field(default_factory=HealthyAppearance)
     findings: Mapping[str, Mapping[float, HealthyFindings]] = field(default_factory=dict)
 
     @classmethod
@@ -65,7 +65,7 @@ class Calibration:
         written = values.get("format", 1)
         if not isinstance(written, int) or written > FORMAT:
             raise ValueError(f"has format {written!r}; this version reads up to {FORMAT}: update brainuad")
-        scores = table(values, "scan_scores", {})
+        scores, appearance = table(values, "scan_scores", {}), table(values, "looks", {})
         return cls(
             scans=int(number(values, "scans")),
             voxels=int(number(values, "voxels")),
@@ -78,7 +78,7 @@ class Calibration:
             left_out=tuple(map(str, sequence(values, "left_out", []))),
             intervals=_by_fraction(table(values, "intervals", {}), _ends),
             scan_scores={score: numbers(scores, score) for score in scores},
-            looks=Looks.from_dict(table(values, "looks")) if "looks" in values else Looks(),
+            appearance=HealthyAppearance.from_dict(appearance) if appearance else HealthyAppearance(),
             findings=_by_fraction(
                 table(values, "findings", {}), lambda known, name: HealthyFindings.from_dict(table(known, name))
             ),
@@ -99,7 +99,7 @@ class Calibration:
             "thresholds": _by_text(self.thresholds),
             "intervals": _by_text(self.intervals),
             "scan_scores": {score: list(known) for score, known in self.scan_scores.items()},
-            "looks": {} if self.looks == Looks() else self.looks.to_dict(),
+            "looks": {} if self.appearance == HealthyAppearance() else self.appearance.to_dict(),
             "findings": {
                 score: {f"{fraction:g}": found.to_dict() for fraction, found in known.items()}
                 for score, known in self.findings.items()
@@ -163,7 +163,7 @@ class Calibration:
         found = []
         if self.scans < FEW_SCANS:
             found.append(f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little")
-        return found + self.looks.doubts(look_at(image, mask, brain_ml, alignment))
+        return found + self.appearance.warnings(appearance_of(image, mask, brain_ml, alignment))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
         found = self.thresholds.get(score)

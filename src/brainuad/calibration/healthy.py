@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from brainuad._version import __version__
+from brainuad.calibration.appearance import Appearance, HealthyAppearance, appearance_of
 from brainuad.calibration.figures import Calibration
 from brainuad.calibration.findings import HealthyFindings, measure_findings
-from brainuad.calibration.looks import Look, Looks, look_at
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, bases_of
@@ -73,7 +73,7 @@ class HealthyScan:
     tails: Mapping[str, np.ndarray]
     scores: Mapping[str, float]
     voxels: int
-    look: Look
+    appearance: Appearance
     maps: BrainMaps
     final: BrainMaps
 
@@ -101,21 +101,23 @@ class HealthyScan:
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
         known = {**raw, IMAGE: image}
         kept = {name: known[name] for name in KEPT if name in known}
-        look = look_at(image, mask, brain_ml, alignment)
+        appearance = appearance_of(image, mask, brain_ml, alignment)
         final = BrainMaps.of({name: maps[name] for name in TAKEN if name in maps}, mask)
-        return cls(tails, scores, int(mask.sum()), look, BrainMaps.of(kept, mask), final)
+        return cls(tails, scores, int(mask.sum()), appearance, BrainMaps.of(kept, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for ``np.savez``."""
-        measured = [np.nan if value is None else value for value in (self.look.brain_ml, self.look.alignment)]
+        measured = [
+            np.nan if value is None else value for value in (self.appearance.brain_ml, self.appearance.alignment)
+        ]
         return {
             "names": np.array(list(self.tails)),
             "tails": np.stack(list(self.tails.values())),
             "scores": np.array(list(self.scores.values())),
             "voxels": np.array(self.voxels),
-            "quantiles": self.look.quantiles,
-            "blocks": self.look.blocks,
-            "detail": self.look.detail,
+            "quantiles": self.appearance.quantiles,
+            "blocks": self.appearance.blocks,
+            "detail": self.appearance.detail,
             "measured": np.array(measured),
             "shape": np.array(self.maps.mask.shape),
             "brain": np.packbits(self.maps.mask),
@@ -140,7 +142,7 @@ class HealthyScan:
             dict(zip(names, arrays["tails"], strict=True)),
             dict(zip(names, arrays["scores"].tolist(), strict=True)),
             int(arrays["voxels"]),
-            Look(arrays["quantiles"], arrays["blocks"], brain_ml, alignment, arrays["detail"]),
+            Appearance(arrays["quantiles"], arrays["blocks"], brain_ml, alignment, arrays["detail"]),
             maps,
             final,
         )
@@ -191,5 +193,5 @@ def calibration_of(
             for name in scans[0].final.values
         },
         scan_scores={name: tuple(sorted(scan.scores[name] for scan in scans)) for name in thresholds},
-        looks=Looks.of([scan.look for scan in scans]),
+        appearance=HealthyAppearance.of([scan.appearance for scan in scans]),
     )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from brainuad.calibration import SMALLEST_FINDING, Calibration, Looks, look_at
+from brainuad.calibration import SMALLEST_FINDING, Calibration, HealthyAppearance, appearance_of
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.evaluation import scan_score
@@ -110,11 +110,11 @@ def score_scan(
 def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float) -> tuple[Scale | None, list[str]]:
     """Return what the healthy scans of the calibration say about map values, or None, and warnings."""
     calibration, placed = detector.calibration, maps.placed
-    looks = Looks() if calibration is None else calibration.looks
+    healthy = HealthyAppearance() if calibration is None else calibration.appearance
     # Correlation with the atlas, which is a T1, says nothing of another contrast, unless healthy scans of that do.
-    alignment = placed.alignment if detector.modality == "t1" or looks.knows_alignment else None
+    alignment = placed.alignment if detector.modality == "t1" or healthy.knows_alignment else None
     if calibration is None:
-        warnings = looks.doubts(look_at(placed.image, placed.mask, maps.brain.ml, alignment))
+        warnings = healthy.warnings(appearance_of(placed.image, placed.mask, maps.brain.ml, alignment))
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
     warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, alignment)
     if score not in calibration.thresholds:

@@ -14,8 +14,8 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from tiny import FILES, tiny_detector
 
-from brainuad.calibration import Looks, look_at
-from brainuad.calibration.looks import LEVELS
+from brainuad.calibration import HealthyAppearance, appearance_of
+from brainuad.calibration.appearance import LEVELS
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.detector import load_model
@@ -37,8 +37,10 @@ def healthy() -> list[Image]:
 
 
 @pytest.fixture(scope="module")
-def looks(healthy: list[Image]) -> Looks:
-    return Looks.of([look_at(*scan, 1300 + 20 * i, 0.74 + 0.005 * i) for i, scan in enumerate(healthy)])
+def appearance(healthy: list[Image]) -> HealthyAppearance:
+    return HealthyAppearance.of(
+        [appearance_of(*scan, 1300 + 20 * i, 0.74 + 0.005 * i) for i, scan in enumerate(healthy)]
+    )
 
 
 def another_contrast(name: str) -> Image:
@@ -46,15 +48,15 @@ def another_contrast(name: str) -> Image:
     return np.clip((array - 1) / 254, 0, 1), array > 0
 
 
-def test_round_trip_through_json(looks: Looks) -> None:
-    again = Looks.from_dict(json.loads(json.dumps(looks.to_dict())))
-    assert again == looks
-    np.testing.assert_array_equal(again.unpacked(), looks.unpacked())
-    assert looks.shape == (40, 48, 36)
+def test_round_trip_through_json(appearance: HealthyAppearance) -> None:
+    again = HealthyAppearance.from_dict(json.loads(json.dumps(appearance.to_dict())))
+    assert again == appearance
+    np.testing.assert_array_equal(again.unpacked(), appearance.unpacked())
+    assert appearance.shape == (40, 48, 36)
 
 
-def test_regions_are_dark_and_bright_parts_of_the_brain(healthy: list[Image], looks: Looks) -> None:
-    middle, bright = looks.unpacked()
+def test_regions_are_dark_and_bright_parts_of_the_brain(healthy: list[Image], appearance: HealthyAppearance) -> None:
+    middle, bright = appearance.unpacked()
     assert not (middle & bright).any()
     for image, mask in healthy:
         assert mask[bright].mean() > 0.99
@@ -63,8 +65,8 @@ def test_regions_are_dark_and_bright_parts_of_the_brain(healthy: list[Image], lo
 
 def test_healthy_scans_look_healthy(healthy: list[Image]) -> None:
     for left_out, scan in enumerate(healthy):
-        others = Looks.of([look_at(*other) for i, other in enumerate(healthy) if i != left_out])
-        assert others.doubts(look_at(*scan)) == []
+        others = HealthyAppearance.of([appearance_of(*other) for i, other in enumerate(healthy) if i != left_out])
+        assert others.warnings(appearance_of(*scan)) == []
 
 
 def test_a_scan_with_lesions_is_of_the_right_kind() -> None:
@@ -75,33 +77,33 @@ def test_a_scan_with_lesions_is_of_the_right_kind() -> None:
     assert len(ill) == 5  # a tumour may take all contrast away
     for case in ill:
         scan = load_case(case, detector.data_config)
-        doubts = detector.calibration.looks.doubts(look_at(scan.image, scan.mask))
-        assert not any("another kind of scan" in doubt for doubt in doubts), case.subject
+        warnings = detector.calibration.appearance.warnings(appearance_of(scan.image, scan.mask))
+        assert not any("another kind of scan" in warning for warning in warnings), case.subject
 
 
 @pytest.mark.parametrize("name", ["t2", "flair"])
-def test_another_kind_of_scan_is_noticed(looks: Looks, name: str) -> None:
-    (doubt,) = looks.doubts(look_at(*another_contrast(name)))
-    assert "another kind of scan than the model's" in doubt
+def test_another_kind_of_scan_is_noticed(appearance: HealthyAppearance, name: str) -> None:
+    (warning,) = appearance.warnings(appearance_of(*another_contrast(name)))
+    assert "another kind of scan than the model's" in warning
 
 
 def test_another_kind_is_noticed_whatever_kind_the_model_is_of(healthy: list[Image]) -> None:
-    inverted = Looks.of([look_at(np.where(mask, 1 - image, 0), mask) for image, mask in healthy])
-    assert "another kind" in inverted.doubts(look_at(*healthy[0]))[0]
+    inverted = HealthyAppearance.of([appearance_of(np.where(mask, 1 - image, 0), mask) for image, mask in healthy])
+    assert "another kind" in inverted.warnings(appearance_of(*healthy[0]))[0]
 
 
-def test_contrast_tells_nothing_where_healthy_scans_have_none(looks: Looks) -> None:
+def test_contrast_tells_nothing_where_healthy_scans_have_none(appearance: HealthyAppearance) -> None:
     """As on FLAIR, where grey and white matter are alike."""
-    none = replace(looks, contrasts=(-0.03, 0.0, *looks.contrasts[2:]))
-    doubts = none.doubts(look_at(*another_contrast("t2")))
-    assert doubts
-    assert not any("another kind" in doubt for doubt in doubts)
+    none = replace(appearance, contrasts=(-0.03, 0.0, *appearance.contrasts[2:]))
+    warnings = none.warnings(appearance_of(*another_contrast("t2")))
+    assert warnings
+    assert not any("another kind" in warning for warning in warnings)
 
 
-def test_other_intensities_are_noticed(healthy: list[Image], looks: Looks) -> None:
+def test_other_intensities_are_noticed(healthy: list[Image], appearance: HealthyAppearance) -> None:
     image, mask = healthy[0]
-    (doubt,) = looks.doubts(look_at(image**2, mask))
-    assert "thresholds may not hold" in doubt
+    (warning,) = appearance.warnings(appearance_of(image**2, mask))
+    assert "thresholds may not hold" in warning
 
 
 def thick(image: np.ndarray) -> np.ndarray:
@@ -113,31 +115,33 @@ def thick(image: np.ndarray) -> np.ndarray:
     return slices[:, :, low] * (1 - share) + slices[:, :, low + 1] * share
 
 
-def test_thick_slices_and_noise_are_noticed(healthy: list[Image], looks: Looks) -> None:
+def test_thick_slices_and_noise_are_noticed(healthy: list[Image], appearance: HealthyAppearance) -> None:
     image, mask = healthy[0]
     noise = 0.15 * np.random.default_rng(0).normal(size=image.shape)
     for changed, words in (
         (thick(image), "blurred or in thick slices along"),
         (np.clip(image + noise, 0, 1), "noisy along left to right, back to front"),
     ):
-        doubts = looks.doubts(look_at(changed * mask, mask))
-        assert any(words in doubt and "bottom to top" in doubt for doubt in doubts), words
+        warnings = appearance.warnings(appearance_of(changed * mask, mask))
+        assert any(words in warning and "bottom to top" in warning for warning in warnings), words
 
 
-def test_a_calibration_of_before_knows_no_detail(healthy: list[Image], looks: Looks) -> None:
-    before = {name: value for name, value in looks.to_dict().items() if name != "detail"}
+def test_a_calibration_of_before_knows_no_detail(healthy: list[Image], appearance: HealthyAppearance) -> None:
+    before = {name: value for name, value in appearance.to_dict().items() if name != "detail"}
     image, mask = healthy[0]
-    doubts = Looks.from_dict(json.loads(json.dumps(before))).doubts(look_at(thick(image) * mask, mask))
-    assert not any("thick slices" in doubt for doubt in doubts)
+    warnings = HealthyAppearance.from_dict(json.loads(json.dumps(before))).warnings(
+        appearance_of(thick(image) * mask, mask)
+    )
+    assert not any("thick slices" in warning for warning in warnings)
 
 
-def test_distances_are_those_of_wasserstein(healthy: list[Image], looks: Looks) -> None:
+def test_distances_are_those_of_wasserstein(healthy: list[Image], appearance: HealthyAppearance) -> None:
     values = [image[mask] for image, mask in healthy]
     quantiles = np.array([np.quantile(ours, LEVELS) for ours in values])
     rest = [np.delete(quantiles, i, 0).mean(0) for i in range(len(values))]
     exact = [np.mean(np.abs(ours - others)) for ours, others in zip(quantiles, rest, strict=True)]
-    np.testing.assert_allclose(looks.distances, sorted(exact), atol=1e-5)
-    one, other = (look_at(*scan).quantiles for scan in healthy[:2])
+    np.testing.assert_allclose(appearance.distances, sorted(exact), atol=1e-5)
+    one, other = (appearance_of(*scan).quantiles for scan in healthy[:2])
     assert np.abs(one - other).mean() == pytest.approx(wasserstein_distance(values[0], values[1]), abs=2e-3)
 
 
@@ -146,13 +150,13 @@ def test_distances_are_those_of_wasserstein(healthy: list[Image], looks: Looks) 
     [(600, 0.75, "brain volume 600 mL is outside"), (2500, 0.75, "2500 mL"), (1350, 0.4, "registration failed")],
 )
 def test_brain_volume_and_alignment(
-    healthy: list[Image], looks: Looks, brain_ml: float, alignment: float, words: str
+    healthy: list[Image], appearance: HealthyAppearance, brain_ml: float, alignment: float, words: str
 ) -> None:
-    assert looks.doubts(look_at(*healthy[0], 1350, 0.75)) == []
-    (doubt,) = looks.doubts(look_at(*healthy[0], brain_ml, alignment))
-    assert words in doubt
+    assert appearance.warnings(appearance_of(*healthy[0], 1350, 0.75)) == []
+    (warning,) = appearance.warnings(appearance_of(*healthy[0], brain_ml, alignment))
+    assert words in warning
 
 
 def test_without_a_cohort_only_poor_alignment_is_known(healthy: list[Image]) -> None:
-    assert Looks().doubts(look_at(*healthy[0], 100, 0.6)) == []
-    assert "below 0.50" in Looks().doubts(look_at(*healthy[0], 100, 0.49))[0]
+    assert HealthyAppearance().warnings(appearance_of(*healthy[0], 100, 0.6)) == []
+    assert "below 0.50" in HealthyAppearance().warnings(appearance_of(*healthy[0], 100, 0.49))[0]

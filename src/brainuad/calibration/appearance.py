@@ -26,7 +26,7 @@ _ENOUGH = 5  # fewest scans from which their spread is estimated
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Appearance:
     """Appearance of one scan.
 
     Attributes:
@@ -44,7 +44,7 @@ class Look:
     detail: np.ndarray
 
 
-def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Look:
+def appearance_of(image: Any, mask: Any, brain_ml: float | None = None, alignment: float | None = None) -> Appearance:
     """Measure the appearance of a scan.
 
     Args:
@@ -59,7 +59,7 @@ def look_at(image: Any, mask: Any, brain_ml: float | None = None, alignment: flo
     total = _block_means(np.where(inside, values, 0), size)
     blocks = np.divide(total, share, out=np.full(share.shape, np.nan), where=share >= 0.5)
     quantiles = np.quantile(values[inside], LEVELS)
-    return Look(quantiles, blocks, brain_ml, alignment, detail_of(values, inside))
+    return Appearance(quantiles, blocks, brain_ml, alignment, detail_of(values, inside))
 
 
 def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Looks:
+class HealthyAppearance:
     """Appearance of healthy scans. Any field may be empty, which means unknown.
 
     Attributes:
@@ -105,18 +105,18 @@ class Looks:
     detail: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, looks: Sequence[Look]) -> Looks:
+    def of(cls, scans: Sequence[Appearance]) -> HealthyAppearance:
         """Summarise the appearance of at least two scans.
 
         Raises:
             ValueError: There are fewer, or the grids differ.
         """
-        if len(looks) < 2:
-            raise ValueError(f"{len(looks)} scan cannot be compared with others")
-        quantiles = np.stack([look.quantiles for look in looks])
-        blocks = np.stack([look.blocks for look in looks])
-        rest = ~np.eye(len(looks), dtype=bool)
-        detail = np.sort([look.detail for look in looks if np.isfinite(look.detail).all()], axis=0)
+        if len(scans) < 2:
+            raise ValueError(f"{len(scans)} scan cannot be compared with others")
+        quantiles = np.stack([scan.quantiles for scan in scans])
+        blocks = np.stack([scan.blocks for scan in scans])
+        rest = ~np.eye(len(scans), dtype=bool)
+        detail = np.sort([scan.detail for scan in scans if np.isfinite(scan.detail).all()], axis=0)
         contrasts = (_contrast(blocks[i], _regions(blocks[other])) for i, other in enumerate(rest))
         distances = (_distance(quantiles[i], quantiles[other].mean(0)) for i, other in enumerate(rest))
         return cls(
@@ -125,13 +125,13 @@ class Looks:
             blocks.shape[1:],
             base64.b64encode(np.packbits(_regions(blocks)).tobytes()).decode(),
             _rounded(sorted(contrast for contrast in contrasts if not math.isnan(contrast))),
-            _rounded(sorted(look.brain_ml for look in looks if look.brain_ml is not None)),
-            _rounded(sorted(look.alignment for look in looks if look.alignment is not None)),
+            _rounded(sorted(scan.brain_ml for scan in scans if scan.brain_ml is not None)),
+            _rounded(sorted(scan.alignment for scan in scans if scan.alignment is not None)),
             _rounded(detail.reshape(-1, 3).T.ravel()),
         )
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Looks:
+    def from_dict(cls, values: dict[str, Any]) -> HealthyAppearance:
         """Read the values of `to_dict`; a ValueError says what is missing or cannot be used."""
         values = {"detail": [], **values}  # missing in older calibrations
         lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
@@ -162,12 +162,12 @@ class Looks:
         except (binascii.Error, ValueError) as error:
             raise ValueError("has damaged regions") from error
 
-    def doubts(self, look: Look) -> list[str]:
+    def warnings(self, scan: Appearance) -> list[str]:
         """Return warnings about the ways in which a scan looks different from the healthy scans."""
         found: list[str] = []
         other_kind = False
-        if len(self.contrasts) >= _ENOUGH and look.blocks.shape == self.shape:
-            contrast, usual = _contrast(look.blocks, self.unpacked()), float(np.mean(self.contrasts))
+        if len(self.contrasts) >= _ENOUGH and scan.blocks.shape == self.shape:
+            contrast, usual = _contrast(scan.blocks, self.unpacked()), float(np.mean(self.contrasts))
             least = LEAST_CONTRAST * usual
             # On FLAIR a tenth of the healthy scans have next to none: there it tells nothing.
             if np.quantile(self.contrasts, 0.1) >= least and not contrast >= least:
@@ -178,7 +178,7 @@ class Looks:
                 )
         if len(self.distances) >= _ENOUGH and not other_kind:
             high = _limit(self.distances, "above")
-            distance = _distance(look.quantiles, np.asarray(self.quantiles))
+            distance = _distance(scan.quantiles, np.asarray(self.quantiles))
             if distance > high:
                 found.append(
                     f"intensities are {distance:.3f} from the healthy scans', which differ by up to {high:.3f}: "
@@ -186,24 +186,24 @@ class Looks:
                 )
         if not other_kind:
             # unusual intensities change the differences, too, so noise is not reported then
-            found += self._detail_doubts(look.detail, noise=not found)
-        if look.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
+            found += self._detail_warnings(scan.detail, noise=not found)
+        if scan.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
-            if not low <= look.brain_ml <= high:
+            if not low <= scan.brain_ml <= high:
                 found.append(
-                    f"brain volume {look.brain_ml:.0f} mL is outside the healthy scans' {low:.0f} to {high:.0f} mL: "
+                    f"brain volume {scan.brain_ml:.0f} mL is outside the healthy scans' {low:.0f} to {high:.0f} mL: "
                     "look at the brain mask"
                 )
-        if look.alignment is not None and not other_kind:
+        if scan.alignment is not None and not other_kind:
             low = _limit(self.alignment, "below") if self.knows_alignment else POOR_ALIGNMENT
-            if not look.alignment >= low:
+            if not scan.alignment >= low:
                 found.append(
-                    f"correlation {look.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "
+                    f"correlation {scan.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "
                     "failed"
                 )
         return found
 
-    def _detail_doubts(self, detail: np.ndarray, *, noise: bool) -> list[str]:
+    def _detail_warnings(self, detail: np.ndarray, *, noise: bool) -> list[str]:
         """Return warnings about axes with too little fine structure, or, with ``noise``, too much."""
         known = np.reshape(self.detail, (3, -1))
         if known.shape[1] < _ENOUGH:
