@@ -42,13 +42,13 @@ from brainuad.data.loading import PreparedCase, content_key
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import average_precision
-from brainuad.files import atomic_path
+from brainuad.files import atomic_path, key_of
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
 from brainuad.scoring.ensembles import ENSEMBLES
 from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
 from brainuad.study import OURS, Reconstructor, Scorer, evaluate_cases
 from brainuad.study.figures import file_name
-from brainuad.study.progress import Progress, key_of
+from brainuad.study.progress import Progress
 from brainuad.study.sweep import run_sweep
 
 PAPER = {"noise_ensemble": False, "test_timesteps": 500, "noise_draws": 1}

@@ -40,9 +40,9 @@ from brainuad.errors import InputError
 from brainuad.evaluation import summarise
 from brainuad.experiment.overrides import to_experiment
 from brainuad.experiment.run import fold_cases, train_fold
-from brainuad.files import atomic_path
+from brainuad.files import atomic_path, key_of
 from brainuad.study import Scorer
-from brainuad.study.progress import Progress, key_of
+from brainuad.study.progress import Progress
 
 STEPS, LONG = 1200, 10_300
 # Steps and settings of each network, in the order of its operations; "48 x 2" is the preset lite.

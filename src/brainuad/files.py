@@ -211,6 +211,11 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
+def key_of(*parts: Any) -> str:
+    """Return a hash of JSON values, 32 hexadecimal digits: equal parts, equal key."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text.
 

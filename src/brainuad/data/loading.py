@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections import deque
@@ -25,7 +23,7 @@ from brainuad.data.sampling import sample_axes
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError
-from brainuad.files import Cache, sha256
+from brainuad.files import Cache, key_of, sha256
 
 _LOADER_VERSION = 5  # raise when the same settings give other numbers, so that old entries are not taken
 MAX_OFF_CENTRE_MM = 60.0  # scans in atlas space lie nearer than this
@@ -177,7 +175,7 @@ def content_key(case: Case, config: DataConfig) -> str:
         "smoothing_iterations": config.smoothing_iterations,
         "files": [sha256(path) if path is not None else None for path in paths],
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    return key_of(settings)
 
 
 @cache

@@ -27,11 +27,10 @@ from brainuad.errors import InputError
 from brainuad.experiment.fold import fold_cases
 from brainuad.experiment.overrides import CONFIG_MODULE, check_settings, read_overrides
 from brainuad.experiment.run import train_fold
-from brainuad.files import write_json, write_text
+from brainuad.files import key_of, write_json, write_text
 from brainuad.study import OURS, evaluate_cases, failures
 from brainuad.study.figures import file_name
 from brainuad.study.html_page import write_page
-from brainuad.study.progress import key_of
 from brainuad.study.scorer import CASE_ERRORS
 from brainuad.study.zoo_page import Entry, draw_set, page, shown_scores
 

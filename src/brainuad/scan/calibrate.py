@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 import zipfile
@@ -24,7 +23,7 @@ from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, check_writable, sha256, write_json
+from brainuad.files import atomic_path, check_writable, key_of, sha256, write_json
 from brainuad.inputs.masks import BRAIN, mask_for
 from brainuad.inputs.scans import Scan, find_scans, open_scan
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_models, model_folder
@@ -216,8 +215,8 @@ class _Work:
     def summary(self, scan: Scan | Case) -> tuple[HealthyScan, bool]:
         """Return a scan's summary, and whether it was finished before."""
         key, make = self.prepared(scan) if isinstance(scan, Case) else self.raw(scan)
-        parts = [__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key]
-        entry = self.summaries / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}.npz"
+        parts = key_of(__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key)
+        entry = self.summaries / f"{parts}.npz"
         known = _read_summary(entry)
         if known is not None:
             return known, True

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256 as _sha256
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
-from brainuad.files import sha256, write_json
+from brainuad.files import key_of, sha256, write_json
 from brainuad.inputs.bids import write_dataset_description
 from brainuad.inputs.masks import BRAIN, LESION, MaskKind, mask_for
 from brainuad.inputs.scans import Scan, open_scan, output_paths
@@ -249,8 +248,7 @@ class _Work:
         settings = self.settings
         asked = [settings.score, settings.fpr, settings.seed]
         calibration = self.detector.calibration and self.detector.calibration.to_dict()
-        parts = [__version__, _SIDECAR, self.detector_key, calibration, asked, hashes]
-        return _sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return key_of(__version__, _SIDECAR, self.detector_key, calibration, asked, hashes)
 
 
 def _healthy_scores(detector: Detector, score: str) -> list[float]:

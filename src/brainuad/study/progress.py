@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -113,11 +112,6 @@ def read_histograms(path: Path) -> dict[str, ScoreHistogram]:
         return {name: ScoreHistogram.from_arrays({part: arrays[f"{name} {part}"] for part in parts}) for name in names}
     except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile):
         return {}
-
-
-def key_of(*parts: Any) -> str:
-    """Return a hash of JSON values: equal parts, equal key."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def without_nan(value: Any) -> Any:

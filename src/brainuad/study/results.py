@@ -19,11 +19,12 @@ from brainuad.data.leaks import People, people, scans_of_others
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
+from brainuad.files import key_of
 from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.scoring.scores import OF_THE_IMAGE
 from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space
-from brainuad.study.progress import Progress, key_of, read_histograms, without_nan, write_histograms
+from brainuad.study.progress import Progress, read_histograms, without_nan, write_histograms
 from brainuad.study.protocol import MODEL, Protocol, Thresholds
 from brainuad.study.ranks import Ranks
 from brainuad.study.scorer import CASE_ERRORS, MIN_OTHERS, ScoredCase, Scorer

@@ -13,11 +13,12 @@ from torch import Tensor
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, scans_of_others
 from brainuad.data.loading import PreparedCase, cache_folder
-from brainuad.detector import Detector
+from brainuad.detector import Detector, Maps
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import Cache
 from brainuad.models.base import Inference
+from brainuad.scoring._arrays import mask_on
 from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
 from brainuad.scoring.rarity import cleaned
 from brainuad.study.loader import Loader
@@ -120,16 +121,6 @@ class ScoredCase:
     maps: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
-class _Compared:
-    """A case with its raw maps, before they are related to healthy scans and post-processed."""
-
-    prepared: PreparedCase
-    reconstruction: Tensor | None
-    mask: Tensor
-    maps: dict[str, Tensor]
-
-
 def case_seed(seed: int, case: Case) -> int:
     """Return the seed of a case's noise, a function of the seed, the set and the subject."""
     digest = hashlib.sha256(f"{seed}/{case.dataset}/{case.subject}".encode()).digest()
@@ -180,24 +171,24 @@ class Scorer:
 
     def _score(self, case: Case, names: Iterable[str]) -> ScoredCase:
         bases = {name: base_of(name) for name in names}
-        compared = self._compare(case, [base or name for name, base in bases.items()])
+        prepared, maps = self._compare(case, [base or name for name, base in bases.items()])
         relative = [base for base in bases.values() if base is not None]
         whose = self.own_scans(case) if relative else []
-        own = [compared if other == case else self._compare(other, relative) for other in whose]
-        mask = compared.prepared.mask
+        own = [(prepared, maps) if other == case else self._compare(other, relative) for other in whose]
+        mask = prepared.mask
         found = {}
         for name, base in bases.items():
-            final = compared.maps[base or name]
+            final = maps.raw[base or name]
             if base is not None and self.statistics is not None:
-                twins = [(twin.maps[base], twin.prepared.mask) for twin in own]
+                twins = [(twin.raw[base], of_twin.mask) for of_twin, twin in own]
                 final = self.statistics.score(name, final, mask, twins)
             elif base is not None:
                 if self.detector.health is None:
                     raise ValueError(f"{name} needs healthy scans to compare with")
                 final = self.detector.health.score(name, final, mask)
-            found[name] = (cleaned(name, final, compared.mask) if self.postprocess else final).cpu().numpy()
-        reconstruction = None if compared.reconstruction is None else compared.reconstruction.numpy()
-        return ScoredCase(compared.prepared, reconstruction, found)
+            found[name] = (cleaned(name, final, mask_on(final, mask)) if self.postprocess else final).cpu().numpy()
+        reconstruction = None if maps.reconstruction is None else maps.reconstruction.numpy()
+        return ScoredCase(prepared, reconstruction, found)
 
     def learn_health(self, cases: Sequence[Case], names: Iterable[str]) -> None:
         """Learn the healthy-scan statistics for ``names``, scores relative to health.
@@ -211,11 +202,11 @@ class Scorer:
         for case in self.load.in_turn(cases):
             try:
                 with device_told_from_scan(self.detector.device):
-                    compared = self._compare(case, bases, look=bases != [IMAGE])
+                    prepared, maps = self._compare(case, bases, look=bases != [IMAGE])
             except CASE_ERRORS:
                 continue  # it will fail again when it is scored, and be reported then
-            statistics = statistics or HealthyStatistics(bases, compared.prepared.mask.shape)
-            statistics.add(compared.maps, compared.prepared.mask)
+            statistics = statistics or HealthyStatistics(bases, prepared.mask.shape)
+            statistics.add(maps.raw, prepared.mask)
             used.append(case)
         if scans_of_others(used) >= MIN_OTHERS:
             self.statistics, self.healthy = statistics, used
@@ -244,8 +235,8 @@ class Scorer:
             found = found._replace(second=self._cached.second(prepared.image, seed))
         return found
 
-    def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> _Compared:
-        """Return a case's raw maps; without ``look`` only those that need no model."""
+    def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> tuple[PreparedCase, Maps]:
+        """Return a case and its raw maps; without ``look`` only those that need no model."""
         prepared = self.load(case)
         self.stage(f"{case.subject}: reconstruct")
         wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
@@ -263,4 +254,4 @@ class Scorer:
         image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
         maps = self.detector.compare(image, found, mask, wanted)
         maps[IMAGE] = image
-        return _Compared(prepared, reconstruction, mask, maps)
+        return prepared, Maps(reconstruction, maps, {})

@@ -19,12 +19,11 @@ from brainuad.data.cohort import Case
 from brainuad.data.leaks import People
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
-from brainuad.files import write_json, write_text
+from brainuad.files import key_of, write_json, write_text
 from brainuad.scoring.ensembles import LEARNT, learn_weights
 from brainuad.scoring.health import OWN_MAP
 from brainuad.study.cohort import loadable, scores_to_compute
 from brainuad.study.html_page import write_page
-from brainuad.study.progress import key_of
 from brainuad.study.protocol import ANY, MODEL, QUICK
 from brainuad.study.results import NO_THRESHOLDS, Results
 from brainuad.study.run import message_of
