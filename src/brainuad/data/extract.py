@@ -15,6 +15,7 @@ from brainuad.data.registration import itk_fault, to_sitk, two_itk_threads
 from brainuad.data.volume import Volume
 
 PUBLISHED_BIAS_LEVELS = 4
+_BIAS_GRID, _BIAS_ITERATIONS = 6.0, 100  # mm, and at most a level
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
 _FOUND_BY = {
@@ -186,17 +187,10 @@ def on_same_grid(label: Volume, image: Volume) -> bool:
     return same_shape and np.allclose(label.affine, image.affine, atol=1e-2)
 
 
-def correct_bias(
-    volume: Volume,
-    mask: np.ndarray,
-    levels: int = PUBLISHED_BIAS_LEVELS,
-    *,
-    working_spacing: float = 6.0,
-    iterations: int = 100,
-) -> np.ndarray:
+def correct_bias(volume: Volume, mask: np.ndarray, levels: int = PUBLISHED_BIAS_LEVELS) -> np.ndarray:
     """Divide out the smooth multiplicative bias field inside the brain (N4, Tustison et al. 2010).
 
-    The field is smooth, so it is estimated on a grid of about ``working_spacing`` mm and evaluated on the scan's own.
+    The field is smooth, so it is estimated on a grid of about 6 mm and evaluated on the scan's own.
 
     Args:
         volume: Brain-extracted scan with positive intensities in the brain.
@@ -204,8 +198,6 @@ def correct_bias(
         levels: Each halves the distance between the knots of the field, which begins as one cubic piece over the whole
             brain. With the four that were published it is some 2 cm, and a large lesion is taken for bias and
             flattened; with one it stays.
-        working_spacing: Grid of the estimate in mm.
-        iterations: Most iterations a level.
 
     Returns:
         ``(X, Y, Z)`` float32, corrected, zero outside the mask.
@@ -217,9 +209,9 @@ def correct_bias(
     positive = mask & (volume.array > 0)
     image = to_sitk(volume)
     inside = sitk.Cast(to_sitk(volume.with_array(positive)) > 0.5, sitk.sitkUInt8)
-    shrink = [max(1, round(working_spacing / spacing)) for spacing in volume.spacing]
+    shrink = [max(1, round(_BIAS_GRID / spacing)) for spacing in volume.spacing]
     correction = sitk.N4BiasFieldCorrectionImageFilter()
-    correction.SetMaximumNumberOfIterations([iterations] * levels)
+    correction.SetMaximumNumberOfIterations([_BIAS_ITERATIONS] * levels)
     correction.SetConvergenceThreshold(5e-4)
     try:
         with two_itk_threads():

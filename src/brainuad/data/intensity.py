@@ -7,11 +7,12 @@ from scipy import ndimage
 
 _ZERO = (-0.005, 0.1)  # of the range: ringing below, noise of air above; a background there is 0
 _EVEN = 0.05  # of the range: how much the faces of a scan differ where they show background only
+_TIME_STEP = 0.125  # of curvature flow, as published
 _CLEARLY = 0.1  # of the range: what is that far below the background is no noise and no ringing
 _MOST_BELOW = 0.05  # of what is clearly no background
 
 
-def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float = 0.125) -> np.ndarray:
+def curvature_flow(array: np.ndarray, *, iterations: int = 3) -> np.ndarray:
     """Smooth along, not across, the edges of an ``(X, Y, Z)`` image; voxels count as 1 mm.
 
     Sethian, *Level Set Methods*, 1996, as implemented by ITK's ``CurvatureFlowImageFilter``.
@@ -27,7 +28,7 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3, time_step: float =
         reach = iterations + 1
         box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in varied[0])
         image = sitk.GetImageFromArray(smooth[box])
-        flowed = sitk.CurvatureFlow(image, timeStep=time_step, numberOfIterations=iterations)
+        flowed = sitk.CurvatureFlow(image, timeStep=_TIME_STEP, numberOfIterations=iterations)
         smooth[box] = sitk.GetArrayFromImage(flowed)
     return smooth
 

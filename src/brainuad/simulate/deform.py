@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+HELD_MM = 8.0  # depth below the surface from which on the skull has no effect
 MIN_JACOBIAN = 0.02  # determinant below which a displacement counts as folding
 
 
 def push(
-    centre: np.ndarray,
-    radius: float,
-    strength: float,
-    from_edge: np.ndarray,
-    spacing: tuple[float, float, float],
-    *,
-    edge_mm: float = 8.0,
+    centre: np.ndarray, radius: float, strength: float, from_edge: np.ndarray, spacing: tuple[float, float, float]
 ) -> np.ndarray:
     """Push tissue radially away from a point, and hold it at the brain's surface, as the skull does.
 
@@ -28,7 +23,6 @@ def push(
         strength: Largest displacement, as a fraction of ``radius`` (below 0.6, or the centre itself would fold).
         from_edge: ``(X, Y, Z)`` depth below the brain's surface in mm, 0 outside.
         spacing: Voxel size in mm.
-        edge_mm: Depth from which on the skull has no effect.
 
     Returns:
         ``(3, X, Y, Z)`` float32 displacement in voxels: the tissue at ``x`` comes from ``x - displacement``.
@@ -37,7 +31,7 @@ def push(
     grid = np.indices(from_edge.shape, np.float32)
     away = (grid - np.asarray(centre, np.float32)[:, None, None, None]) * steps
     distance = np.sqrt((away**2).sum(0)) / radius
-    hold = np.clip(from_edge / edge_mm, 0, 1)
+    hold = np.clip(from_edge / HELD_MM, 0, 1)
     hold = hold * hold * (3 - 2 * hold)  # smoothstep: smooth at both ends
     displacement = away * (strength * np.exp((1 - distance**2) / 2) * hold) / steps
     while jacobian(displacement).min() < MIN_JACOBIAN:
