@@ -28,7 +28,8 @@ from brainuad.evaluation import summarise
 from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, HealthyMoments, base_of
+from brainuad.scoring.health import CARRIED, HealthyMoments
+from brainuad.scoring.names import IMAGE, OWN_MAP, base_of
 from brainuad.scoring.rarity import TAIL
 
 SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")

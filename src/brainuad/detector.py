@@ -23,7 +23,8 @@ from brainuad.models.base import Inference, Model
 from brainuad.registry import MODELS, SCORES
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
-from brainuad.scoring.health import IMAGE, OWN_MAP, HealthyMoments, base_of, bases_of
+from brainuad.scoring.health import HealthyMoments
+from brainuad.scoring.names import IMAGE, OWN_MAP, base_of, bases_of
 from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, Ensemble, cleaned
 from brainuad.scoring.scores import OF_THE_IMAGE, SECOND
 

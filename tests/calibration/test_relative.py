@@ -10,7 +10,8 @@ from brainuad.calibration import BrainMaps, HealthyScan, set_against_health, tai
 from brainuad.calibration.healthy import KEPT
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, IMAGE, HealthyStatistics, relative_name
+from brainuad.scoring.health import CARRIED, HealthyStatistics
+from brainuad.scoring.names import IMAGE, relative_name
 from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity
 
 SHAPE = (30, 36, 24)

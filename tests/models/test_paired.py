@@ -15,7 +15,8 @@ from brainuad.models.denoising import DenoisingAutoencoder
 from brainuad.models.diffusion import DiffusionModel
 from brainuad.models.paired import PairedModel, PairedSettings
 from brainuad.scoring import score_maps
-from brainuad.scoring.health import HealthyStatistics, base_of, describe
+from brainuad.scoring.health import HealthyStatistics
+from brainuad.scoring.names import base_of, describe
 from brainuad.study.scorer import Reconstructor
 
 SHAPE = (24, 20, 6)

@@ -14,7 +14,8 @@ from brainuad.cli import app
 from brainuad.errors import InputError
 from brainuad.record import Scale
 from brainuad.report.histogram import histogram
-from brainuad.report.page import CSP, STANDING, build_report, scale_words
+from brainuad.report.page import CSP, STANDING, build_report
+from brainuad.report.words import scale_words
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 LOADING = {"src", "href", "xlink:href", "srcset", "poster", "action", "formaction", "data", "background"}

@@ -7,7 +7,8 @@ from scipy import ndimage
 from brainuad import moments
 from brainuad.errors import InputError
 from brainuad.registry import SCORES
-from brainuad.scoring.health import HealthyMoments, HealthyStatistics, base_of, relative_name, score_names
+from brainuad.scoring.health import HealthyMoments, HealthyStatistics
+from brainuad.scoring.names import base_of, relative_name, score_names
 
 SHAPE = (14, 12, 10)
 

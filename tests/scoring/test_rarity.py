@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
-from brainuad.scoring.health import HealthyMoments, base_of, bases_of
+from brainuad.scoring.health import HealthyMoments
+from brainuad.scoring.names import base_of, bases_of
 from brainuad.scoring.rarity import (
     KNOWN,
     RARITY,

@@ -8,7 +8,7 @@ from brainuad.errors import InputError
 from brainuad.registry import SCORES
 from brainuad.scoring import score_maps, scores, ssim_maps
 from brainuad.scoring.ensembles import ensemble, slicewise_ssim_maps
-from brainuad.scoring.health import base_of
+from brainuad.scoring.names import base_of
 
 BUILT_IN = [
     "l1",

@@ -26,8 +26,8 @@ from brainuad.errors import InputError
 from brainuad.evaluation import average_precision
 from brainuad.scoring import postprocess, ssim_ensemble, ssim_maps
 from brainuad.scoring.ensembles import ENSEMBLES, ensemble, learn_weights, slicewise_ssim_maps
-from brainuad.scoring.health import IMAGE as INTENSITY
 from brainuad.scoring.health import HealthyStatistics
+from brainuad.scoring.names import IMAGE as INTENSITY
 from brainuad.study import case_seed
 from brainuad.study.sweep import Ablations, run_sweep
 from brainuad.study.sweep_page import BASE, RAW, SLICES

@@ -14,7 +14,8 @@ from brainuad.calibration.figures import Calibration
 from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
-from brainuad.scoring.health import CARRIED, IMAGE, OWN_MAP, bases_of
+from brainuad.scoring.health import CARRIED
+from brainuad.scoring.names import IMAGE, OWN_MAP, bases_of
 from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, tail_quantiles
 
 STORED = {OWN_MAP: np.float32}  # its range is arbitrary; 16 bits are enough for the others

@@ -11,7 +11,8 @@ from torch import Tensor, from_numpy
 from brainuad.calibration.healthy import HealthyScan
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, HealthyMoments, HealthyStatistics, base_of, bases_of, relative_name
+from brainuad.scoring.health import CARRIED, HealthyMoments, HealthyStatistics
+from brainuad.scoring.names import base_of, bases_of, relative_name
 from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity, tail_quantiles
 
 NOTHING = Ensemble(())

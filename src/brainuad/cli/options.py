@@ -72,7 +72,7 @@ def known_scores(option: str, names: Collection[str], also: Collection[str] = ()
 
     Families too large to list, such as ``ssim_1.42``, are known, too.
     """
-    from brainuad.scoring.health import base_of, score_names
+    from brainuad.scoring.names import base_of, score_names
 
     for name in set(names) - set(also):
         try:

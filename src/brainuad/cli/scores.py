@@ -13,7 +13,7 @@ def scores(as_json: Json = False) -> None:
 
     NAME_z is relative to health. second_NAME is of the second reconstruction, of models that make two.
     """
-    from brainuad.scoring.health import INTENSITY_ATLAS, base_of, describe, score_names
+    from brainuad.scoring.names import INTENSITY_ATLAS, base_of, describe, score_names
 
     plain = [name for name in score_names() if name == INTENSITY_ATLAS or base_of(name) is None]
     print_rows([{"score": name, "for": describe(name)} for name in plain], as_json)

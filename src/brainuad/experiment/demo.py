@@ -20,7 +20,8 @@ from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
 from brainuad.scan.table import Row
-from brainuad.scoring.health import CARRIED, IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
+from brainuad.scoring.health import CARRIED
+from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
 from brainuad.study.figures import draw_montage

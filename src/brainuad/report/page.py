@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -19,15 +19,15 @@ from markupsafe import Markup
 from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import write_text
-from brainuad.record import FIRST_COLOUR, FULL_COLOUR, Point, Record, Scale, to_json
+from brainuad.record import Point, to_json
 from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
 from brainuad.report.records import Records, Row, Scored, read_records
+from brainuad.report.words import about, colours_of, facts_of, healthy_words, scale_words, steps
 
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
 STANDING = "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
 MOST_PANELS = 12  # findings that are printed with a picture of their own
-UNCALIBRATED = (0.2, 1.0)  # colour scale of a map that nobody has calibrated
 CSP = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "connect-src 'none'; base-uri 'none'; form-action 'none'"
@@ -139,7 +139,7 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
     return _environment().get_template("page.html").render(
         title=f"{len(lines)} scans" if cohort else records.rows[0].name,
-        about=_about(records),
+        about=about(records),
         csp=CSP,
         version=__version__,
         style=_asset("style.css"),
@@ -159,33 +159,20 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     )  # fmt: skip
 
 
-def _about(records: Records) -> list[str]:
-    """Return score, model, date and version of what was scored; of scans that differ, each."""
-    scored = [row.record for row in records.rows if row.record]
-    parts: dict[str, list[Any]] = {
-        "score": [one.settings.score for one in scored],
-        "model": [one.model.name for one in scored],
-        "scored": [str(records.run.get("started") or "")[:10]],
-        "brainuad": [one.brainuad for one in scored],
-    }
-    known = {name: dict.fromkeys(str(value) for value in values if value) for name, values in parts.items()}
-    return [f"{name} {', '.join(values)}" for name, values in known.items() if values]
-
-
 def _view(row: Row, id: str) -> _View:
     scored = row.scored
     if scored is None:
         return _View(id, row)
     record = scored.record
     known = to_json(record)
-    facts = tuple(_facts({key: known[key] for key in known if key not in ("findings", "warnings")}))
+    facts = tuple(facts_of({key: known[key] for key in known if key not in ("findings", "warnings")}))
     try:
         display = read_display(scored)
     except InputError as error:
         row = replace(row, status="damaged", message=str(error))
         healthy = healthy_words(record.calibration)
         return _View(id, row, tuple(record.warnings), healthy=healthy, facts=facts)
-    words, colours = scale_words(record.calibration), _colours(record)
+    words, colours = scale_words(record.calibration), colours_of(record)
     shown = "scan, reconstruction" if "reconstruction" in display.volumes else "scan"
     alt = f"Axial slices of {row.name}: {shown} and anomaly map. {len(record.findings)} findings."
     payload = {
@@ -193,83 +180,13 @@ def _view(row: Row, id: str) -> _View:
         "layers": encode(display, colours["first"] or 0.0),
         "rare": record.rare,
         "scale": colours,
-        "steps": _steps(record.calibration),
+        "steps": steps(record.calibration),
         "words": words,
     }
     montage = _montage(row, scored, display, words)
     warnings = (*record.warnings, *display.notes)
     panels = _panels(scored, display)
     return _View(id, row, warnings, montage, panels, alt, words, healthy_words(record.calibration), facts, payload)
-
-
-def scale_words(scale: Scale | None) -> str:
-    """Say what the colours mean."""
-    if scale is None:
-        first, full = UNCALIBRATED
-        return (
-            f"The model has not been calibrated: colours run from {first:g} (red) to {full:g} (yellow) of the "
-            "map, and nothing is known about how common a value is in healthy brains."
-        )
-    interval = f", 95 % interval {scale.interval[0]:.3f} to {scale.interval[1]:.3f}" if scale.interval else ""
-    return (
-        f"{_percent(scale.fraction)} of a healthy brain's voxels are at or above {scale.threshold:.3f} "
-        f"(findings{interval}); {_percent(FIRST_COLOUR)} at or above {scale.first_colour:.3f} (red begins); "
-        f"{_percent(FULL_COLOUR)} at or above {scale.full_colour:.3f} (brightest yellow, or the "
-        f"scan's highest value where that is higher). "
-        f"Measured on {scale.scans} healthy scans."
-    )
-
-
-def healthy_words(scale: Scale | None) -> str:
-    """Say what healthy scans have where findings are looked for, "" where that is unknown."""
-    if scale is None or scale.healthy_findings is None:
-        return ""
-    count, ml = scale.healthy_findings.count, scale.healthy_findings.ml
-    words = (
-        f"Of {scale.scans} healthy scans, half have {count.median:g} findings or more "
-        f"({count.lowest:g} to {count.highest:g}), "
-        f"{ml.median:.1f} mL in all or more ({ml.lowest:.1f} to {ml.highest:.1f})"
-    )
-    if scale.healthy_findings.fraction > scale.fraction:
-        words += f", at the threshold for {_percent(scale.healthy_findings.fraction)}"
-    return words + "."
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction * 100:g} %"
-
-
-def _colours(record: Record) -> dict[str, float | None]:
-    """Return where colours begin and end, which is at the highest finding where that is beyond the scale."""
-    scale = record.calibration
-    if scale is None:
-        return {"first": UNCALIBRATED[0], "full": UNCALIBRATED[1], "threshold": None}
-    full = max([scale.full_colour, *(finding.peak for finding in record.findings)])
-    return {"first": scale.first_colour, "full": full, "threshold": scale.threshold}
-
-
-def _steps(scale: Scale | None) -> list[tuple[float, str]]:
-    """Return map values, descending, and what it means to reach them, for the voxel under the crosshair."""
-    if scale is None:
-        return [(0.0, "not calibrated")]
-    known = {FIRST_COLOUR: scale.first_colour, FULL_COLOUR: scale.full_colour}
-    known[scale.fraction] = scale.threshold
-    steps = []
-    for fraction, value in sorted(known.items()):
-        steps.append((value, f"at most {_percent(fraction)} of a healthy brain's voxels are this high"))
-    common = _percent(max(known))
-    return [*steps, (0.0, f"common: more than {common} of a healthy brain's voxels are this high")]
-
-
-def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of nested JSON as text."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _facts(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        yield name, ", ".join(str(entry) for entry in value)
-    else:
-        yield name, "none" if value is None else str(value)
 
 
 def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
@@ -280,7 +197,7 @@ def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
     except OSError:
         data = b""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        data = _draw_montage(row, display, _colours(scored.record), words)
+        data = _draw_montage(row, display, colours_of(scored.record), words)
     return _data_uri(data)
 
 
@@ -306,7 +223,7 @@ def _panels(scored: Scored, display: Display) -> str:
         return ""
     from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
 
-    colours = _colours(scored.record)
+    colours = colours_of(scored.record)
     overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
     figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
     return _data_uri(figure.png())

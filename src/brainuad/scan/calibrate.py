@@ -30,7 +30,7 @@ from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
-from brainuad.scoring.health import bases_of
+from brainuad.scoring.names import bases_of
 from brainuad.scoring.rarity import RARITY
 
 SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model

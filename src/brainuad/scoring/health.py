@@ -28,74 +28,13 @@ from torch import Tensor
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.moments import voxelwise_moments
-from brainuad.registry import SCORES
 from brainuad.scoring._arrays import as_mask, as_volume, keep_inside
-from brainuad.scoring.rarity import FORMULA, RARITY, TAIL, Ensemble, Part, rarity
-from brainuad.scoring.scores import about_score
+from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, relative_name
+from brainuad.scoring.rarity import FORMULA, TAIL, Ensemble, Part, rarity
 
-INTENSITY_ATLAS = "intensity_atlas"
-IMAGE = "image"  # the map that intensity_atlas is relative to
-OWN_MAP = "model"  # the score that is the model's own map
 # whose moments a calibrated model carries, those of them that it has
 CARRIED = ("l1", "l1_ssim", "second_l1_ssim", OWN_MAP, IMAGE)
-_DESCRIPTIONS = {
-    RARITY: "How rare a value is in healthy brains, fused over several scales: found most in real validation scans.",
-    OWN_MAP: "The model's own map, of models that make one.",
-    INTENSITY_ATLAS: "The image in standard deviations from healthy scans at the same place: without a model.",
-}
-
 Pair = tuple[Any, Any]  # map and mask
-
-
-def score_names() -> list[str]:
-    """Return every score: those of the registry, the model's own map, and those relative to health."""
-    names = [*SCORES, OWN_MAP]
-    return [RARITY, *names, INTENSITY_ATLAS, *(f"{name}_z" for name in names)]
-
-
-def describe(name: str) -> str:
-    """Return what a score of `score_names` is for, in a line.
-
-    Raises:
-        InputError: The score is unknown.
-    """
-    if name in _DESCRIPTIONS:
-        return _DESCRIPTIONS[name]
-    base = base_of(name)
-    if base is not None:
-        return f"{base} in standard deviations above healthy scans at the same place."
-    return about_score(name)
-
-
-def base_of(name: str) -> str | None:
-    """Return the map that a score relative to health is made from; None for any other score.
-
-    Raises:
-        InputError: The score is unknown.
-    """
-    if name == INTENSITY_ATLAS:
-        return IMAGE
-    if name == RARITY:
-        return None
-    base = name if name in set(SCORES) else name.removesuffix("_z")
-    if base != OWN_MAP:
-        SCORES[base]  # raises with the nearest name
-    return None if base == name else base
-
-
-def relative_name(base: str) -> str:
-    """Return the score that sets the map ``base`` against health; the inverse of `base_of`."""
-    return INTENSITY_ATLAS if base == IMAGE else f"{base}_z"
-
-
-def bases_of(name: str, parts: Iterable[Part]) -> list[str]:
-    """Return the maps that a score is made from: its own; of rarity, that of each part.
-
-    Raises:
-        InputError: The score is unknown.
-    """
-    names = dict.fromkeys(part.score for part in parts) if name == RARITY else [name]
-    return [base_of(part) or part for part in names]
 
 
 class HealthyStatistics:

@@ -15,7 +15,8 @@ from brainuad.data.leaks import find_leaks, scans_of_others
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, check_writable, write_json, write_text
-from brainuad.scoring.health import INTENSITY_ATLAS, HealthyMoments, base_of
+from brainuad.scoring.health import HealthyMoments
+from brainuad.scoring.names import INTENSITY_ATLAS, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.study.html_page import write_page
 from brainuad.study.loader import Loader

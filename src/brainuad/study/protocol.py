@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS
-from brainuad.scoring.health import INTENSITY_ATLAS
+from brainuad.scoring.names import INTENSITY_ATLAS
 
 BASELINES = ("random", "intensity_bright", "intensity_dark", INTENSITY_ATLAS)  # need no model
 MIN_VOXELS = 8  # on the model's grid: smaller components are dropped from predictions

@@ -20,7 +20,8 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.files import key_of
-from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
+from brainuad.scoring.health import HealthyStatistics
+from brainuad.scoring.names import IMAGE, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.scoring.scores import OF_THE_IMAGE
 from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space

@@ -19,7 +19,8 @@ from brainuad.errors import InputError
 from brainuad.files import Cache
 from brainuad.models.base import Inference
 from brainuad.scoring._arrays import mask_on
-from brainuad.scoring.health import IMAGE, HealthyStatistics, base_of
+from brainuad.scoring.health import HealthyStatistics
+from brainuad.scoring.names import IMAGE, base_of
 from brainuad.scoring.rarity import cleaned
 from brainuad.study.loader import Loader
 

@@ -21,7 +21,7 @@ from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
 from brainuad.files import key_of, write_json, write_text
 from brainuad.scoring.ensembles import LEARNT, learn_weights
-from brainuad.scoring.health import OWN_MAP
+from brainuad.scoring.names import OWN_MAP
 from brainuad.study.cohort import loadable, scores_to_compute
 from brainuad.study.html_page import write_page
 from brainuad.study.protocol import ANY, MODEL, QUICK
