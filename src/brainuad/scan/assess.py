@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from brainuad.calibration import SMALLEST_FINDING, Calibration, HealthyAppearance, appearance_of
+from brainuad.calibration import SMALLEST_FINDING, Calibration, HealthyAppearance, HealthyFindings, appearance_of
+from brainuad.data.atlas import PlacedScan
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.evaluation import scan_score
@@ -72,18 +73,9 @@ def score_scan(
     percentile = None
     if scale is not None and detector.calibration is not None:
         percentile = detector.calibration.percentile(score, value)
-        # On the scan's grid, so that what the files hold is what the list says.
-        labels, findings, more = find_findings(
-            volumes["anomaly"].array,
-            scale.threshold,
-            scan.affine,
-            np.linalg.inv(placed.atlas_to_scan),
-            smallest_ml=SMALLEST_FINDING * placed.voxel_ml,
-        )
-        if healthy := detector.calibration.healthy_findings(score, fpr):
-            labels, findings = rarest_first(labels, findings, healthy[1], placed.voxel_ml)
-        if more:
-            warnings.append(f"{more} more findings than the {MOST_FINDINGS} largest are not listed")
+        healthy = detector.calibration.healthy_findings(score, fpr)
+        labels, findings, more = _findings(volumes["anomaly"], placed, scale.threshold, healthy and healthy[1])
+        warnings += more
     volumes["lesions"] = scan.with_array(labels)
     header = scan.header
     record = Record(
@@ -105,6 +97,23 @@ def score_scan(
         seconds=maps.seconds | {"findings": round(time.perf_counter() - clock, 3)},
     )
     return ScoreResult(maps, volumes, record)
+
+
+def _findings(
+    anomaly: Volume, placed: PlacedScan, threshold: float, healthy: HealthyFindings | None
+) -> tuple[np.ndarray, list[Finding], list[str]]:
+    """Return labels and findings on the scan's grid, so that the files hold what the list says; and warnings."""
+    labels, findings, more = find_findings(
+        anomaly.array,
+        threshold,
+        anomaly.affine,
+        np.linalg.inv(placed.atlas_to_scan),
+        smallest_ml=SMALLEST_FINDING * placed.voxel_ml,
+    )
+    if healthy:
+        labels, findings = rarest_first(labels, findings, healthy, placed.voxel_ml)
+    warnings = [f"{more} more findings than the {MOST_FINDINGS} largest are not listed"] if more else []
+    return labels, findings, warnings
 
 
 def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float) -> tuple[Scale | None, list[str]]:

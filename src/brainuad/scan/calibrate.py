@@ -30,6 +30,7 @@ from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
+from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import bases_of
 from brainuad.scoring.rarity import RARITY
 
@@ -127,16 +128,7 @@ def calibrate(
         made_from="prepared scans" if isinstance(scans[0], Case) else "raw scans",
         left_out=left_out,
     )
-    # A killed run must leave no calibration, rather than one that does not match the healthy statistics.
-    (folder / CALIBRATION).unlink(missing_ok=True)
-    with model_folder(model) as source:
-        if folder != source:
-            _copy_model(source, folder)
-    if health is None:
-        (folder / HEALTH).unlink(missing_ok=True)
-    else:
-        health.save(folder / HEALTH)
-    write_json(folder / CALIBRATION, calibration.to_dict())
+    _write(model, folder, health, calibration)
     return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
 
 
@@ -171,6 +163,20 @@ def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> Non
 def _check_other_model(folder: Path, detector: Detector) -> None:
     if (folder / WEIGHTS).exists() and Detector.load(folder).fingerprint != detector.fingerprint:
         raise InputError(folder, "holds another model", "Choose another folder")
+
+
+def _write(model: str | Path, folder: Path, health: HealthyMoments | None, calibration: Calibration) -> None:
+    """Write the calibrated model; a copy of its settings and weights where it lies elsewhere."""
+    # A killed run must leave no calibration, rather than one that does not match the healthy statistics.
+    (folder / CALIBRATION).unlink(missing_ok=True)
+    with model_folder(model) as source:
+        if folder != source:
+            _copy_model(source, folder)
+    if health is None:
+        (folder / HEALTH).unlink(missing_ok=True)
+    else:
+        health.save(folder / HEALTH)
+    write_json(folder / CALIBRATION, calibration.to_dict())
 
 
 def _copy_model(source: Path, folder: Path) -> None:
