@@ -26,6 +26,7 @@ from brainuad.models.base import Model
 from brainuad.scoring import ssim_ensemble
 from brainuad.scoring.health import HealthyStatistics
 from brainuad.scoring.mahalanobis import mahalanobis
+from brainuad.scoring.names import score_names
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +309,19 @@ def test_draws_are_independent_and_seeded(detector: Detector, volume: np.ndarray
     assert not torch.equal(two[0], two[1])
     assert torch.equal(two[:1], detector.reconstruct(volume, seed=5))
     assert not torch.equal(two[:1], detector.reconstruct(volume, seed=6))
+
+
+def test_what_every_score_needs_is_known(detector: Detector, volume: np.ndarray) -> None:
+    for name in score_names():
+        assert detector.draws([name]) == (10 if name.startswith("mahalanobis") else 1)
+        assert detector.needs_second([name]) == (name.startswith("second_"))
+    shape, inside = volume.shape, np.ones(volume.shape, dtype=bool)
+    statistics = HealthyStatistics(["image"], shape)
+    for seed in range(3):
+        statistics.add({"image": np.random.default_rng(seed).random(shape)}, inside)
+    knowing = replace(detector, health=statistics.carried())
+    found = knowing.maps(volume, inside, ["intensity_atlas"], clean=False).raw["intensity_atlas"]
+    torch.testing.assert_close(found, knowing.health.score("intensity_atlas", volume, inside))
 
 
 def test_a_score_gets_the_draws_it_wants_and_changes_no_other(detector: Detector, volume: np.ndarray) -> None:

@@ -30,6 +30,7 @@ from brainuad.scoring.scores import OF_THE_IMAGE, SECOND
 
 SCORE = "ssim_ensemble"
 PAPER = "paper"  # the name that a user may give
+Relate = Callable[[str, Any, Any], Tensor]
 
 
 def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "auto", *, fold: int = 0) -> Detector:
@@ -255,6 +256,8 @@ class Detector:
         names: Iterable[str] = (SCORE,),
         seed: int = 0,
         *,
+        found: Inference | None = None,
+        relate: Relate | None = None,
         clean: bool = True,
         lap: Callable[[str], None] = lambda step: None,
     ) -> Maps:
@@ -267,6 +270,9 @@ class Detector:
             mask: ``(X, Y, Z)`` brain mask.
             names: Scores of the registry, "model" for the model's own map, or scores relative to health.
             seed: Seed of the model's random numbers.
+            found: What the model makes of the scan, where that is known already.
+            relate: Sets a map against healthy scans, given the score's name, the map and ``mask``. By default the
+                model's own healthy statistics do.
             clean: Post-process the maps, too.
             lap: Called with "reconstruct" when the network has finished.
 
@@ -290,17 +296,20 @@ class Detector:
         """
         names = list(names)
         for name in names:
-            self.check_score(name)
-        found = self.infer(image, mask, seed, draws=self.draws(names))
-        if self.needs_second(names):
-            found = found._replace(second=self.reconstruct_second(image, seed))
+            (self.check_score if relate is None else self.check_makes)(name)
+        if found is None:
+            found = self.infer(image, mask, seed, draws=self.draws(names))
+            if self.needs_second(names):
+                found = found._replace(second=self.reconstruct_second(image, seed))
         lap("reconstruct")
-        raw = self.compare(image, found, mask, names)
+        raw = self.compare(image, found, mask, names, relate)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
         first = None if found.reconstruction is None else found.reconstruction[0]
         return Maps(first, raw, final)
 
-    def compare(self, image: Any, found: Inference, mask: Any, names: Iterable[str] = (SCORE,)) -> dict[str, Tensor]:
+    def compare(
+        self, image: Any, found: Inference, mask: Any, names: Iterable[str] = (SCORE,), relate: Relate | None = None
+    ) -> dict[str, Tensor]:
         """Return the raw maps of :meth:`maps` from what the model makes of a scan.
 
         If one score needs several draws, the others use the first draw; otherwise they use the mean of all.
@@ -311,6 +320,7 @@ class Detector:
                 ``(X, Y, Z)``; None where no score needs them.
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
+            relate: As in :meth:`maps`.
 
         Raises:
             InputError: A score needs healthy statistics that the model lacks.
@@ -348,7 +358,8 @@ class Detector:
             elif base is None:
                 related[name] = maps[name]
             else:
-                related[name] = self._known_health(name).score(name, image if base == IMAGE else maps[base], mask)
+                against_health = relate or self._known_health(name).score
+                related[name] = against_health(name, image if base == IMAGE else maps[base], mask)
         return related
 
     def _here(self, made: Tensor | None, what: str) -> Tensor:
@@ -363,7 +374,7 @@ class Detector:
         Raises:
             InputError: A score is unknown.
         """
-        bases = (base for name in names for base in bases_of(base_of(name) or name, self.ensemble.parts))
+        bases = (base for name in names for base in bases_of(name, self.ensemble.parts))
         return max((_draws_of(base) for base in bases), default=1)
 
     def needs_second(self, names: Iterable[str]) -> bool:

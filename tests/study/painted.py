@@ -62,9 +62,9 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     calls: list[tuple[str, ...]] = []
     original = Detector.compare
 
-    def counted(self: Detector, image: Any, stack: Any, mask: Any, names: Any, **given: Any) -> Any:
+    def counted(self: Detector, image: Any, found: Any, mask: Any, names: Any, relate: Any = None) -> Any:
         calls.append(tuple(names))
-        return original(self, image, stack, mask, names, **given)
+        return original(self, image, found, mask, names, relate)
 
     monkeypatch.setattr(Detector, "compare", counted)
     return calls

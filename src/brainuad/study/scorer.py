@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,13 @@ from torch import Tensor
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, scans_of_others
 from brainuad.data.loading import PreparedCase, cache_folder
-from brainuad.detector import Detector, Maps
+from brainuad.detector import Detector, Relate
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import Cache
 from brainuad.models.base import Inference
-from brainuad.scoring._arrays import mask_on
 from brainuad.scoring.health import HealthyStatistics
 from brainuad.scoring.names import IMAGE, base_of
-from brainuad.scoring.rarity import cleaned
 from brainuad.study.loader import Loader
 
 MAX_BYTES = 4_000_000_000  # cache of reconstructions on disk, so that a new score takes seconds
@@ -171,25 +170,26 @@ class Scorer:
             return self._score(case, names)
 
     def _score(self, case: Case, names: Iterable[str]) -> ScoredCase:
-        bases = {name: base_of(name) for name in names}
-        prepared, maps = self._compare(case, [base or name for name, base in bases.items()])
-        relative = [base for base in bases.values() if base is not None]
-        whose = self.own_scans(case) if relative else []
-        own = [(prepared, maps) if other == case else self._compare(other, relative) for other in whose]
-        mask = prepared.mask
-        found = {}
-        for name, base in bases.items():
-            final = maps.raw[base or name]
-            if base is not None and self.statistics is not None:
-                twins = [(twin.raw[base], of_twin.mask) for of_twin, twin in own]
-                final = self.statistics.score(name, final, mask, twins)
-            elif base is not None:
-                if self.detector.health is None:
-                    raise ValueError(f"{name} needs healthy scans to compare with")
-                final = self.detector.health.score(name, final, mask)
-            found[name] = (cleaned(name, final, mask_on(final, mask)) if self.postprocess else final).cpu().numpy()
+        names = list(dict.fromkeys(names))
+        relative = [base for name in names if (base := base_of(name)) is not None]
+        relate = None if self.statistics is None or not relative else self._without_own(self.statistics, case, relative)
+        prepared, found = self._load(case, names)
+        image, mask = self._there(prepared)
+        maps = self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
+        final = maps.final if self.postprocess else maps.raw
         reconstruction = None if maps.reconstruction is None else maps.reconstruction.numpy()
-        return ScoredCase(prepared, reconstruction, found)
+        return ScoredCase(prepared, reconstruction, {name: map.cpu().numpy() for name, map in final.items()})
+
+    def _without_own(self, statistics: HealthyStatistics, case: Case, bases: Sequence[str]) -> Relate:
+        """Return a function that sets a map against healthy scans, those of the case's own subject left out."""
+        own = [self._raw(other, bases) for other in self.own_scans(case)]
+
+        def relate(name: str, map: Tensor, mask: Tensor) -> Tensor:
+            base = base_of(name)
+            assert base is not None
+            return statistics.score(name, map, mask, [(maps[base], inside) for maps, inside in own])
+
+        return relate
 
     def learn_health(self, cases: Sequence[Case], names: Iterable[str]) -> None:
         """Learn the healthy-scan statistics for ``names``, scores relative to health.
@@ -203,11 +203,11 @@ class Scorer:
         for case in self.load.in_turn(cases):
             try:
                 with device_told_from_scan(self.detector.device):
-                    prepared, maps = self._compare(case, bases, look=bases != [IMAGE])
+                    maps, mask = self._raw(case, bases)
             except CASE_ERRORS:
                 continue  # it will fail again when it is scored, and be reported then
-            statistics = statistics or HealthyStatistics(bases, prepared.mask.shape)
-            statistics.add(maps.raw, prepared.mask)
+            statistics = statistics or HealthyStatistics(bases, mask.shape)
+            statistics.add(maps, mask)
             used.append(case)
         if scans_of_others(used) >= MIN_OTHERS:
             self.statistics, self.healthy = statistics, used
@@ -236,23 +236,29 @@ class Scorer:
             found = found._replace(second=self._cached.second(prepared.image, seed))
         return found
 
-    def _compare(self, case: Case, names: Iterable[str], *, look: bool = True) -> tuple[PreparedCase, Maps]:
-        """Return a case and its raw maps; without ``look`` only those that need no model."""
+    def _load(self, case: Case, names: Sequence[str]) -> tuple[PreparedCase, Inference]:
+        """Load a case, and return it with what its scores need of the model."""
         prepared = self.load(case)
         self.stage(f"{case.subject}: reconstruct")
-        wanted = [name for name in dict.fromkeys(names) if name != IMAGE]
         seed = case_seed(self.seed, case)
-        found, reconstruction = Inference(None, None), None
         if self.reconstructor is not None:
-            stack = self.reconstructor(prepared.image, seed)
-            found, reconstruction = Inference(stack, None), stack.mean(0)
-        elif look:
-            found = self._infer(prepared, seed, wanted)
-            # regardless of the other scores
-            reconstruction = None if found.reconstruction is None else found.reconstruction[0]
+            found = Inference(self.reconstructor(prepared.image, seed), None)
+        else:
+            found = self._infer(prepared, seed, names)
         self.stage(f"{case.subject}: score")
+        return prepared, found
+
+    def _raw(self, case: Case, bases: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the raw maps of a case that scores are relative to, the image among them, and its brain mask."""
+        wanted = [name for name in bases if name != IMAGE]
+        if not wanted:  # nothing needs the model
+            prepared = self.load(case)
+            return {IMAGE: prepared.image}, prepared.mask
+        prepared, found = self._load(case, wanted)
+        image, mask = self._there(prepared)
+        return {**self.detector.compare(image, found, mask, wanted), IMAGE: image}, prepared.mask
+
+    def _there(self, prepared: PreparedCase) -> tuple[Tensor, Tensor]:
+        """Return image and brain mask where maps are computed."""
         place = self.detector.map_device
-        image, mask = (torch.from_numpy(array).to(place) for array in (prepared.image, prepared.mask))
-        maps = self.detector.compare(image, found, mask, wanted)
-        maps[IMAGE] = image
-        return prepared, Maps(reconstruction, maps, {})
+        return torch.from_numpy(prepared.image).to(place), torch.from_numpy(prepared.mask).to(place)
