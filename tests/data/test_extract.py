@@ -146,6 +146,23 @@ def test_a_small_brain_is_told(parcellation, head):
     assert any("brain volume" in warning for warning in brain.warnings)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda array: np.round(array / array.max() * 6), "grey levels only"),
+        (lambda array: np.where(np.arange(array.shape[2]) // 2 == 15, 0, array), "2 slices of the brain are empty"),
+        (
+            lambda array: np.repeat(array[:, :, ::3], 3, 2)[:, :, : array.shape[2]],
+            "repeat their neighbours, from bottom",
+        ),
+    ],
+)
+def test_damaged_slices_and_few_levels_are_told(head, parcellation, damage, words):
+    assert find_brain(head, parcellation).warnings == []
+    (warning,) = find_brain(head.with_array(damage(head.array)), parcellation).warnings
+    assert words in warning
+
+
 def noise(head: Volume) -> Volume:
     values = np.random.default_rng(1).normal(100, 5, head.array.shape)
     return head.with_array(values)

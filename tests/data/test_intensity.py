@@ -115,10 +115,16 @@ def as_signed(array: np.ndarray) -> np.ndarray:
     return np.clip(255 * array / np.percentile(array, 99), 0, 255).astype(np.uint8).view(np.int8)
 
 
-@pytest.mark.parametrize("change", [standardised_brain, as_signed, np.negative])
+def a_few_as_signed(array: np.ndarray) -> np.ndarray:
+    """One voxel of tissue in 250 is beyond what signed numbers hold."""
+    beyond = np.percentile(array[array > 0.05 * array.max()], 99.6)
+    return np.clip(127 * array / beyond, 0, 255).astype(np.uint8).view(np.int8)
+
+
+@pytest.mark.parametrize("change", [standardised_brain, as_signed, a_few_as_signed, np.negative])
 @pytest.mark.parametrize("name", ["ixi013_t1_4mm", "mslub19_t1_4mm", "brats01477_t1_3mm"])
 def test_tissue_below_its_background_is_refused(name, change):
-    with pytest.raises(ValueError, match=r"has \d+% of its tissue below its background of .*give the original"):
+    with pytest.raises(ValueError, match=r"has [\d.]+% of its tissue below its background of .*give the original"):
         on_zero(change(read(name)).astype(np.float32))
 
 

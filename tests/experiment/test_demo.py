@@ -67,11 +67,13 @@ def test_the_table_has_every_score_and_group(demo):
 
 @pytest.mark.slow
 def test_the_page_shows_the_scans_with_real_lesions(demo):
-    scores = pd.read_csv(demo.page.parent / "scores.csv")
+    scores = pd.read_csv(demo.page.parent / "scored" / "scores.csv")
     assert list(scores["name"]) == ["BraTS2021_01484_t1", "patient07_t1"]
     assert set(scores["status"]) == {"done"}
     assert scores["rare"][0] > 0
     page = demo.page.read_text()
+    kept = {path.suffix for path in demo.page.parent.iterdir() if path.is_file()}
+    assert kept == {".csv", ".html", ".png"}  # what is to be looked at; the rest is in folders
     assert "BraTS2021_01484_t1" in page
     assert "Research use only" in page
 

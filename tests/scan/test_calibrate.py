@@ -14,6 +14,7 @@ from exact import false_positive_threshold
 from tiny import IMAGE, MASK, tiny_detector
 
 import brainuad
+from brainuad.calibration import appearance_of
 from brainuad.calibration.findings import measure_findings
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
@@ -23,7 +24,7 @@ from brainuad.errors import InputError
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
 from brainuad.scan import ScanMaps, map_scan
-from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, calibrate
+from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, _warn_of_odd, calibrate
 from brainuad.scoring import postprocess
 from brainuad.scoring.rarity import RARITY
 
@@ -234,6 +235,23 @@ def test_what_cannot_be_done(room: Path, folder: Path, tmp_path: Path) -> None:
     other.save(tmp_path / "other")
     with pytest.raises(InputError, match="holds another model"):
         calibrate(room / "model", [scans], tmp_path / "other", brain_mask=masks, device="cpu")
+
+
+def test_a_scan_counts_once(room: Path, tmp_path: Path) -> None:
+    shutil.copytree(room / "scans", tmp_path / "scans")
+    shutil.copy(room / "scans" / "ixi067_t1.nii.gz", tmp_path / "scans" / "again_t1.nii.gz")
+    ended = run("calibrate", room / "model", tmp_path / "scans", "-o", tmp_path / "new", code=1)
+    assert "ixi067_t1.nii.gz: has the same contents as" in ended.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_scan_unlike_the_others_is_told(cohort: Path, caplog: pytest.LogCaptureFixture) -> None:
+    detector = load_model("lite-t1", "cpu")
+    case = load_case(manifest_cases(cohort)[0], detector.data_config)
+    usual, inverted = (appearance_of(image, case.mask) for image in (case.image, (1 - case.image) * case.mask))
+    _warn_of_odd({"usual": usual, "inverted": inverted}, detector)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("inverted: contrast")
 
 
 def test_a_copy_of_the_model_that_was_cut_off_is_made_again(

@@ -330,6 +330,17 @@ def test_the_sidecar_names_the_masks(detector, scored, tmp_path):
     assert sidecar["lesion_mask"] == str(masks / "p1_seg.nii.gz")
 
 
+def test_a_lesion_mask_beside_the_brain_is_told(detector, scored, tmp_path):
+    shutil.copy(IMAGE, tmp_path / "p1_t1.nii.gz")
+    image = nib.load(IMAGE)
+    beside = np.zeros(image.shape, np.uint8)
+    beside[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(beside, image.affine), tmp_path / "p1_seg.nii.gz")
+    scans = find_scans([tmp_path / "p1_t1.nii.gz"], modality="t1", output=tmp_path / "out")
+    (row,) = score_scans(scans, detector, tmp_path / "out", Settings(lesion_mask=tmp_path / "p1_seg.nii.gz"))
+    assert "p1_seg.nii.gz, the lesion mask, marks nothing in the brain" in row["warnings"]
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(scans, scored, detector, tmp_path, monkeypatch):
     save = nib.save
 

@@ -22,7 +22,7 @@ ONE_IN = 1000  # each limit warns of one in so many healthy scans, if the values
 # fraction of the healthy scans' contrast; tumours reduce it by more than half, T2 and FLAIR to zero or below
 LEAST_CONTRAST = 0.25
 _AXES = ("left to right", "back to front", "bottom to top")
-_ENOUGH = 5  # fewest scans from which their spread is estimated
+ENOUGH = 5  # fewest scans from which their spread is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class HealthyAppearance:
     @property
     def knows_alignment(self) -> bool:
         """Whether there are enough healthy scans to say what alignment is usual."""
-        return len(self.alignment) >= _ENOUGH
+        return len(self.alignment) >= ENOUGH
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -166,7 +166,7 @@ class HealthyAppearance:
         """Return warnings about the ways in which a scan looks different from the healthy scans."""
         found: list[str] = []
         other_kind = False
-        if len(self.contrasts) >= _ENOUGH and scan.blocks.shape == self.shape:
+        if len(self.contrasts) >= ENOUGH and scan.blocks.shape == self.shape:
             contrast, usual = _contrast(scan.blocks, self.unpacked()), float(np.mean(self.contrasts))
             least = LEAST_CONTRAST * usual
             # On FLAIR a tenth of the healthy scans have next to none: there it tells nothing.
@@ -176,7 +176,7 @@ class HealthyAppearance:
                     f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "
                     "the model's, or a failed registration"
                 )
-        if len(self.distances) >= _ENOUGH and not other_kind:
+        if len(self.distances) >= ENOUGH and not other_kind:
             high = _limit(self.distances, "above")
             distance = _distance(scan.quantiles, np.asarray(self.quantiles))
             if distance > high:
@@ -187,7 +187,7 @@ class HealthyAppearance:
         if not other_kind:
             # unusual intensities change the differences, too, so noise is not reported then
             found += self._detail_warnings(scan.detail, noise=not found)
-        if scan.brain_ml is not None and len(self.brain_ml) >= _ENOUGH:
+        if scan.brain_ml is not None and len(self.brain_ml) >= ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= scan.brain_ml <= high:
                 found.append(
@@ -206,7 +206,7 @@ class HealthyAppearance:
     def _detail_warnings(self, detail: np.ndarray, *, noise: bool) -> list[str]:
         """Return warnings about axes with too little fine structure, or, with ``noise``, too much."""
         known = np.reshape(self.detail, (3, -1))
-        if known.shape[1] < _ENOUGH:
+        if known.shape[1] < ENOUGH:
             return []
         low, high = (np.array([_limit(tuple(values), side) for values in known]) for side in ("below", "above"))
         found = []

@@ -29,6 +29,8 @@ _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of it
 _COARSE, _AROUND = 4.0, 20.0  # mm: where the head is looked for, and what is left around it
 _AIR = 0.1  # of the brightest: what is darker is air
 _MOSTLY = 0.3  # of the field of view: a box of less than that is taken in its place
+_FEW_LEVELS = 32  # intensities in a brain; an 8-bit scan has some 200
+_REPEATED = 0.3  # of the pairs of neighbouring slices: more do not agree by chance
 _DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below it
 
 
@@ -82,7 +84,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     ml = float(closed.sum() * image.voxel_ml)
     if not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
         raise ValueError(f"shows no brain: {_FOUND_BY[source]} {ml:.0f} mL")
-    return Brain(closed, source, ml, _doubts(closed, ml))
+    return Brain(closed, source, ml, [*_mask_warnings(closed, ml), *_damage_warnings(image.array, closed)])
 
 
 def extracted_brain(image: Volume) -> np.ndarray | None:
@@ -161,15 +163,37 @@ def _farther(mask: np.ndarray, spacing: tuple[float, float, float], distance: fl
     return sitk.GetArrayViewFromImage(squared) > distance**2 + 1e-3
 
 
-def _doubts(mask: np.ndarray, ml: float) -> list[str]:
-    doubts = []
+def _mask_warnings(mask: np.ndarray, ml: float) -> list[str]:
+    found = []
     low, high = _USUAL_BRAIN
     if not low <= ml <= high:
-        doubts.append(f"brain volume {ml:.0f} mL is outside {low:.0f} to {high:.0f} mL: look at the mask")
+        found.append(f"brain volume {ml:.0f} mL is outside {low:.0f} to {high:.0f} mL: look at the mask")
     cut = [face for face, section in _sections_on_faces(mask).items() if section > _CUT_AWAY]
     if cut:
-        doubts.append(f"the brain reaches the edge of the scan ({', '.join(cut)}): part of it may be missing")
-    return doubts
+        found.append(f"the brain reaches the edge of the scan ({', '.join(cut)}): part of it may be missing")
+    return found
+
+
+def _damage_warnings(array: np.ndarray, mask: np.ndarray) -> list[str]:
+    """Return warnings about slices that are empty or repeat their neighbours, and about few grey levels."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    image, brain = array[box], mask[box]
+    found = []
+    values = image[brain]
+    if (levels := len(np.unique(values[:: 1 + len(values) // 20_000]))) < _FEW_LEVELS:
+        found.append(f"the brain has {levels} grey levels only: maps show their steps")
+    for axis, name in enumerate(("left to right", "back to front", "bottom to top")):
+        slices, inside = np.moveaxis(image, axis, 0), np.moveaxis(brain, axis, 0)
+        area = inside.sum((1, 2))
+        large = area > area.max() / 4
+        empty = int((large & ~(slices * inside).any((1, 2))).sum())
+        if empty:
+            found.append(f"{empty} slices of the brain are empty, from {name}: they count as anomalous")
+        pairs = large[:-1] & large[1:]
+        same = ((slices[:-1] == slices[1:]) | ~inside[:-1]).all((1, 2)) & pairs
+        if same.sum() - max(empty - 1, 0) > _REPEATED * pairs.sum():
+            found.append(f"slices repeat their neighbours, from {name}: they are thicker than the header says")
+    return found
 
 
 def _sections_on_faces(mask: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ _EVEN = 0.05  # of the range: how much the faces of a scan differ where they sho
 _TIME_STEP = 0.125  # of curvature flow, as published
 _CLEARLY = 0.1  # of the range: what is that far below the background is no noise and no ringing
 _MOST_BELOW = 0.05  # of what is clearly no background
+_FAR, _MOST_FAR_BELOW = 0.5, 0.001  # the same further below, where neither noise nor ringing reaches
 
 
 def curvature_flow(array: np.ndarray, *, iterations: int = 3) -> np.ndarray:
@@ -59,12 +60,12 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     if _ZERO[0] * span <= level <= _ZERO[1] * span:
         level = 0.0
     away = array - np.float32(level)
-    below = int((away < -_CLEARLY * span).sum())
-    share = below / max(below + int((away > _CLEARLY * span).sum()), 1)
-    if share > _MOST_BELOW:
+    below, far = (int((away < -distance * span).sum()) for distance in (_CLEARLY, _FAR))
+    tissue = max(below + int((away > _CLEARLY * span).sum()), 1)
+    if below > _MOST_BELOW * tissue or far > _MOST_FAR_BELOW * tissue:
         raise ValueError(
-            f"has {share:.0%} of its tissue below its background of {level:.4g}: it looks standardised, or its "
-            "unsigned numbers are read as signed; give the original scan"
+            f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised, or "
+            "its unsigned numbers are read as signed; give the original scan"
         )
     return away if level else array
 

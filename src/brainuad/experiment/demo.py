@@ -13,7 +13,7 @@ from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
 from brainuad.detector import SCORE, Detector, load_model
 from brainuad.errors import InputError
-from brainuad.files import write_text
+from brainuad.files import write_bytes, write_text
 from brainuad.inputs.scans import find_scans
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR
 from brainuad.report.montage import Overlay
@@ -71,8 +71,8 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
     """Score the shipped scans with the shipped model.
 
     Args:
-        output: Folder for ``results.csv``, ``cases.csv``, one picture a case, and ``scored/report.html``; a rerun
-            continues there.
+        output: Folder for ``report.html``, ``results.csv`` and one picture a case; working files are in ``evaluation``
+            and ``scored``, from which a rerun continues.
         device: "auto", "cpu", "cuda" or "mps".
         seed: Seed of the noise.
         report: Called with the step, cases done, and cases in all.
@@ -98,7 +98,7 @@ def score_cohort(
     table = evaluate_cases(
         detector,
         cohort,
-        output,
+        output / "evaluation",
         scores=[name for name in (*SCORES, *OWN) if detector.makes(name)],
         baselines=False,
         protocol=QUICK,
@@ -116,7 +116,9 @@ def score_cohort(
     results = output / "results.csv"
     write_text(results, long_table(table, groups).to_csv(index=False))
     pictures = [output / f"{case.subject}.png" for case in cohort]
-    return Demo(cases, table, groups, results, pictures, write_page(detector, cohort, output / "scored", seed, report))
+    page = output / "report.html"
+    write_bytes(page, write_page(detector, cohort, output / "scored", seed, report).read_bytes())
+    return Demo(cases, table, groups, results, pictures, page)
 
 
 def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: int, report: Report) -> Path:

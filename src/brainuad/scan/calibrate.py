@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from brainuad._version import __version__
-from brainuad.calibration import Calibration, HealthyScan, calibration_of, set_against_health
+from brainuad.calibration import (
+    Appearance,
+    Calibration,
+    HealthyAppearance,
+    HealthyScan,
+    calibration_of,
+    set_against_health,
+)
+from brainuad.calibration.appearance import ENOUGH
 from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case, find_layout, read_cases
 from brainuad.data.leaks import leak_free
@@ -30,10 +40,12 @@ from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_model
 from brainuad.scan import map_scan
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
+from brainuad.scan.identity import hash_of
 from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import bases_of
 from brainuad.scoring.rarity import RARITY
 
+logger = logging.getLogger(__name__)
 SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model
 _LAYOUT = 6  # version of the summaries; raise it when their contents change
 Row = dict[str, Any]
@@ -103,6 +115,7 @@ def calibrate(
         scans = _healthy_scans(healthy, detector, folder)
         _check_other_model(folder, detector)
     _check_enough(len(scans), len(scans), healthy)
+    _check_once(scans)
     check_writable(folder)
     # A score of many draws takes as many times as long, and its scale differs from scan to scan.
     names = dict.fromkeys([*detector.plain_scores, *bases_of(RARITY, detector.ensemble.parts)])
@@ -119,6 +132,7 @@ def calibrate(
     ordered = [rows[index] for index in range(len(scans))]
     left_out = [row["name"] for row in ordered if row["status"] == "failed"]
     _check_enough(len(found), len(scans), healthy)
+    _warn_of_odd({rows[index]["name"]: found[index].appearance for index in sorted(found)}, detector)
     subjects = [_subject(scans[index]) for index in sorted(found)]
     health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.ensemble)
     calibration = calibration_of(
@@ -158,6 +172,34 @@ def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> Non
     if usable < 2:
         fault = f"only {usable} of {given} healthy scan(s) could be used" if given > 1 else "is one healthy scan"
         raise InputError(healthy[0], fault, "Give at least two, better twenty or more")
+
+
+def _check_once(scans: Sequence[Scan | Case]) -> None:
+    """Refuse two scans with the same contents, which would count as two healthy people."""
+    known: dict[str, Scan | Case] = {}
+    for scan in scans:
+        with suppress(*SCAN_ERRORS):  # what is wrong with a scan is said when its turn comes
+            contents = sha256(scan.image) if isinstance(scan, Case) else hash_of(scan)
+            if (other := known.setdefault(contents, scan)) is not scan:
+                first, second = (each.image if isinstance(each, Case) else each.source for each in (other, scan))
+                break
+    else:
+        return
+    raise InputError(second, f"has the same contents as {first}", "Give each scan once")
+
+
+def _warn_of_odd(scans: Mapping[str, Appearance], detector: Detector) -> None:
+    """Warn of scans that look unlike the others; of few scans, unlike those the model was calibrated on before."""
+    for name, scan in scans.items():
+        others = [other for other in scans.values() if other is not scan]
+        if len(others) >= ENOUGH:
+            usual = HealthyAppearance.of(others)
+        elif detector.calibration is not None:
+            usual = detector.calibration.appearance
+        else:
+            continue
+        for warning in usual.warnings(scan):
+            logger.warning("%s: %s. Is it a healthy scan of this contrast?", name, warning)
 
 
 def _check_other_model(folder: Path, detector: Detector) -> None:
