@@ -32,7 +32,7 @@ def test_evaluate(model: Path, data_dir: Path, tmp_path: Path) -> None:
     dice = table["value"].xs(("patient19", "l1", "model", "best_dice")).item()
     figures = summary["figures"]["MSLUB"]["test"]["l1"]["model"]["any"]["best_dice"]
     assert figures["mean"] == pytest.approx(dice)
-    assert f"{dice:.4f}" in shown.splitlines()[9]
+    assert f"{dice:.3f}" in shown.splitlines()[9]
 
 
 def test_evaluate_leaves_out_leaks(model: Path, data_dir: Path, tmp_path: Path) -> None:

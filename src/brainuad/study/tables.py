@@ -171,15 +171,20 @@ def wide(table: pd.DataFrame, *, split: str | None = None, space: str = MODEL) -
     return pd.concat([labels, pd.DataFrame(values, columns=names)], axis=1)
 
 
-HEADLINE = {
-    "average_precision": "average precision",
+HEADLINE = {  # short, for a terminal
+    "average_precision": "AP",
     "chance": "chance",
     "average_precision_ratio": "ratio",
-    "best_dice": "Dice, oracle",
-    "dice@validation": "Dice, validation",
-    "dice@healthy@0.01": "Dice, healthy@0.01",
-    "above@healthy@0.01": "above healthy@0.01",
+    "best_dice": "Dice best",
+    "dice@validation": "val.",
+    "dice@healthy@0.01": "1 %",
+    "above@healthy@0.01": "above 1 %",
 }
+LEGEND = """
+
+AP: average precision; ratio: to chance. Dice at the best threshold of the scan, of the
+validation scans, and at the one that 1 % of healthy voxels exceed; above: fraction of the brain.
+"""
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -188,7 +193,7 @@ def headline(table: pd.DataFrame) -> str:
     groups = cases.groupby(["set", "score"], sort=False)
     means = groups[[name for name in HEADLINE if name in cases]].mean().rename(columns=HEADLINE)
     means.insert(0, "scans", groups.size())
-    return str(means.reset_index().to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
+    return str(means.reset_index().to_string(index=False, float_format="{:.3f}".format, na_rep="-")) + LEGEND.rstrip()
 
 
 def with_interval(found: Mapping[str, Any], *, digits: int = 3, sign: str = "", factor: float = 1) -> str:
