@@ -24,6 +24,9 @@ from brainuad.study.tables import wide
 MOST_PANELS = 6  # scores a row of Dice against threshold
 COLOURS = healthy_name(FIRST_COLOUR), healthy_name(FULL_COLOUR)  # thresholds of the colours
 GREYS = ("#bbbbbb", "#888888", "#555555", "#000000")
+BLUES = ("#9ecae1", "#4292c6", "#08519c", "#08306b")  # from the most to the fewest healthy voxels
+_LOOKS = {name: {"color": blue, "ls": "--"} for name, blue in zip(HEALTHY, BLUES, strict=True)}
+_LOOKS[VALIDATION] = {"color": "#d62728", "ls": "-"}
 Row = Mapping[str, Any]
 
 
@@ -103,10 +106,12 @@ def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> N
 
 
 def _draw_froc(axis: Axes, curve: Row, score: str, colour: str) -> None:
-    # From the strictest threshold to that with most false positives; below it, components merge.
+    # From the strictest threshold to that with most false positives; below it, components merge. Each point has the
+    # most false positives and the most lesions found down to its threshold, as in Froc.sensitivity_at.
     rates, found = (np.array(curve[name])[::-1] for name in ("false_positives_per_scan", "sensitivity"))
     end = int(rates.argmax()) + 1
-    axis.plot(rates[:end], found[:end], ".-", ms=3, label=score, color=colour, lw=1.3)
+    rates, found = (np.maximum.accumulate(values[:end]) for values in (rates, found))
+    axis.plot(rates, found, ".-", ms=3, label=score, color=colour, lw=1.3)
     axis.set(xlabel="false positives a scan", ylabel="share of lesions found", ylim=(0, 1))
     axis.set_xscale("symlog", linthresh=1)
 
@@ -148,12 +153,11 @@ def _violins(test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], col
 
 
 def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Figure:
-    """Draw pooled voxel-wise Dice over thresholds, with the validation thresholds and the range of the oracle's."""
+    """Draw pooled voxel-wise Dice over thresholds; lines named in the legend mark those that can be chosen."""
     ours = [score for score in summary["scores"] if score not in BASELINES] or list(summary["scores"])
     ours = ours[:MOST_PANELS]
     sets = list(curves)
     figure, axes = _grid(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4, len(sets), len(ours))
-    styles = {**dict.fromkeys(HEALTHY, ("#1f77b4", "--")), VALIDATION: ("#d62728", "-")}
     for row, dataset in zip(axes, sets, strict=True):
         for axis, score in zip(row, ours, strict=True):
             curve = curves[dataset].get(score, {}).get("precision_recall")
@@ -163,23 +167,17 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
             with np.errstate(invalid="ignore"):
                 dice = 2 * recall * precision / (recall + precision)
             axis.plot(np.maximum(curve["threshold"], 0), np.nan_to_num(dice), color="k", lw=1.3)
-            found = sorted(_thresholds(summary, dataset, score).items(), key=lambda named: named[1])
-            for place, (name, at) in enumerate(found):
-                colour, style = styles[name]
-                axis.axvline(at, color=colour, ls=style, lw=1)
-                # at three heights, so that labels of neighbours do not overlap
-                height, inside = 0.99 - 0.29 * (place % 3), axis.get_xaxis_transform()
-                look = {"fontsize": 6, "color": colour, "transform": inside}
-                axis.text(at, height, name, rotation=90, va="top", ha="right", **look)
+            for name, at in _thresholds(summary, dataset, score).items():
+                axis.axvline(at, lw=1, label=name, **_LOOKS[name])
             oracle = test[(test["set"] == dataset) & (test["score"] == score)].get(f"threshold@{ORACLE}")
             if oracle is not None and oracle.notna().any():
                 low, high = np.nanquantile(oracle, [0.25, 0.75])
-                axis.axvspan(low, high, color="#2ca02c", alpha=0.2, lw=0)
+                axis.axvspan(low, high, color="#2ca02c", alpha=0.2, lw=0, label="oracle, middle half")
             axis.set_title(f"{dataset}: {score}", fontsize=8)
             axis.set_ylim(0, 1)
             axis.grid(alpha=0.25)
     for axis in axes[-1]:
-        axis.set_xlabel("threshold; green: middle half of the oracle's", fontsize=7)
+        axis.set_xlabel("threshold", fontsize=7)
     for axis in axes[:, 0]:
         axis.set_ylabel("Dice, voxels of all scans", fontsize=8)
     return figure

@@ -1,0 +1,36 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from brainuad.evaluation.froc import Froc
+from brainuad.study.figures import _dice_against_threshold, _draw_froc
+from brainuad.study.protocol import HEALTHY, VALIDATION
+
+
+def test_the_froc_curve_never_runs_backwards_and_shows_the_sensitivities_of_the_tables():
+    rates, found = np.array([2, 60, 33, 40, 23, 27, 0]), np.array([9, 6, 4, 5, 5, 3, 1])  # the loosest threshold first
+    counts = np.zeros((7, 8), dtype=int)
+    counts[:, 0] = found
+    froc = Froc(np.arange(7.0), 10, np.array([10, 0, 0, 0, 0, 0, 0, 0]), counts, rates)
+    axis = Figure().subplots()
+    curve = {"false_positives_per_scan": froc.false_positives_a_scan().tolist(), "sensitivity": froc.sensitivity()}
+    _draw_froc(axis, curve, "l1", "C0")
+    across, up = axis.lines[0].get_data()
+    assert (np.diff(across) >= 0).all()
+    assert (np.diff(up) >= 0).all()
+    for rate in (2.7, 3.9, 5.9):
+        assert up[across <= rate].max() == pytest.approx(froc.sensitivity_at(rate))
+
+
+def test_thresholds_are_named_in_the_legend_and_nowhere_in_the_curve():
+    recall = {"threshold": [0, 1, 2], "recall": [1, 0.5, 0], "precision": [0.1, 0.5, 1]}
+    found = dict(zip((*HEALTHY, VALIDATION), (1, 1.1, 1.2, 1.3, 1.25), strict=True))
+    summary = {"scores": ["l1"], "thresholds": [{"set": "all", "thresholds": {"l1": found}}]}
+    test = pd.DataFrame({"set": ["A"], "score": ["l1"], "threshold@oracle": [1.4]})
+    figure = _dice_against_threshold({"A": {"l1": {"precision_recall": recall}}}, summary, test)
+    (axis,) = figure.axes
+    assert not axis.texts
+    handles, names = axis.get_legend_handles_labels()
+    assert names == [*found, "oracle, middle half"]
+    assert len({handle.get_color() for handle in handles[:-1]}) == len(found)
