@@ -1,11 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from brainuad.data.cohort import Case
+from brainuad.data.loading import PreparedCase
+from brainuad.data.places import mni_of
+from brainuad.data.volume import Volume
 from brainuad.evaluation.froc import Froc
-from brainuad.study.figures import _dice_against_threshold, _draw_froc
+from brainuad.report.montage import choose_slices, montage
+from brainuad.study import figures
+from brainuad.study.figures import _dice_against_threshold, _draw_froc, draw_montage
 from brainuad.study.protocol import HEALTHY, VALIDATION
+from brainuad.study.scorer import ScoredCase
+
+DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
 
 def test_the_froc_curve_never_runs_backwards_and_shows_the_sensitivities_of_the_tables():
@@ -34,3 +45,27 @@ def test_thresholds_are_named_in_the_legend_and_nowhere_in_the_curve():
     handles, names = axis.get_legend_handles_labels()
     assert names == [*found, "oracle, middle half"]
     assert len({handle.get_color() for handle in handles[:-1]}) == len(found)
+
+
+@pytest.mark.parametrize("in_atlas", [True, False])
+def test_slices_of_a_case_carry_mni_mm_where_it_is_in_atlas_space(tmp_path, monkeypatch, in_atlas):
+    scan, mask = (Volume.load(DEMO / f"patient19_{kind}.nii.gz") for kind in ("t1", "mask"))
+    case = Case("patient19", "MSLUB", "test", DEMO / "patient19_t1.nii.gz", DEMO / "patient19_mask.nii.gz", None, 0, None)
+    prepared = PreparedCase(case, scan.array / 255, mask.inside, None, scan.affine)
+    drawn = []
+
+    def kept(*values, **named):
+        drawn.append(montage(*values, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(figures, "montage", kept)
+    draw_montage(ScoredCase(prepared, None, {}), [], tmp_path / "a.png", "title", in_atlas=in_atlas)
+    names = [axis.texts[0].get_text() for axis in drawn[0].axes if axis.texts]
+    slices = choose_slices(mask.inside, None)
+    if not in_atlas:
+        assert names == [f"slice {z}" for z in slices]
+        return
+    centre = [*(np.array(scan.array.shape[:2]) / 2), 0, 1]
+    for name, z in zip(names, slices, strict=True):
+        centre[2] = z
+        assert name == f"MNI z = {mni_of((scan.affine @ centre)[:3])[2]:.0f} mm"

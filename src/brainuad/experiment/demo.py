@@ -148,7 +148,7 @@ def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
         if name in scored.maps
     ]
     title = f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}"
-    draw_montage(scored, overlays, path, title)
+    draw_montage(scored, overlays, path, title, in_atlas=detector.data_config.affine == "used")
 
 
 def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:

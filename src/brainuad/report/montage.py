@@ -66,6 +66,22 @@ class Picture(Figure):
         return self.png(_ON_SCREEN)
 
 
+def slice_number(z: int) -> str:
+    """Return the name of an axial slice whose position is unknown."""
+    return f"slice {z}"
+
+
+def mni_height(to_mni: np.ndarray, shape: Sequence[int], z: int) -> str:
+    """Return the name of an axial slice: the position of its centre in MNI mm.
+
+    Args:
+        to_mni: ``(4, 4)`` from indices to MNI mm.
+        shape: Of the volume.
+        z: Index of the slice.
+    """
+    return f"MNI z = {to_mni[2] @ [shape[0] / 2, shape[1] / 2, z, 1]:.0f} mm"
+
+
 def montage(
     image: np.ndarray,
     reconstruction: np.ndarray | None,
@@ -75,7 +91,7 @@ def montage(
     *,
     title: str,
     scale_meaning: str,
-    height: Callable[[int], str] = lambda z: f"slice {z}",
+    height: Callable[[int], str] = slice_number,
 ) -> Picture:
     """Draw axial slices, one per row: scan, reconstruction, anomaly maps over the scan, and the lesion's outline.
 
@@ -116,6 +132,7 @@ def montage(
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4)))
+    bar.ax.set_facecolor("black")  # its faint colours look as they do over a dark scan
     bar.set_ticks([])
     bar.set_label(scale_meaning, color="white", fontsize=7)
     return figure

@@ -218,7 +218,7 @@ def _panels(scored: Scored, display: Display) -> str:
     for finding in shown:
         height = finding.centre_mm[2]
         index = min(max(round((height - bottom) / display.voxel), 0), last)
-        wanted.append((finding.label, index, f"z = {height:.0f} mm"))
+        wanted.append((finding.label, index, f"scanner z = {height:.0f} mm"))
     if not wanted:
         return ""
     from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
@@ -243,7 +243,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
         volumes.get("lesion"),
         title=row.name.replace("$", r"\$"),
         scale_meaning="red to yellow: rarer and rarer in healthy brains",
-        height=lambda z: f"z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
+        height=lambda z: f"scanner z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
     )
     return figure.png()
 

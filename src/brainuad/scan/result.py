@@ -227,7 +227,7 @@ def write_result(
 
 
 def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
-    from brainuad.report.montage import Overlay, montage  # matplotlib is slow to import
+    from brainuad.report.montage import Overlay, mni_height, montage  # matplotlib is slow to import
 
     maps, scale = result.maps, result.record.calibration
     score, anomaly = next(iter(maps.maps.items()))
@@ -236,7 +236,6 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
         overlays = [Overlay(score, anomaly, scale.first_colour, scale.full_colour)]
         meaning = SCALE_MEANING
     to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
-    x, y, _ = (size / 2 for size in maps.placed.image.shape)
     return montage(
         maps.placed.image,
         maps.reconstruction,
@@ -245,5 +244,5 @@ def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
         None if lesion is None else maps.to_model(lesion),
         title=f"{name} · {result.record.model.name}",
         scale_meaning=meaning,
-        height=lambda z: f"MNI z = {to_mni[2] @ [x, y, z, 1]:.0f} mm",
+        height=lambda z: mni_height(to_mni, maps.placed.image.shape, z),
     )

@@ -196,6 +196,7 @@ class Run:
         healthy = summary["thresholds"][0]["thresholds"] or {}
         cases = {(case.dataset, name): case for case, name in self.names.items() if case.split == "test"}
         test = wide(table, split="test")
+        in_atlas = self.scorer.detector.data_config.affine == "used"
         paths: list[Path] = []
         for dataset, compared in summary["comparisons"].items():
             score = compared["best"]
@@ -207,7 +208,7 @@ class Run:
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
                 overlay = Overlay(score, scored.maps[score], *(healthy[score][colour] for colour in COLOURS))
-                draw_montage(scored, [overlay], path, title)
+                draw_montage(scored, [overlay], path, title, in_atlas=in_atlas)
                 paths.append(path)
         return paths
 
