@@ -67,6 +67,29 @@ def test_slices_carry_sides_and_places(case):
     assert f"z = {2 * choose_slices(case['mask'], None)[0]} mm" in texts
 
 
+def test_the_colour_bar_begins_as_red_as_the_map_over_a_dark_scan(case):
+    figure = montage(
+        case["image"], None, [], case["mask"], None,
+        title="t", scale_meaning="m",
+    )  # fmt: skip
+    figure.canvas.draw()
+    bar = figure.axes[-1].get_window_extent()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[::-1] / 255
+    red, green, blue, _ = pixels[round(bar.y0) + 4, round((bar.x0 + bar.x1) / 2)]
+    assert red > 0.3
+    assert max(green, blue) < 0.05
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_become_question_marks(case):
+    figure = montage(
+        case["image"], None, [], case["mask"], None,
+        title="头部 é 🧠 $x$", scale_meaning="m",
+    )  # fmt: skip
+    figure.png()
+    assert figure.get_suptitle() == "?? é ? $x$"
+
+
 def test_every_finding_has_its_panel(case):
     labels = np.where(case["lesion"], 7, 0)
     z = int(case["lesion"].sum((0, 1)).argmax())

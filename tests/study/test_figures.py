@@ -50,7 +50,7 @@ def test_thresholds_are_named_in_the_legend_and_nowhere_in_the_curve():
 @pytest.mark.parametrize("in_atlas", [True, False])
 def test_slices_of_a_case_carry_mni_mm_where_it_is_in_atlas_space(tmp_path, monkeypatch, in_atlas):
     scan, mask = (Volume.load(DEMO / f"patient19_{kind}.nii.gz") for kind in ("t1", "mask"))
-    case = Case("patient19", "MSLUB", "test", DEMO / "patient19_t1.nii.gz", DEMO / "patient19_mask.nii.gz", None, 0, None)
+    case = Case("patient19", "MSLUB", "test", DEMO / "t1.nii.gz", DEMO / "mask.nii.gz", None, 0, None)  # not opened
     prepared = PreparedCase(case, scan.array / 255, mask.inside, None, scan.affine)
     drawn = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from brainuad.components import outlined
 
@@ -82,6 +83,17 @@ def mni_height(to_mni: np.ndarray, shape: Sequence[int], z: int) -> str:
     return f"MNI z = {to_mni[2] @ [shape[0] / 2, shape[1] / 2, z, 1]:.0f} mm"
 
 
+@cache
+def _drawable() -> frozenset[int]:
+    """Return the code points that the font of the pictures has."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def drawable(text: str) -> str:
+    """Return a text with "?" for what the font lacks, which matplotlib would draw as a box and warn of."""
+    return "".join(letter if letter.isspace() or ord(letter) in _drawable() else "?" for letter in text)
+
+
 def montage(
     image: np.ndarray,
     reconstruction: np.ndarray | None,
@@ -126,9 +138,9 @@ def montage(
         if lesion is not None and lesion[:, :, z].any():
             row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, color="white", fontsize=9)
+        axis.set_title(drawable(name), color="white", fontsize=9)
     # names may contain "$", which starts mathematics in matplotlib
-    figure.suptitle(title, color="white", fontsize=11, parse_math=False)
+    figure.suptitle(drawable(title), color="white", fontsize=11, parse_math=False)
     figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4)))
@@ -191,13 +203,13 @@ def method_panels(
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
         axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
-        axis.set_title(name, color="white", fontsize=9)
+        axis.set_title(drawable(name), color="white", fontsize=9)
         _letter(axis)
     if lesion[:, :, z].any():
         axes[1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
     for axis, overlay in zip(axes[2:], overlays, strict=False):
         axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
-    figure.suptitle(title, color="white", fontsize=11, parse_math=False)
+    figure.suptitle(drawable(title), color="white", fontsize=11, parse_math=False)
     figure.text(0.01, 0.008, f"{scale_meaning} · {_FOOTER}", color="#bbbbbb", fontsize=7)
     space = 1 / (2.75 * rows + 0.7)
     figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.65 * space, bottom=0.25 * space, wspace=0.02, hspace=0.12)

@@ -241,7 +241,7 @@ def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], 
         [Overlay("anomaly map", volumes["anomaly"], first, full)],
         volumes["brain"],
         volumes.get("lesion"),
-        title=row.name.replace("$", r"\$"),
+        title=row.name,
         scale_meaning="red to yellow: rarer and rarer in healthy brains",
         height=lambda z: f"scanner z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
     )

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.files import atomic_path, write_bytes
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
-from brainuad.report.montage import Overlay, mni_height, montage, slice_number
+from brainuad.report.montage import Overlay, drawable, mni_height, montage, slice_number
 from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
 from brainuad.study.scorer import ScoredCase
 from brainuad.study.tables import wide
@@ -47,7 +47,7 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
             for score in scores:
                 if name in curves[dataset].get(score, {}):
                     _DRAW[name](axis, curves[dataset][score][name], score, colours[score])
-            axis.set_title(dataset, fontsize=10)
+            axis.set_title(drawable(dataset), fontsize=10)
             axis.grid(alpha=0.25)
     paths = [_save(precision_recall[0], folder / "precision_recall.png")]
     if any(axis.lines for axis in froc[1][0]):
@@ -157,7 +157,7 @@ def _violins(test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], col
             axis.grid(alpha=0.25, axis="y")
             axis.set_xticks(range(len(scores)), [""] * len(scores))
     for axis, dataset in zip(axes[0], sets, strict=True):
-        axis.set_title(dataset, fontsize=10)
+        axis.set_title(drawable(dataset), fontsize=10)
     for axis in axes[-1]:
         axis.set_xticks(range(len(scores)), scores, rotation=60, ha="right", fontsize=7)
     return figure
@@ -184,7 +184,7 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
             if oracle is not None and oracle.notna().any():
                 low, high = np.nanquantile(oracle, [0.25, 0.75])
                 axis.axvspan(low, high, color="#2ca02c", alpha=0.2, lw=0, label="oracle, middle half")
-            axis.set_title(f"{dataset}: {score}", fontsize=8)
+            axis.set_title(drawable(f"{dataset}: {score}"), fontsize=8)
             axis.set_ylim(0, 1)
             axis.grid(alpha=0.25)
     for axis in axes[-1]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from brainuad.evaluation import by_subject, paired_difference, summarise
 from brainuad.files import atomic_path, markdown_table
+from brainuad.report.montage import drawable
 from brainuad.study.tables import FEW, with_interval
 
 BASE, SLICES, RAW = "3-D windows, post-processed", "2-D windows", "no post-processing"
@@ -102,7 +103,7 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
             axis.set_ylabel(title if axis is row[0] else "")
             if measure == "average_precision":
                 scans = int(of_set["n"].max())
-                axis.set_title(f"{dataset} ({scans} scans)", fontsize=10)
+                axis.set_title(drawable(f"{dataset} ({scans} scans)"), fontsize=10)
                 chance = of_set[of_set["measure"] == "chance"]["mean"].iloc[0]
                 axis.axhline(chance, color="k", ls=":", lw=1, label="chance")
     for axis in axes[-1]:
