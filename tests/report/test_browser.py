@@ -172,6 +172,32 @@ def test_keys_and_sliders(page, report):
     assert page.complaints() == []
 
 
+def test_darker_and_brighter_greys(page):
+    def middling() -> int:
+        picture = page.picture(".stage")
+        return int(((np.ptp(picture, axis=-1) < 0.02) & (picture[..., 0] > 0.05) & (picture[..., 0] < 0.95)).sum())
+
+    press(page, "a", "f", "t")
+    before = middling()
+    darkest, brightest = (page.driver.find_element(By.ID, end) for end in ("darkest", "brightest"))
+    darkest.send_keys(*[Keys.ARROW_RIGHT] * 10)
+    assert page.text("darkest-shown") == darkest.get_attribute("aria-valuetext") == "50 %"
+    narrow = middling()
+    assert narrow < 0.9 * before  # what lies below is black
+    brightest.send_keys(*[Keys.ARROW_LEFT] * 9)
+    assert page.text("brightest-shown") == "55 %"
+    assert middling() < 0.8 * narrow  # what lies above is white
+    press(page, "r")
+    assert page.text("darkest-shown") == "50 %"  # of the reconstruction, too
+    brightest.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert page.text("darkest-shown") == "40 %"  # the other end gives way
+    darkest.send_keys(Keys.HOME)
+    brightest.send_keys(*[Keys.ARROW_RIGHT] * 11)
+    press(page, "s")
+    assert middling() == pytest.approx(before, rel=0.02)
+    assert page.complaints() == []
+
+
 def test_choosing_another_scan_and_sorting(page, report):
     page.run("location.hash = '#scan-1'")
     wait_for_scan(page, 1)

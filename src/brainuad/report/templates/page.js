@@ -80,6 +80,12 @@ async function start() {
       button.hidden = key in layer && !viewer.has(layer[key]);
     });
     byId("opacity").value = state.opacity * 100;
+    section.querySelectorAll("input[data-grey]").forEach((slider) => {
+      slider.value = Math.round(state[slider.dataset.grey] * 100);
+      const text = `${slider.value} %`;
+      slider.setAttribute("aria-valuetext", text);
+      byId(`${slider.id}-shown`).textContent = text;
+    });
   }
 
   function describeScale() {
@@ -185,6 +191,14 @@ async function start() {
     viewer.set({ map: true, opacity: event.target.value / 100 });
     refresh();
   });
+  section.querySelectorAll("input[data-grey]").forEach((slider) => slider.addEventListener("input", () => {
+    const { state } = viewer;
+    const [value, step] = [slider.value / 100, slider.step / 100];
+    // the other end gives way
+    if (slider.dataset.grey === "darkest") viewer.set({ darkest: value, brightest: Math.max(state.brightest, value + step) });
+    else viewer.set({ darkest: Math.min(state.darkest, value - step), brightest: value });
+    refresh();
+  }));
   document.querySelectorAll("input[data-axis]").forEach((slider) => slider.addEventListener("input", () => {
     viewer.moveTo(viewer.here().map((value, axis) => (axis === Number(slider.dataset.axis) ? Number(slider.value) : value)));
   }));

@@ -18,6 +18,7 @@ async function openCanvas(canvas, look = {}) {
     isSliceMM: true,
     loadingText: "",
     logLevel: "error",
+    multiplanarPadPixels: 16, // so that one plane's L and the next one's P do not read as "LP"
     multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
     scrollRequiresFocus: true,
     showAllOrientationMarkers: true,
@@ -35,7 +36,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
   let left = null;
   // alpha 0 for what lies below the first colour, then red to yellow
   nv.addColormap("brainuad", { R: [255, 255, 255], G: [0, 0, 255], B: [0, 0, 0], A: [0, 255, 255], I: [0, 1, 255] });
-  const state = { under: "scan", map: true, opacity: 0.6, findings: true, lesion: true, selected: 0, rare: Infinity, beside: false };
+  const state = { under: "scan", map: true, opacity: 0.6, darkest: 0, brightest: 1, findings: true, lesion: true, selected: 0, rare: Infinity, beside: false };
   let volumes = {};
   let grid = null;
   let shows = 0;
@@ -47,7 +48,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
     for (const [name, base64] of Object.entries(layers)) {
       const look = name === "anomaly"
         ? { colormap: "brainuad", cal_min: scale.first, cal_max: scale.full, opacity: state.opacity }
-        : { colormap: "gray", cal_min: 0, cal_max: 1, opacity: 1 };
+        : { colormap: "gray", opacity: 1 };
       loaded[name] = await niivue.NVImage.loadFromBase64({ base64, name: `${name}.nii.gz`, ...look });
     }
     if (turn !== shows) return false;
@@ -64,6 +65,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
   function arrange() { // NiiVue blends all voxels anew, so this is for when layers change
     const under = volumes[state.under];
     volumes.anomaly.opacity = state.map ? state.opacity : 0;
+    if (under) [under.cal_min, under.cal_max] = [state.darkest, state.brightest];
     nv.volumes = under ? [under, volumes.anomaly] : [volumes.anomaly];
     nv.back = nv.volumes[0];
     nv.overlays = nv.volumes.slice(1);
@@ -95,7 +97,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
   }
 
   function set(changes) {
-    const layers = ["under", "map", "opacity"].some((key) => key in changes && changes[key] !== state[key]);
+    const layers = ["under", "map", "opacity", "darkest", "brightest"].some((key) => key in changes && changes[key] !== state[key]);
     Object.assign(state, changes);
     if (layers) arrange(); else nv.drawScene();
   }
