@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from brainuad import files
+from brainuad.errors import InputError
 from brainuad.files import atomic_folder, atomic_path, write_text
 
 DIE = """
@@ -79,3 +80,11 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     after = os.dup(0)
     os.close(after)
     assert after == before
+
+
+@unix
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    for read in (files.sha256, files.csv_reader):
+        with pytest.raises(InputError, match=r"pipe\.nii: is not a regular file"):
+            read(tmp_path / "pipe.nii")

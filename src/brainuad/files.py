@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -191,13 +192,27 @@ def locked(target: str | Path) -> Iterator[None]:
         yield
 
 
+def check_regular(path: str | Path) -> None:
+    """Refuse a pipe, socket or device: opening one may wait for ever. What is missing is left to who opens it.
+
+    Raises:
+        InputError: It is one of these.
+    """
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(path, "is not a regular file", "Give a file on a disk")
+
+
 def csv_reader(path: str | Path) -> csv.DictReader[str]:
     """Read a CSV file in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
 
     Raises:
+        InputError: It is no regular file.
         OSError: It cannot be read.
         UnicodeDecodeError: It is not text.
     """
+    check_regular(path)
     raw = Path(path).read_bytes()
     wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = raw.decode("utf-16" if wide else "utf-8-sig")
@@ -220,8 +235,9 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: The file is no regular file, or cannot be read.
     """
+    check_regular(path)
     try:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

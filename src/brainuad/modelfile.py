@@ -29,7 +29,7 @@ from brainuad._version import __version__
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelSettings
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, sha256, write_json, write_text
+from brainuad.files import atomic_path, check_regular, sha256, write_json, write_text
 from brainuad.models.base import Model, own_settings, settings_class
 from brainuad.registry import MODELS
 from brainuad.scoring.health import HealthyMoments
@@ -199,6 +199,7 @@ def read_health(folder: str | Path) -> HealthyMoments | None:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
+    check_regular(path)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -160,6 +160,12 @@ def test_links_are_followed_once_and_broken_ones_do_not_disappear(tmp_path):
         open_scan(scans[0])
 
 
+def test_pipes_and_sockets_in_a_folder_are_left_alone(tmp_path):
+    put(tmp_path, "a.nii.gz")
+    os.mkfifo(tmp_path / "control")  # which opening would wait for
+    assert names_of(tmp_path) == ["a"]
+
+
 def test_what_holds_no_scan_is_told_what_was_looked_for(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no t1 scan: looked for \.nii, \.nii\.gz and DICOM files") as raised:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -167,6 +168,13 @@ def test_one_bad_scan_stops_no_other(scans, scored, detector, tmp_path):
     assert "truncated or damaged" in rows[1]["message"]
     assert [row["status"] for row in table(tmp_path / "out")] == ["done", "failed", "done"]
     assert not (tmp_path / "out/b.json").exists()
+
+
+def test_a_pipe_fails_as_a_scan_and_nobody_waits_for_it(scored, detector, tmp_path):
+    os.mkfifo(tmp_path / "pipe.nii")
+    piped = find_scans([tmp_path / "pipe.nii"], modality="t1", output=tmp_path / "out")
+    (row,) = score_scans(piped, detector, tmp_path / "out", Settings())
+    assert "pipe.nii: is not a regular file" in row["message"]
 
 
 def test_a_broken_device_ends_the_run_and_blames_no_scan(scans, scored, detector, tmp_path, monkeypatch):

@@ -96,6 +96,8 @@ class Series:
 
 def is_dicom(path: Path) -> bool:
     """Return whether a file is DICOM by its first bytes. Old files have no preamble."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
     try:
         with path.open("rb") as file:
             start = file.read(132)
