@@ -26,9 +26,13 @@ def test_quiet_announces_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_time_left_is_that_of_those_done() -> None:
-    assert time_left(120.0, 2, 3) == 180.0  # however long each takes
-    assert time_left(5.0, 0, 3) is None
-    assert time_left(5.0, 2, None) is None
+    assert time_left(120.0, 2, 3, since=0.0) == 180.0  # however long each takes
+    assert time_left(0.0, 0, 3, since=5.0) is None
+    assert time_left(5.0, 2, None, since=0.0) is None
+
+
+def test_the_time_left_falls_while_an_item_is_worked_on_and_stays_above_zero() -> None:
+    assert [time_left(120.0, 2, 1, since=since) for since in (0.0, 20.0, 60.0, 90.0)] == [60.0, 40.0, 0.0, 0.0]
 
 
 def test_a_bar_shows_stage_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

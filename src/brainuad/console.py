@@ -140,7 +140,7 @@ class Bar:
         )
         watched = console.is_terminal and not self._quiet
         self.shown = Progress(*columns, console=console, transient=True, disable=not watched)
-        self._task = self.shown.add_task(what, total=total, stage="", skipped=0)
+        self._task = self.shown.add_task(what, total=total, stage="", skipped=0, last=0.0)
 
     def __call__(
         self, message: str = "", *, total: int | None = None, what: str | None = None, skipped: bool = False
@@ -157,8 +157,10 @@ class Bar:
             self.shown.console.print(escape(message), highlight=False)
         task = self.shown.tasks[self._task]
         if what is not None and what != task.description:
-            self.shown.reset(self._task, description=what, skipped=0, stage="")
-        self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped)
+            self.shown.reset(self._task, description=what, skipped=0, stage="", last=0.0)
+            skipped = True  # its own start is unknown: the clock starts anew with its end
+        last = task.fields["last"] if skipped else task.elapsed or 0.0
+        self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped, last=last)
 
     def stage(self, name: str) -> None:
         """Show the present step."""
@@ -172,13 +174,22 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return "0:01:30 left", or nothing before the first item is finished."""
-        seconds = time_left(task.elapsed or 0, task.completed - task.fields["skipped"], task.remaining)
+        last = task.fields["last"]
+        done = task.completed - task.fields["skipped"]
+        seconds = time_left(last, done, task.remaining, since=(task.elapsed or 0) - last)
         return Text("" if seconds is None else f"{timedelta(seconds=round(seconds))} left")
 
 
-def time_left(elapsed: float, done: float, left: float | None) -> float | None:
-    """Return the seconds that the remaining items take at the pace of the finished ones; None if unknown."""
-    return None if left is None or done < 1 else elapsed / done * left
+def time_left(took: float, done: float, left: float | None, *, since: float) -> float | None:
+    """Return the seconds that the remaining items take at the pace of the finished ones; None if unknown.
+
+    Args:
+        took: Seconds from the start to the end of the last finished item.
+        done: Number of finished items.
+        left: Number of remaining items.
+        since: Seconds since the end of the last finished item.
+    """
+    return None if left is None or done < 1 else max(0.0, took / done * left - since)
 
 
 @contextmanager
