@@ -205,8 +205,16 @@ def test_a_header_that_says_nowhere_how_it_lies_is_told(tmp_path):
         nib.save(written, tmp_path / "scan.nii")
         volume = Volume.load(tmp_path / "scan.nii")
         if sform or qform:
-            volume.check_placed("scan.nii")
+            volume.check_scan("scan.nii")
         else:
             with pytest.raises(InputError, match=r"scan\.nii: says nowhere how it lies .* set its sform"):
-                volume.check_placed("scan.nii")
-    Volume.from_array(volume.array, volume.affine).check_placed("array")
+                volume.check_scan("scan.nii")
+    Volume.from_array(volume.array, volume.affine).check_scan("array")
+
+
+def test_a_mask_is_no_scan():
+    mask = Volume.load(FILES / "mslub19_mask_4mm.nii.gz")
+    with pytest.raises(InputError, match=r"mask\.nii: holds only 2 different values, so it is a mask"):
+        mask.check_scan("mask.nii")
+    few = Volume.load(FILES / "mslub19_t1_4mm.nii.gz")
+    few.with_array(np.round(few.array / few.array.max() * 20)).check_scan("coarse.nii")

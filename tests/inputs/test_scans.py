@@ -84,7 +84,32 @@ def test_folders_are_searched_without_masks_results_hidden_files_and_other_contr
     ],
 )
 def test_what_a_name_says(name, modality, taken):
-    assert (left_out(name, [name], modality) == "") is taken
+    assert (name not in left_out([name], modality)) is taken
+
+
+@pytest.mark.parametrize("end", ["dlmuse", "aseg", "segmentation", "aparc+aseg"])
+def test_parcellations_are_no_scans_wherever_they_lie(end):
+    assert left_out([f"IXI013-HH-1212_{end}.nii.gz"], "t1")
+
+
+@pytest.mark.parametrize("end", ["roi", "gt", "truth", "bet", "gm", "pve_0", "brain", "tumour_1"])
+def test_a_scans_name_with_words_of_masks_is_its_mask(end):
+    mask, told = f"IXI013-HH-1212_{end}.nii.gz", "named as masks or results"
+    for scan in ("IXI013-HH-1212.nii.gz", "IXI013-HH-1212_t1.nii.gz", "ixi013-hh-1212_t1.nii"):
+        assert left_out([scan, mask], "t1") == {mask: told}
+    for other in ("IXI014-HH-1212_t1.nii.gz", "IXI013-HH-1212.json", mask):
+        assert not left_out([other, mask], "t1")
+
+
+def test_a_name_that_ends_in_the_contrast_or_says_more_than_a_mask_is_a_scans():
+    names = ["p1_t1.nii.gz", "p1_brain_t1.nii.gz", "p1_2_brain.nii.gz", "p1_followup_brain.nii.gz", "p1_orig.nii.gz"]
+    assert left_out(names, "t1") == {}
+
+
+@pytest.mark.parametrize("end", ["ct", "pet", "CTA"])
+def test_ct_and_pet_are_other_contrasts(end):
+    assert left_out([f"p1_{end}.nii.gz", "p1.nii.gz"], "t1") == {f"p1_{end}.nii.gz": "named after another contrast"}
+    assert left_out([f"p1_t1_to_{end}.nii.gz"], "t1") == {}
 
 
 def test_scans_of_one_name_are_told_apart_by_their_folders(tmp_path):

@@ -283,8 +283,9 @@ def test_bad_scans_fail_with_one_clear_line_and_leave_nothing(tmp_path, change, 
     elif change == "specks":
         specks = np.zeros((60, 60, 45), np.uint8)
         specks[0, 0, 0], specks[-1, -1, -1] = 100, 200
-        for path in (image, mask):
-            nib.save(nib.Nifti1Image(specks, nib.load(image).affine), path)
+        nib.save(nib.Nifti1Image(specks, nib.load(image).affine), mask)
+        specks[1, 1, 1:21] = range(20)
+        nib.save(nib.Nifti1Image(specks, nib.load(image).affine), image)
     elif change == "truncated":
         image.write_bytes(image.read_bytes()[:9000])
     else:

@@ -14,6 +14,8 @@ from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
+_FEWEST_VALUES = 16  # of a scan: even one of 8 bits has more
+_SAMPLE = 10_000  # voxels that show it of a usual scan
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -89,15 +91,22 @@ class Volume:
         image.header.set_xyzt_units("mm")
         return cls.from_image(image, name="array")
 
-    def check_placed(self, name: str | Path) -> None:
-        """Check that the header says how the volume lies; where it does not, an orientation was made up for it.
+    def check_scan(self, name: str | Path) -> None:
+        """Check that this can be a scan: the header says how it lies, and it holds many different values.
+
+        Where the header does not say it, an orientation was made up for the volume.
 
         Raises:
-            InputError: ``sform_code`` and ``qform_code`` are both 0; ``name`` is used in the message.
+            InputError: ``sform_code`` and ``qform_code`` are both 0, or there are only a few values, as in a mask;
+                ``name`` is used in the message.
         """
         if int(self.header["sform_code"]) <= 0 and int(self.header["qform_code"]) <= 0:
             fault = "says nowhere how it lies (sform_code and qform_code are 0), so left and right cannot be told"
             raise InputError(name, fault, "Convert it again, or set its sform if you know how it lies")
+        some = np.unique(self.array.ravel()[:: max(1, self.array.size // _SAMPLE)])
+        if len(some) < _FEWEST_VALUES and 1 < (count := len(np.unique(self.array))) < _FEWEST_VALUES:
+            fault = f"holds only {count} different values, so it is a mask or a parcellation"
+            raise InputError(name, fault, "Give the scan itself")
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ _WORDS = {
     "t1": {"t1", "t1w", "t1wi", "t1n", "mprage", "bravo", "spgr", "fspgr", "tfl3d"},
     "t2": {"t2", "t2w", "t2wi"},
     "flair": {"flair", "flairw", "t2flair", "t2f", "darkfluid"},
+    "no MR": {"ct", "ncct", "cta", "pet", "fdg"},
 }
 _OTHER = {"dwi", "adc", "trace", "bold", "swi", "tof", "pdw"}
 _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}

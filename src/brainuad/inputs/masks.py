@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class MaskKind:
 BRAIN = MaskKind(
     frozenset({
         "brain", "brainmask", "brainseg", "bet", "hdbet", "synthstrip", "aseg", "aparc", "synthseg", "parcellation",
-        "muse", "dlmuse",
+        "muse", "dlmuse", "wmparc",
     }),
     frozenset({"mask", "brainmask"}),
 )  # fmt: skip
@@ -39,6 +40,41 @@ _LESIONS = frozenset({
     "tumor", "stroke",
 })  # fmt: skip
 LESION = MaskKind(_LESIONS, _LESIONS)
+_TISSUE = frozenset({"gm", "wm", "csf", "pve", "pveseg", "probseg"})
+_MARKS = BRAIN.words | LESION.words | _TISSUE | {"mask", "label", "labels", "dseg"}
+# Words that no scan's name ends in. Others, such as "brain", also name a scan without skull.
+_NEVER_SCANS = frozenset({
+    "lesion", "lesions", "seg", "dseg", "probseg", "pveseg", "brainseg", "segmentation", "label", "labels", "aseg",
+    "aparc", "wmparc", "synthseg", "parcellation", "muse", "dlmuse",
+})  # fmt: skip
+
+
+def masks_among(names: Iterable[str]) -> set[str]:
+    """Return the names of masks among the NIfTI files of a folder.
+
+    A name tells a mask by its last word (``x_brainmask``, ``x_seg``), or by words of masks behind the name of another
+    file of the folder (``x_roi`` beside ``x`` or ``x_t1``), with a number at the end or none (``x_pve_0``).
+    """
+    words = {name: _words(name) for name in names if _NIFTI.search(name)}
+    others = {tuple(part) for part in words.values()}
+    others |= {part[:-1] for part in others if len(part) > 1 and part[-1] in _IMAGE}
+    return {name for name, part in words.items() if _ends_as_mask(part) or _goes_on_as_mask(part, others)}
+
+
+def _ends_as_mask(name: list[str]) -> bool:
+    return name[-1].endswith("mask") or (len(name) > 1 and name[-1] in _NEVER_SCANS)
+
+
+def _goes_on_as_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
+    """Whether a name is another one and words of masks; one that ends in a contrast (``x_brain_t1``) is a scan's."""
+    if name[-1].isdigit():
+        name = name[:-1]
+    known = _MARKS | _ANY_MASK | _IMAGE
+    return any(
+        tuple(name[:length]) in others and set(name[length:]) & _MARKS and set(name[length:]) <= known
+        for length in range(1, len(name))
+        if name[-1] not in _IMAGE
+    )
 
 
 def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:

@@ -20,16 +20,15 @@ from brainuad.errors import InputError
 from brainuad.inputs.bids import bids_images, derivative_names, is_bids
 from brainuad.inputs.contrast import contrast_of
 from brainuad.inputs.dicom import Series, is_dicom, is_volume, list_series, pick_series, read_series
+from brainuad.inputs.masks import masks_among
 
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii.gz", ".nii")
 _OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of single scans
 _LONGEST_NAME = 150  # bytes; file systems allow 255, and suffixes and temporary prefixes need the rest
-# Results of this package, and masks beside scans. For "_brain" and "_scan" the other files of the folder decide.
-_NOT_SCANS = re.compile(
-    r"(_anomaly|_lesions?|_reconstruction|mask|[_-]seg|_dseg|_probseg|_labels?)$|_desc-(anomaly|reconstruction)_"
-)
+_RESULTS = re.compile(r"_(anomaly|reconstruction)$|_desc-(anomaly|reconstruction)_")
+_WITH_OTHERS = {"_brain": ("_anomaly",), "_scan": ("_anomaly", "_segmentation")}
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: Its ``fault``; its header has no affine; or as for :meth:`brainuad.data.volume.Volume.load` and
+        InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load`, its ``check_scan`` and
             :func:`brainuad.inputs.dicom.read_series`.
     """
     if scan.fault:
@@ -144,7 +143,7 @@ def open_scan(scan: Scan) -> Volume:
     if scan.kind == "dicom":
         return read_series(scan.source, scan.series)
     volume = Volume.load(scan.source)
-    volume.check_placed(scan.source)
+    volume.check_scan(scan.source)
     return volume
 
 
@@ -187,14 +186,15 @@ def _as_scan(series: Series, folder: Path, fault: InputError | None = None) -> S
 def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Scan]:
     scans, dicom, reasons = [], [], Counter[str]()
     for folder, files in _walk(root, _real(output)):
+        unwanted = left_out(files, modality)
         for name in files:
             if not name.lower().endswith(NIFTI):
                 if is_dicom(folder / name):
                     dicom.append(folder / name)
                 else:
                     reasons["of another kind"] += 1
-            elif reason := left_out(name, files, modality):
-                reasons[reason] += 1
+            elif name in unwanted:
+                reasons[unwanted[name]] += 1
             else:
                 scans.append(Scan(_stem(name), folder / name, "nifti"))
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
@@ -217,23 +217,34 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
     return scans
 
 
-def left_out(name: str, beside: Sequence[str], modality: str) -> str:
-    """Return why a NIfTI file in a folder is left out; "" if it is taken as a scan.
+def left_out(names: Sequence[str], modality: str) -> dict[str, str]:
+    """Return the NIfTI files of a folder that are not taken as scans, each with the reason.
 
     Args:
-        name: Its name.
-        beside: All names in its folder.
+        names: All names in the folder.
         modality: "t1", "t2" or "flair".
     """
-    stem = _stem(name)
-    if _NOT_SCANS.search(stem.lower()):
-        return "named as masks or results"
-    for end in ("_brain", "_scan"):  # beside other files a mask or a converted scan; alone a scan
+    masks, reasons = masks_among(names), {}
+    for name in names:
+        if not name.lower().endswith(NIFTI):
+            continue
+        stem = _stem(name)
+        if name in masks or _is_result(stem, names):
+            reasons[name] = "named as masks or results"
+        elif contrast_of(stem, modality) == "other":
+            reasons[name] = "named after another contrast"
+    return reasons
+
+
+def _is_result(stem: str, beside: Sequence[str]) -> bool:
+    """Whether a file is named as a result of this package; ``x_brain`` and ``x_scan`` are, beside others of ``x``."""
+    if _RESULTS.search(stem.lower()):
+        return True
+    for end, others in _WITH_OTHERS.items():
         base = stem.removesuffix(end)
-        near = (f"{base}.", f"{base}_anomaly") if end == "_brain" else (f"{base}_anomaly", f"{base}_segmentation")
-        if base != stem and any(other.startswith(near) for other in beside):
-            return "named as masks or results"
-    return "named after another contrast" if contrast_of(stem, modality) == "other" else ""
+        if base != stem and any(name.startswith(tuple(base + other for other in others)) for name in beside):
+            return True
+    return False
 
 
 def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:

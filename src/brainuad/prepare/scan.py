@@ -180,7 +180,7 @@ def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepare
 def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
     images = {modality: read_volume(path) for modality, path in scan.images.items()}
     for modality, image in images.items():
-        image.check_placed(scan.images[modality])
+        image.check_scan(scan.images[modality])
         with _blame(scan.images[modality], "Look at its values"):
             images[modality] = image.with_array(on_zero(image.array))
     leading = "t1" if "t1" in images else next(iter(images))

@@ -52,7 +52,7 @@ def score(
     detector.check_score(score)
     name = _name_of(image)
     scan = _as_volume(image, _affine_of(image) if affine is None else affine, name)
-    scan.check_placed(name)
+    scan.check_scan(name)
     given = None
     if brain_mask is not None:
         mask_name, own = _name_of(brain_mask, "brain mask"), _affine_of(brain_mask)
