@@ -33,6 +33,28 @@ class InputError(Exception):
         return type(self), (self.subject, self.fault, self.remedy)
 
 
+class ScanFault(ValueError):
+    """A scan cannot be used, for a reason that has a remedy of its own. It becomes an :class:`InputError`.
+
+    Args:
+        fault: What is wrong.
+        remedy: What the user can do about it.
+    """
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(fault, remedy)
+        self.fault = fault
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.fault
+
+
+def remedy_of(error: Exception, otherwise: str) -> str:
+    """Return the remedy that an error brings, or another one: a message has one."""
+    return error.remedy if isinstance(error, ScanFault) else otherwise
+
+
 class DeviceError(Exception):
     """A GPU stopped working in this process. All further scans would fail, so no scan is at fault.
 

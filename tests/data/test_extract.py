@@ -175,7 +175,7 @@ def thresholded(head: Volume) -> Volume:
 @pytest.mark.parametrize(
     ("fault", "scan", "mask", "modality"),
     [
-        ("mask is empty", lambda head: head, lambda head: head.with_array(head.array * 0), "t1"),
+        ("mask holds nothing above 0.5", lambda head: head, lambda head: head.with_array(head.array * 0), "t1"),
         ("one value only", lambda head: head.with_array(head.array * 0 + 7), None, "t1"),
         ("constant inside", thresholded, thresholded, "t1"),
         ("lies beside the brain", lambda head: head, lambda head: head.with_array(head.array < 2), "t1"),
@@ -190,5 +190,5 @@ def test_what_has_no_brain_is_refused(head, fault, scan, mask, modality):
 
 def test_what_n4_refuses_is_one_clear_line():
     tiny = Volume.from_array(np.ones((3, 3, 3), np.float32), np.eye(4))
-    with pytest.raises(ValueError, match=r"^bias correction failed \(.+\)$"):
+    with pytest.raises(ValueError, match=r"^bias correction failed$"):
         correct_bias(tiny, tiny.array > 0)

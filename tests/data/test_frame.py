@@ -1,3 +1,4 @@
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from brainuad.data.frame import BrainFrame, alignment, atlas_brain, resample, resample_map
 from brainuad.data.registration import on_square_axes, register_to_atlas, register_within_session, to_sitk
 from brainuad.data.volume import Volume
+from brainuad.errors import ScanFault
 
 FILES = Path(__file__).parent.parent / "files"
 FRAME = BrainFrame((40, 48, 36), 4.0)
@@ -208,3 +210,13 @@ def test_scans_that_share_no_space_are_no_session():
     with pytest.raises(ValueError, match="could not be registered within its session") as raised:
         register_within_session(first, first.array > 20, moved(first, far))
     assert "\n" not in str(raised.value)
+
+
+def test_a_brain_of_other_units_is_told_in_plain_words():
+    """ITK says that all samples map outside the moving image buffer."""
+    brain = Volume.load(FILES / "mslub19_t1_4mm.nii.gz")
+    tiny = Volume.from_array(brain.array, brain.affine @ np.diag([0.01, 0.01, 0.01, 1]))
+    with pytest.raises(ScanFault, match=r"^could not be registered .*: its voxel size or field") as raised:
+        register_to_atlas(tiny)
+    assert raised.value.remedy == "Look at the scan and its brain mask"
+    assert str(copy(raised.value)) == str(raised.value)  # as processes hand errors over

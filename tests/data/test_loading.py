@@ -236,7 +236,7 @@ def test_faults_name_the_file(tmp_path):
     mask.with_array(mask.array * 0).save(empty)
     Volume.from_array(mask.array[:-1], mask.affine).save(small)
     image.with_array(image.array * 0 + 5).save(constant)
-    with pytest.raises(InputError, match=r"empty\.nii\.gz: the brain mask is empty"):
+    with pytest.raises(InputError, match=r"empty\.nii\.gz: the brain mask holds nothing above 0.5"):
         load_case(replace(CASE, mask=empty), config)
     with pytest.raises(InputError, match=r"small\.nii\.gz: has shape"):
         load_case(replace(CASE, mask=small), config)

@@ -261,7 +261,7 @@ def test_hd_bet_finds_the_brain_of_a_t2_whose_t1_is_damaged(tmp_path, monkeypatc
     ("change", "fault"),
     [
         ("other grid", "another grid"),
-        ("empty mask", "mask is empty"),
+        ("empty mask", "mask holds nothing above 0.5"),
         ("no mask", "holds one value only"),
         ("truncated", "truncated or damaged"),
         ("gone", "no such file"),

@@ -148,12 +148,19 @@ def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
         score(image.array, detector)
     with pytest.raises(InputError, match="is a list"):
         score([1, 2], detector)
-    with pytest.raises(InputError, match="mask is empty"):
+    with pytest.raises(InputError, match=r"mask holds nothing above 0\.5\. Give a mask .* brain$"):
         score(IMAGE, detector, brain_mask=np.zeros(image.array.shape))
     with pytest.raises(InputError, match="another grid"):
         score(IMAGE, detector, brain_mask=np.ones((4, 4, 4)))
     with pytest.raises(InputError, match="one value only"):
         score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
+
+
+def test_a_fault_with_a_remedy_of_its_own_gets_no_other(detector: Detector) -> None:
+    image = Volume.load(IMAGE)
+    noise = np.random.default_rng(0).random(image.array.shape, dtype=np.float32) - 0.5
+    with pytest.raises(InputError, match=r"read as signed\. Give the original scan$"):
+        score(noise * image.array, detector, brain_mask=MASK, affine=image.affine)
 
 
 def test_a_failure_of_the_libraries_names_the_scan(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

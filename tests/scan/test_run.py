@@ -434,7 +434,7 @@ def bad_mask(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("empty", "the brain mask is empty"),
+        ("empty", "the brain mask holds nothing above 0.5"),
         ("another shape", "mask.nii.gz: lies on another grid than the scan"),
         ("another place", "mask.nii.gz: lies up to 8.0 mm from its scan"),
         ("where nothing was measured", "is constant inside the brain mask"),

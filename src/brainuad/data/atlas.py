@@ -12,7 +12,7 @@ from brainuad.config import DataConfig
 from brainuad.data.extract import correct_bias
 from brainuad.data.frame import BrainFrame, alignment
 from brainuad.data.loading import place_volumes
-from brainuad.data.registration import register_to_atlas
+from brainuad.data.registration import register_to_atlas, unregistered
 from brainuad.data.structure import likeness
 from brainuad.data.volume import Volume
 
@@ -52,7 +52,7 @@ class AtlasBrain:
         frame = BrainFrame((x, y, z), spacing)
         mask = frame.to_model(brain, atlas_to_scan, order=0) > 0.5
         if not mask.any():
-            raise ValueError("could not be registered to the atlas")
+            raise unregistered()
         return cls(frame, atlas_to_scan, mask)
 
     @property
@@ -138,5 +138,5 @@ def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int
     image, mask, _, grid = place_volumes(corrected, located.cut(located.mask), None, config)
     aligned = alignment(resampled, located.frame)
     if not np.isfinite(aligned):
-        raise ValueError("could not be registered to the atlas (nothing of it lies there)")
+        raise unregistered()
     return PlacedScan(image, mask, atlas_to_scan @ grid, atlas_to_scan, aligned)

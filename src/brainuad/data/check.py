@@ -15,7 +15,7 @@ from brainuad.data.leaks import find_leaks
 from brainuad.data.packed import is_packed, read_packed
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
-from brainuad.errors import InputError
+from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
 from brainuad.processes import process_pool
 
@@ -108,7 +108,7 @@ def check_case(case: Case) -> list[Problem]:
         try:
             on_zero(image.array)
         except ValueError as error:
-            problems.append(_error(case.image, str(error), "A run would refuse it"))
+            problems.append(_error(case.image, str(error), remedy_of(error, "A run would refuse it")))
     if mask is not None:
         problems += _mask_problems(case, mask)
     if image is not None and mask is not None:

@@ -11,8 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from brainuad.data.registration import itk_fault, to_sitk, two_itk_threads
+from brainuad.data.registration import to_sitk, two_itk_threads
 from brainuad.data.volume import Volume
+from brainuad.errors import ScanFault
 
 PUBLISHED_BIAS_LEVELS = 4
 _BIAS_GRID, _BIAS_ITERATIONS = 6.0, 100  # mm, and at most a level
@@ -64,11 +65,11 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
             not brain-extracted, and is not T1 or shows no brain.
     """
     if not np.ptp(image.array) > 0:
-        raise ValueError(f"holds one value only ({image.array.flat[0]:g})")
+        raise ScanFault(f"holds one value only ({image.array.flat[0]:g})", "Convert the scan again")
     if given is not None:
         mask, source = given.inside, "given"
         if not mask.any():
-            raise ValueError("the brain mask is empty")
+            raise ScanFault("the brain mask holds nothing above 0.5", "Give a mask that is above 0.5 in the brain")
         inside = image.array[mask]
         if not np.ptp(inside) > 0:
             raise ValueError(f"is constant inside the brain mask ({inside[0]:g})")
@@ -242,5 +243,5 @@ def correct_bias(volume: Volume, mask: np.ndarray, levels: int = PUBLISHED_BIAS_
             correction.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
         log_field = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
     except RuntimeError as error:
-        raise ValueError(f"bias correction failed ({itk_fault(error)})") from error
+        raise ValueError("bias correction failed") from error
     return np.where(mask, volume.array / np.exp(log_field), 0).astype(np.float32)

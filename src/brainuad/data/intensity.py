@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from brainuad.errors import ScanFault
+
 _ZERO = (-0.005, 0.1)  # of the range: ringing below, noise of air above; a background there is 0
 _EVEN = 0.05  # of the range: how much the faces of a scan differ where they show background only
 _TIME_STEP = 0.125  # of curvature flow, as published
@@ -44,7 +46,7 @@ def on_zero(array: np.ndarray) -> np.ndarray:
         array: ``(X, Y, Z)`` float32 intensities in any unit.
 
     Raises:
-        ValueError: More than a little lies below the background, as where the brain alone was standardised, or unsigned
+        ScanFault: More than a little lies below the background, as where the brain alone was standardised, or unsigned
             numbers were read as signed. No shift brings that back.
     """
     faces = np.concatenate([array.take((0, -1), axis).ravel() for axis in range(3)])
@@ -63,9 +65,10 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     below, far = (int((away < -distance * span).sum()) for distance in (_CLEARLY, _FAR))
     tissue = max(below + int((away > _CLEARLY * span).sum()), 1)
     if below > _MOST_BELOW * tissue or far > _MOST_FAR_BELOW * tissue:
-        raise ValueError(
+        raise ScanFault(
             f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised, or "
-            "its unsigned numbers are read as signed; give the original scan"
+            "its unsigned numbers are read as signed",
+            "Give the original scan",
         )
     return away if level else array
 

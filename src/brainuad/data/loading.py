@@ -22,7 +22,7 @@ from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentile
 from brainuad.data.sampling import sample_axes
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
-from brainuad.errors import InputError
+from brainuad.errors import InputError, ScanFault, remedy_of
 from brainuad.files import Cache, key_of, sha256
 
 _LOADER_VERSION = 5  # raise when the same settings give other numbers, so that old entries are not taken
@@ -126,7 +126,7 @@ def load_case(case: Case, config: DataConfig, *, native: bool = False) -> Prepar
         try:
             image, mask, lesion, affine = place_volumes(*volumes, config)
         except ValueError as error:
-            raise InputError(case.image, str(error), "Look at the scan and its mask") from error
+            raise InputError(case.image, str(error), remedy_of(error, "Look at the scan and its mask")) from error
         fresh = {"image": image, "mask": mask, "affine": affine}
         if lesion is not None:
             fresh["lesion"] = lesion
@@ -199,7 +199,7 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
     if lesion is not None and (fault := truth_fault(lesion)):
         raise InputError(case.lesion or "", fault, "Give the outline of the lesions")
     if not mask.inside.any():
-        raise InputError(case.mask, "the brain mask is empty", "Give a mask that is 1 in the brain")
+        raise InputError(case.mask, "the brain mask holds nothing above 0.5", "Give a mask that is 1 in the brain")
     return image, mask, lesion
 
 
@@ -261,9 +261,9 @@ def _used_grid(
     brain = mask.inside
     off = off_centre(brain, mask.affine)
     if off > MAX_OFF_CENTRE_MM:
-        raise ValueError(
-            f"its brain lies {off:.0f} mm from the atlas brain: run `brainuad prepare` first, "
-            "or set datamodule.cfg.affine=ignored"
+        raise ScanFault(
+            f"its brain lies {off:.0f} mm from the atlas brain",
+            "Run `brainuad prepare` first, or set datamodule.cfg.affine=ignored",
         )
     smooth = curvature_flow(image.array, iterations=config.smoothing_iterations)
     inside = frame.to_model(mask, order=0) > 0.5

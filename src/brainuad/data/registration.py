@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from brainuad.data.frame import atlas_brain, resample
 from brainuad.data.volume import Volume
+from brainuad.errors import ScanFault
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ROUNDING = 1e-3  # cosine between two axes, a twentieth of a degree: 0.2 mm at the far end of a brain
@@ -79,18 +80,19 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
         ``(4, 4)`` float64, atlas mm to scan mm.
 
     Raises:
-        ValueError: Registration fails, as it does where the scan is empty or its brain far off the atlas.
+        ScanFault: Registration fails, as it does where the scan is empty or its brain far off the atlas.
     """
     try:
         # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
         return _register(to_sitk(atlas_brain()), _averaged(to_sitk(on_square_axes(brain)), 2), seed)
     except RuntimeError as error:
-        raise ValueError(f"could not be registered to the atlas ({itk_fault(error)})") from error
+        raise unregistered() from error
 
 
-def itk_fault(error: RuntimeError) -> str:
-    """Return what went wrong in ITK, without the source file, class and address that its messages begin with."""
-    return str(error).strip().splitlines()[-1].rpartition("): ")[2].rstrip(".")
+def unregistered() -> ScanFault:
+    """Return the fault of a scan that cannot be registered to the atlas, in plainer words than ITK's."""
+    fault = "could not be registered to the atlas: its voxel size or field of view may be wrong"
+    return ScanFault(fault, "Look at the scan and its brain mask")
 
 
 @contextmanager
@@ -161,7 +163,7 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
         # negative mutual information: less is better
         before, after = (_metric(1.0, seed, mask, start).MetricEvaluate(*images) for start in (still, moved))
     except RuntimeError as error:
-        raise ValueError(f"could not be registered within its session ({itk_fault(error)})") from error
+        raise ValueError("could not be registered within its session") from error
     return _ras_matrix(moved) if after < 1.01 * before else np.eye(4)
 
 

@@ -18,10 +18,10 @@ from brainuad.data.bias import with_bias_levels
 from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.intensity import on_zero
-from brainuad.data.registration import register_to_atlas, register_within_session
+from brainuad.data.registration import register_to_atlas, register_within_session, unregistered
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
-from brainuad.errors import InputError
+from brainuad.errors import InputError, remedy_of
 from brainuad.files import write_json
 from brainuad.prepare.hdbet import PROGRAM, hdbet_mask
 from brainuad.prepare.layout import place
@@ -196,7 +196,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
         resampled = located.resample(first.with_array(first.array * brain.mask))
         aligned = round(alignment(resampled, located.frame), 4)
         if not np.isfinite(aligned):
-            raise ValueError("could not be registered to the atlas (nothing of it lies there)")
+            raise unregistered()
         volumes: dict[str, tuple[Volume, type[np.generic]]] = {
             leading: (_corrected(located, resampled, settings), np.float32)
         }
@@ -241,13 +241,13 @@ def _blame(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise InputError(path, str(error), remedy) from error
+        raise InputError(path, str(error), remedy_of(error, remedy)) from error
 
 
 def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | None, extractor: str) -> Brain:
-    if scan.mask and given is not None and not given.inside.any():
-        raise InputError(scan.mask, "the brain mask is empty", "Give a mask that is above 0.5 in the brain")
     remedy = "Give a mask that is above 0.5 in the brain"
+    if scan.mask and given is not None and not given.inside.any():
+        raise InputError(scan.mask, "the brain mask holds nothing above 0.5", remedy)
     if modality != "t1":
         remedy += f", or the T1 scan of the session, or --extractor {PROGRAM}"
     with _blame(scan.images[modality], remedy):

@@ -13,7 +13,7 @@ from torch import Tensor
 from brainuad.data.extract import on_same_grid
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
-from brainuad.errors import InputError
+from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
 from brainuad.scan.assess import score_scan
 from brainuad.scan.result import ScoreResult
@@ -85,7 +85,7 @@ def check_same_grid(mask: Volume, scan: Volume, name: str | Path) -> None:
 def unusable(name: str | Path, error: Exception) -> InputError:
     """Return the user's message for what the steps of scoring could not do with a scan."""
     fault = " ".join(str(error).split())  # ITK's and torch's messages span lines
-    return InputError(name, fault, "Look at the scan; give a brain mask, or another one")
+    return InputError(name, fault, remedy_of(error, "Look at the scan; give a brain mask, or another one"))
 
 
 def _name_of(source: Any, otherwise: str = "image") -> str:

@@ -19,7 +19,7 @@ from brainuad.data.extract import on_same_grid
 from brainuad.data.intensity import on_zero
 from brainuad.data.loading import MAX_OFF_CENTRE_MM, off_centre
 from brainuad.data.volume import Volume
-from brainuad.errors import InputError
+from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256, write_json
 from brainuad.simulate.contrast import CONTRASTS, WHITE, simulated_contrast
 from brainuad.simulate.hyperintensities import wmh
@@ -155,7 +155,7 @@ def load_healthy(case: Case, labels: Path) -> Healthy:
     try:
         image = image.with_array(on_zero(image.array))
     except ValueError as error:
-        raise InputError(case.image, str(error), "Prepare it again") from error
+        raise InputError(case.image, str(error), remedy_of(error, "Prepare it again")) from error
     for path, other in ((case.mask, mask), (labels, parcellation)):
         if not on_same_grid(other, image):
             raise InputError(path, "lies on another grid than its image", f"Resample it onto {case.image}")
