@@ -3,8 +3,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 
 import pytest
+from pydicom import Dataset
 
 from brainuad.console import announce, progress, set_verbosity, time_left
 
@@ -15,6 +17,19 @@ def test_messages_go_to_the_stderr_there_is(capsys: pytest.CaptureFixture[str]) 
     gone.close()
     logging.getLogger("brainuad.data").warning("left out")
     assert capsys.readouterr().err == "brainuad: left out\n"
+
+
+def test_what_pydicom_says_is_told_only_if_more_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    image = Dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # pytest's would catch them
+        set_verbosity(verbose=False, quiet=False)
+        image.PatientID = "7" * 80
+        assert capsys.readouterr().err == ""
+        set_verbosity(verbose=True, quiet=False)
+        image.PatientID = "8" * 80
+    assert "exceeds" in capsys.readouterr().err
+    set_verbosity(verbose=False, quiet=False)
 
 
 def test_quiet_announces_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +26,7 @@ from brainuad.errors import DeviceError, InputError, printable
 
 logger = logging.getLogger("brainuad")
 FAILED, SOME_FAILED, INTERRUPTED = 1, 3, 130
+_TALKATIVE = ("pydicom", "highdicom")
 _ANYWHERE = ("-v", "--verbose", "-q", "--quiet", "--debug")  # options of all commands
 
 
@@ -92,8 +94,16 @@ def print_anything() -> None:
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:
-    """Send the package's messages to stderr: warnings by default, more or fewer if asked."""
-    logging.basicConfig(format="brainuad: %(message)s", handlers=[_Stderr()], force=True)
+    """Send the package's messages to stderr: warnings by default, more or fewer if asked.
+
+    What pydicom and highdicom say about odd values, once a file, is told only if more is asked for.
+    """
+    handler = _Stderr()
+    if not verbose:
+        handler.addFilter(lambda record: record.name.partition(".")[0] not in _TALKATIVE)
+        for name in _TALKATIVE:
+            warnings.filterwarnings("ignore", module=name)
+    logging.basicConfig(format="brainuad: %(message)s", handlers=[handler], force=True)
     logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
