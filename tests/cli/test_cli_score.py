@@ -231,7 +231,7 @@ def folder_in_the_way(folder: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("bad", "code", "message"),
     [
-        (constant, 1, "scan.nii.gz: is constant inside the brain mask (100)"),
+        (constant, 1, "scan.nii.gz: holds only 2 different values, so it is a mask or a parcellation"),
         (cube, 1, "shows no brain, or none that could be registered"),
         (pickled, 1, "model.safetensors: is not a safetensors file"),
         (not_a_mask, 1, "nowhere.nii.gz: no such file or folder"),

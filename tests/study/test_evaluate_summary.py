@@ -126,8 +126,8 @@ def test_the_headline_shows_means_over_test_scans_that_were_scored() -> None:
         for number, (split, dice) in enumerate([("test", 0.2), ("test", 0.4), ("val", 0.9)])
     ]
     text = headline(pd.DataFrame(rows, columns=list(COLUMNS)))
-    assert "0.3000" in text
-    assert "0.9000" not in text
+    assert "0.300" in text
+    assert "0.900" not in text
 
 
 def cohort_of(
