@@ -198,6 +198,18 @@ def test_darker_and_brighter_greys(page):
     assert page.complaints() == []
 
 
+def test_a_page_that_is_not_laid_out_is_not_drawn_into(page):
+    before = page.colours()
+    width = "document.getElementById('planes').width"
+    page.run("document.querySelector('.stage').style.display = 'none'")
+    page.wait(f"{width} === 0")
+    page.run("document.querySelector('input[data-axis]').dispatchEvent(new Event('input'))")
+    page.run("document.querySelector('.stage').style.display = ''")
+    page.wait(f"{width} > 0")
+    assert page.complaints() == []  # of sizes below 0
+    assert page.colours() == pytest.approx(before, rel=0.2)
+
+
 def test_choosing_another_scan_and_sorting(page, report):
     page.run("location.hash = '#scan-1'")
     wait_for_scan(page, 1)

@@ -196,6 +196,7 @@ async function createViewer(canvas, outlines, bare, onMove) {
 
   const drawScene = nv.drawScene.bind(nv);
   nv.drawScene = (...values) => {
+    if (!canvas.width || !canvas.height) return undefined; // not laid out: once it is, NiiVue draws again
     const result = drawScene(...values);
     drawOutlines();
     if (state.beside) {
