@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib import image as mpl_image
@@ -266,13 +267,14 @@ def test_the_same_files_give_the_same_page(scored):
 
 def test_the_histogram_counts_every_scan():
     drawn = histogram([("a", 0.2), ("<b>", 0.4)], [0.1, 0.11, 0.12, 0.3])
-    assert sum(int(bar.text.split()[0]) for bar in drawn.healthy) == 4
-    assert sum(int(bar.text.split()[0]) for bar in drawn.scans) == 2
-    assert [text for _, text in drawn.marks] == ["a: 0.2000", "<b>: 0.4000"]
-    assert all(bar.x >= 0 and bar.x + bar.width <= 720 and bar.y >= 0 for bar in drawn.healthy + drawn.scans)
-    assert [text for _, text in drawn.ticks] == ["0.1", "0.2", "0.3", "0.4"]
-    assert histogram([], [0.1]) is None
-    assert histogram([("a", 0.2)], []).healthy == []
+    titles = [element.text for element in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}title")]
+    assert sum(int(text.split()[0]) for text in titles if "healthy scans" in text) == 4
+    assert sum(int(text.split()[0]) for text in titles if re.match(r"\d+ scans", text)) == 2
+    assert titles[-2:] == ["a: 0.2000", "<b>: 0.4000"]
+    assert 'aria-label="Scores of 2 scans, 0.200 to 0.400, beside 4 healthy scans, 0.100 to 0.300."' in drawn
+    assert "<style" not in drawn
+    assert histogram([], [0.1]) == ""
+    assert "healthy" not in histogram([("a", 0.2)], [])
 
 
 def test_the_command_prints_the_page(scored):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from brainuad._version import __version__
@@ -14,7 +15,6 @@ from brainuad.compare.differences import Comparison, Comparisons
 from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
 from brainuad.files import markdown_table, write_text
-from brainuad.report.histogram import round_ticks
 
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
@@ -108,7 +108,7 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> dict[str, Any]:
     """Return the coordinates of a figure of paired differences, in units of the drawing."""
     ends = [value for row in rows for value in (row.low, row.high) if not math.isnan(value)]
     every = [0.0, *ends, *(value for row in rows for _, value in row.differences)]
-    ticks = round_ticks(min(every), max(every))
+    ticks = _round_ticks(min(every), max(every))
     low, high = min(min(every), ticks[0]), max(max(every), ticks[-1])
 
     several = len({row.contestant for row in rows}) > 1
@@ -137,3 +137,14 @@ def _figure(metric: str, rows: Sequence[Comparison]) -> dict[str, Any]:
         "ticks": [(place(tick), f"{tick:+g}" if tick else "0") for tick in ticks],
         "lines": lines,
     }
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers from at most ``low`` to at least ``high``, about five."""
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    reach = high - low
+    power = 10.0 ** math.floor(math.log10(reach / 4))
+    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
+    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    return [float(f"{index * step:.6g}") for index in indices]

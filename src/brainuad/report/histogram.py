@@ -2,100 +2,75 @@
 
 from __future__ import annotations
 
-import math
+import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
-WIDTH = 720
-_LEFT, _RIGHT, _TOP, _FLOOR = 44, 24, 12, 140
+_BINS = 20
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One rectangle, in the drawing's units, and its description."""
+def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> str:
+    """Draw both distributions on one axis; return an ``<svg>`` element, "" if no scan has a score.
 
-    x: float
-    y: float
-    width: float
-    height: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Contents of the template ``histogram.svg``.
-
-    Attributes:
-        healthy: Bars of the healthy scans of the calibration.
-        scans: Bars of the scans scored.
-        marks: One line per scan: position, and name with score.
-        ticks: Position and label along the axis of scores.
-        top: Percentage of scans at the top of the drawing.
-        summary: The drawing in words.
-    """
-
-    healthy: list[Bar]
-    scans: list[Bar]
-    marks: list[tuple[float, str]]
-    ticks: list[tuple[float, str]]
-    top: int
-    summary: str
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from at most ``low`` to at least ``high``, about five."""
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    reach = high - low
-    power = 10.0 ** math.floor(math.log10(reach / 4))
-    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
-    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
-    return [float(f"{index * step:.6g}") for index in indices]
-
-
-def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> Histogram | None:
-    """Lay out both distributions on one axis; None if no scan has a score.
+    Its colours are those of ``style.css``. Every bar and scan has a title, which shows under the pointer.
 
     Args:
         scores: Names and scores of the scans.
         healthy: Scores of the healthy scans of the calibration; may be empty.
     """
+    from matplotlib import rc_context  # slow to import
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
     values = np.array([value for _, value in scores])
     if not len(values):
-        return None
+        return ""
     everything = np.concatenate([values, healthy])
-    span = max(float(np.ptp(everything)), 1e-3)
-    low, high = float(everything.min()) - 0.05 * span, float(everything.max()) + 0.05 * span
-    edges = np.linspace(low, high, 21)
-
-    def shares(of: np.ndarray | Sequence[float]) -> np.ndarray:
-        return np.histogram(of, edges)[0] / max(len(of), 1) * 100
-
-    top = int(np.ceil(max(shares(values).max(), shares(healthy).max()) / 10) * 10)
-
-    def x(value: float) -> float:
-        return round(_LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT), 1)
-
-    def bars(of: np.ndarray | Sequence[float], what: str) -> list[Bar]:
+    margin = 0.05 * max(float(np.ptp(everything)), 1e-3)
+    edges = np.linspace(everything.min() - margin, everything.max() + margin, _BINS + 1)
+    figure = Figure(figsize=(7.2, 2))
+    axis = figure.subplots()
+    titles = {}
+    for name, of in (("healthy", np.array(healthy)), ("scans", values)):
         counts = np.histogram(of, edges)[0]
-        drawn = []
-        for count, share, left, right in zip(counts, shares(of), edges[:-1], edges[1:], strict=True):
-            if count:
-                height = round(float(share) / top * (_FLOOR - _TOP), 1)
-                text = f"{count} {what} from {left:.3f} to {right:.3f}"
-                drawn.append(Bar(x(left), round(_FLOOR - height, 1), round(x(right) - x(left), 1), height, text))
-        return drawn
-
+        for place in np.flatnonzero(counts):
+            left, right = edges[place : place + 2]
+            (bar,) = axis.bar(left, counts[place] / len(of), right - left, align="edge", gid=f"{name}-{place}")
+            what = "healthy scans" if name == "healthy" else "scans"
+            titles[bar.get_gid()] = f"{counts[place]} {what} from {left:.3f} to {right:.3f}"
+    for number, (name, value) in enumerate(scores):
+        axis.plot(
+            [value, value], [-0.03, -0.09], transform=axis.get_xaxis_transform(), clip_on=False, gid=f"mark-{number}"
+        )
+        titles[f"mark-{number}"] = f"{name}: {value:.4f}"
+    axis.set(xlim=edges[[0, -1]], xlabel="scan score (mean of the anomaly map over the brain)")
+    axis.locator_params(nbins=5)
+    axis.tick_params(axis="x", length=0, pad=9)
+    axis.tick_params(axis="y", length=0)
+    axis.yaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
+    axis.spines[["left", "top", "right"]].set_visible(False)
+    axis.spines["bottom"].set_gid("histogram-floor")
+    figure.subplots_adjust(left=0.07, right=0.97, top=0.94, bottom=0.29)
+    buffer = io.StringIO()
+    # texts as texts; the same scores give the same file
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "brainuad"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     summary = f"Scores of {len(values)} scans, {values.min():.3f} to {values.max():.3f}"
     if len(healthy):
         summary += f", beside {len(healthy)} healthy scans, {min(healthy):.3f} to {max(healthy):.3f}"
-    return Histogram(
-        healthy=bars(healthy, "healthy scans"),
-        scans=bars(values, "scans"),
-        marks=[(x(value), f"{name}: {value:.4f}") for name, value in scores],
-        ticks=[(x(value), f"{value:g}") for value in round_ticks(low, high) if low <= value <= high],
-        top=top,
-        summary=summary + ".",
-    )
+    return _inline(buffer.getvalue(), titles, f"{summary}.")
+
+
+def _inline(file: str, titles: dict[str, str], summary: str) -> str:
+    """Return the element of an SVG file, with titles for its groups and without its rules, which hold for a page."""
+    drawing = re.sub(r"<style.*?</style>", "", file[file.index("<svg") :], flags=re.DOTALL)
+    drawing = re.sub(r'(<g id="([^"]+)">)', lambda group: group[1] + _title(titles.get(group[2])), drawing)
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{escape(summary)}"', 1)
+
+
+def _title(text: str | None) -> str:
+    return "" if text is None else f"<title>{escape(text)}</title>"

@@ -135,8 +135,6 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
     shown = [view for view in views if view.row.scored or not cohort]
     payloads = {view.id: view.payload for view in shown if view.payload}
     done = [(row.name, row.record.score.value) for row in records.rows if row.record]
-    drawing = histogram(done, records.healthy) if cohort else None
-    svg = Markup(_environment().get_template("histogram.svg").render(drawing=drawing)) if drawing else ""
     return _environment().get_template("page.html").render(
         title=f"{len(lines)} scans" if cohort else records.rows[0].name,
         about=about(records),
@@ -150,7 +148,8 @@ def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *,
         back=back,
         cohort=cohort,
         counts=Counter(line.row.status for line in lines),
-        histogram=svg,
+        histogram=Markup(histogram(done, records.healthy)) if cohort else "",
+        healthy=bool(records.healthy),
         common=_common(lines),
         lines=lines,
         scans=shown,
