@@ -1,6 +1,7 @@
 """The same scan as NIfTI and as DICOM is the same volume; findings go back as a DICOM segmentation."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_series import PLANES, write_multiframe, write_series
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
 from tiny import IMAGE, tiny_detector
@@ -338,6 +342,51 @@ def test_what_removing_names_removes_is_left_empty(tmp_path):
     assert all(str(written.get(name, "")) in ("", "None") for name in removed[:9])
     measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert float(measures.SliceThickness) == pytest.approx(4.0)
+
+
+def segmented(folder: Path, edit: Callable[[pydicom.Dataset], None]) -> pydicom.Dataset:
+    """Write a segmentation of a series whose headers were edited."""
+    volume = head()
+    for path in write_series(folder / "series", volume):
+        image = pydicom.dcmread(path)
+        edit(image)
+        image.save_as(path)
+    (scan,) = find(folder / "series")
+    path, labels = folder / "segmentation.dcm", volume.with_array(volume.array > 100)
+    assert write_segmentation(labels, [finding(1)], 35, scan.source, scan.series, path)
+    return pydicom.dcmread(path)
+
+
+def set_raw(image: pydicom.Dataset, name: str, value: bytes) -> None:
+    """Set an attribute to what pydicom would not write."""
+    tag = Tag(name)
+    image._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PatientBirthDate", b"19xx-01 "), ("StudyDate", b"2020/13/40"), ("StudyTime", b"late")]
+)
+def test_a_malformed_value_that_may_be_empty_is_left_empty(tmp_path, name, value):
+    written = segmented(tmp_path, lambda image: set_raw(image, name, value))
+    assert not written.get(name)
+    assert written.PatientID == "7"
+
+
+@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 6", "Test^Brain"), ("GB18030", "王^A")])
+def test_a_character_set_that_highdicom_does_not_know_becomes_unicode(tmp_path, charset, name):
+    def edit(image: pydicom.Dataset) -> None:
+        image.PatientName = name
+        image.SpecificCharacterSet = charset
+
+    written = segmented(tmp_path, edit)
+    assert written.PatientName == name
+    assert written.SpecificCharacterSet == "ISO_IR 192"
+
+
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "FrameOfReferenceUID", "PixelSpacing"])
+def test_what_a_segmentation_lacks_is_named(tmp_path, name):
+    with pytest.raises(InputError, match=rf"[ (]lacks {name}[,)]"):
+        segmented(tmp_path, lambda image: delattr(image, name))
 
 
 def test_images_of_one_number_at_several_places_are_no_copies(tmp_path, caplog):

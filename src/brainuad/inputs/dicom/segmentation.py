@@ -26,6 +26,8 @@ _MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
+_COMPLETE = "The NIfTI results are complete"
+_NEEDED = ("StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 def write_segmentation(
@@ -55,6 +57,7 @@ def write_segmentation(
     from pydicom.uid import generate_uid
 
     images, positions, sides = _source_images(series_folder, series_uid)
+    _check_needed(images, series_folder)
     _complete(images, positions)
     pixels = _on_frames(labels, positions, sides, series_folder)
     segments = np.zeros(pixels.shape, dtype=np.uint8)
@@ -98,9 +101,7 @@ def write_segmentation(
             content_description=_NOTE,
         )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            series_folder, f"lacks what a DICOM segmentation must repeat ({error})", "The NIfTI results are complete"
-        ) from error
+        raise InputError(series_folder, f"lacks what a DICOM segmentation must repeat ({error})", _COMPLETE) from error
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
     return True
@@ -143,22 +144,56 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
         sides = directions * [[column_step], [row_step]]
         return images, np.array(positions, dtype=np.float64), sides
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        missing = error.name if isinstance(error, AttributeError) else None
         raise InputError(
-            folder, f"does not say where its images lie ({error})", "The NIfTI results are complete"
+            folder, f"does not say where its images lie ({f'lacks {missing}' if missing else error})", _COMPLETE
         ) from error
 
 
+def _check_needed(images: list[Any], folder: Path) -> None:
+    for image in images:
+        if missing := [name for name in _NEEDED if not image.get(name)]:
+            fault = f"lacks {', '.join(missing)}, which a DICOM segmentation must repeat"
+            raise InputError(folder, fault, _COMPLETE)
+
+
 def _complete(images: list[Any], positions: np.ndarray) -> None:
-    """Add missing attributes to the headers: empty values where allowed, and the slice distance as thickness."""
+    """Add missing attributes to the headers: empty values where allowed, and the slice distance as thickness.
+
+    Malformed values count as missing. Text in a character set of which highdicom knows nothing becomes UTF-8.
+    """
     apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
     for image in images:
-        for name in _MAY_BE_EMPTY:
-            if image.get(name) is None:
-                setattr(image, name, "")
+        kept = {name: image.get(name) if _is_usable(image, name) else "" for name in _MAY_BE_EMPTY}
+        if not _knows_characters(image):
+            kept = {name: str(value) for name, value in kept.items()}
+            image.SpecificCharacterSet = "ISO_IR 192"
+        for name, value in kept.items():
+            setattr(image, name, value)
         if image.PatientSex not in ("", "M", "F", "O"):
             image.PatientSex = ""
         if apart and not image.get("SliceThickness"):
             image.SliceThickness = round(apart, 6)
+
+
+def _is_usable(image: Any, name: str) -> bool:
+    from pydicom.valuerep import DA, TM
+
+    try:
+        value = image.get(name)
+        if name.endswith(("Date", "Time")):
+            (DA if name.endswith("Date") else TM)(value)
+        return value is not None
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+
+
+def _knows_characters(image: Any) -> bool:
+    from highdicom import SpecificCharacterSetValues
+
+    named = image.get("SpecificCharacterSet") or []
+    known = {value.value for value in SpecificCharacterSetValues}
+    return known.issuperset([named] if isinstance(named, str) else named)
 
 
 def _on_frames(labels: Volume, positions: np.ndarray, sides: np.ndarray, folder: Path) -> np.ndarray:
