@@ -205,7 +205,7 @@ def check_regular(path: str | Path) -> None:
 
 
 def csv_reader(path: str | Path) -> csv.DictReader[str]:
-    """Read a CSV file in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
+    """Read a CSV file in UTF-8, UTF-16 or Windows' cp1252, with columns separated by commas, semicolons or tabs.
 
     Raises:
         InputError: It is no regular file.
@@ -215,7 +215,12 @@ def csv_reader(path: str | Path) -> csv.DictReader[str]:
     check_regular(path)
     raw = Path(path).read_bytes()
     wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    text = raw.decode("utf-16" if wide else "utf-8-sig")
+    try:
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        if wide or b"\0" in raw:  # cp1252 would make text of nearly anything
+            raise
+        text = raw.decode("cp1252")
     first = text.partition("\n")[0]
     return csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=max(",;\t", key=first.count))
 

@@ -36,6 +36,15 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path, text: str, encod
     assert rows == [{"subject": "p1", "image": "a.nii"}, {"subject": "p2", "image": "b.nii"}]
 
 
+def test_names_that_windows_wrote_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("subject;image\r\nMüller;a.nii\r\n".encode("cp1252"))
+    assert [row for row, _ in read_table(path, required={"subject"})] == [{"subject": "Müller", "image": "a.nii"}]
+    path.write_bytes(b"\x93NUMPY\0\0")
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_table(path, required={"subject"})
+
+
 def test_a_subject_may_be_called_na(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("subject,age\nNA,NA\n")

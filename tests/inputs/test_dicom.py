@@ -372,7 +372,7 @@ def test_a_malformed_value_that_may_be_empty_is_left_empty(tmp_path, name, value
     assert written.PatientID == "7"
 
 
-@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 6", "Test^Brain"), ("GB18030", "王^A")])
+@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 6", "Test^Brain"), (["", "ISO 2022 IR 149"], "김^A")])
 def test_a_character_set_that_highdicom_does_not_know_becomes_unicode(tmp_path, charset, name):
     def edit(image: pydicom.Dataset) -> None:
         image.PatientName = name

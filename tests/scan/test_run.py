@@ -290,6 +290,16 @@ def test_a_failed_scan_has_a_sidecar_until_it_is_scored(scans, scored, detector,
     assert [row["status"] for row in table(out)] == ["done"] * 3
 
 
+def test_a_row_without_sidecar_stays_in_a_table_that_windows_wrote(scans, scored, detector, tmp_path):
+    out = tmp_path / "out"
+    renamed = replace(scans[0], name="Müller")
+    score_scans([renamed], detector, out, Settings())
+    (out / "Müller.json").unlink()
+    (out / "scores.csv").write_bytes((out / "scores.csv").read_text(encoding="utf-8").encode("cp1252"))
+    score_scans(scans[1:], detector, out, Settings())
+    assert [row["name"] for row in table(out)] == ["Müller", "b", "c"]
+
+
 def test_a_row_without_sidecar_stays(scans, scored, detector, tmp_path):
     """As of scans that failed with a version that wrote none."""
     out = tmp_path / "out"
