@@ -129,6 +129,26 @@ def test_a_bad_file_is_refused_with_its_fault_and_a_remedy(tmp_path, kind):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("turned", "codes", "told"),
+    [
+        ((-1, 1, 1), (1, 1), True),
+        ((-1, -1, 1), (1, 1), True),
+        ((1, 1, 1), (1, 1), False),
+        ((-1, 1, 1), (1, 0), False),
+        ((-1, 1, 1), (0, 1), False),
+    ],
+)
+def test_affines_that_contradict_each_other_on_left_and_right_are_told(tmp_path, caplog, turned, codes, told):
+    image = nib.Nifti1Image(ARRAY, AFFINE)
+    image.set_sform(AFFINE, codes[0])
+    image.set_qform(AFFINE @ np.diag([*turned, 1]), codes[1])
+    nib.save(image, tmp_path / "scan.nii")
+    Volume.load(tmp_path / "scan.nii")
+    assert (caplog.messages != []) is told
+    assert all("scan.nii: its sform and its qform contradict each other" in line for line in caplog.messages)
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "folder.nii").mkdir()
     (tmp_path / "link.nii").symlink_to(tmp_path / "gone.nii")

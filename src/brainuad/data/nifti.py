@@ -60,6 +60,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
         with np.errstate(over="ignore", invalid="ignore"):
             shape = check_grid(header.get_data_shape(), header.get_data_dtype(), path)
             check_affine(header.get_best_affine(), path)
+            _warn_of_contradiction(header, path)
         array = _read_values(path, stream, header, shape, size)
     header["vox_offset"] = 0  # nibabel places the values of what is written
     return array, header
@@ -129,6 +130,20 @@ def check_affine(affine: np.ndarray, name: str | Path) -> None:
         raise InputError(name, f"has voxels of {voxel} mm", "Repair its affine, which must be in mm")
     if np.abs(affine[:3, 3]).max() > _FARTHEST:
         raise InputError(name, "lies more than 100 m off the scanner's centre", "Repair its affine")
+
+
+def _warn_of_contradiction(header: nib.Nifti1Header, path: Path) -> None:
+    """Warn where the two affines of a header disagree on left and right; nibabel takes the sform."""
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return
+    try:
+        sform, qform = header.get_sform(), header.get_qform()
+    except (HeaderDataError, ValueError):  # a damaged qform, which nobody uses
+        return
+    mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+    opposed = sform[:3, 0] @ qform[:3, 0] < 0
+    if mirrored or opposed:
+        logger.warning("%s: its sform and its qform contradict each other on left and right; its sform is used", path)
 
 
 def check_values(array: np.ndarray, name: str | Path) -> None:
