@@ -15,7 +15,7 @@ from scipy.stats import wasserstein_distance
 from tiny import FILES, tiny_detector
 
 from brainuad.calibration import HealthyAppearance, appearance_of
-from brainuad.calibration.appearance import LEVELS
+from brainuad.calibration.appearance import LEVELS, told_apart
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.detector import load_model
@@ -155,6 +155,13 @@ def test_brain_volume_and_alignment(
     assert appearance.warnings(appearance_of(*healthy[0], 1350, 0.75)) == []
     (warning,) = appearance.warnings(appearance_of(*healthy[0], brain_ml, alignment))
     assert words in warning
+
+
+def test_a_value_just_beyond_a_limit_is_rounded_to_be_told_from_it() -> None:
+    assert told_apart(0.659, 0.661, digits=2) == ["0.659", "0.661"]
+    assert told_apart(0.4, 0.66, digits=2) == ["0.40", "0.66"]
+    assert told_apart(899.8, 900.0, 2100.0, digits=0) == ["899.8", "900.0", "2100.0"]
+    assert told_apart(float("nan"), 0.5, digits=2) == ["nan", "0.50"]
 
 
 def test_without_a_cohort_only_poor_alignment_is_known(healthy: list[Image]) -> None:

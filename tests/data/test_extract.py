@@ -144,6 +144,8 @@ def test_a_small_brain_is_told(parcellation, head):
     small = Volume.from_array(head.array, head.affine @ np.diag([0.8, 0.8, 0.8, 1]))
     brain = find_brain(small, small.with_array(parcellation.array))
     assert any("brain volume" in warning for warning in brain.warnings)
+    assert not brain.is_usual
+    assert find_brain(head, parcellation).is_usual
 
 
 @pytest.mark.parametrize(

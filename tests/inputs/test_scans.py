@@ -155,6 +155,13 @@ def test_results_are_not_mixed_with_scans(tmp_path, given, output):
         names_of(tmp_path / given, output=tmp_path / output)
 
 
+def test_a_scan_given_as_output_folder_is_told_another_beside_it(tmp_path):
+    put(tmp_path, "a.nii.gz")
+    with pytest.raises(InputError, match=r"cannot be the output folder, too. Choose .*instance \S+/results$") as raised:
+        names_of(tmp_path / "a.nii.gz", output=tmp_path / "a.nii.gz")
+    assert str(tmp_path / "results") in raised.value.remedy
+
+
 def test_results_below_the_scans_are_never_scored(tmp_path):
     put(tmp_path, "scans/a.nii.gz", "scans/out/a_anomaly.nii.gz", "scans/out/strange.nii.gz")
     put(

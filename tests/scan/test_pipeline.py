@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import IMAGE, MASK, tiny_detector
+from tiny import CALIBRATION, IMAGE, MASK, tiny_detector
 
 import brainuad
+from brainuad.calibration import HealthyAppearance
 from brainuad.data.atlas import place_scan
 from brainuad.data.cohort import Case
 from brainuad.data.extract import find_brain
@@ -156,11 +157,41 @@ def test_unusable_scans(detector: Detector, tmp_path: Path) -> None:
         score(np.ones_like(image.array), detector, brain_mask=MASK, affine=image.affine)
 
 
+def test_a_small_brain_is_warned_of_once() -> None:
+    image, detector = Volume.load(IMAGE), tiny_detector()
+    usual = HealthyAppearance(brain_ml=tuple(range(1300, 1400)))
+    small = image.affine @ np.diag([0.88, 0.88, 0.88, 1.0])
+    calibrated = replace(detector, calibration=replace(CALIBRATION, appearance=usual))
+    mask = Volume.load(MASK).array
+    found = score(image.array, calibrated, brain_mask=mask, affine=small, score="ssim_ensemble").warnings
+    assert sum("brain volume" in warning for warning in found) == 1
+
+
 def test_a_fault_with_a_remedy_of_its_own_gets_no_other(detector: Detector) -> None:
     image = Volume.load(IMAGE)
     noise = np.random.default_rng(0).random(image.array.shape, dtype=np.float32) - 0.5
     with pytest.raises(InputError, match=r"read as signed\. Give the original scan$"):
         score(noise * image.array, detector, brain_mask=MASK, affine=image.affine)
+
+
+@pytest.mark.parametrize(
+    ("affine", "fault"),
+    [
+        (np.eye(3), r"has shape \(3, 3\)"),
+        ("RAS", r"is no matrix of numbers \('RAS'\)"),
+        ([[1, 2], [3]], "is no matrix of numbers"),
+        (Volume.load(IMAGE).affine.T, "has the last row"),
+    ],
+)
+def test_an_affine_that_is_none_is_refused(detector: Detector, affine: Any, fault: str) -> None:
+    with pytest.raises(InputError, match=f"^affine: {fault}.*An array needs the 4 x 4 matrix"):
+        score(Volume.load(IMAGE).array, detector, brain_mask=MASK, affine=affine)
+
+
+def test_an_affine_beside_an_images_own_is_refused(detector: Detector) -> None:
+    for image in (IMAGE, str(IMAGE), nib.load(IMAGE)):
+        with pytest.raises(InputError, match="affine: is given, but the image has its own"):
+            score(image, detector, brain_mask=MASK, affine=np.eye(4))
 
 
 def test_a_failure_of_the_libraries_names_the_scan(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,8 +180,9 @@ class HealthyAppearance:
             high = _limit(self.distances, "above")
             distance = _distance(scan.quantiles, np.asarray(self.quantiles))
             if distance > high:
+                ours, theirs = told_apart(distance, high, digits=3)
                 found.append(
-                    f"intensities are {distance:.3f} from the healthy scans', which differ by up to {high:.3f}: "
+                    f"intensities are {ours} from the healthy scans', which differ by up to {theirs}: "
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
         if not other_kind:
@@ -190,17 +191,16 @@ class HealthyAppearance:
         if scan.brain_ml is not None and len(self.brain_ml) >= ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= scan.brain_ml <= high:
+                volume, *usual = told_apart(scan.brain_ml, low, high, digits=0)
                 found.append(
-                    f"brain volume {scan.brain_ml:.0f} mL is outside the healthy scans' {low:.0f} to {high:.0f} mL: "
+                    f"brain volume {volume} mL is outside the healthy scans' {' to '.join(usual)} mL: "
                     "look at the brain mask"
                 )
         if scan.alignment is not None and not other_kind:
             low = _limit(self.alignment, "below") if self.knows_alignment else POOR_ALIGNMENT
             if not scan.alignment >= low:
-                found.append(
-                    f"correlation {scan.alignment:.2f} with the atlas, below {low:.2f}: look whether the registration "
-                    "failed"
-                )
+                ours, theirs = told_apart(scan.alignment, low, digits=2)
+                found.append(f"correlation {ours} with the atlas, below {theirs}: look whether the registration failed")
         return found
 
     def _detail_warnings(self, detail: np.ndarray, *, noise: bool) -> list[str]:
@@ -243,6 +243,15 @@ def _regions(blocks: np.ndarray) -> np.ndarray:
     if not np.isfinite(mean).any():
         return np.zeros((2, *mean.shape), dtype=bool)
     return np.stack([(mean >= low) & (mean <= high) for low, high in np.nanquantile(mean, (MIDDLE, BRIGHT))])
+
+
+def told_apart(value: float, *limits: float, digits: int) -> list[str]:
+    """Return a value and its limits as text, rounded to ``digits`` or as many more as tell it from each limit."""
+    for more in range(digits, digits + 6):
+        text, *others = [f"{number:.{more}f}" for number in (value, *limits)]
+        if text not in others:
+            break
+    return [text, *others]
 
 
 def _contrast(blocks: np.ndarray, regions: np.ndarray) -> float:

@@ -151,13 +151,13 @@ class Calibration:
         scores = np.asarray(known)
         return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
 
-    def warnings(self, image: Any, mask: Any, brain_ml: float, alignment: float | None) -> list[str]:
+    def warnings(self, image: Any, mask: Any, brain_ml: float | None, alignment: float | None) -> list[str]:
         """Return warnings about a scan to which the calibration may not apply.
 
         Args:
             image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
             mask: ``(X, Y, Z)`` brain mask.
-            brain_ml: Volume of the brain in the scan, in mL.
+            brain_ml: Volume of the brain in the scan, in mL; None to say nothing of it.
             alignment: Correlation of the registered scan with the atlas; None where it tells nothing.
         """
         found = []

@@ -51,6 +51,11 @@ class Brain:
     ml: float
     warnings: list[str]
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether its volume is that of an adult's brain; a warning says so if not."""
+        return _USUAL_BRAIN[0] <= self.ml <= _USUAL_BRAIN[1]
+
 
 def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t1") -> Brain:
     """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.

@@ -148,7 +148,10 @@ def open_scan(scan: Scan) -> Volume:
 
 
 def _check_apart(given: Path, output: Path) -> None:
-    """Refuse an input that lies in the output folder."""
+    """Refuse an input that lies in the output folder, or is it."""
+    if given.is_file() and _real(given) == _real(output):
+        fault = "is an input and cannot be the output folder, too"
+        raise InputError(given, fault, f"Choose another one, for instance {output.parent / 'results'}")
     if _real(given).is_relative_to(_real(output)):
         raise InputError(
             given,

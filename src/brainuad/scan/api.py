@@ -44,14 +44,17 @@ def score(
         seed: Seeds registration and reconstruction: the same seed gives the same map.
 
     Raises:
-        InputError: The scan or mask cannot be read or used, an array came without its affine, or the model does not
-            know the score.
+        InputError: The scan or mask cannot be read or used, an array came without a 4 x 4 affine, an affine came with
+            an image that has its own, or the model does not know the score.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
     score = detector.score_called(score)
     detector.check_score(score)
     name = _name_of(image)
-    scan = _as_volume(image, _affine_of(image) if affine is None else affine, name)
+    own_affine = _affine_of(image)
+    if affine is not None and (own_affine is not None or isinstance(image, str | Path)):
+        raise InputError("affine", "is given, but the image has its own", "Leave it out, or give an array")
+    scan = _as_volume(image, own_affine if affine is None else affine, name)
     scan.check_scan(name)
     given = None
     if brain_mask is not None:
@@ -108,11 +111,29 @@ def _as_volume(source: Any, affine: Any | None, name: str) -> Volume:
             kinds = "a path, a NIfTI or TorchIO image, an array or a tensor"
             raise InputError(name, f"is a {type(source).__name__}", f"Give {kinds}")
         source = held
-    if affine is None:
-        remedy = "An array needs the 4 x 4 matrix from its voxels to scanner mm"
-        raise InputError("affine", "is missing", remedy)
+    matrix = _matrix(affine)
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
+    return Volume.from_array(np.asarray(array), matrix)
+
+
+def _matrix(affine: Any | None) -> np.ndarray:
+    """Return an affine as ``(4, 4)`` numbers.
+
+    Raises:
+        InputError: It is missing, or something else.
+    """
+    remedy = "An array needs the 4 x 4 matrix from its voxels to scanner mm"
+    if affine is None:
+        raise InputError("affine", "is missing", remedy)
     affine = affine.detach().cpu().numpy() if isinstance(affine, Tensor) else affine
-    return Volume.from_array(np.asarray(array), np.asarray(affine, dtype=np.float64))
+    try:
+        matrix = np.asarray(affine, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("affine", f"is no matrix of numbers ({affine!r:.40})", remedy) from None
+    if matrix.shape != (4, 4):
+        raise InputError("affine", f"has shape {matrix.shape}", remedy)
+    if not np.allclose(matrix[3], (0, 0, 0, 1)):
+        raise InputError("affine", f"has the last row {matrix[3].tolist()}, not 0, 0, 0, 1", remedy)
+    return matrix

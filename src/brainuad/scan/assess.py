@@ -122,10 +122,11 @@ def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float)
     healthy = HealthyAppearance() if calibration is None else calibration.appearance
     # Correlation with the atlas, which is a T1, says nothing of another contrast, unless healthy scans of that do.
     alignment = placed.alignment if detector.modality == "t1" or healthy.knows_alignment else None
+    ml = maps.brain.ml if maps.brain.is_usual else None  # one warning of the volume is enough
     if calibration is None:
-        warnings = healthy.warnings(appearance_of(placed.image, placed.mask, maps.brain.ml, alignment))
+        warnings = healthy.warnings(appearance_of(placed.image, placed.mask, ml, alignment))
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
-    warnings = calibration.warnings(placed.image, placed.mask, maps.brain.ml, alignment)
+    warnings = calibration.warnings(placed.image, placed.mask, ml, alignment)
     if score not in calibration.thresholds:
         return None, [*warnings, f"{score} was not calibrated: there is no threshold, so no findings"]
     scale = Scale(
