@@ -191,9 +191,9 @@ class HealthyAppearance:
         if scan.brain_ml is not None and len(self.brain_ml) >= ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= scan.brain_ml <= high:
-                volume, *usual = told_apart(scan.brain_ml, low, high, digits=0)
+                volume, *limits = told_apart(scan.brain_ml, low, high, digits=0)
                 found.append(
-                    f"brain volume {volume} mL is outside the healthy scans' {' to '.join(usual)} mL: "
+                    f"brain volume {volume} mL is outside the healthy scans' {' to '.join(limits)} mL: "
                     "look at the brain mask"
                 )
         if scan.alignment is not None and not other_kind:
