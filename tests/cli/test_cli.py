@@ -84,7 +84,7 @@ def test_the_installed_program(tmp_path: Path) -> None:
     done = typed("check", tmp_path / "nowhere", "--modality", "t3")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'t3' is none of t1, t2" in done.stderr
-    done = typed("prepare", tmp_path / "nowhere", "--dataset", "ixi", "-o", tmp_path / "out")
+    done = typed("prepare", tmp_path / "nowhere", "--dataset", "IXI", "-o", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"brainuad: error: {tmp_path / 'nowhere'}: no such file or folder.")
     assert done.stderr.count("\n") == 1

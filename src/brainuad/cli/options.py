@@ -19,12 +19,15 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def one_of(names: Collection[str]) -> dict[str, Any]:
-    """Return the settings of an option that takes one of ``names``, or one device of several ("cuda:1")."""
+    """Return the settings of an option that takes one of ``names``, or one device of several ("cuda:1").
+
+    Upper and lower case do not matter. All names are lower case.
+    """
 
     def check(value: str | None) -> str | None:
-        if value is not None and re.sub(r"^cuda:\d+$", "cuda", value) not in names:
+        if value is not None and re.sub(r"^cuda:\d+$", "cuda", value.lower()) not in names:
             raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}")
-        return value
+        return value and value.lower()
 
     return {"callback": check, "metavar": "|".join(names)}
 
