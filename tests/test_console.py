@@ -3,12 +3,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 
 import pytest
 from pydicom import Dataset
 
-from brainuad.console import announce, progress, set_verbosity, time_left
+from brainuad.console import announce, print_rows, progress, set_verbosity, time_left
 
 
 def test_messages_go_to_the_stderr_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +31,20 @@ def test_what_pydicom_says_is_told_only_if_more_is_asked_for(capsys: pytest.Capt
         image.PatientID = "8" * 80
     assert "exceeds" in capsys.readouterr().err
     set_verbosity(verbose=False, quiet=False)
+
+
+def test_a_table_folds_long_cells_and_never_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "40"}.items():
+        monkeypatch.setenv(name, value)
+    path = "/data/" + "0123456789" * 8 + "/scan.nii.gz"
+    print_rows([{"name": "IXI013-HH-1212_t1", "size": 3, "source": path}], as_json=False, shown=("name", "source"))
+    head, *lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert head.split() == ["name", "source"]
+    assert lines[0].startswith("IXI013-HH-1212_t1 ")
+    assert "".join(line[17:].strip() for line in lines) == path
+    assert max(map(len, lines)) <= 40
 
 
 def test_quiet_announces_nothing(capsys: pytest.CaptureFixture[str]) -> None:

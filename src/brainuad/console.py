@@ -8,13 +8,14 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -119,15 +120,26 @@ def exit_by_failures(failed: list[bool]) -> None:
         raise typer.Exit(FAILED if all(failed) else SOME_FAILED)
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as tab-separated columns; on a terminal as a table."""
+def print_rows(rows: list[dict[str, Any]], as_json: bool, *, shown: Sequence[str] = ()) -> None:
+    """Print rows as JSON or as tab-separated columns; on a terminal as a table.
+
+    Args:
+        rows: Values by column, the same columns in all.
+        as_json: Print JSON.
+        shown: Columns of the table where there are too many for a terminal. Empty means all.
+    """
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     if (console := Console()).is_terminal:
-        table = Table(*(name.replace("_", " ") for name in rows[0]), box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*(escape(printable(str(value))) for value in row.values()))
+        cells = [[printable(str(row[name])) for name in shown or row] for row in rows]
+        table = Table(box=None, pad_edge=False)
+        for name in shown or rows[0]:
+            table.add_column(name.replace("_", " "), overflow="fold")
+        # names tell the rows apart and are never folded
+        table.columns[0].min_width = max(cell_len(texts[0]) for texts in cells)
+        for texts in cells:
+            table.add_row(*map(escape, texts))
         console.print(table)
         return
     print("\t".join(rows[0]))

@@ -50,7 +50,7 @@ def list_models(as_json: Json = False) -> None:
         }
         rows.append(row)
     if rows:
-        print_rows(rows, as_json)
+        print_rows(rows, as_json, shown=("name", "modality", "seconds_a_scan", "calibrated_on", "for"))
 
 
 @models.command(short_help="Print a model's folder.")
