@@ -196,6 +196,7 @@ def test_wrong_usage(words, tmp_path):
 def constant(folder: Path) -> list[Any]:
     image = nib.load(IMAGE)
     array = (np.asarray(nib.load(MASK).dataobj) > 0).astype(np.float32) * 100
+    array[0, 0, :20] = range(20)  # outside: fewer different values would be a mask's
     nib.save(nib.Nifti1Image(array, image.affine), folder / "scan.nii.gz")
     return [folder / "scan.nii.gz", "--brain-mask", MASK]
 
@@ -231,7 +232,7 @@ def folder_in_the_way(folder: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("bad", "code", "message"),
     [
-        (constant, 1, "scan.nii.gz: holds only 2 different values, so it is a mask or a parcellation"),
+        (constant, 1, "scan.nii.gz: is constant inside the brain mask (100)"),
         (cube, 1, "shows no brain, or none that could be registered"),
         (pickled, 1, "model.safetensors: is not a safetensors file"),
         (not_a_mask, 1, "nowhere.nii.gz: no such file or folder"),
