@@ -43,7 +43,7 @@ def truncate(path: Path) -> None:
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "mismatch": ("mask", lambda path: change(path, lambda array: array[..., 1:]), "shape (40, 48, 29)"),
-    "empty": ("mask", lambda path: change(path, np.zeros_like), "holds nothing above 0.5"),
+    "empty": ("mask", lambda path: change(path, np.zeros_like), "above 0.5"),
     "holes": ("image", lambda path: change(path, lambda array: np.where(array > 200, np.nan, array)), "NaN"),
     "constant": ("image", lambda path: change(path, lambda array: np.full_like(array, 7)), "constant"),
     "flat": ("image", lambda path: change(path, lambda array: array[:, :, 15]), "three dimensions"),

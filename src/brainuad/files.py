@@ -33,6 +33,7 @@ if sys.platform != "win32":
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _asking = threading.Lock()  # the umask can only be read by setting it, for all threads
+_NOT_TEXT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xff\xfe|\xfe\xff")  # control characters, marks of UTF-16
 # pattern of a cached file's name; other files in the folder are left alone
 ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
 # Prefix of temporary names. It names the machine, because locks may not work between machines that share a folder.
@@ -218,7 +219,7 @@ def csv_reader(path: str | Path) -> csv.DictReader[str]:
     try:
         text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
-        if wide or b"\0" in raw:  # cp1252 would make text of nearly anything
+        if wide or _NOT_TEXT.search(raw):  # cp1252 would make text of nearly anything
             raise
         text = raw.decode("cp1252")
     first = text.partition("\n")[0]
