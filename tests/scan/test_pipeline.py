@@ -105,7 +105,8 @@ def test_images_of_torchio_and_monai_bring_their_affines(detector: Detector, sco
     np.testing.assert_allclose(result.affine, image.affine, atol=1e-5)
     result = score(torchio.ScalarImage(IMAGE), detector, brain_mask=mask, seed=1)
     np.testing.assert_array_equal(result.anomaly, scored.anomaly)
-    moved = torchio.LabelMap(tensor=mask.get_fdata()[None], affine=image.affine + np.eye(4)[:, 3:] @ [[0, 0, 0, 9]])
+    higher = image.affine + np.outer([0, 0, 9, 0], [0, 0, 0, 1])  # by 9 mm
+    moved = torchio.LabelMap(tensor=mask.get_fdata()[None], affine=higher)
     with pytest.raises(InputError, match="from its scan"):
         score(meta, detector, brain_mask=moved)
     with pytest.raises(InputError, match="three dimensions"):
