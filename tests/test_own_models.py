@@ -151,6 +151,7 @@ def test_a_model_of_another_package_that_reconstructs(
     run("score", IMAGE, "-o", tmp_path / "none", "--model", model, "--score", "model", code=1)
 
 
+@pytest.mark.long
 @pytest.mark.slow(seconds=30)
 def test_a_model_of_another_package_with_nothing_but_a_map(
     room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -186,6 +186,7 @@ def second_scan(path: Path, *, degrees: float) -> None:
     nib.save(resample_from_to(moved, ((46, 60, 38), grid), order=1), path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_t2_follows_the_head_that_moved_and_is_cut_to_the_brain_of_the_t1(prepared, tmp_path):
     second_scan(tmp_path / "t2.nii.gz", degrees=5)

@@ -172,6 +172,7 @@ def test_keys_and_sliders(page, report):
     assert page.complaints() == []
 
 
+@pytest.mark.long
 def test_darker_and_brighter_greys(page):
     def middling() -> int:
         picture = page.picture(".stage")
