@@ -47,7 +47,7 @@ kernels-others: $(STAMP)
 test-long: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 -m long
 
-# Commands that are killed, full disks, folders that vanish: about an hour; KILLS=20 is less.
+# Commands that are killed, full disks, folders that vanish: half an hour; KILLS=20 is less.
 test-faults: $(STAMP)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m faults tests/faults
 

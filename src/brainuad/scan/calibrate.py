@@ -8,7 +8,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from brainuad.scoring.rarity import RARITY
 
 logger = logging.getLogger(__name__)
 SUMMARIES = "calibration_scans"  # folder of finished summaries, beside the model
+_COMPARED = 30  # scans that each is compared with: time grows with their square
 _LAYOUT = 6  # version of the summaries; raise it when their contents change
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]
@@ -176,22 +176,22 @@ def _check_enough(usable: int, given: int, healthy: Sequence[str | Path]) -> Non
 
 def _check_once(scans: Sequence[Scan | Case]) -> None:
     """Refuse two scans with the same contents, which would count as two healthy people."""
-    known: dict[str, Scan | Case] = {}
+    known: dict[str, Path] = {}
     for scan in scans:
-        with suppress(*SCAN_ERRORS):  # what is wrong with a scan is said when its turn comes
-            contents = sha256(scan.image) if isinstance(scan, Case) else hash_of(scan)
-            if (other := known.setdefault(contents, scan)) is not scan:
-                first, second = (each.image if isinstance(each, Case) else each.source for each in (other, scan))
-                break
-    else:
-        return
-    raise InputError(second, f"has the same contents as {first}", "Give each scan once")
+        path = scan.image if isinstance(scan, Case) else scan.source
+        try:
+            contents = sha256(path) if isinstance(scan, Case) else hash_of(scan)
+        except SCAN_ERRORS:
+            continue  # what is wrong with a scan is said when its turn comes
+        if contents in known:
+            raise InputError(path, f"has the same contents as {known[contents]}", "Give each scan once")
+        known[contents] = path
 
 
 def _warn_of_odd(scans: Mapping[str, Appearance], detector: Detector) -> None:
     """Warn of scans that look unlike the others; of few scans, unlike those the model was calibrated on before."""
     for name, scan in scans.items():
-        others = [other for other in scans.values() if other is not scan]
+        others = [other for other in scans.values() if other is not scan][:_COMPARED]
         if len(others) >= ENOUGH:
             usual = HealthyAppearance.of(others)
         elif detector.calibration is not None:
@@ -263,8 +263,8 @@ class _Work:
     def summary(self, scan: Scan | Case) -> tuple[HealthyScan, bool]:
         """Return a scan's summary, and whether it was finished before."""
         key, make = self.prepared(scan) if isinstance(scan, Case) else self.raw(scan)
-        parts = key_of(__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key)
-        entry = self.summaries / f"{parts}.npz"
+        name = key_of(__version__, _LAYOUT, self.detector_key, self.scores, self.seed, *key)
+        entry = self.summaries / f"{name}.npz"
         known = _read_summary(entry)
         if known is not None:
             return known, True

@@ -182,12 +182,13 @@ class Scorer:
 
     def _without_own(self, statistics: HealthyStatistics, case: Case, bases: Sequence[str]) -> Relate:
         """Return a function that sets a map against healthy scans, those of the case's own subject left out."""
-        own = [self._raw(other, bases) for other in self.own_scans(case)]
+        own = [None if other == case else self._raw(other, bases) for other in self.own_scans(case)]
 
         def relate(name: str, map: Tensor, mask: Tensor) -> Tensor:
             base = base_of(name)
             assert base is not None
-            return statistics.score(name, map, mask, [(maps[base], inside) for maps, inside in own])
+            without = [(map, mask) if raw is None else (raw[0][base], raw[1]) for raw in own]  # None: the case itself
+            return statistics.score(name, map, mask, without)
 
         return relate
 
