@@ -152,10 +152,10 @@ def test_a_small_brain_is_told(parcellation, head):
     ("damage", "words"),
     [
         (lambda array: np.round(array / array.max() * 6), "grey levels only"),
-        (lambda array: np.where(np.arange(array.shape[2]) // 2 == 15, 0, array), "2 slices of the brain are empty"),
+        (lambda array: np.where(np.arange(array.shape[2]) // 2 == 15, 0, array), "2 axial slices of the brain"),
         (
             lambda array: np.repeat(array[:, :, ::3], 3, 2)[:, :, : array.shape[2]],
-            "repeat their neighbours, from bottom",
+            "axial slices repeat their neighbours",
         ),
     ],
 )

@@ -188,17 +188,17 @@ def _damage_warnings(array: np.ndarray, mask: np.ndarray) -> list[str]:
     values = image[brain]
     if (levels := len(np.unique(values[:: 1 + len(values) // 20_000]))) < _FEW_LEVELS:
         found.append(f"the brain has {levels} grey levels only: maps show their steps")
-    for axis, name in enumerate(("left to right", "back to front", "bottom to top")):
+    for axis, name in enumerate(("sagittal", "coronal", "axial")):
         slices, inside = np.moveaxis(image, axis, 0), np.moveaxis(brain, axis, 0)
         area = inside.sum((1, 2))
         large = area > area.max() / 4
         empty = int((large & ~(slices * inside).any((1, 2))).sum())
         if empty:
-            found.append(f"{empty} slices of the brain are empty, from {name}: they count as anomalous")
+            found.append(f"{empty} {name} slices of the brain are empty: they count as anomalous")
         pairs = large[:-1] & large[1:]
         same = ((slices[:-1] == slices[1:]) | ~inside[:-1]).all((1, 2)) & pairs
         if same.sum() - max(empty - 1, 0) > _REPEATED * pairs.sum():
-            found.append(f"slices repeat their neighbours, from {name}: they are thicker than the header says")
+            found.append(f"{name} slices repeat their neighbours: they are thicker than the header says")
     return found
 
 

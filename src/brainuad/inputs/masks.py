@@ -69,11 +69,12 @@ def _goes_on_as_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
     """Whether a name is another one and words of masks; one that ends in a contrast (``x_brain_t1``) is a scan's."""
     if name[-1].isdigit():
         name = name[:-1]
+    if not name or name[-1] in _IMAGE:
+        return False
     known = _MARKS | _ANY_MASK | _IMAGE
     return any(
         tuple(name[:length]) in others and set(name[length:]) & _MARKS and set(name[length:]) <= known
         for length in range(1, len(name))
-        if name[-1] not in _IMAGE
     )
 
 
