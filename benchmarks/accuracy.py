@@ -179,10 +179,10 @@ class Candidates:
             if values is None:
                 if scorer.statistics is None:
                     scorer.learn_health(self.healthy, scores)
-                scored = scorer.score(case, scores)
+                prepared, maps = scorer.score(case, scores)
                 values = [
-                    [score, cleaning, precision(CLEANINGS[cleaning](anomaly, scored.prepared.mask), scored.prepared)]
-                    for score, anomaly in scored.maps.items()
+                    [score, cleaning, precision(CLEANINGS[cleaning](anomaly, prepared.mask), prepared)]
+                    for score, anomaly in maps.final.items()
                     for cleaning in cleanings
                 ]  # fmt: skip
                 self.progress.put(key, values)

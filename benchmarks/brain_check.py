@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from brainuad.data.atlas import AtlasBrain
+from brainuad.data.atlas import place_brain, sample_brain
 from brainuad.data.registration import register_to_atlas
 from brainuad.data.structure import likeness
 from brainuad.data.volume import Volume
@@ -45,8 +45,9 @@ def measured(scan: Volume) -> str:
         found = register_to_atlas(scan)
     except ValueError as error:
         return str(error)
-    located = AtlasBrain.locate(scan.with_array(brain), found, spacing=2.0)
-    return f"{likeness(located.cut(located.resample(scan)), located.mask[located.box]):.2f}"
+    placement, mask = place_brain(scan.with_array(brain), found, spacing=2.0)
+    image = placement.cut(sample_brain(scan, placement, mask), mask)
+    return f"{likeness(image, placement.cut(mask, mask).inside):.2f}"
 
 
 def fakes(scan: Volume) -> Iterator[tuple[str, Volume]]:

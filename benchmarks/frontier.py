@@ -175,8 +175,8 @@ def precisions(
         if values is None:
             if scorer.statistics is None:
                 scorer.learn_health(healthy, names)
-            scored = scorer.score(case, names)
-            values = {name: precision(torch.from_numpy(map), scored.prepared) for name, map in scored.maps.items()}
+            prepared, maps = scorer.score(case, names)
+            values = {name: precision(torch.from_numpy(map), prepared) for name, map in maps.final.items()}
             progress.put(key, values)
             say(f"{what}: {done} of {len(lesions)}")
         found.append(({"subject": case.subject, "kind": SIMULATED[case.dataset]}, values))
@@ -264,8 +264,8 @@ def marked(detector: Detector, healthy: list[Case], score: str) -> list[float]:
     threshold = detector.calibration.threshold(score, 0.01)
     scorer, shares = Scorer(detector), []
     for case in healthy:
-        scored = scorer.score(case, [score])
-        shares.append(100.0 * float((scored.maps[score] > threshold)[scored.prepared.mask].mean()))
+        prepared, maps = scorer.score(case, [score])
+        shares.append(100.0 * float((maps.final[score] > threshold)[prepared.mask].mean()))
     return shares
 
 

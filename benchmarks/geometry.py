@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from brainuad.data.frame import resample
+from brainuad.data.placement import resample
 from brainuad.data.volume import Volume
 from brainuad.detector import load_model
 from brainuad.scan import score_scan

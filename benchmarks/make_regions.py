@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from brainuad.data.atlas import FIELD_OF_VIEW
 from brainuad.data.cohort import read_cases
-from brainuad.data.frame import BrainFrame
+from brainuad.data.placement import Placement
 from brainuad.data.places import region_names
 from brainuad.data.volume import Volume
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     x, y, z = (round(length / SPACING) for length in FIELD_OF_VIEW)
-    frame = BrainFrame((x, y, z), SPACING)
+    frame = Placement.around_atlas((x, y, z), SPACING)
     known = sorted(region_names())
     place = np.full(256, len(known))  # of labels without a name
     place[known] = range(len(known))
@@ -38,7 +38,7 @@ def main() -> None:
     cases = [case for case in read_cases(arguments.cohort, "t1") if case.split == "train"]
     for case in cases:
         path = Path(str(case.image).replace("/t1/", "/labels/").replace("_t1.", "_labels."))
-        labels = place[np.rint(frame.to_model(Volume.load(path), order=0)).astype(np.uint8)][None]
+        labels = place[np.rint(frame.sample(Volume.load(path), order=0)).astype(np.uint8)][None]
         np.put_along_axis(votes, labels, np.take_along_axis(votes, labels, 0) + 1, 0)
     brain = votes[:-1].sum(0, dtype=np.int64) * 2 >= len(cases)
     regions = np.where(brain, np.array(known)[votes[:-1].argmax(0)], 0)

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from brainuad.data.frame import atlas_brain
+from brainuad.data.placement import atlas_brain
 from brainuad.data.places import atlas_regions, region_names
 from brainuad.data.registration import register_to_atlas
 from brainuad.data.volume import Volume

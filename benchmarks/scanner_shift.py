@@ -62,9 +62,9 @@ def another_scanner(scan: Volume, seed: int) -> Volume:
 def summary(scan: Volume, detector: Detector, kept: Path) -> HealthyScan:
     """Return what a calibration needs to know of a scan, from an earlier run if it was there."""
     if not kept.exists():
-        found = map_scan(scan, detector, scores=MAPPED)
-        look = (found.placed.image, found.placed.mask, found.brain.ml, found.placed.alignment)
-        made = HealthyScan.of(found.maps, found.raw, *look)
+        placed, maps, _ = map_scan(scan, detector, scores=MAPPED)
+        measured = (placed.image, placed.mask, placed.brain.ml, placed.alignment)
+        made = HealthyScan.of(maps.final, maps.raw, *measured)
         with atomic_path(kept) as temporary:
             np.savez_compressed(temporary, **made.to_arrays())
     with np.load(kept, allow_pickle=False) as stored:

@@ -34,14 +34,14 @@ import numpy as np
 from bench.measure import describe_machine
 
 from brainuad.data.cohort import MANIFEST_COLUMNS, Case, read_cases
-from brainuad.data.frame import BrainFrame
 from brainuad.data.leaks import leak_free
+from brainuad.data.placement import Placement
 from brainuad.data.volume import Volume
 from brainuad.detector import load_model
 from brainuad.devices import resolve_device
 from brainuad.files import write_json, write_text
 
-GRID = BrainFrame((240, 240, 155), 1.0)
+GRID = Placement.around_atlas((240, 240, 155), 1.0)
 ORIGINALS = 5  # healthy scans, and as many with lesions
 BRIGHTEST = 1000  # of an original, in 16 bits
 # A small process in between: what one starts counts its parent's memory at that moment as its own.
@@ -122,12 +122,12 @@ def make_originals(data: str, modality: str, folder: Path) -> Iterator[Original]
 def enlarged(case: Case, folder: Path) -> Original:
     """Return a prepared scan on the large grid."""
     found = Original(folder / "image.nii.gz", folder / "mask.nii.gz", folder / "lesion.nii.gz" if case.lesion else None)
-    mask = GRID.to_model(Volume.load(case.mask), order=0) > 0.5
-    image = np.maximum(GRID.to_model(Volume.load(case.image)), 0) * mask
+    mask = GRID.sample(Volume.load(case.mask), order=0) > 0.5
+    image = np.maximum(GRID.sample(Volume.load(case.image)), 0) * mask
     save(np.rint(image * (BRIGHTEST / image.max())).astype(np.int16), found.image)
     save(mask.astype(np.uint8), found.mask)
     if case.lesion and found.lesion:
-        save((GRID.to_model(Volume.load(case.lesion), order=0) > 0.5).astype(np.uint8), found.lesion)
+        save((GRID.sample(Volume.load(case.lesion), order=0) > 0.5).astype(np.uint8), found.lesion)
     return found
 
 

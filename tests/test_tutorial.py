@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from dicom_series import write_series
 from typer.testing import CliRunner
 
 from brainuad.cli import app
-from brainuad.data.atlas import place_scan
+from brainuad.config import DataConfig
+from brainuad.data.atlas import PlacedScan, place_scan
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.models.base import Inference
@@ -72,13 +74,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             known[key] = infer(self, image, mask, seed, draws=draws)
         return known[key]
 
-    placed: dict[tuple[bytes, bytes, bytes, int], Any] = {}
+    placed: dict[tuple[bytes, bytes, bytes, int], PlacedScan] = {}
 
-    def place_once(scan: Volume, brain: np.ndarray, *args: Any, seed: int) -> Any:
-        key = (scan.array.tobytes(), scan.affine.tobytes(), brain.tobytes(), seed)
+    def place_once(
+        scan: Volume, config: DataConfig, *, brain_mask: Volume | None, seed: int, lap: Callable[[str], None]
+    ) -> PlacedScan:
+        mask = b"" if brain_mask is None else brain_mask.array.tobytes()
+        key = (scan.array.tobytes(), scan.affine.tobytes(), mask, seed)
         if key not in placed:
-            placed[key] = place_scan(scan, brain, *args, seed=seed)
-        return placed[key]
+            placed[key] = place_scan(scan, config, brain_mask=brain_mask, seed=seed)
+        lap("brain")
+        lap("place")
+        return replace(placed[key], scan=scan)
 
     monkeypatch.setattr("brainuad.scan.pipeline.place_scan", place_once)
     monkeypatch.setattr(Detector, "load", classmethod(load_with_one_level))

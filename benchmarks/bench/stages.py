@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import baseline
 from bench.counterparts import other_ssim_maps, published_figures
 from brainuad.config import DataConfig
-from brainuad.data.frame import BrainFrame
 from brainuad.data.intensity import scale_to_percentiles
 from brainuad.data.loading import place_volumes
+from brainuad.data.placement import Placement
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.models import DiffusionModel, PairedModel
@@ -85,7 +85,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.spacing = _WIDTH / max(self.size[:2])
-        self.image, self.mask, self.lesion = self._on_grid(BrainFrame(self.size, self.spacing))
+        self.image, self.mask, self.lesion = self._on_grid(Placement.around_atlas(self.size, self.spacing))
         self.image = scale_to_percentiles(self.image, self.mask) * self.mask
         self.reconstruction = ndimage.gaussian_filter(self.image, 2.0 / self.spacing)
         self.sigmas = self.detector.model_config.sigma_ens
@@ -113,20 +113,20 @@ class Case:
         """Voxels of the grid."""
         return int(np.prod(self.size))
 
-    def _on_grid(self, frame: BrainFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _on_grid(self, frame: Placement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with as_file(files("brainuad.assets") / "demo") as demo:
             image, mask, lesion = (Volume.load(demo / f"{SUBJECT}_{kind}.nii.gz") for kind in ("t1", "mask", "seg"))
         return (
-            np.maximum(frame.to_model(image), 0),
-            frame.to_model(mask, order=0) > 0.5,
-            frame.to_model(lesion, order=0) > 0.5,
+            np.maximum(frame.sample(image), 0),
+            frame.sample(mask, order=0) > 0.5,
+            frame.sample(lesion, order=0) > 0.5,
         )
 
     @cached_property
     def _files(self) -> dict[str, Path]:
         """The case as files of the published layout: twice as fine as the grid."""
         x, y, z = self.size
-        frame = BrainFrame((2 * x, 2 * y, 2 * z), self.spacing / 2)
+        frame = Placement.around_atlas((2 * x, 2 * y, 2 * z), self.spacing / 2)
         paths = {}
         for kind, array in zip(("t1", "mask", "seg"), self._on_grid(frame), strict=True):
             paths[kind] = self.folder / f"{kind}.nii.gz"
@@ -313,7 +313,7 @@ class Case:
 
     def _write(self) -> Stage:
         final, _ = self._final()
-        affine = BrainFrame(self.size, self.spacing).affine
+        affine = Placement.around_atlas(self.size, self.spacing).affine
         volume = Volume.from_array(final.cpu().numpy(), affine)
         paths = [self.folder / f"{name}_anomaly.nii.gz" for name in ("ours", "plain")]
         return Stage(

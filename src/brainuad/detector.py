@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,15 +65,15 @@ class Maps:
     """Reconstruction and anomaly maps of a scan, on the model's grid.
 
     Attributes:
-        reconstruction: ``(X, Y, Z)`` float32 on the CPU, the brain as it would look healthy, the first draw of several;
-            None for a model that makes none.
+        reconstruction: ``(X, Y, Z)`` float32, the brain as it would look healthy, the first draw of several; None for
+            a model that makes none.
         raw: Anomaly map by score, ``(X, Y, Z)`` float32 each, 0 outside the brain.
-        final: The same maps, post-processed; empty without ``clean``.
+        final: The maps to show and measure: the same, post-processed unless told otherwise.
     """
 
-    reconstruction: Tensor | None
-    raw: dict[str, Tensor]
-    final: dict[str, Tensor]
+    reconstruction: np.ndarray | None
+    raw: dict[str, np.ndarray]
+    final: dict[str, np.ndarray]
 
 
 @dataclass(eq=False, repr=False)
@@ -263,7 +264,7 @@ class Detector:
     ) -> Maps:
         """Return the reconstruction and the anomaly maps of a scan on the model's grid.
 
-        All other code gets its maps here. With a model on CUDA the anomaly maps stay on that device.
+        All other code gets its maps here.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
@@ -273,7 +274,7 @@ class Detector:
             found: What the model makes of the scan, where that is known already.
             relate: Sets a map against healthy scans, given the score's name, the map and ``mask``. By default the
                 model's own healthy statistics do.
-            clean: Post-process the maps, too.
+            clean: Post-process the final maps.
             lap: Called with "reconstruct" when the network has finished.
 
         Raises:
@@ -290,7 +291,7 @@ class Detector:
             >>> image, mask, lesion = (array[:, :, 36:38] for array in (case.image, case.mask, case.lesion))
             >>> maps = model.maps(image, mask, ["l1", "ssim_ensemble"])
             >>> maps.reconstruction.shape
-            torch.Size([80, 96, 2])
+            (80, 96, 2)
             >>> {name: bool(map[lesion].mean() > map[mask & ~lesion].mean()) for name, map in maps.final.items()}
             {'l1': True, 'ssim_ensemble': True}
         """
@@ -303,9 +304,9 @@ class Detector:
                 found = found._replace(second=self.reconstruct_second(image, seed))
         lap("reconstruct")
         raw = self.compare(image, found, mask, names, relate)
-        final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else {}
-        first = None if found.reconstruction is None else found.reconstruction[0]
-        return Maps(first, raw, final)
+        final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else raw
+        first = None if found.reconstruction is None else found.reconstruction[0].numpy()
+        return Maps(first, _on_cpu(raw), _on_cpu(final))
 
     def compare(
         self, image: Any, found: Inference, mask: Any, names: Iterable[str] = (SCORE,), relate: Relate | None = None
@@ -454,6 +455,10 @@ class Detector:
             remedy = "Calibrate it with three or more: brainuad calibrate MODEL HEALTHY... -o DIR"
             raise InputError(name, f"needs healthy scans to compare with; {self.name} is not calibrated on any", remedy)
         return self.health
+
+
+def _on_cpu(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: map.cpu().numpy() for name, map in maps.items()}
 
 
 def _draws_of(name: str) -> int:

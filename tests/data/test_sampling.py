@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from brainuad.data.frame import BrainFrame, resample
+from brainuad.data.placement import Placement, resample
 from brainuad.data.sampling import _operator, sample_axes
 
 SIZES = st.tuples(*[st.integers(2, 17)] * 3)
@@ -46,7 +46,7 @@ def test_a_sample_on_the_last_voxel_has_its_value(order):
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_parallel_grids_give_what_slightly_turned_ones_do(order):
-    frame = BrainFrame((40, 48, 36), 4.0)
+    frame = Placement.around_atlas((40, 48, 36), 4.0)
     scan = np.random.default_rng(0).random((90, 100, 80)).astype(np.float32)
     matrix = np.diag([2.0, 2.0, -2.0, 1.0])
     matrix[:3, 3] = (1.5, 0.25, 79.0)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from brainuad.config import DataConfig
-from brainuad.data.atlas import AtlasBrain, PlacedScan, place_scan
+from brainuad.data.atlas import PlacedScan, place_brain, place_scan, sample_brain
 from brainuad.data.extract import find_brain
 from brainuad.data.registration import register_to_atlas
 from brainuad.data.structure import likeness
@@ -25,14 +25,14 @@ def of_patient(contrast: str) -> Volume:
 
 
 def put(scan: Volume) -> PlacedScan:
-    return place_scan(scan, find_brain(scan).mask, GRID)
+    return place_scan(scan, GRID)
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_contrasts_of_a_patient_are_placed_alike():
     """They share one grid, so they should be laid onto the atlas by one transform."""
-    found = {contrast: put(of_patient(contrast)).atlas_to_scan for contrast in CONTRASTS}
+    found = {contrast: put(of_patient(contrast)).placement.atlas_to_scan for contrast in CONTRASTS}
     scan = of_patient("t1")
     brain = np.argwhere(scan.array > 0)
     there = np.c_[brain, np.ones(len(brain))] @ scan.affine.T
@@ -105,9 +105,9 @@ def test_what_is_no_brain_or_lies_another_way_is_refused(fake):
 def test_likeness_knows_no_units_and_no_bias_field():
     scan = of_patient("t2")
     brain = find_brain(scan).mask
-    located = AtlasBrain.locate(scan.with_array(brain), register_to_atlas(scan), spacing=2.0)
-    image = located.cut(located.resample(scan))
-    mask = located.mask[located.box]
+    placement, on_grid = place_brain(scan.with_array(brain), register_to_atlas(scan), spacing=2.0)
+    image = placement.cut(sample_brain(scan, placement, on_grid), on_grid)
+    mask = placement.cut(on_grid, on_grid).inside
     found = likeness(image, mask)
     assert likeness(image.with_array(image.array * 40), mask) == pytest.approx(found, rel=1e-3)
     field = np.exp(np.linspace(-0.4, 0.4, mask.shape[0]))[:, None, None]

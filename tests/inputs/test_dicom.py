@@ -425,8 +425,8 @@ def test_a_scan_has_the_same_map_as_nifti_and_as_dicom(tmp_path):
     detector = tiny_detector()
     scans = find_scans([tmp_path / "scan.nii.gz", tmp_path / "series"], modality="t1", output=tmp_path / "out")
     assert [scan.kind for scan in scans] == ["nifti", "dicom"]
-    maps = [map_scan(open_scan(scan), detector) for scan in scans]
-    (anomaly, again) = (one.to_native(one.maps["ssim_ensemble"]) for one in maps)
+    mapped = [map_scan(open_scan(scan), detector) for scan in scans]
+    anomaly, again = (placed.back(maps.final["ssim_ensemble"]) for placed, maps, _ in mapped)
     assert anomaly.array.max() > 0
     assert again.distance_to(anomaly) < 1e-3
     np.testing.assert_allclose(again.array, anomaly.array, atol=1e-3)

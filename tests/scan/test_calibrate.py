@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import run
 from exact import false_positive_threshold
 from tiny import IMAGE, MASK, tiny_detector
@@ -16,14 +17,15 @@ from tiny import IMAGE, MASK, tiny_detector
 import brainuad
 from brainuad.calibration import appearance_of
 from brainuad.calibration.findings import measure_findings
+from brainuad.data.atlas import PlacedScan
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector, load_model
+from brainuad.detector import SCORE, Detector, Maps, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
-from brainuad.scan import ScanMaps, map_scan
+from brainuad.scan import map_scan
 from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, _warn_of_odd, calibrate
 from brainuad.scoring import postprocess
 from brainuad.scoring.rarity import RARITY
@@ -47,7 +49,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mapped(room: Path) -> ScanMaps:
+def mapped(room: Path) -> tuple[PlacedScan, Maps, dict[str, float]]:
     """One of the scans through the chain of `brainuad score`."""
     return map_scan(
         Volume.load(room / "scans" / "mslub19_t1.nii.gz"),
@@ -88,19 +90,22 @@ def folder(calibrated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(calibrated, tmp_path / "out"))
 
 
-def test_a_scan_goes_the_way_that_a_users_scan_goes(calibrated: Path, mapped: ScanMaps) -> None:
+def test_a_scan_goes_the_way_that_a_users_scan_goes(
+    calibrated: Path, mapped: tuple[PlacedScan, Maps, dict[str, float]]
+) -> None:
+    placed, maps, _ = mapped
     calibration = Detector.load(calibrated).calibration
     assert list(calibration.thresholds) == CALIBRATED
-    for score, anomaly in mapped.maps.items():
-        assert scan_score(anomaly, mapped.placed.mask) in calibration.scan_scores[score]
+    for score, anomaly in maps.final.items():
+        assert scan_score(anomaly, placed.mask) in calibration.scan_scores[score]
     for score, known in calibration.findings.items():
         for fraction, healthy in known.items():
-            kept = np.float32(np.float16(mapped.maps[score]))
+            kept = np.float32(np.float16(maps.final[score]))
             findings = measure_findings(kept, calibration.threshold(score, fraction))
             assert len(findings) in healthy.counts
             assert [healthy.alike(peak, voxels) > 0 for peak, voxels in findings] == [True] * len(findings)
-    assert round(mapped.brain.ml, 5) in calibration.appearance.brain_ml
-    assert round(mapped.placed.alignment, 5) in calibration.appearance.alignment
+    assert round(placed.brain.ml, 5) in calibration.appearance.brain_ml
+    assert round(placed.alignment, 5) in calibration.appearance.alignment
     assert calibration.scans == 2
     assert calibration.subjects == ("ixi067_t1", "mslub19_t1")
     assert calibration.made_from == "raw scans"
@@ -127,7 +132,7 @@ def test_a_cohorts_healthy_validation_scans(room: Path, cohort: Path, tmp_path: 
     for case in manifest_cases(cohort)[:2]:
         loaded = load_case(case, detector.data_config)
         found = detector.maps(loaded.image, loaded.mask, ("l1", SCORE), clean=False).raw
-        maps.append({name: postprocess(map, loaded.mask).numpy() for name, map in found.items()})
+        maps.append({name: postprocess(torch.from_numpy(map), loaded.mask).numpy() for name, map in found.items()})
         masks.append(loaded.mask)
     assert calibration.voxels == sum(mask.sum() for mask in masks)
     for score in ("l1", SCORE):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from brainuad.calibration import HealthyFindings
-from brainuad.data.frame import ATLAS_CENTRE
+from brainuad.data.placement import ATLAS_CENTRE
 from brainuad.data.places import mni_of
 from brainuad.scan.findings import find_findings, rarest_first
 

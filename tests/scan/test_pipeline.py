@@ -16,7 +16,6 @@ import brainuad
 from brainuad.calibration import HealthyAppearance
 from brainuad.data.atlas import place_scan
 from brainuad.data.cohort import Case
-from brainuad.data.extract import find_brain
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
@@ -65,8 +64,7 @@ def test_a_scan_is_prepared_as_a_cohort_is(detector: Detector, tmp_path: Path) -
     image, mask = base / "t1" / "patient19_t1.nii.gz", base / "mask" / "patient19_mask.nii.gz"
     case = Case("patient19", "MSLUB", "test", image, mask, None, 0, None)
     from_files = load_case(case, replace(detector.data_config, cache_dir=str(tmp_path / "cache")))
-    scan = Volume.load(IMAGE)
-    placed = place_scan(scan, find_brain(scan, Volume.load(MASK)).mask, detector.data_config, seed=1)
+    placed = place_scan(Volume.load(IMAGE), detector.data_config, brain_mask=Volume.load(MASK), seed=1)
     np.testing.assert_array_equal(placed.mask, from_files.mask)
     np.testing.assert_allclose(placed.image, from_files.image, atol=1e-5)
     assert placed.alignment == pytest.approx(row["alignment"], abs=1e-4)

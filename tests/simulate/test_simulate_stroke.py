@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainuad.data.frame import atlas_brain
+from brainuad.data.placement import atlas_brain
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.simulate import shipped_outlines

@@ -13,7 +13,6 @@ from unittest.mock import patch
 
 from brainuad.cli import app
 from brainuad.study import Scorer
-from brainuad.study.scorer import ScoredCase
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     left, last = int(sys.argv[1]), os.environ["RANK"] == "1"
     original = Scorer.score
 
-    def score(self: Scorer, case: Any, names: Any) -> ScoredCase:
+    def score(self: Scorer, case: Any, names: Any) -> Any:
         nonlocal left
         found = original(self, case, names)
         if last:

@@ -14,7 +14,6 @@ from brainuad.report.montage import choose_slices, montage
 from brainuad.study import figures
 from brainuad.study.figures import _dice_against_threshold, _draw_froc, draw_montage
 from brainuad.study.protocol import HEALTHY, VALIDATION
-from brainuad.study.scorer import ScoredCase
 
 DEMO = Path(__file__).parents[2] / "src/brainuad/assets/demo"
 
@@ -59,7 +58,7 @@ def test_slices_of_a_case_carry_mni_mm_where_it_is_in_atlas_space(tmp_path, monk
         return drawn[-1]
 
     monkeypatch.setattr(figures, "montage", kept)
-    draw_montage(ScoredCase(prepared, None, {}), [], tmp_path / "a.png", "title", in_atlas=in_atlas)
+    draw_montage(prepared, None, [], tmp_path / "a.png", "title", in_atlas=in_atlas)
     names = [axis.texts[0].get_text() for axis in drawn[0].axes if axis.texts]
     slices = choose_slices(mask.inside, None)
     if not in_atlas:

@@ -87,10 +87,10 @@ def test_a_subject_is_not_compared_with_its_own_healthy_scan(
     with_own, without = Scorer(detector), Scorer(detector)
     with_own.learn_health(chosen[:4], ["intensity_atlas"])
     without.learn_health(chosen[1:4], ["intensity_atlas"])
-    found, expected = (s.score(sick, ["intensity_atlas"]).maps["intensity_atlas"] for s in (with_own, without))
+    found, expected = (s.score(sick, ["intensity_atlas"])[1].final["intensity_atlas"] for s in (with_own, without))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     with_own.healthy = []  # as if it were somebody else's
-    assert not np.allclose(with_own.score(sick, ["intensity_atlas"]).maps["intensity_atlas"], expected, rtol=1e-3)
+    assert not np.allclose(with_own.score(sick, ["intensity_atlas"])[1].final["intensity_atlas"], expected, rtol=1e-3)
 
 
 def test_too_few_healthy_scans_to_compare_with(detector: Detector, cases: list[Case], tmp_path: Path) -> None:
@@ -112,9 +112,8 @@ def test_without_healthy_scans_those_that_the_model_carries_are_compared_with(
     assert {"l1_z", "intensity_atlas"} <= set(table["score"])
     found = table[table["score"] == "l1_z"].set_index("case")["scan_score"]
     patient = next(case for case in patients if case.split == "test")
-    expected = scorer.score(patient, ["l1_z"])
-    inside = expected.prepared.mask
-    assert found[patient.subject] == pytest.approx(expected.maps["l1_z"][inside].mean(), rel=1e-4)
+    prepared, expected = scorer.score(patient, ["l1_z"])
+    assert found[patient.subject] == pytest.approx(expected.final["l1_z"][prepared.mask].mean(), rel=1e-4)
     (note,) = json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
     assert "the 4 healthy scans that the model was calibrated on" in note
     with pytest.raises(InputError, match="l2_z: needs 3 healthy validation scans"):
@@ -143,7 +142,7 @@ def test_a_scan_under_two_names_is_not_compared_with_itself(
     once, again = Scorer(detector), Scorer(detector)
     once.learn_health(chosen, ["intensity_atlas"])
     again.learn_health(twice, ["intensity_atlas"])
-    expected, found = (s.score(chosen[0], ["intensity_atlas"]).maps["intensity_atlas"] for s in (once, again))
+    expected, found = (s.score(chosen[0], ["intensity_atlas"])[1].final["intensity_atlas"] for s in (once, again))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -9,8 +9,8 @@ import pytest
 from painted import map_of
 
 from brainuad.data.cohort import Case
-from brainuad.data.frame import resample_map
 from brainuad.data.loading import load_native
+from brainuad.data.placement import resample_map
 from brainuad.detector import Detector
 from brainuad.study.measures import Space, measure, model_space, native_space
 from brainuad.study.protocol import NATIVE, OURS, Thresholds

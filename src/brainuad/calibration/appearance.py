@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from brainuad.calibration._values import numbers
-from brainuad.data.frame import POOR_ALIGNMENT
+from brainuad.data.placement import POOR_ALIGNMENT
 
 LEVELS = np.linspace(0, 1, 51)  # of the quantile function of intensities
 BLOCKS = 48  # blocks along the longest axis of the grid: about 4 mm each

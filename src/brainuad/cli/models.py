@@ -178,8 +178,8 @@ def _works(detector: Any) -> bool:
 
     A model that learnt from whole volumes gets all slices, because it may work on whole volumes only.
     """
-    from brainuad.data.frame import atlas_brain
     from brainuad.data.loading import crop_or_pad
+    from brainuad.data.placement import atlas_brain
 
     config = detector.data_config
     x, y, z = (round(length / config.rescaleFactor) for length in config.imageDim)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from brainuad.config import DataConfig
-from brainuad.data.extract import correct_bias
-from brainuad.data.frame import BrainFrame, alignment
+from brainuad.data.extract import Brain, correct_bias, find_brain
+from brainuad.data.intensity import on_zero
 from brainuad.data.loading import place_volumes
+from brainuad.data.placement import Placement, alignment
 from brainuad.data.registration import register_to_atlas, unregistered
 from brainuad.data.structure import likeness
 from brainuad.data.volume import Volume
@@ -22,121 +23,104 @@ FIELD_OF_VIEW = (208, 240, 176)  # mm around the atlas brain: room for the large
 _NO_BRAIN = 1.1
 
 
-@dataclass(frozen=True, eq=False)
-class AtlasBrain:
-    """Where one subject's brain lies in atlas space.
+def place_brain(brain: Volume, atlas_to_scan: np.ndarray, *, spacing: float) -> tuple[Placement, np.ndarray]:
+    """Return a grid around the atlas brain, and a scan's brain mask on it.
 
-    Attributes:
-        frame: Grid around the atlas brain.
-        atlas_to_scan: ``(4, 4)``, atlas mm to scan mm.
-        mask: ``frame.shape`` bool brain mask.
+    Args:
+        brain: The scan's brain mask, above 0.5 in the brain.
+        atlas_to_scan: What registration found.
+        spacing: Voxel size of the grid in mm.
+
+    Raises:
+        ValueError: The brain does not reach the grid.
     """
+    x, y, z = (round(length / spacing) for length in FIELD_OF_VIEW)
+    placement = Placement.around_atlas((x, y, z), spacing, atlas_to_scan)
+    mask = placement.sample_mask(brain)
+    if not mask.any():
+        raise unregistered()
+    return placement, mask
 
-    frame: BrainFrame
-    atlas_to_scan: np.ndarray
-    mask: np.ndarray
 
-    @classmethod
-    def locate(cls, brain: Volume, atlas_to_scan: np.ndarray, *, spacing: float) -> AtlasBrain:
-        """Lay a brain mask onto the atlas grid.
+def sample_brain(extracted: Volume, placement: Placement, mask: np.ndarray) -> np.ndarray:
+    """Return a brain-extracted scan on a grid, float32, zero outside the mask."""
+    # Cubic interpolation undershoots beside dark edges; no MR magnitude is negative.
+    return np.maximum(placement.sample(extracted), 0) * mask
 
-        Args:
-            brain: The scan's brain mask, above 0.5 in the brain.
-            atlas_to_scan: What registration found.
-            spacing: Voxel size of the grid in mm.
 
-        Raises:
-            ValueError: The brain does not reach the grid.
-        """
-        x, y, z = (round(length / spacing) for length in FIELD_OF_VIEW)
-        frame = BrainFrame((x, y, z), spacing)
-        mask = frame.to_model(brain, atlas_to_scan, order=0) > 0.5
-        if not mask.any():
-            raise unregistered()
-        return cls(frame, atlas_to_scan, mask)
-
-    @property
-    def box(self) -> tuple[slice, slice, slice]:
-        """Bounding box of the mask on the grid."""
-        x, y, z = ndimage.find_objects(self.mask.astype(np.uint8))[0]
-        return x, y, z
-
-    @property
-    def affine(self) -> np.ndarray:
-        """``(4, 4)`` from indices within the box to atlas mm."""
-        affine = self.frame.affine.copy()
-        affine[:3, 3] = (self.frame.affine @ [*(s.start for s in self.box), 1])[:3]
-        return affine
-
-    def resample(self, brain: Volume) -> np.ndarray:
-        """Return a brain-extracted scan on the grid, ``frame.shape`` float32, zero outside the mask."""
-        # Cubic interpolation undershoots beside dark edges; no MR magnitude is negative.
-        return np.maximum(self.frame.to_model(brain, self.atlas_to_scan), 0) * self.mask
-
-    def cut(self, array: np.ndarray) -> Volume:
-        """Return an array on the grid cut to the box, in its place in atlas space."""
-        return Volume.from_array(array[self.box], self.affine)
-
-    def correct(self, resampled: np.ndarray, bias_levels: int) -> Volume:
-        """Return what :meth:`resample` gave, cut to the box and bias-corrected."""
-        # The paper cuts to the box *before* N4, so that the empty margin does not stretch the spline grid.
-        cut = self.cut(resampled)
-        return cut.with_array(correct_bias(cut, self.mask[self.box], bias_levels))
+def corrected(resampled: np.ndarray, placement: Placement, mask: np.ndarray, bias_levels: int) -> Volume:
+    """Return a brain on a grid, cut to the mask's bounding box and bias-corrected."""
+    # The paper cuts to the box *before* N4, so that the empty margin does not stretch the spline grid.
+    cut = placement.cut(resampled, mask)
+    return cut.with_array(correct_bias(cut, placement.cut(mask, mask).inside, bias_levels))
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedScan:
-    """A scan on a model's grid.
+    """A scan, and the brain in it on a model's grid.
 
     Attributes:
-        image: ``(X, Y, Z)`` float32, the brain in [0, 1].
-        mask: ``(X, Y, Z)`` bool brain mask.
-        to_scan: ``(4, 4)``, indices of the grid to scanner mm.
-        atlas_to_scan: ``(4, 4)``, atlas mm to scanner mm.
+        scan: The scan as it was read.
+        brain: The brain in the scan.
+        image: ``(X, Y, Z)`` float32 on the model's grid, the brain in [0, 1].
+        mask: ``(X, Y, Z)`` bool brain mask on the model's grid.
+        placement: Where the model's grid lies in the scan.
         alignment: Correlation of the registered scan with the atlas.
     """
 
+    scan: Volume
+    brain: Brain
     image: np.ndarray
     mask: np.ndarray
-    to_scan: np.ndarray
-    atlas_to_scan: np.ndarray
+    placement: Placement
     alignment: float
 
-    @property
-    def voxel_ml(self) -> float:
-        """Volume that a voxel of the grid has in the scan, in mL."""
-        return abs(float(np.linalg.det(self.to_scan[:3, :3]))) / 1000
+    def back(self, array: np.ndarray) -> Volume:
+        """Bring ``(X, Y, Z)`` values on the model's grid back to the scan's grid, 0 outside its brain."""
+        return self.placement.back(array, self.scan, self.brain.mask)
 
 
-def place_scan(scan: Volume, brain: np.ndarray, config: DataConfig, *, seed: int = 0) -> PlacedScan:
-    """Prepare a raw scan and load it, with the same steps as preparation to files and loading from them.
+def place_scan(
+    scan: Volume,
+    config: DataConfig,
+    *,
+    brain_mask: Volume | None = None,
+    seed: int = 0,
+    lap: Callable[[str], None] = lambda step: None,
+) -> PlacedScan:
+    """Find the brain in a raw scan and bring it onto a model's grid, as preparation to files and loading do.
 
     Args:
-        scan: The scan.
-        brain: ``(X, Y, Z)`` bool brain mask.
-        config: The model's grid.
+        scan: The scan, with or without skull.
+        config: The model's grid and contrast.
+        brain_mask: Above 0.5 in the brain, on the scan's grid.
         seed: Seeds the registration.
+        lap: Called with "brain" when the brain is found, and with "place" at the end.
 
     Raises:
-        ValueError: The scan cannot be brought onto the grid, or shows no brain there.
+        ValueError: The scan or its mask cannot be used: no brain is found in it, or it cannot be registered.
     """
-    extracted = scan.with_array(scan.array * brain)
+    above_zero = scan.with_array(on_zero(scan.array))
+    brain = find_brain(above_zero, brain_mask, modality=config.mode)
+    lap("brain")
+    extracted = scan.with_array(above_zero.array * brain.mask)
     atlas_to_scan = register_to_atlas(extracted, seed=seed)
     # A model that ignores affines was trained on the published layout, which is at 1 mm.
     spacing = config.rescaleFactor if config.affine == "used" else 1.0
-    located = AtlasBrain.locate(scan.with_array(brain), atlas_to_scan, spacing=spacing)
-    resampled = located.resample(extracted)
+    placement, mask = place_brain(scan.with_array(brain.mask), atlas_to_scan, spacing=spacing)
+    resampled = sample_brain(extracted, placement, mask)
+    cut_mask = placement.cut(mask, mask)
     with ThreadPoolExecutor(1) as pool:
-        correcting = pool.submit(located.correct, resampled, config.bias_levels)
-        alike = likeness(located.cut(resampled), located.mask[located.box])
+        correcting = pool.submit(corrected, resampled, placement, mask, config.bias_levels)
+        alike = likeness(placement.cut(resampled, mask), cut_mask.inside)
     if not alike > _NO_BRAIN:
         raise ValueError(
             f"shows no brain, or none that could be registered: the atlas explains {alike:.2f} times what it explains "
             f"when it is laid wrongly, of brains more than {_NO_BRAIN:g} times"
         )
-    corrected = correcting.result()
-    image, mask, _, grid = place_volumes(corrected, located.cut(located.mask), None, config)
-    aligned = alignment(resampled, located.frame)
+    image, inside, _, affine = place_volumes(correcting.result(), cut_mask, None, config)
+    aligned = alignment(resampled, placement)
     if not np.isfinite(aligned):
         raise unregistered()
-    return PlacedScan(image, mask, atlas_to_scan @ grid, atlas_to_scan, aligned)
+    lap("place")
+    return PlacedScan(scan, brain, image, inside, Placement(image.shape, affine, atlas_to_scan), aligned)

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from brainuad.config import DataConfig
 from brainuad.data.cohort import Case
-from brainuad.data.frame import ATLAS_CENTRE, BrainFrame
 from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentiles
+from brainuad.data.placement import ATLAS_CENTRE, Placement
 from brainuad.data.sampling import sample_axes
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
@@ -257,7 +257,7 @@ def _used_grid(
     image: Volume, mask: Volume, lesion: Volume | None, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     x, y, z = (round(size / config.rescaleFactor) for size in config.imageDim)
-    frame = BrainFrame((x, y, z), config.rescaleFactor)
+    placement = Placement.around_atlas((x, y, z), config.rescaleFactor)
     brain = mask.inside
     off = off_centre(brain, mask.affine)
     if off > MAX_OFF_CENTRE_MM:
@@ -266,10 +266,10 @@ def _used_grid(
             "Run `brainuad prepare` first, or set datamodule.cfg.affine=ignored",
         )
     smooth = curvature_flow(image.array, iterations=config.smoothing_iterations)
-    inside = frame.to_model(mask, order=0) > 0.5
-    on_grid = frame.to_model(image.with_array(smooth * brain))
+    inside = placement.sample_mask(mask)
+    on_grid = placement.sample(image.with_array(smooth * brain))
     scaled = scale_to_percentiles(np.maximum(on_grid, 0), inside) * inside
-    return scaled, inside, None if lesion is None else frame.to_model(lesion, order=0) > 0.5, frame.affine
+    return scaled, inside, None if lesion is None else placement.sample_mask(lesion), placement.affine
 
 
 def off_centre(brain: np.ndarray, affine: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Registration of a scan to the atlas, and of two scans of a session, by ITK.
 
 It is a separate module so that code without registration, such as training on packed scans, needs no SimpleITK.
-Transforms are those of :mod:`brainuad.data.frame`.
+Transforms are those of :mod:`brainuad.data.placement`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import SimpleITK as sitk
 
-from brainuad.data.frame import atlas_brain, resample
+from brainuad.data.placement import atlas_brain, resample
 from brainuad.data.volume import Volume
 from brainuad.errors import ScanFault
 

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from brainuad.data.frame import BrainFrame, atlas_brain, resample
+from brainuad.data.placement import Placement, atlas_brain, resample
 from brainuad.data.volume import Volume
 
-_GRID = BrainFrame((104, 120, 88), 2.0)
+_GRID = Placement.around_atlas((104, 120, 88), 2.0)
 _BLOCK = 4.0  # mm: the mean over 2 x 2 x 2 voxels of the grid
 _WINDOW = 7  # blocks along an edge: 28 mm
 _DEEP = 6.0  # mm: any body of a brain's size has the atlas's outline once it is registered
@@ -49,7 +49,7 @@ def likeness(brain: Volume, mask: np.ndarray) -> float:
 @cache
 def _atlases() -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the atlas in blocks, about 1 in the brain, and where it is deep: as it is, then laid wrongly."""
-    atlas = _blocks(_GRID.to_model(atlas_brain(), order=1))
+    atlas = _blocks(_GRID.sample(atlas_brain(), order=1))
     atlas /= atlas[atlas > 0].mean()
     margin = [((max(atlas.shape) - length) // 2,) * 2 for length in atlas.shape]  # of even lengths
     room = tuple(slice(before, before + n) for (before, _), n in zip(margin, atlas.shape, strict=True))

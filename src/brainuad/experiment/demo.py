@@ -11,7 +11,8 @@ import pandas as pd
 
 from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
-from brainuad.detector import SCORE, Detector, load_model
+from brainuad.data.loading import PreparedCase
+from brainuad.detector import SCORE, Detector, Maps, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_bytes, write_text
 from brainuad.inputs.scans import find_scans
@@ -23,7 +24,7 @@ from brainuad.scan.table import Row
 from brainuad.scoring.health import CARRIED
 from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
-from brainuad.study import QUICK, ScoredCase, evaluate_cases, failures, wide
+from brainuad.study import QUICK, evaluate_cases, failures, wide
 from brainuad.study.figures import draw_montage
 from brainuad.study.protocol import healthy_name
 
@@ -104,7 +105,7 @@ def score_cohort(
         protocol=QUICK,
         seed=seed,
         progress=scored,
-        on_scored=lambda scored: draw_case(detector, scored, output / f"{scored.prepared.case.subject}.png"),
+        on_scored=lambda prepared, maps: draw_case(detector, prepared, maps, output / f"{prepared.case.subject}.png"),
     )
     failed = failures(table)
     if len(failed):
@@ -137,18 +138,15 @@ def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: i
     return build_report(output)
 
 
-def draw_case(detector: Detector, scored: ScoredCase, path: Path) -> None:
+def draw_case(detector: Detector, prepared: PreparedCase, maps: Maps, path: Path) -> None:
     """Draw one case with the maps of ``PICTURED``, on colour scales calibrated on healthy scans."""
-    prepared = scored.prepared
     overlays = [
-        Overlay(
-            title, scored.maps[name], *(healthy_threshold(detector, name, at) for at in (FIRST_COLOUR, FULL_COLOUR))
-        )
+        Overlay(title, maps.final[name], *(healthy_threshold(detector, name, at) for at in (FIRST_COLOUR, FULL_COLOUR)))
         for name, title in PICTURED.items()
-        if name in scored.maps
+        if name in maps.final
     ]
     title = f"{prepared.case.subject} · {prepared.case.dataset} · {detector.name}"
-    draw_montage(scored, overlays, path, title, in_atlas=detector.data_config.affine == "used")
+    draw_montage(prepared, maps.reconstruction, overlays, path, title, in_atlas=detector.data_config.affine == "used")
 
 
 def healthy_threshold(detector: Detector, score: str, fraction: float) -> float:

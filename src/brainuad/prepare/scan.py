@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from brainuad._version import __version__
-from brainuad.data.atlas import AtlasBrain
+from brainuad.data.atlas import corrected, place_brain, sample_brain
 from brainuad.data.bias import with_bias_levels
 from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain, find_brain, on_same_grid
-from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.intensity import on_zero
+from brainuad.data.placement import POOR_ALIGNMENT, Placement, alignment, resample
 from brainuad.data.registration import register_to_atlas, register_within_session, unregistered
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
@@ -192,13 +192,13 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
 
     with _blame(path, "Check orientation and brain mask"):
         transform = register_to_atlas(first.with_array(first.array * brain.mask), seed=settings.seed)
-        located = AtlasBrain.locate(first.with_array(brain.mask), transform, spacing=settings.spacing)
-        resampled = located.resample(first.with_array(first.array * brain.mask))
-        aligned = round(alignment(resampled, located.frame), 4)
+        placement, mask = place_brain(first.with_array(brain.mask), transform, spacing=settings.spacing)
+        resampled = sample_brain(first.with_array(first.array * brain.mask), placement, mask)
+        aligned = round(alignment(resampled, placement), 4)
         if not np.isfinite(aligned):
             raise unregistered()
         volumes: dict[str, tuple[Volume, type[np.generic]]] = {
-            leading: (_corrected(located, resampled, settings), np.float32)
+            leading: (_corrected(resampled, placement, mask, settings), np.float32)
         }
 
     transforms = {leading: transform}
@@ -213,26 +213,25 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
             if shown < _MOST:
                 notes.append(f"{modality} shows only {shown:.0%} of the brain")
             transforms[modality] = moved @ transform
-            there = replace(located, atlas_to_scan=transforms[modality])
-            volumes[modality] = _corrected(located, there.resample(extracted), settings), np.float32
+            resampled = sample_brain(extracted, replace(placement, atlas_to_scan=transforms[modality]), mask)
+            volumes[modality] = _corrected(resampled, placement, mask, settings), np.float32
 
-    volumes["mask"] = located.cut(located.mask), np.uint8
+    volumes["mask"] = placement.cut(mask, mask), np.uint8
     if given is not None and _is_parcellation(given):
-        labels = located.cut(located.frame.to_model(given, transform, order=0))
+        labels = placement.cut(placement.sample(given, order=0), mask)
         volumes["labels"] = labels, np.uint8 if given.array.max() <= 255 else np.uint16
     if lesion is not None:
-        on_grid = located.frame.to_model(first.with_array(lesion), transform, order=0) > 0.5
-        volumes["seg"] = located.cut(on_grid), np.uint8
+        volumes["seg"] = placement.cut(placement.sample_mask(first.with_array(lesion)), mask), np.uint8
     measured = {
         "alignment": aligned,
-        "brain_ml": round(float(located.mask.sum()) * settings.spacing**3 / 1000, 1),
+        "brain_ml": round(float(mask.sum()) * settings.spacing**3 / 1000, 1),
         "brain": brain.source,
     }
     return _Prepared(volumes, measured, notes, transforms)
 
 
-def _corrected(located: AtlasBrain, resampled: np.ndarray, settings: Preparation) -> Volume:
-    return with_bias_levels(located.correct(resampled, settings.bias_levels), settings.bias_levels)
+def _corrected(resampled: np.ndarray, placement: Placement, mask: np.ndarray, settings: Preparation) -> Volume:
+    return with_bias_levels(corrected(resampled, placement, mask, settings.bias_levels), settings.bias_levels)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from brainuad.scan.api import score
 from brainuad.scan.assess import score_scan
-from brainuad.scan.pipeline import ScanMaps, map_scan
+from brainuad.scan.pipeline import map_scan
 from brainuad.scan.result import ScoreResult
 
-__all__ = ["ScanMaps", "ScoreResult", "map_scan", "score", "score_scan"]
+__all__ = ["ScoreResult", "map_scan", "score", "score_scan"]

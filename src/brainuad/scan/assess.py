@@ -28,7 +28,7 @@ from brainuad.record import (
     Spread,
 )
 from brainuad.scan.findings import MOST_FINDINGS, find_findings, rarest_first
-from brainuad.scan.pipeline import ScanMaps, map_scan
+from brainuad.scan.pipeline import map_scan
 from brainuad.scan.result import ScoreResult
 
 
@@ -58,16 +58,16 @@ def score_scan(
         InputError: The model's calibration has no threshold for ``fpr``, or the model cannot give the score.
     """
     score = detector.score_called(score)
-    maps = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed, stage=stage)
+    placed, maps, seconds = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed, stage=stage)
     stage("findings")
     clock = time.perf_counter()
-    placed, anomaly = maps.placed, maps.maps[score]
+    anomaly = maps.final[score]
     back = {"anomaly": anomaly, "reconstruction": maps.reconstruction}
     with ThreadPoolExecutor() as pool:
-        native = {name: pool.submit(maps.to_native, array) for name, array in back.items() if array is not None}
-    volumes = {"brain": scan.with_array(maps.brain.mask)} | {name: job.result() for name, job in native.items()}
+        native = {name: pool.submit(placed.back, array) for name, array in back.items() if array is not None}
+    volumes = {"brain": scan.with_array(placed.brain.mask)} | {name: job.result() for name, job in native.items()}
     value = scan_score(anomaly, placed.mask)
-    scale, warnings = _against_healthy(detector, maps, score, fpr)
+    scale, warnings = _against_healthy(detector, placed, score, fpr)
     labels: np.ndarray = np.zeros(scan.array.shape, dtype=np.uint8)
     findings: list[Finding] = []
     percentile = None
@@ -89,14 +89,14 @@ def score_scan(
         model=ModelUsed(detector.name, detector.fingerprint, detector.modality),
         settings=ScoredWith(score, fpr, seed, str(detector.device), detector.precision),
         calibration=scale,
-        brain=BrainFound(maps.brain.source, round(maps.brain.ml, 2)),
+        brain=BrainFound(placed.brain.source, round(placed.brain.ml, 2)),
         alignment=round(placed.alignment, 4),
         score=ScanScore(value, percentile),
-        warnings=[*maps.brain.warnings, *warnings],
+        warnings=[*placed.brain.warnings, *warnings],
         findings=findings,
-        seconds=maps.seconds | {"findings": round(time.perf_counter() - clock, 3)},
+        seconds=seconds | {"findings": round(time.perf_counter() - clock, 3)},
     )
-    return ScoreResult(maps, volumes, record)
+    return ScoreResult(placed, maps, volumes, record)
 
 
 def _findings(
@@ -107,22 +107,22 @@ def _findings(
         anomaly.array,
         threshold,
         anomaly.affine,
-        np.linalg.inv(placed.atlas_to_scan),
-        smallest_ml=SMALLEST_FINDING * placed.voxel_ml,
+        np.linalg.inv(placed.placement.atlas_to_scan),
+        smallest_ml=SMALLEST_FINDING * placed.placement.voxel_ml,
     )
     if healthy:
-        labels, findings = rarest_first(labels, findings, healthy, placed.voxel_ml)
+        labels, findings = rarest_first(labels, findings, healthy, placed.placement.voxel_ml)
     warnings = [f"{more} more findings than the {MOST_FINDINGS} largest are not listed"] if more else []
     return labels, findings, warnings
 
 
-def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float) -> tuple[Scale | None, list[str]]:
+def _against_healthy(detector: Detector, placed: PlacedScan, score: str, fpr: float) -> tuple[Scale | None, list[str]]:
     """Return what the healthy scans of the calibration say about map values, or None, and warnings."""
-    calibration, placed = detector.calibration, maps.placed
+    calibration = detector.calibration
     healthy = HealthyAppearance() if calibration is None else calibration.appearance
     # Correlation with the atlas, which is a T1, says nothing of another contrast, unless healthy scans of that do.
     alignment = placed.alignment if detector.modality == "t1" or healthy.knows_alignment else None
-    ml = maps.brain.ml if maps.brain.is_usual else None  # one warning of the volume is enough
+    ml = placed.brain.ml if placed.brain.is_usual else None  # one warning of the volume is enough
     if calibration is None:
         warnings = healthy.warnings(appearance_of(placed.image, placed.mask, ml, alignment))
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
@@ -136,7 +136,7 @@ def _against_healthy(detector: Detector, maps: ScanMaps, score: str, fpr: float)
         interval=calibration.interval(score, fpr),
         first_colour=calibration.threshold(score, FIRST_COLOUR),
         full_colour=calibration.threshold(score, FULL_COLOUR),
-        healthy_findings=_healthy_findings(calibration, score, fpr, placed.voxel_ml),
+        healthy_findings=_healthy_findings(calibration, score, fpr, placed.placement.voxel_ml),
     )
     return scale, list(warnings)
 

@@ -280,8 +280,7 @@ class _Work:
         def make() -> HealthyScan:
             loaded = load_case(case, self.detector.data_config)
             maps = self.detector.maps(loaded.image, loaded.mask, self.scores, self.seed)
-            final, raw = ({name: map.cpu().numpy() for name, map in found.items()} for found in (maps.final, maps.raw))
-            return HealthyScan.of(final, raw, loaded.image, loaded.mask)
+            return HealthyScan.of(maps.final, maps.raw, loaded.image, loaded.mask)
 
         return [content_key(case, self.detector.data_config)], make
 
@@ -296,7 +295,7 @@ class _Work:
             volume, brain = open_scan(scan), Volume.load(mask) if mask else None
             if brain and mask:
                 check_same_grid(brain, volume, mask)
-            found = map_scan(
+            placed, maps, _ = map_scan(
                 volume,
                 self.detector,
                 brain_mask=brain,
@@ -304,9 +303,8 @@ class _Work:
                 seed=self.seed,
                 stage=lambda name: self.stage(f"{scan.name}: {name}"),
             )
-            placed = found.placed
-            look = (placed.image, placed.mask, found.brain.ml, placed.alignment)
-            return HealthyScan.of(found.maps, found.raw, *look)
+            measured = (placed.image, placed.mask, placed.brain.ml, placed.alignment)
+            return HealthyScan.of(maps.final, maps.raw, *measured)
 
         return [scan.series, _hash(scan.source), _hash(mask)], make
 

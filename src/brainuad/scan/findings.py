@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from brainuad.calibration import HealthyFindings
 from brainuad.components import outlined
-from brainuad.data.frame import ATLAS_CENTRE
+from brainuad.data.placement import ATLAS_CENTRE
 from brainuad.data.places import mni_of, region_at
 from brainuad.record import Finding, Point
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brainuad.data.atlas import PlacedScan
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.data.volume import Volume
+from brainuad.detector import Maps
 from brainuad.errors import InputError
 from brainuad.files import write_bytes, write_json
 from brainuad.record import SCALE_MEANING, Finding, Record, to_json
-from brainuad.scan.pipeline import ScanMaps
 from brainuad.scan.table import FINDING_COLUMNS, finding_rows_of
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ class ScoreResult:
     """A scored scan. Its arrays have the shape, axes and affine of the scan as it is stored.
 
     Attributes:
-        maps: The maps on the model's grid, and the transform back to the scan's grid.
+        placed: The scan on the model's grid, and the way back to its own.
+        maps: Reconstruction and anomaly maps on the model's grid.
         volumes: "anomaly", "lesions" and "brain" on the scan's grid, and "reconstruction" where the model makes one.
         record: What the sidecar will hold: model, settings, calibration, findings ...
     """
 
-    maps: ScanMaps
+    placed: PlacedScan
+    maps: Maps
     volumes: dict[str, Volume]
     record: Record
 
@@ -102,7 +105,7 @@ class ScoreResult:
     @property
     def image(self) -> np.ndarray:
         """The model's input, float32, the brain in [0, 1]."""
-        return self.maps.to_native(self.maps.placed.image).file_axes()
+        return self.placed.back(self.placed.image).file_axes()
 
     @property
     def brain(self) -> np.ndarray:
@@ -112,17 +115,17 @@ class ScoreResult:
     @property
     def brain_source(self) -> str:
         """Where the brain mask came from: "given", "extracted" (the scan had no skull) or "deepbet"."""
-        return self.maps.brain.source
+        return self.placed.brain.source
 
     @property
     def affine(self) -> np.ndarray:
         """``(4, 4)`` float64, voxel indices to scanner mm."""
-        return np.asarray(self.maps.scan.header.get_best_affine(), dtype=np.float64)
+        return np.asarray(self.placed.scan.header.get_best_affine(), dtype=np.float64)
 
     @property
     def alignment(self) -> float:
         """Correlation of the registered scan with the atlas; below 0.5 the registration should be checked by eye."""
-        return self.maps.placed.alignment
+        return self.placed.alignment
 
     def __repr__(self) -> str:
         parts = [f"score={self.score:.4f}", f"findings={len(self.findings)}", f"warnings={self.warnings}"]
@@ -201,7 +204,7 @@ def write_result(
     for kind in _WRITTEN.keys() - saved.keys():  # a reconstruction of another model must not pass for this one's
         (sidecar.parent / outputs.pop(kind)).unlink(missing_ok=True)
     if "scan" in outputs:
-        saved["scan"] = (result.maps.scan, np.float32)
+        saved["scan"] = (result.placed.scan, np.float32)
 
     with ThreadPoolExecutor() as pool:  # compression lets go of Python's lock, and leaves a core to the picture
         saving = [
@@ -229,20 +232,20 @@ def write_result(
 def _picture(result: ScoreResult, name: str, lesion: Volume | None) -> Picture:
     from brainuad.report.montage import Overlay, mni_height, montage  # matplotlib is slow to import
 
-    maps, scale = result.maps, result.record.calibration
-    score, anomaly = next(iter(maps.maps.items()))
+    placed, scale = result.placed, result.record.calibration
+    score, anomaly = next(iter(result.maps.final.items()))
     overlays, meaning = [], "the model has no calibration: no map is shown"
     if scale:
         overlays = [Overlay(score, anomaly, scale.first_colour, scale.full_colour)]
         meaning = SCALE_MEANING
-    to_mni = SRI24_TO_MNI @ np.linalg.inv(maps.placed.atlas_to_scan) @ maps.placed.to_scan
+    to_mni = SRI24_TO_MNI @ placed.placement.affine
     return montage(
-        maps.placed.image,
-        maps.reconstruction,
+        placed.image,
+        result.maps.reconstruction,
         overlays,
-        maps.placed.mask,
-        None if lesion is None else maps.to_model(lesion),
+        placed.mask,
+        None if lesion is None else placed.placement.sample_outline(lesion),
         title=f"{name} · {result.record.model.name}",
         scale_meaning=meaning,
-        height=lambda z: mni_height(to_mni, maps.placed.image.shape, z),
+        height=lambda z: mni_height(to_mni, placed.image.shape, z),
     )

@@ -194,7 +194,7 @@ class _Work:
             seed=settings.seed,
             stage=lambda name: self.begin(scan, name),
         )
-        if lesion and lesion_path and not (result.maps.to_model(lesion) & result.maps.placed.mask).any():
+        if lesion and lesion_path and not (result.placed.placement.sample_outline(lesion) & result.placed.mask).any():
             result.warnings.append(f"{lesion_path.name}, the lesion mask, marks nothing in the brain")
         self.stage(f"{scan.name}: writing")
         result.seconds["read"] = read

@@ -2,7 +2,7 @@
 
 from brainuad.study.cohort import evaluate_cases
 from brainuad.study.protocol import BASELINES, OURS, QUICK, REFERENCE, Protocol
-from brainuad.study.scorer import Reconstructor, ScoredCase, Scorer, case_seed
+from brainuad.study.scorer import Reconstructor, Scorer, case_seed
 from brainuad.study.tables import failures, headline, read_cases_csv, wide
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "REFERENCE",
     "Protocol",
     "Reconstructor",
-    "ScoredCase",
     "Scorer",
     "case_seed",
     "evaluate_cases",

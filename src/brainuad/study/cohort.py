@@ -12,7 +12,8 @@ import pandas as pd
 from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import find_leaks, scans_of_others
-from brainuad.detector import Detector
+from brainuad.data.loading import PreparedCase
+from brainuad.detector import Detector, Maps
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, check_writable, write_json, write_text
 from brainuad.scoring.health import HealthyMoments
@@ -25,7 +26,7 @@ from brainuad.study.progress import without_nan
 from brainuad.study.protocol import BASELINES, OURS, Protocol
 from brainuad.study.ranks import Ranks
 from brainuad.study.run import Run
-from brainuad.study.scorer import MIN_OTHERS, ScoredCase, Scorer
+from brainuad.study.scorer import MIN_OTHERS, Scorer
 from brainuad.study.summary import Subjects, curves, summarise_all
 from brainuad.study.tables import Pools, Rows, spelled_out
 
@@ -44,7 +45,7 @@ def evaluate_cases(
     seed: int = 0,
     postprocess: bool = True,
     progress: Callable[[Case, str], None] = lambda case, message: None,
-    on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+    on_scored: Callable[[PreparedCase, Maps], None] = lambda prepared, maps: None,
     stage: Callable[[str], None] = lambda name: None,
     figures: bool = False,
     maps: bool = False,
@@ -72,7 +73,7 @@ def evaluate_cases(
         seed: Seed of the noise. A case's noise does not depend on the other cases.
         postprocess: Erode and median-filter maps, and drop small components from predictions.
         progress: Called after each case with the case and its error message, "" if it succeeded.
-        on_scored: Called with the volumes of each newly scored case, for instance to draw them.
+        on_scored: Called with each newly scored case and its maps, for instance to draw them.
         stage: Called with subject and step ("IXI067: reconstruct") as one begins.
         figures: Draw figures, and each set's best, median and worst case.
         maps: Write the post-processed maps of every measured scan as NIfTI, ``maps/SET/SUBJECT_SCORE_KEY.nii.gz``, on

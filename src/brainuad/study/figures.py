@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from brainuad.data.loading import PreparedCase
 from brainuad.data.places import SRI24_TO_MNI
 from brainuad.files import atomic_path, write_bytes
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.report.montage import Overlay, drawable, mni_height, montage, slice_number
 from brainuad.study.protocol import BASELINES, HEALTHY, ORACLE, VALIDATION, healthy_name
-from brainuad.study.scorer import ScoredCase
 from brainuad.study.tables import wide
 
 MOST_PANELS = 6  # scores a row of Dice against threshold
@@ -58,20 +58,28 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
     return paths
 
 
-def draw_montage(scored: ScoredCase, overlays: Sequence[Overlay], path: Path, title: str, *, in_atlas: bool) -> None:
+def draw_montage(
+    prepared: PreparedCase,
+    reconstruction: np.ndarray | None,
+    overlays: Sequence[Overlay],
+    path: Path,
+    title: str,
+    *,
+    in_atlas: bool,
+) -> None:
     """Draw one case with maps, on colour scales calibrated on healthy scans.
 
     Args:
-        scored: The case.
+        prepared: The case.
+        reconstruction: ``(X, Y, Z)``, or None.
         overlays: The maps.
         path: PNG to write.
         title: Heading.
         in_atlas: The case's affine leads to mm of the atlas, so its slices have a position.
     """
-    prepared = scored.prepared
     to_mni = SRI24_TO_MNI @ prepared.affine
     figure = montage(
-        prepared.image, scored.reconstruction, overlays, prepared.mask, prepared.lesion,
+        prepared.image, reconstruction, overlays, prepared.mask, prepared.lesion,
         title=title, scale_meaning=SCALE_MEANING,
         height=(lambda z: mni_height(to_mni, prepared.image.shape, z)) if in_atlas else slice_number,
     )  # fmt: skip

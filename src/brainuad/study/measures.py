@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from brainuad.data.frame import resample_map
 from brainuad.data.loading import NativeCase, PreparedCase
+from brainuad.data.placement import resample_map
 from brainuad.evaluation import (
     Confusion,
     Lesions,

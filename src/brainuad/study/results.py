@@ -16,7 +16,9 @@ import numpy as np
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, people, scans_of_others
+from brainuad.data.loading import PreparedCase
 from brainuad.data.volume import Volume
+from brainuad.detector import Maps
 from brainuad.errors import InputError
 from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
 from brainuad.files import key_of
@@ -28,7 +30,7 @@ from brainuad.study.measures import Measures, Space, case_facts, froc_counts, me
 from brainuad.study.progress import Progress, read_histograms, without_nan, write_histograms
 from brainuad.study.protocol import MODEL, Protocol, Thresholds
 from brainuad.study.ranks import Ranks
-from brainuad.study.scorer import CASE_ERRORS, MIN_OTHERS, ScoredCase, Scorer
+from brainuad.study.scorer import CASE_ERRORS, MIN_OTHERS, Scorer
 
 Row = dict[str, Any]
 NO_THRESHOLDS = Thresholds()
@@ -124,7 +126,7 @@ class Results:
         output: Path,
         healthy: Sequence[Case],
         rank: int = 0,
-        on_scored: Callable[[ScoredCase], None] = lambda scored: None,
+        on_scored: Callable[[PreparedCase, Maps], None] = lambda prepared, maps: None,
         *,
         maps: bool = False,
     ) -> None:
@@ -152,11 +154,11 @@ class Results:
         facts = self.progress.get(facts_key)
         if missing or facts is None:
             self.health.know(missing)
-            scored = self.scorer.score(case, missing)
+            prepared, maps = self.scorer.score(case, missing)
             self.scorer.stage(f"{case.subject}: measure")
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
-            found, fresh, counts = self.measure(scored, thresholds, file)
-            self.write_maps(scored)
+            found, fresh, counts = self.measure(prepared, maps, thresholds, file)
+            self.write_maps(prepared, maps)
             write_histograms(self.folder / file, counts)
             if facts is None:  # else another run measured other scores, or a run ended between two lines
                 facts = found
@@ -165,7 +167,7 @@ class Results:
                 self.progress.put(keys[name], without_nan(fresh[name]))
             entries |= fresh
             histograms |= counts
-            self.on_scored(scored)
+            self.on_scored(prepared, maps)
         return Result(
             facts,
             {name: entries[name]["measures"] for name in keys},
@@ -193,10 +195,9 @@ class Results:
         path = self.map_path(case, name)
         return path is not None and not path.is_file()
 
-    def write_maps(self, scored: ScoredCase) -> None:
+    def write_maps(self, prepared: PreparedCase, maps: Maps) -> None:
         """Write the maps of a case that are wanted, on the model's grid, in the space of the scan."""
-        prepared = scored.prepared
-        for name, map in scored.maps.items():
+        for name, map in maps.final.items():
             if (path := self.map_path(prepared.case, name)) is not None:
                 Volume.from_array(map, prepared.affine).save(path, np.float32)
 
@@ -211,39 +212,38 @@ class Results:
             self.health.know([name])
             maps, lesions = [], []
             for case in self.scorer.load.in_turn(cases):
-                scored = self.scorer.score(case, [name])
-                space = self.model_space(scored)
-                maps.append(scored.maps[name][space.voxels])
+                prepared, found = self.scorer.score(case, [name])
+                space = self.model_space(prepared)
+                maps.append(found.final[name][space.voxels])
                 lesions.append(space.truth[space.voxels])
             known = without_nan([pooled_greedy_threshold(maps, lesions)])
             self.progress.put(key, known)
         return math.nan if known[0] is None else float(known[0])
 
-    def model_space(self, scored: ScoredCase) -> Space:
-        """Return the space of a scored case on the model's grid."""
+    def model_space(self, prepared: PreparedCase) -> Space:
+        """Return the space of a case on the model's grid."""
         spacing = self.scorer.detector.data_config.rescaleFactor
-        return model_space(scored.prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
+        return model_space(prepared, self.protocol, spacing, cleaned=self.scorer.postprocess)
 
     def measure(
-        self, scored: ScoredCase, thresholds: Mapping[str, Thresholds], file: str
+        self, prepared: PreparedCase, maps: Maps, thresholds: Mapping[str, Thresholds], file: str
     ) -> tuple[dict[str, float], dict[str, Row], dict[str, ScoreHistogram]]:
         """Return a scored case's values, its entries by score, and its counts by "space score"."""
-        model = self.model_space(scored)
+        model = self.model_space(prepared)
         spaces = [model]
         if self.protocol.native:
-            native = self.scorer.load.native(scored.prepared)
-            spaces.append(native_space(scored.prepared, native, model))
+            spaces.append(native_space(prepared, self.scorer.load.native(prepared), model))
         entries: dict[str, Row] = {}
         histograms = {}
-        for name, anomaly in scored.maps.items():
+        for name, anomaly in maps.final.items():
             at, measures, froc = thresholds[name], {}, None
             for space in spaces:
                 measures[space.name], counts = measure(space, anomaly, self.protocol, at)
                 histograms[f"{space.name} {name}"] = counts
-            if self.protocol.lesion_wise and at.froc and scored.prepared.case.split == "test":
+            if self.protocol.lesion_wise and at.froc and prepared.case.split == "test":
                 froc = froc_counts(model, anomaly, at)
             entries[name] = {"measures": measures, "froc": froc, "histograms": file}
-        return case_facts(model, scored.reconstruction), entries, histograms
+        return case_facts(model, maps.reconstruction), entries, histograms
 
     def case_key(self, case: Case, name: str = "", thresholds: Thresholds = NO_THRESHOLDS) -> str:
         """Return a hash of everything that can change the measures of a case's score."""

@@ -18,13 +18,15 @@ import torch
 
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
+from brainuad.data.loading import PreparedCase
+from brainuad.detector import Maps
 from brainuad.errors import InputError
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, ScoreHistogram, empty_histogram
 from brainuad.modelfile import portable
 from brainuad.study.protocol import FROC_FRACTIONS, MODEL, VALIDATION, Protocol, Thresholds, healthy_name
 from brainuad.study.ranks import Ranks
 from brainuad.study.results import Result, Results
-from brainuad.study.scorer import CASE_ERRORS, ScoredCase, Scorer
+from brainuad.study.scorer import CASE_ERRORS, Scorer
 from brainuad.study.tables import Pools, Rows, Subject, case_rows, failed_row, wide
 
 Row = dict[str, Any]
@@ -40,7 +42,7 @@ class Run:
     output: Path
     healthy: list[Case]
     report: Callable[[Case, str], None]
-    on_scored: Callable[[ScoredCase], None]
+    on_scored: Callable[[PreparedCase, Maps], None]
     ranks: Ranks = field(default_factory=Ranks)
     maps: bool = False
     rows: Rows = field(default_factory=Rows)
@@ -204,11 +206,11 @@ class Run:
                 continue
             for kind, (name, precision) in telling_cases(test, dataset, score).items():
                 self.results.health.know([score])
-                scored = self.scorer.score(cases[dataset, name], [score])
+                prepared, maps = self.scorer.score(cases[dataset, name], [score])
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"
-                overlay = Overlay(score, scored.maps[score], *(healthy[score][colour] for colour in COLOURS))
-                draw_montage(scored, [overlay], path, title, in_atlas=in_atlas)
+                overlay = Overlay(score, maps.final[score], *(healthy[score][colour] for colour in COLOURS))
+                draw_montage(prepared, maps.reconstruction, [overlay], path, title, in_atlas=in_atlas)
                 paths.append(path)
         return paths
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People, scans_of_others
 from brainuad.data.loading import PreparedCase, cache_folder
-from brainuad.detector import Detector, Relate
+from brainuad.detector import Detector, Maps, Relate
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import Cache
@@ -112,15 +112,6 @@ class Reconstructor:
         return f"{found.hexdigest()[:32]}.npy"
 
 
-@dataclass(frozen=True, eq=False)
-class ScoredCase:
-    """A case with its volumes: the mean reconstruction ``(X, Y, Z)`` if any, and the final map of every score."""
-
-    prepared: PreparedCase
-    reconstruction: np.ndarray | None
-    maps: dict[str, np.ndarray]
-
-
 def case_seed(seed: int, case: Case) -> int:
     """Return the seed of a case's noise, a function of the seed, the set and the subject."""
     digest = hashlib.sha256(f"{seed}/{case.dataset}/{case.subject}".encode()).digest()
@@ -156,8 +147,8 @@ class Scorer:
         self._cached = Reconstructor(self.detector)
         self._people = People(self.healthy)
 
-    def score(self, case: Case, names: Iterable[str]) -> ScoredCase:
-        """Return a case's final maps.
+    def score(self, case: Case, names: Iterable[str]) -> tuple[PreparedCase, Maps]:
+        """Return a case on the model's grid, and its maps there.
 
         The statistics leave out the subject's own scans.
 
@@ -169,16 +160,13 @@ class Scorer:
         with device_told_from_scan(self.detector.device):
             return self._score(case, names)
 
-    def _score(self, case: Case, names: Iterable[str]) -> ScoredCase:
+    def _score(self, case: Case, names: Iterable[str]) -> tuple[PreparedCase, Maps]:
         names = list(dict.fromkeys(names))
         relative = [base for name in names if (base := base_of(name)) is not None]
         relate = None if self.statistics is None or not relative else self._without_own(self.statistics, case, relative)
         prepared, found = self._load(case, names)
         image, mask = self._there(prepared)
-        maps = self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
-        final = maps.final if self.postprocess else maps.raw
-        reconstruction = None if maps.reconstruction is None else maps.reconstruction.numpy()
-        return ScoredCase(prepared, reconstruction, {name: map.cpu().numpy() for name, map in final.items()})
+        return prepared, self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
 
     def _without_own(self, statistics: HealthyStatistics, case: Case, bases: Sequence[str]) -> Relate:
         """Return a function that sets a map against healthy scans, those of the case's own subject left out."""

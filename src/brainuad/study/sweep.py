@@ -234,15 +234,15 @@ class _Weights:
         """Return anomalies ``(N, K)`` of lesion and healthy voxels, and ``(N,)`` bool, lesion; or why it has none."""
         if case not in self._samples:
             try:
-                scored = self.results.scorer.score(case, [f"ssim_{width:.9g}" for width in self.widths])
+                prepared, maps = self.results.scorer.score(case, [f"ssim_{width:.9g}" for width in self.widths])
             except CASE_ERRORS as error:
                 self._samples[case] = " ".join(str(error).split())
                 return self._samples[case]
-            mask, lesion = scored.prepared.mask, scored.prepared.lesion
+            mask, lesion = prepared.mask, prepared.lesion
             assert lesion is not None
             rng = np.random.default_rng(case_seed(0, case))
             places = [np.flatnonzero(kind) for kind in (lesion, (mask | lesion) & ~lesion)]
             chosen = np.concatenate([rng.permutation(of_kind)[:SAMPLED] for of_kind in places])
-            values = np.stack([map.ravel()[chosen] for map in scored.maps.values()], axis=1)
+            values = np.stack([map.ravel()[chosen] for map in maps.final.values()], axis=1)
             self._samples[case] = values, lesion.ravel()[chosen]
         return self._samples[case]

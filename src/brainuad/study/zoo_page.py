@@ -86,17 +86,17 @@ def draw_set(dataset: str, cases: Sequence[Case], shown: Sequence[tuple[Entry, D
     image = lesion = None
     for entry, detector in shown:
         try:
-            scored = Scorer(detector, entry.seed).score(case, entry.scores)
+            prepared, maps = Scorer(detector, entry.seed).score(case, entry.scores)
         except CASE_ERRORS:
             continue  # the page says so
-        image, lesion = scored.prepared.image, scored.prepared.lesion
+        image, lesion = prepared.image, prepared.lesion
         table = entry.table[(entry.table["split"] == "test") & (entry.table["metric"] == "threshold")]
         for score, name in entry.methods().items():
             rows = table[table["score"] == score]
             # those of healthy scans are the same in every row
             at = dict(zip(rows["threshold"], rows["value"], strict=True))
             if COLOURS[0] in at:
-                overlays.append(Overlay(name, scored.maps[score], *(at[colour] for colour in COLOURS)))
+                overlays.append(Overlay(name, maps.final[score], *(at[colour] for colour in COLOURS)))
     if image is None or lesion is None:
         return False
     title = f"{dataset}: {subject}"

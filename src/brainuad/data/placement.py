@@ -6,9 +6,10 @@ which images are resampled onto the atlas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -29,43 +30,83 @@ def atlas_brain() -> Volume:
         return Volume.load(path)
 
 
-@dataclass(frozen=True)
-class BrainFrame:
-    """A regular grid in atlas space.
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A regular grid around a brain, and where it lies in a scan.
 
     Attributes:
         shape: Voxels along right, anterior, superior.
-        spacing: Voxel size in mm, the same along every axis.
+        affine: ``(4, 4)``, voxel indices to atlas mm.
+        atlas_to_scan: ``(4, 4)``, atlas mm to scanner mm; the identity for a scan that is in atlas space already.
     """
 
-    shape: tuple[int, int, int]
-    spacing: float
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    atlas_to_scan: np.ndarray
+
+    @classmethod
+    def around_atlas(
+        cls, shape: tuple[int, int, int], spacing: float, atlas_to_scan: np.ndarray | None = None
+    ) -> Placement:
+        """Return the grid that is centred on the atlas brain, with voxels of ``spacing`` mm along every axis."""
+        affine = np.diag([spacing] * 3 + [1.0])
+        affine[:3, 3] = np.asarray(ATLAS_CENTRE) - spacing * (np.asarray(shape) - 1) / 2
+        return cls(shape, affine, np.eye(4) if atlas_to_scan is None else atlas_to_scan)
 
     @property
-    def affine(self) -> np.ndarray:
-        """``(4, 4)`` from voxel indices to atlas mm; the grid is centred on the atlas brain."""
-        affine = np.diag([self.spacing] * 3 + [1.0])
-        affine[:3, 3] = np.asarray(ATLAS_CENTRE) - self.spacing * (np.asarray(self.shape) - 1) / 2
-        return affine
+    def to_scan(self) -> np.ndarray:
+        """``(4, 4)``, voxel indices to scanner mm."""
+        return self.atlas_to_scan @ self.affine
 
-    def to_model(self, volume: Volume, atlas_to_scan: np.ndarray | None = None, *, order: int = 3) -> np.ndarray:
+    @property
+    def voxel_ml(self) -> float:
+        """Volume that a voxel of the grid has in the scan, in mL."""
+        return abs(float(np.linalg.det(self.to_scan[:3, :3]))) / 1000
+
+    def sample(self, volume: Volume, *, order: int = 3) -> np.ndarray:
         """Resample a scan onto the grid.
 
         Args:
             volume: The scan.
-            atlas_to_scan: ``(4, 4)``; identity (None) for a scan that is in atlas space already.
             order: 3 for images (B-spline, after a Gaussian that keeps detail finer than the grid from aliasing),
                 0 for labels (nearest neighbour).
 
         Returns:
             ``shape`` float32; zero outside the scan.
         """
-        matrix = np.linalg.inv(volume.affine) @ _or_identity(atlas_to_scan) @ self.affine
+        matrix = np.linalg.inv(volume.affine) @ self.atlas_to_scan @ self.affine
         return resample(volume.array, matrix, self.shape, order=order)
 
+    def sample_mask(self, mask: Volume) -> np.ndarray:
+        """Resample a mask, above 0.5 where set, onto the grid: ``shape`` bool, by the nearest neighbour."""
+        return self.sample(mask, order=0) > 0.5
 
-def _or_identity(matrix: np.ndarray | None) -> np.ndarray:
-    return np.eye(4) if matrix is None else matrix
+    def sample_outline(self, mask: Volume) -> np.ndarray:
+        """Resample a mask onto the grid: ``shape`` bool, set where at least half a voxel is."""
+        return resample(mask.inside, np.linalg.inv(mask.affine) @ self.to_scan, self.shape, order=1) > 0.5
+
+    def cut(self, array: np.ndarray, mask: np.ndarray) -> Volume:
+        """Return an array on the grid, cut to the bounding box of a mask on the grid, in its place in atlas space."""
+        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ [*(part.start for part in box), 1])[:3]
+        return Volume.from_array(array[box], affine)
+
+    def back(self, array: Any, scan: Volume, brain: np.ndarray) -> Volume:
+        """Bring values on the grid back to the grid of the scan, 0 outside its brain.
+
+        Args:
+            array: Of the grid's shape.
+            scan: The scan.
+            brain: Bool brain mask on the scan's grid, not empty.
+        """
+        box = ndimage.find_objects(brain.astype(np.uint8))[0]  # a third of a scan
+        from_box = np.eye(4)
+        from_box[:3, 3] = [part.start for part in box]
+        matrix = np.linalg.inv(self.to_scan) @ scan.affine @ from_box
+        native = np.zeros(brain.shape, dtype=np.float32)
+        native[box] = resample_map(np.asarray(array, dtype=np.float32), matrix, brain[box].shape) * brain[box]
+        return scan.with_array(native)
 
 
 def resample(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], *, order: int) -> np.ndarray:
@@ -134,8 +175,8 @@ def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) 
     return there * inside
 
 
-def alignment(brain_on_grid: np.ndarray, frame: BrainFrame) -> float:
+def alignment(brain_on_grid: np.ndarray, placement: Placement) -> float:
     """Return Pearson's correlation of a registered brain with the atlas, inside the atlas brain (-1 .. 1)."""
-    atlas = frame.to_model(atlas_brain(), order=1)
+    atlas = replace(placement, atlas_to_scan=np.eye(4)).sample(atlas_brain(), order=1)
     inside = atlas > 0
     return float(np.corrcoef(atlas[inside], brain_on_grid[inside])[0, 1])

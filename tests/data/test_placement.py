@@ -1,4 +1,5 @@
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,13 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from brainuad.data.frame import BrainFrame, alignment, atlas_brain, resample, resample_map
+from brainuad.data.placement import Placement, alignment, atlas_brain, resample, resample_map
 from brainuad.data.registration import on_square_axes, register_to_atlas, register_within_session, to_sitk
 from brainuad.data.volume import Volume
 from brainuad.errors import ScanFault
 
 FILES = Path(__file__).parent.parent / "files"
-FRAME = BrainFrame((40, 48, 36), 4.0)
+FRAME = Placement.around_atlas((40, 48, 36), 4.0)
 
 
 def moved(volume: Volume, matrix: np.ndarray) -> Volume:
@@ -21,7 +22,7 @@ def moved(volume: Volume, matrix: np.ndarray) -> Volume:
     return Volume.from_array(volume.array, matrix @ volume.affine)
 
 
-def back_on(frame: BrainFrame, array: np.ndarray, scan: Volume) -> np.ndarray:
+def back_on(frame: Placement, array: np.ndarray, scan: Volume) -> np.ndarray:
     """A map on the grid, on a scan's voxels."""
     return resample_map(array, np.linalg.inv(frame.affine) @ scan.affine, scan.array.shape)
 
@@ -35,17 +36,17 @@ def test_frame_is_centred_on_the_atlas_brain():
 
 
 def test_there_and_back_gives_the_scan_again():
-    frame = BrainFrame((80, 96, 72), 2.0)
+    frame = Placement.around_atlas((80, 96, 72), 2.0)
     affine = frame.affine.copy()
     affine[:3, 3] += (10, 4, 6)  # cut from the same lattice, as preparation does
     array = np.random.default_rng(0).random((60, 80, 60)).astype(np.float32)
     scan = Volume.from_array(array, affine)
-    np.testing.assert_array_equal(back_on(frame, frame.to_model(scan), scan), array)
+    np.testing.assert_array_equal(back_on(frame, frame.sample(scan), scan), array)
 
 
 def test_there_and_back_between_lattices_is_close():
-    scan, frame = atlas_brain(), BrainFrame((80, 96, 72), 2.0)
-    back = back_on(frame, frame.to_model(scan), scan)
+    scan, frame = atlas_brain(), Placement.around_atlas((80, 96, 72), 2.0)
+    back = back_on(frame, frame.sample(scan), scan)
     inside = scan.array > 0
     assert np.corrcoef(back[inside], scan.array[inside])[0, 1] > 0.97
 
@@ -86,7 +87,7 @@ def test_resampling_agrees_with_simpleitk():
     transform = np.eye(4)
     transform[:3, :3] = [[np.cos(angle), 0, -np.sin(angle)], [0, 1.02, 0], [np.sin(angle), 0, np.cos(angle)]]
     transform[:3, 3] = -transform[:3, :3] @ shift
-    ours = FRAME.to_model(scan, transform, order=1)
+    ours = replace(FRAME, atlas_to_scan=transform).sample(scan, order=1)
     flip = np.diag([-1.0, -1, 1, 1])
     lps = flip @ transform @ flip
     affine = sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
@@ -129,8 +130,8 @@ def test_axes_off_square_are_registered_as_they_lie(degrees):
     points = np.c_[inside, np.ones(len(inside))] @ atlas.affine.T
     error = np.linalg.norm((points @ (found - shear).T)[:, :3], axis=1)
     assert error.max() < 1.5, error.max()  # mm
-    back = BrainFrame((80, 96, 72), 2.0).to_model(moved(atlas, shear), found)
-    assert alignment(back, BrainFrame((80, 96, 72), 2.0)) > 0.98
+    placement = Placement.around_atlas((80, 96, 72), 2.0, found)
+    assert alignment(placement.sample(moved(atlas, shear)), placement) > 0.98
 
 
 def test_square_axes_hold_all_of_a_scan():
@@ -149,9 +150,9 @@ def test_a_real_head_registers():
     scan = Volume.load(FILES / "ixi013_t1_4mm.nii.gz")
     mask = Volume.load(FILES / "ixi013_mask_4mm.nii.gz").array > 0
     brain = scan.with_array(scan.array * mask)
-    on_grid = FRAME.to_model(brain, register_to_atlas(brain))
+    on_grid = replace(FRAME, atlas_to_scan=register_to_atlas(brain)).sample(brain)
     assert alignment(on_grid, FRAME) > 0.6
-    unregistered = FRAME.to_model(
+    unregistered = FRAME.sample(
         moved(brain, np.array([[1, 0, 0, -119], [0, 1, 0, 110], [0, 0, 1, 72.5], [0, 0, 0, 1.0]]))
     )
     assert alignment(on_grid, FRAME) > alignment(unregistered, FRAME)
@@ -180,7 +181,7 @@ def test_registration_is_repeatable():
 def test_no_new_values_far_outside(order):
     far = np.eye(4)
     far[:3, 3] = 1000
-    assert not FRAME.to_model(atlas_brain(), far, order=order).any()
+    assert not replace(FRAME, atlas_to_scan=far).sample(atlas_brain(), order=order).any()
 
 
 @pytest.mark.parametrize(("degrees", "off_square"), [(0, 0), (4, 0), (4, 5)])
