@@ -43,10 +43,11 @@ from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import average_precision
 from brainuad.files import atomic_path, key_of
+from brainuad.models.base import Inference
 from brainuad.scoring import drop_small, erode_brain, median_filter, postprocess
 from brainuad.scoring.ensembles import ENSEMBLES
 from brainuad.simulate import KINDS, Simulation, shipped_outlines, simulate_cohort
-from brainuad.study import OURS, Reconstructor, Scorer, evaluate_cases
+from brainuad.study import OURS, CachedInference, Scorer, evaluate_cases
 from brainuad.study.figures import file_name
 from brainuad.study.progress import Progress
 from brainuad.study.sweep import run_sweep
@@ -170,7 +171,7 @@ class Candidates:
     ) -> tables.Candidates:
         """Return by noise, score and cleaning a table of average precision, subjects by pathologies."""
         shared = Shared(self.detector, NOISES[noise])
-        scorer = Scorer(self.detector, postprocess=False, reconstructor=shared)
+        scorer = Scorer(self.detector, postprocess=False, infer=shared)
         rows = []
         for done, case in enumerate(cases, 1):
             content = content_key(case, self.detector.data_config)
@@ -201,13 +202,14 @@ class Shared:
 
     def __init__(self, detector: Detector, passes: Sequence[tuple[int, int]]) -> None:
         self.parts = [
-            (Reconstructor(detector.with_settings(**{**PAPER, "test_timesteps": level})), level - 500 + 1000 * draw)
+            (CachedInference(detector.with_settings(**{**PAPER, "test_timesteps": level})), level - 500 + 1000 * draw)
             for level, draw in passes
         ]  # fmt: skip
 
-    def __call__(self, image: np.ndarray, seed: int) -> Tensor:
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int, names: Sequence[str]) -> Inference:
         """Return ``(S, X, Y, Z)``, one a noise level and draw, each with noise of its own."""
-        return torch.cat([part(image, seed + offset) for part, offset in self.parts])
+        made = [part(image, None, seed + offset).reconstruction for part, offset in self.parts]
+        return Inference(torch.cat([stack for stack in made if stack is not None]), None)
 
 
 def without_small(anomaly: Tensor, mask: np.ndarray, voxels: int) -> Tensor:

@@ -176,7 +176,7 @@ def compare_precision(detector: Detector, eight: Path, data_dir: Path, output: P
     quantised.model.unet = Engine(in_onnxruntime(eight))
     rows = []
     for name, one in (("float32", detector), ("int8", quantised)):
-        scorer = Scorer(detector, reconstructor=one.reconstruct)
+        scorer = Scorer(detector, infer=one.infer)
         progress = Progress(output / f"{name}.jsonl")
         for place, values in precisions(scorer, SCORES, lesions, healthy, progress, name):
             rows.append({"network": name, "precision": "", **place, **values})

@@ -41,6 +41,7 @@ from brainuad.evaluation import summarise
 from brainuad.experiment.overrides import to_experiment
 from brainuad.experiment.run import fold_cases, train_fold
 from brainuad.files import atomic_path, key_of
+from brainuad.models.base import Inference
 from brainuad.study import Scorer
 from brainuad.study.progress import Progress
 
@@ -142,7 +143,7 @@ def measure(data_dir: Path, output: Path, subjects: int | None) -> None:
             found = precisions(Scorer(precise), SCORES, lesions, healthy, progress, f"{name}, {kind}")
             for place, values in found:
                 rows.append({"network": name, "precision": kind, **place, **values})
-    unchanged = Scorer(shipped, reconstructor=lambda image, seed: torch.from_numpy(image)[None])
+    unchanged = Scorer(shipped, infer=lambda image, mask, seed, names: Inference(torch.from_numpy(image)[None], None))
     plain = precisions(unchanged, PLAIN, lesions, healthy, progress, "no network")
     rows += [{"network": "", "precision": "", **place, **values} for place, values in plain]
     write(output, pd.DataFrame(rows), timings(networks, healthy[0], sorted(both)), networks)

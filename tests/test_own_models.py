@@ -21,7 +21,7 @@ from brainuad.experiment import run as experiment
 from brainuad.models.base import Inference, Model, slabs_of
 from brainuad.models.restoration import RestorationModel, RestorationSettings
 from brainuad.registry import MODELS
-from brainuad.study import Reconstructor
+from brainuad.study import CachedInference
 
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"
 PLUGIN = Path(__file__).parent / "plugin" / "extra_models.py"
@@ -234,15 +234,15 @@ def test_both_come_of_the_same_network_calls(
 def test_what_is_kept_is_what_was_made(
     restorer: Detector, volume: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Reconstructor(Detector(restorer.model, restorer.model_config, DataConfig(cache_dir=str(tmp_path))))
+    kept = CachedInference(Detector(restorer.model, restorer.model_config, DataConfig(cache_dir=str(tmp_path))))
     mask = volume > 0.05
-    first, made = kept.infer(volume, mask, 3), restorer.infer(volume, mask, 3)
+    first, made = kept(volume, mask, 3), restorer.infer(volume, mask, 3)
     assert torch.equal(first.anomaly, made.anomaly)
     assert torch.equal(first.reconstruction, made.reconstruction.half().float())
     monkeypatch.setattr(Detector, "infer", lambda *args, **how: pytest.fail("it is kept"))
-    again = kept.infer(volume, mask, 3)
+    again = kept(volume, mask, 3)
     assert torch.equal(again.anomaly, first.anomaly)
-    assert torch.equal(kept(volume, 3), first.reconstruction)
+    assert torch.equal(kept(volume, None, 3).reconstruction, first.reconstruction)
 
 
 def test_a_score_that_a_model_cannot_give_is_refused(restorer: Detector, volume: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         changed = loaded.with_settings(step_ensemble=(700,))
         return replace(changed, calibration=loaded.calibration, health=loaded.health)
 
-    def infer_once(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
-        key = (np.asarray(image).tobytes(), seed, draws)
+    def infer_once(self: Detector, image: Any, mask: Any, seed: int = 0, names: Iterable[str] = ()) -> Inference:
+        names = list(names)
+        key = (np.asarray(image).tobytes(), seed, self.draws(names), self.needs_second(names))
         if key not in known:
-            known[key] = infer(self, image, mask, seed, draws=draws)
+            known[key] = infer(self, image, mask, seed, names)
         return known[key]
 
     placed: dict[tuple[bytes, bytes, bytes, int], PlacedScan] = {}

@@ -231,14 +231,10 @@ class Detector:
             InputError: The model does not reconstruct.
             ValueError: ``image`` is not (X, Y, Z), or ``draws`` is not positive.
         """
-        stack = self.infer(image, None, seed, draws=draws).reconstruction
+        stack = infer(self.model, image, None, seed, draws=draws, precision=self.precision).reconstruction
         if stack is None:
             raise InputError(self.name, "makes no reconstruction", f"It makes a map: the score {OWN_MAP!r}")
         return stack
-
-    def infer(self, image: Any, mask: Any | None, seed: int = 0, *, draws: int = 1) -> Inference:
-        """Return the model's reconstructions and its own map of a scan: see :func:`brainuad.inference.infer`."""
-        return infer(self.model, image, mask, seed, draws=draws, precision=self.precision)
 
     def reconstruct_second(self, image: Any, seed: int = 0) -> Tensor:
         """Return the model's second reconstruction: see :func:`brainuad.inference.infer_second`.
@@ -249,6 +245,16 @@ class Detector:
         if not self.model.has_second:
             raise InputError(self.name, "makes no second reconstruction", "See model=ddpm_dae")
         return infer_second(self.model, image, seed, precision=self.precision)
+
+    def infer(self, image: Any, mask: Any | None, seed: int = 0, names: Iterable[str] = ()) -> Inference:
+        """Return all that scores need of the model: see :func:`brainuad.inference.infer`.
+
+        Raises:
+            InputError: A score is unknown.
+        """
+        names = list(names)
+        made = infer(self.model, image, mask, seed, draws=self.draws(names), precision=self.precision)
+        return made._replace(second=self.reconstruct_second(image, seed)) if self.needs_second(names) else made
 
     def maps(
         self,
@@ -299,9 +305,7 @@ class Detector:
         for name in names:
             (self.check_score if relate is None else self.check_makes)(name)
         if found is None:
-            found = self.infer(image, mask, seed, draws=self.draws(names))
-            if self.needs_second(names):
-                found = found._replace(second=self.reconstruct_second(image, seed))
+            found = self.infer(image, mask, seed, names)
         lap("reconstruct")
         raw = self.compare(image, found, mask, names, relate)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else raw

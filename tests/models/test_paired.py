@@ -17,7 +17,7 @@ from brainuad.models.paired import PairedModel, PairedSettings
 from brainuad.scoring import score_maps
 from brainuad.scoring.health import HealthyStatistics
 from brainuad.scoring.names import base_of, describe
-from brainuad.study.scorer import Reconstructor
+from brainuad.study.scorer import CachedInference
 
 SHAPE = (24, 20, 6)
 
@@ -121,14 +121,15 @@ def test_each_reconstruction_is_made_once_and_only_where_it_is_needed(
         monkeypatch.setattr(Detector, name, spy)
     detector.maps(image, mask, ["l1", "ssim_ensemble"])
     assert made == ["infer"]
-    reconstructor = Reconstructor(detector)
-    first, second = reconstructor.infer(image, mask, 0), reconstructor.second(image, 0)
+    first = CachedInference(detector)(image, mask, 0, ["l1"])
+    assert made == ["infer", "infer"]
+    both = CachedInference(detector)(image, mask, 0, ["l1", "second_l1"])
     assert made == ["infer", "infer", "reconstruct_second"]
-    again = Reconstructor(detector)
-    assert torch.equal(again.second(image, 0), second)
-    assert torch.equal(again.infer(image, mask, 0).reconstruction, first.reconstruction)
+    again = CachedInference(detector)(image, mask, 0, ["second_l1"])
+    assert torch.equal(again.second, both.second)
+    assert torch.equal(again.reconstruction, first.reconstruction)
     assert made == ["infer", "infer", "reconstruct_second"]
-    assert not torch.equal(second, first.reconstruction[0])
+    assert not torch.equal(both.second, first.reconstruction[0])
 
 
 def test_both_networks_are_compiled(detector: Detector) -> None:

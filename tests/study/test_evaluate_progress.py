@@ -82,10 +82,10 @@ def test_one_bad_case_does_not_stop_the_others(
     bad, good = (case for case in cases if case.dataset == "MSLUB" and case.split == "test")
     bad_seed, original = case_seed(5, bad), Detector.infer  # a seed that no cache knows
 
-    def fail_once(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
+    def fail_once(self: Detector, image: Any, mask: Any, seed: int = 0, names: Any = ()) -> Inference:
         if seed == bad_seed:
             raise error
-        return original(self, image, mask, seed, draws=draws)
+        return original(self, image, mask, seed, names)
 
     monkeypatch.setattr(Detector, "infer", fail_once)
     table = evaluate_cases(detector, [bad, good], tmp_path, baselines=False, seed=5)
@@ -114,10 +114,10 @@ def test_a_broken_device_ends_the_run_and_blames_no_scan(
     first, *_ = (case for case in cases if case.split == "test")
     original = Detector.infer
 
-    def break_after_one(self: Detector, image: Any, mask: Any, seed: int = 0, *, draws: int = 1) -> Inference:
+    def break_after_one(self: Detector, image: Any, mask: Any, seed: int = 0, names: Any = ()) -> Inference:
         if seed != case_seed(8, first):
             raise DeviceError("cuda", RuntimeError("CUDA error: unspecified launch failure"))
-        return original(self, image, mask, seed, draws=draws)
+        return original(self, image, mask, seed, names)
 
     tests = [case for case in cases if case.split == "test"]
     with monkeypatch.context() as patch:

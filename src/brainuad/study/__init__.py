@@ -2,7 +2,7 @@
 
 from brainuad.study.cohort import evaluate_cases
 from brainuad.study.protocol import BASELINES, OURS, QUICK, REFERENCE, Protocol
-from brainuad.study.scorer import Reconstructor, Scorer, case_seed
+from brainuad.study.scorer import CachedInference, Scorer, case_seed
 from brainuad.study.tables import failures, headline, read_cases_csv, wide
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "OURS",
     "QUICK",
     "REFERENCE",
+    "CachedInference",
     "Protocol",
-    "Reconstructor",
     "Scorer",
     "case_seed",
     "evaluate_cases",

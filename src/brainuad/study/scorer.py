@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ MIN_OTHERS = 2  # fewest scans of other people for a mean and a standard deviati
 CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
 
 
-class Reconstructor:
-    """Runs a model on images, and caches what it makes.
+_PARTS = {"reconstruction": "reconstruction", "anomaly": "map", "second": "second reconstruction"}
+
+
+class CachedInference:
+    """What a detector makes of images, from a cache on disk where it was made before.
 
     The key of a reconstruction is the image's voxels, the detector's fingerprint (weights and settings, including those
     of the noise), the kind of device, its precision, the seed, the number of draws, and which of two reconstructions it
@@ -44,67 +48,43 @@ class Reconstructor:
         self.cache = Cache(folder, max_bytes, "Reconstructions are not kept")
         self._detector_key = detector.result_key
 
-    def __call__(self, image: np.ndarray, seed: int) -> Tensor:
-        """Return the result of :meth:`Detector.reconstruct`, rounded to 16 bits, as float32.
-
-        Raises:
-            InputError: The model does not reconstruct.
-            ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
-        """
-        stack = self.infer(image, None, seed).reconstruction
-        return self.detector.reconstruct(image, seed) if stack is None else stack  # raises the error
-
-    def infer(self, image: np.ndarray, mask: np.ndarray | None, seed: int, *, draws: int = 1) -> Inference:
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int, names: Sequence[str] = ()) -> Inference:
         """Return the result of :meth:`Detector.infer` as float32, with reconstructions rounded to 16 bits.
 
         Raises:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
-        model = self.detector.model
-        stack = own = None
+        model, draws = self.detector.model, self.detector.draws(names)
+        entries: dict[str, tuple[str, type[np.generic], tuple[int, ...]]] = {}
         if model.reconstructs:
-            name = self._name(image, seed, draws)
-            stack = self._read(name, np.float16, (draws, *image.shape))
-        if wants_map := model.has_map and mask is not None:
-            map_name = self._name(image, seed, draws, b"map" + np.ascontiguousarray(mask).tobytes())
-            own = self._read(map_name, np.float32, image.shape)
-        if (model.reconstructs and stack is None) or (wants_map and own is None):
-            made = self.detector.infer(image, mask, seed, draws=draws)
-            if made.reconstruction is not None:
-                stack = made.reconstruction.numpy().astype(np.float16)
-                self._write(name, stack, "reconstruction")
-            if made.anomaly is not None:
-                own = made.anomaly.numpy()
-                self._write(map_name, own, "map")
-        return Inference(
-            None if stack is None else torch.from_numpy(stack.astype(np.float32)),
-            None if own is None else torch.from_numpy(own),
-        )
-
-    def second(self, image: np.ndarray, seed: int) -> Tensor:
-        """Return the result of :meth:`Detector.reconstruct_second`, rounded to 16 bits, as float32.
-
-        Raises:
-            InputError: The model reconstructs in one way only.
-            ValueError: The image is not (X, Y, Z), or the reconstruction holds NaN or infinite values.
-        """
-        name = self._name(image, seed, 1, b"second")
-        found = self._read(name, np.float16, image.shape)
-        if found is None:
-            found = self.detector.reconstruct_second(image, seed).numpy().astype(np.float16)
-            self._write(name, found, "second reconstruction")
-        return torch.from_numpy(found.astype(np.float32))
+            entries["reconstruction"] = self._name(image, seed, draws), np.float16, (draws, *image.shape)
+        if model.has_map and mask is not None:
+            of_mask = b"map" + np.ascontiguousarray(mask).tobytes()
+            entries["anomaly"] = self._name(image, seed, draws, of_mask), np.float32, image.shape
+        if self.detector.needs_second(names):
+            entries["second"] = self._name(image, seed, 1, b"second"), np.float16, image.shape
+        found = {part: self._read(*entry) for part, entry in entries.items()}
+        missing = [part for part, array in found.items() if array is None]
+        made: dict[str, Tensor] = {}
+        if missing == ["second"]:
+            made["second"] = self.detector.reconstruct_second(image, seed)
+        elif missing:
+            made = self.detector.infer(image, mask, seed, names)._asdict()
+        for part in missing:
+            name, kind, _ = entries[part]
+            array = made[part].numpy().astype(kind)
+            if not np.isfinite(array).all():
+                raise ValueError(f"its {_PARTS[part]} holds NaN or infinite values")
+            self.cache.write(name, array.nbytes, partial(np.save, arr=array, allow_pickle=False))
+            found[part] = array
+        kept = {part: torch.from_numpy(array.astype(np.float32)) for part, array in found.items() if array is not None}
+        return Inference(kept.get("reconstruction"), kept.get("anomaly"), kept.get("second"))
 
     def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
         found = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
         if found is None or found.dtype != kind or found.shape != shape or not np.isfinite(found).all():
             return None
         return found
-
-    def _write(self, name: str, array: np.ndarray, what: str) -> None:
-        if not np.isfinite(array).all():
-            raise ValueError(f"its {what} holds NaN or infinite values")
-        self.cache.write(name, array.nbytes, lambda handle: np.save(handle, array, allow_pickle=False))
 
     def _name(self, image: np.ndarray, seed: int, draws: int, of: bytes = b"") -> str:
         text = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
@@ -129,8 +109,7 @@ class Scorer:
         statistics: Healthy-scan statistics for scores relative to health; see :meth:`learn_health`. Without them such
             scores use the model's.
         healthy: The cases that the statistics were learnt from.
-        reconstructor: Function from an image ``(X, Y, Z)`` and a seed to reconstructions ``(S, X, Y, Z)``. By default
-            the detector's, with a cache.
+        infer: Function with the arguments of :meth:`Detector.infer`. By default that, with a cache.
         stage: Called with subject and step ("IXI067: reconstruct") as one begins.
     """
 
@@ -139,12 +118,12 @@ class Scorer:
     postprocess: bool = True
     statistics: HealthyStatistics | None = None
     healthy: list[Case] = field(default_factory=list)
-    reconstructor: Callable[[np.ndarray, int], Tensor] | None = None
+    infer: Callable[[np.ndarray, np.ndarray | None, int, Sequence[str]], Inference] | None = None
     stage: Callable[[str], None] = lambda name: None
 
     def __post_init__(self) -> None:
         self.load = Loader(self.detector.data_config)
-        self._cached = Reconstructor(self.detector)
+        self._infer = self.infer or CachedInference(self.detector)
         self._people = People(self.healthy)
 
     def score(self, case: Case, names: Iterable[str]) -> tuple[PreparedCase, Maps]:
@@ -157,16 +136,14 @@ class Scorer:
             ValueError: The reconstruction is not finite, or too few healthy scans are left to compare with.
             DeviceError: The device does not work any more.
         """
-        with device_told_from_scan(self.detector.device):
-            return self._score(case, names)
-
-    def _score(self, case: Case, names: Iterable[str]) -> tuple[PreparedCase, Maps]:
         names = list(dict.fromkeys(names))
         relative = [base for name in names if (base := base_of(name)) is not None]
-        relate = None if self.statistics is None or not relative else self._without_own(self.statistics, case, relative)
-        prepared, found = self._load(case, names)
-        image, mask = self._there(prepared)
-        return prepared, self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
+        with device_told_from_scan(self.detector.device):
+            relate = self._without_own(self.statistics, case, relative) if self.statistics and relative else None
+            prepared, found = self._load(case, names)
+            image, mask = self._there(prepared)
+            maps = self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
+        return prepared, maps
 
     def _without_own(self, statistics: HealthyStatistics, case: Case, bases: Sequence[str]) -> Relate:
         """Return a function that sets a map against healthy scans, those of the case's own subject left out."""
@@ -216,24 +193,13 @@ class Scorer:
             DeviceError: The device does not work any more.
         """
         with device_told_from_scan(self.detector.device):
-            self._infer(self.load(case), case_seed(self.seed, case), list(names))
-
-    def _infer(self, prepared: PreparedCase, seed: int, names: Sequence[str]) -> Inference:
-        """Return what scores need of the model: from the caches, where it is there."""
-        found = self._cached.infer(prepared.image, prepared.mask, seed, draws=self.detector.draws(names))
-        if self.detector.needs_second(names):
-            found = found._replace(second=self._cached.second(prepared.image, seed))
-        return found
+            self._load(case, list(names))
 
     def _load(self, case: Case, names: Sequence[str]) -> tuple[PreparedCase, Inference]:
         """Load a case, and return it with what its scores need of the model."""
         prepared = self.load(case)
         self.stage(f"{case.subject}: reconstruct")
-        seed = case_seed(self.seed, case)
-        if self.reconstructor is not None:
-            found = Inference(self.reconstructor(prepared.image, seed), None)
-        else:
-            found = self._infer(prepared, seed, names)
+        found = self._infer(prepared.image, prepared.mask, case_seed(self.seed, case), names)
         self.stage(f"{case.subject}: score")
         return prepared, found
 
