@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import time
@@ -306,15 +305,7 @@ class _Work:
             measured = (placed.image, placed.mask, placed.brain.ml, placed.alignment)
             return HealthyScan.of(maps.final, maps.raw, *measured)
 
-        return [scan.series, _hash(scan.source), _hash(mask)], make
-
-
-def _hash(path: Path | None) -> str:
-    """Return a hash of a file, or of all files of a DICOM folder."""
-    if path is None or path.is_file():
-        return "" if path is None else sha256(path)
-    hashes = [sha256(file) for file in sorted(path.rglob("*")) if file.is_file()]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return [hash_of(scan), sha256(mask) if mask else ""], make
 
 
 def _read_summary(entry: Path) -> HealthyScan | None:
