@@ -79,7 +79,7 @@ def test_what_it_knows_of_health_goes_with_it(tmp_path: Path, volume: np.ndarray
     with pytest.raises(InputError, match="needs healthy scans to compare with; tiny is not calibrated on any"):
         tiny_detector().maps(volume, inside, ("l1_z",))
     with pytest.raises(InputError, match="needs healthy scans"):
-        other.check_score("intensity_atlas")
+        other.scores.check("intensity_atlas")
 
 
 def test_paths_of_this_machine_are_not_saved(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_draws_are_independent_and_seeded(detector: Detector, volume: np.ndarray
 
 def test_what_every_score_needs_is_known(detector: Detector, volume: np.ndarray) -> None:
     for name in score_names():
-        assert detector.draws([name]) == (10 if name.startswith("mahalanobis") else 1)
-        assert detector.needs_second([name]) == (name.startswith("second_"))
+        assert detector.scores.draws([name]) == (10 if name.startswith("mahalanobis") else 1)
+        assert detector.scores.needs_second([name]) == (name.startswith("second_"))
     shape, inside = volume.shape, np.ones(volume.shape, dtype=bool)
     statistics = HealthyStatistics(["image"], shape)
     for seed in range(3):
@@ -325,7 +325,7 @@ def test_what_every_score_needs_is_known(detector: Detector, volume: np.ndarray)
 
 def test_a_score_gets_the_draws_it_wants_and_changes_no_other(detector: Detector, volume: np.ndarray) -> None:
     mask = np.ones(volume.shape, dtype=bool)
-    assert (detector.draws(["l1", "rarity"]), detector.draws(["l1", "mahalanobis_z"])) == (1, 10)
+    assert (detector.scores.draws(["l1", "rarity"]), detector.scores.draws(["l1", "mahalanobis_z"])) == (1, 10)
     found = detector.maps(volume, mask, ["l1", "mahalanobis"], seed=4, clean=False)
     stack = detector.reconstruct(volume, seed=4, draws=10)
     np.testing.assert_array_equal(found.raw["mahalanobis"], mahalanobis(volume, stack, mask))

@@ -83,7 +83,7 @@ def journey(room: Path, model: Path, out: Path, scores: list[str]) -> dict[str, 
     """Calibrate, score with a report, evaluate by the default score and by ``scores``, and compare, as a user types."""
     cohort, calibrated = room / "cohort.csv", out / "calibrated"
     shown = run("calibrate", model, cohort, "-o", calibrated, "--device", "cpu")
-    default = load_model(calibrated, "cpu").default_score
+    default = load_model(calibrated, "cpu").scores.default
     assert f"{default}\t1.0%" in shown.stdout
     run("score", IMAGE, "-o", out / "scored", "--model", calibrated, "--brain-mask", MASK, "--device", "cpu")
     sidecar = json.loads(next((out / "scored").glob("*_t1_4mm.json")).read_text())
@@ -246,13 +246,13 @@ def test_what_is_kept_is_what_was_made(
 
 
 def test_a_score_that_a_model_cannot_give_is_refused(restorer: Detector, volume: np.ndarray) -> None:
-    restorer.check_makes("model_z")
+    restorer.scores.check_made("model_z")
     with pytest.raises(
         InputError, match="model: cannot be computed: tiny makes a reconstruction and no map of its own"
     ):
         tiny_detector().maps(volume, volume > 0, ["model"])
     with pytest.raises(InputError, match="needs healthy scans to compare with; restorer is not calibrated on any"):
-        restorer.check_score("model_z")
+        restorer.scores.check("model_z")
     with pytest.raises(InputError, match=r"severity: is no setting of restoration\. It has name, "):
         restorer.with_settings(severity=1)
 

@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def infer_once(self: Detector, image: Any, mask: Any, seed: int = 0, names: Iterable[str] = ()) -> Inference:
         names = list(names)
-        key = (np.asarray(image).tobytes(), seed, self.draws(names), self.needs_second(names))
+        key = (np.asarray(image).tobytes(), seed, self.scores.draws(names), self.scores.needs_second(names))
         if key not in known:
             known[key] = infer(self, image, mask, seed, names)
         return known[key]

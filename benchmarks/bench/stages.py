@@ -23,10 +23,11 @@ from brainuad.data.intensity import scale_to_percentiles
 from brainuad.data.loading import place_volumes
 from brainuad.data.placement import Placement
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.models import DiffusionModel, PairedModel
 from brainuad.models.base import Inference
 from brainuad.models.noise import opensimplex_permutation
+from brainuad.repertoire import SCORE
 from brainuad.scoring import drop_small, erode_brain, median_filter, ssim_maps
 
 SUBJECT = "patient19"  # of the demo's cohort: multiple sclerosis, 66 mL of lesions

@@ -21,16 +21,15 @@ from brainuad.errors import InputError
 from brainuad.inference import device_of, infer, infer_second
 from brainuad.modelfile import model_folder, portable, read_health, read_model, write_model
 from brainuad.models.base import Inference, Model
-from brainuad.registry import MODELS, SCORES
+from brainuad.registry import MODELS
+from brainuad.repertoire import SCORE, Repertoire, draws_of
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
 from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import IMAGE, OWN_MAP, base_of, bases_of
-from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, Ensemble, cleaned
-from brainuad.scoring.scores import OF_THE_IMAGE, SECOND
+from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, cleaned
+from brainuad.scoring.scores import SECOND
 
-SCORE = "ssim_ensemble"
-PAPER = "paper"  # the name that a user may give
 Relate = Callable[[str, Any, Any], Tensor]
 
 
@@ -146,9 +145,11 @@ class Detector:
         return self.data_config.mode
 
     @property
-    def ensemble(self) -> Ensemble:
-        """What the score "rarity" fuses."""
-        return (OF_TWO if self.model.has_second else ENSEMBLES).get(self.modality, ENSEMBLES[self.modality])
+    def scores(self) -> Repertoire:
+        """The scores that it can give."""
+        ensembles = OF_TWO if self.model.has_second else ENSEMBLES
+        ensemble = ensembles.get(self.modality, ENSEMBLES[self.modality])
+        return Repertoire(self.name, self.model, ensemble, self.health)
 
     @property
     def device(self) -> torch.device:
@@ -253,8 +254,8 @@ class Detector:
             InputError: A score is unknown.
         """
         names = list(names)
-        made = infer(self.model, image, mask, seed, draws=self.draws(names), precision=self.precision)
-        return made._replace(second=self.reconstruct_second(image, seed)) if self.needs_second(names) else made
+        made = infer(self.model, image, mask, seed, draws=self.scores.draws(names), precision=self.precision)
+        return made._replace(second=self.reconstruct_second(image, seed)) if self.scores.needs_second(names) else made
 
     def maps(
         self,
@@ -284,7 +285,7 @@ class Detector:
             lap: Called with "reconstruct" when the network has finished.
 
         Raises:
-            InputError: A score is unknown, or the model cannot give it; see :meth:`check_score`.
+            InputError: A score is unknown, or the model cannot give it; see :meth:`Repertoire.check`.
             ValueError: The shapes do not fit.
 
         Examples:
@@ -303,7 +304,7 @@ class Detector:
         """
         names = list(names)
         for name in names:
-            (self.check_score if relate is None else self.check_makes)(name)
+            (self.scores.check if relate is None else self.scores.check_made)(name)
         if found is None:
             found = self.infer(image, mask, seed, names)
         lap("reconstruct")
@@ -337,14 +338,14 @@ class Detector:
             stack = None if stack is None else as_volume(stack, "reconstructions", 4).to(self.device)
             mask = mask_on(image, mask)
         bases = {name: base_of(name) for name in names}
-        plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.ensemble.parts))
+        plain = dict.fromkeys(base for name in bases for base in bases_of(name, self.scores.ensemble.parts))
         plain.pop(IMAGE, None)
         maps = {}
         if OWN_MAP in plain:
             del plain[OWN_MAP]
             maps[OWN_MAP] = keep_inside(self._here(found.anomaly, "map of the model's own"), mask)
         of_second = [name for name in plain if name.startswith(SECOND)]
-        several = [name for name in plain if _draws_of(name) > 1]
+        several = [name for name in plain if draws_of(name) > 1]
         others = [name for name in plain if name not in (*several, *of_second)]
         sigmas = self.model_config.sigma_ens
         if of_second:
@@ -359,11 +360,11 @@ class Detector:
         related = {}
         for name, base in bases.items():
             if name == RARITY:
-                related[name] = self._known_health(name).rarity(maps, mask, self.ensemble)
+                related[name] = self.scores.known_health(name).rarity(maps, mask, self.scores.ensemble)
             elif base is None:
                 related[name] = maps[name]
             else:
-                against_health = relate or self._known_health(name).score
+                against_health = relate or self.scores.known_health(name).score
                 related[name] = against_health(name, image if base == IMAGE else maps[base], mask)
         return related
 
@@ -373,98 +374,6 @@ class Detector:
             raise ValueError(f"there is no {what}")
         return as_volume(made, what).to(self.map_device)
 
-    def draws(self, names: Iterable[str]) -> int:
-        """Return the number of independent reconstructions that the scores need: the largest number of any score.
-
-        Raises:
-            InputError: A score is unknown.
-        """
-        bases = (base for name in names for base in bases_of(name, self.ensemble.parts))
-        return max((_draws_of(base) for base in bases), default=1)
-
-    def needs_second(self, names: Iterable[str]) -> bool:
-        """Whether one of the scores needs the second reconstruction.
-
-        Raises:
-            InputError: A score is unknown.
-        """
-        return any(base.startswith(SECOND) for name in names for base in bases_of(name, self.ensemble.parts))
-
-    @property
-    def plain_scores(self) -> list[str]:
-        """Every score that needs no healthy statistics."""
-        named = [name for name in SCORES if self.model.reconstructs or name in OF_THE_IMAGE]
-        return [*named, OWN_MAP] if self.model.has_map else named
-
-    @property
-    def default_score(self) -> str:
-        """The score that is used if the user names none.
-
-        It is the model's own map where it makes one; else ``rarity``, which was best on real validation scans; without
-        calibration, the paper's SSIM ensemble.
-        """
-        if self.model.has_map:
-            return OWN_MAP
-        return RARITY if self.health is not None and self.health.has_rarity(self.ensemble.parts) else SCORE
-
-    def score_called(self, name: str | None) -> str:
-        """Return the score with a name from the user: the default for None, the SSIM ensemble for "paper"."""
-        return SCORE if name == PAPER else name or self.default_score
-
-    def check_score(self, name: str) -> None:
-        """Check that a score can be computed with this model.
-
-        Raises:
-            InputError: The score is unknown, or needs a reconstruction, map or healthy statistics that the model lacks.
-        """
-        self.check_makes(name)
-        base = base_of(name)
-        if name == RARITY and not self._known_health(name).has_rarity(self.ensemble.parts):
-            fault = f"was not measured on the healthy scans that {self.name} was calibrated on"
-            raise InputError(name, fault, "Calibrate it again: brainuad calibrate MODEL HEALTHY... -o DIR")
-        if base is not None:
-            self._known_health(name).check(base)
-
-    def check_makes(self, name: str) -> None:
-        """Check that the model makes the reconstruction or map that a score needs.
-
-        Raises:
-            InputError: The score is unknown, or needs a reconstruction or a map that the model does not make.
-        """
-        if self.makes(name):
-            return
-        has = "a reconstruction and no map of its own" if self.model.reconstructs else "a map and no reconstruction"
-        if name.startswith(SECOND):
-            has = "no second reconstruction"
-        known = f"Choose one of {', '.join(self.plain_scores)}"
-        raise InputError(name, f"cannot be computed: {self.name} makes {has}", known)
-
-    def makes(self, name: str) -> bool:
-        """Whether the model makes the reconstruction or map that a score needs.
-
-        Raises:
-            InputError: The score is unknown.
-        """
-        return all(self._makes_map(base) for base in bases_of(name, self.ensemble.parts))
-
-    def _makes_map(self, base: str) -> bool:
-        if base.startswith(SECOND):
-            return self.model.has_second
-        if base == OWN_MAP:
-            return self.model.has_map
-        return self.model.reconstructs or base in (IMAGE, *OF_THE_IMAGE)
-
-    def _known_health(self, name: str) -> HealthyMoments:
-        if self.health is None:
-            remedy = "Calibrate it with three or more: brainuad calibrate MODEL HEALTHY... -o DIR"
-            raise InputError(name, f"needs healthy scans to compare with; {self.name} is not calibrated on any", remedy)
-        return self.health
-
 
 def _on_cpu(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: map.cpu().numpy() for name, map in maps.items()}
-
-
-def _draws_of(name: str) -> int:
-    """Return the number of independent reconstructions for a score that is not relative to health."""
-    return SCORES.draws.get(name, 1)

@@ -82,7 +82,11 @@ def test_scores_of_the_second_reconstruction(detector: Detector, image: np.ndarr
 
 
 def test_both_are_set_against_health(detector: Detector, image: np.ndarray, mask: np.ndarray) -> None:
-    assert [part.score for part in detector.ensemble.parts] == ["l1_ssim_z", "second_l1_ssim_z", "second_features"]
+    assert [part.score for part in detector.scores.ensemble.parts] == [
+        "l1_ssim_z",
+        "second_l1_ssim_z",
+        "second_features",
+    ]
     statistics = HealthyStatistics(["l1_ssim", "second_l1_ssim"], SHAPE)
     for seed in range(3):
         healthy = np.random.default_rng(seed).random(SHAPE).astype(np.float32)
@@ -99,11 +103,11 @@ def test_names_of_scores(detector: Detector) -> None:
     assert describe("second_l1") == "l1 of the second reconstruction, of models that make two."
     for name in ("second_l3", "second_random", "second_mahalanobis", "second_second_l1"):
         with pytest.raises(InputError, match="unknown score"):
-            detector.makes(name)
+            detector.scores.makes(name)
     diffusion, _ = alone(detector)
     single = Detector(diffusion, detector.model_config, DataConfig(), name="single")
-    assert not single.makes("second_l1")
-    for asked in (lambda: single.check_score("second_l1"), lambda: single.reconstruct_second(np.zeros(SHAPE))):
+    assert not single.scores.makes("second_l1")
+    for asked in (lambda: single.scores.check("second_l1"), lambda: single.reconstruct_second(np.zeros(SHAPE))):
         with pytest.raises(InputError, match="makes no second reconstruction"):
             asked()
 

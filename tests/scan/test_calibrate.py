@@ -21,10 +21,11 @@ from brainuad.data.atlas import PlacedScan
 from brainuad.data.cohort import manifest_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector, Maps, load_model
+from brainuad.detector import Detector, Maps, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
+from brainuad.repertoire import SCORE
 from brainuad.scan import map_scan
 from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, _warn_of_odd, calibrate
 from brainuad.scoring import postprocess
@@ -176,7 +177,7 @@ def test_two_scans_leave_no_scores_relative_to_health(calibrated: Path, folder: 
     assert detector.health is None
     assert not any(name.endswith("_z") for name in detector.calibration.thresholds)
     with pytest.raises(InputError, match="l1_z: needs healthy scans to compare with"):
-        detector.check_score("l1_z")
+        detector.scores.check("l1_z")
 
 
 def test_another_seed_is_another_calibration(room: Path, cohort: Path, tmp_path: Path) -> None:

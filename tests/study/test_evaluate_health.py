@@ -64,7 +64,7 @@ def test_rarity_is_that_in_the_scans_of_the_calibration(detector: Detector, case
     def calibrated(high: float) -> Detector:
         shape = (20, 24, 15)
         moments = np.zeros(shape, np.float32), np.full(shape, 0.1, np.float32)
-        tails = {str(part): np.linspace(0, high, 1001, dtype=np.float32) for part in detector.ensemble.parts}
+        tails = {str(part): np.linspace(0, high, 1001, dtype=np.float32) for part in detector.scores.ensemble.parts}
         return replace(detector, health=HealthyMoments(5, {"l1_ssim": moments}, tails))
 
     def found(calibrated: Detector, folder: Path) -> pd.Series:

@@ -108,7 +108,7 @@ def test_the_exported_model_works(name: str, run: Path, val_volumes: TrainingVol
     assert type(detector.model_config) is settings_class(name)
     assert detector.model_config.name == name
     image, mask = val_volumes.images[0], val_volumes.masks[0]
-    scores = [score for score in ("l1", "ssim_ensemble", "second_l1", "model") if detector.makes(score)]
+    scores = [score for score in ("l1", "ssim_ensemble", "second_l1", "model") if detector.scores.makes(score)]
     assert scores
     maps = detector.maps(image, mask, scores)
     for score in scores:

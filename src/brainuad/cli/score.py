@@ -75,8 +75,9 @@ def score(
 ) -> None:
     """Map anomalies in your own scans, each in its own space. A rerun skips finished scans. Research use only."""
     announce(f"loading {model}")
-    from brainuad.detector import PAPER, load_model
+    from brainuad.detector import load_model
     from brainuad.inputs.scans import find_scans, output_paths
+    from brainuad.repertoire import PAPER
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
 
@@ -108,7 +109,7 @@ def score(
             notes = row["message"] or row["warnings"]
             advance(f"{row['name']}: {notes}" if notes and not skipped else "", skipped=skipped)
 
-        settings = Settings(detector.score_called(score), fpr, seed, brain_mask, lesion_mask)
+        settings = Settings(detector.scores.called(score), fpr, seed, brain_mask, lesion_mask)
         rows = score_scans(
             scans, detector, output, settings, jobs=jobs, overwrite=overwrite, report=report, stage=advance.stage
         )

@@ -12,11 +12,12 @@ import pandas as pd
 from brainuad.config import SSIM_SIGMAS
 from brainuad.data.cohort import Case, manifest_cases
 from brainuad.data.loading import PreparedCase
-from brainuad.detector import SCORE, Detector, Maps, load_model
+from brainuad.detector import Detector, Maps, load_model
 from brainuad.errors import InputError
 from brainuad.files import write_bytes, write_text
 from brainuad.inputs.scans import find_scans
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR
+from brainuad.repertoire import SCORE
 from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
@@ -100,7 +101,7 @@ def score_cohort(
         detector,
         cohort,
         output / "evaluation",
-        scores=[name for name in (*SCORES, *OWN) if detector.makes(name)],
+        scores=[name for name in (*SCORES, *OWN) if detector.scores.makes(name)],
         baselines=False,
         protocol=QUICK,
         seed=seed,
@@ -133,7 +134,7 @@ def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: i
         done.append(row["name"])
         report("page", len(done), len(shown))
 
-    settings = Settings(detector.default_score, seed=seed, brain_mask=masks, lesion_mask=masks)
+    settings = Settings(detector.scores.default, seed=seed, brain_mask=masks, lesion_mask=masks)
     score_scans(scans, detector, output, settings, report=scored)
     return build_report(output)
 

@@ -48,8 +48,8 @@ def score(
             an image that has its own, or the model does not know the score.
     """
     detector = model if isinstance(model, Detector) else load_model(model)
-    score = detector.score_called(score)
-    detector.check_score(score)
+    score = detector.scores.called(score)
+    detector.scores.check(score)
     name = _name_of(image)
     own_affine = _affine_of(image)
     if affine is not None and (own_affine is not None or isinstance(image, str | Path)):

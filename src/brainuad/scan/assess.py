@@ -57,7 +57,7 @@ def score_scan(
         ValueError: The scan or its mask cannot be used.
         InputError: The model's calibration has no threshold for ``fpr``, or the model cannot give the score.
     """
-    score = detector.score_called(score)
+    score = detector.scores.called(score)
     placed, maps, seconds = map_scan(scan, detector, brain_mask=brain_mask, scores=(score,), seed=seed, stage=stage)
     stage("findings")
     clock = time.perf_counter()

@@ -117,8 +117,8 @@ def calibrate(
     _check_once(scans)
     check_writable(folder)
     # A score of many draws takes as many times as long, and its scale differs from scan to scan.
-    names = dict.fromkeys([*detector.plain_scores, *bases_of(RARITY, detector.ensemble.parts)])
-    scores = tuple(name for name in names if detector.makes(name) and detector.draws([name]) == 1)
+    names = dict.fromkeys([*detector.scores.plain, *bases_of(RARITY, detector.scores.ensemble.parts)])
+    scores = tuple(name for name in names if detector.scores.makes(name) and detector.scores.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
     found: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
@@ -133,7 +133,7 @@ def calibrate(
     _check_enough(len(found), len(scans), healthy)
     _warn_of_odd({rows[index]["name"]: found[index].appearance for index in sorted(found)}, detector)
     subjects = [_subject(scans[index]) for index in sorted(found)]
-    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.ensemble)
+    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.scores.ensemble)
     calibration = calibration_of(
         used,
         subjects,
@@ -142,7 +142,7 @@ def calibrate(
         left_out=left_out,
     )
     _write(model, folder, health, calibration)
-    return Calibrated(calibration, folder, ordered, replace(detector, health=health).default_score)
+    return Calibrated(calibration, folder, ordered, replace(detector, health=health).scores.default)
 
 
 def _healthy_scans(healthy: Sequence[str | Path], detector: Detector, output: Path) -> list[Scan] | list[Case]:

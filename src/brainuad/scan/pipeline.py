@@ -53,6 +53,6 @@ def map_scan(
     stage("brain")
     placed = place_scan(scan, detector.data_config, brain_mask=brain_mask, seed=seed, lap=lap)
     with device_told_from_scan(detector.device):
-        maps = detector.maps(placed.image, placed.mask, scores or [detector.default_score], seed, lap=lap)
+        maps = detector.maps(placed.image, placed.mask, scores or [detector.scores.default], seed, lap=lap)
     lap("score")
     return placed, maps, seconds

@@ -19,13 +19,14 @@ from typing import Any
 from brainuad._version import __version__
 from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import key_of, sha256, write_json
 from brainuad.inputs.bids import write_dataset_description
 from brainuad.inputs.masks import BRAIN, LESION, MaskKind, mask_for
 from brainuad.inputs.scans import Scan, open_scan, output_paths
 from brainuad.record import Record, from_json
+from brainuad.repertoire import SCORE
 from brainuad.scan.api import check_same_grid, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
@@ -100,7 +101,7 @@ def score_scans(
     if not overwrite:
         for scan in scans:
             check_name_free(scan, output)
-    detector.check_score(settings.score)
+    detector.scores.check(settings.score)
     if detector.calibration is not None and settings.score in detector.calibration.thresholds:
         detector.calibration.threshold(settings.score, settings.fpr)  # one that it cannot give ends the run
     work = _Work(detector, detector.result_key, output, settings, overwrite, stage)

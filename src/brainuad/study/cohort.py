@@ -91,10 +91,10 @@ def evaluate_cases(
     """
     if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
         detector = detector.with_settings(shared_noise=True)
-    scores = list(scores) if scores else [detector.default_score]
+    scores = list(scores) if scores else [detector.scores.default]
     for name in scores:
         # rarity always refers to the healthy scans of the calibration
-        (detector.check_score if name == RARITY else detector.check_makes)(name)
+        (detector.scores.check if name == RARITY else detector.scores.check_made)(name)
     chosen = _choose(cases, sets)
     if ranks.first:
         warn_of_other_bias_levels(chosen, detector.data_config.bias_levels)

@@ -54,14 +54,14 @@ class CachedInference:
         Raises:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
         """
-        model, draws = self.detector.model, self.detector.draws(names)
+        model, draws = self.detector.model, self.detector.scores.draws(names)
         entries: dict[str, tuple[str, type[np.generic], tuple[int, ...]]] = {}
         if model.reconstructs:
             entries["reconstruction"] = self._name(image, seed, draws), np.float16, (draws, *image.shape)
         if model.has_map and mask is not None:
             of_mask = b"map" + np.ascontiguousarray(mask).tobytes()
             entries["anomaly"] = self._name(image, seed, draws, of_mask), np.float32, image.shape
-        if self.detector.needs_second(names):
+        if self.detector.scores.needs_second(names):
             entries["second"] = self._name(image, seed, 1, b"second"), np.float16, image.shape
         found = {part: self._read(*entry) for part, entry in entries.items()}
         missing = [part for part, array in found.items() if array is None]

@@ -17,9 +17,10 @@ import pandas as pd
 from brainuad._version import __version__
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import People
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import key_of, write_json, write_text
+from brainuad.repertoire import SCORE
 from brainuad.scoring.ensembles import LEARNT, learn_weights
 from brainuad.scoring.names import OWN_MAP
 from brainuad.study.cohort import loadable, scores_to_compute
@@ -100,7 +101,7 @@ def run_sweep(
         InputError: The model makes no reconstruction, there is no annotated case, nothing to learn from, or the folder
             cannot be written to.
     """
-    detector.check_makes(SCORE)
+    detector.scores.check_made(SCORE)
     annotated = [case for case in cases if case.split == split and case.lesion is not None]
     chosen = [case for case in annotated if sets is None or case.dataset in sets]
     if not chosen:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from brainuad.data.cohort import Case
-from brainuad.detector import SCORE, Detector
+from brainuad.detector import Detector
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test, summarise
 from brainuad.evaluation.statistics import Summary
 from brainuad.files import markdown_table, write_bytes
 from brainuad.record import SCALE_MEANING
+from brainuad.repertoire import SCORE
 from brainuad.report.montage import Overlay, method_panels
 from brainuad.scoring.names import OWN_MAP
 from brainuad.scoring.scores import SECOND
