@@ -15,6 +15,8 @@ from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
 from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
+from brainuad.inputs.masks import BRAIN, mask_for
+from brainuad.inputs.scans import Scan, open_scan
 from brainuad.scan.assess import score_scan
 from brainuad.scan.result import ScoreResult
 
@@ -69,6 +71,35 @@ def score(
         scan_source = replace(result.record.scan, source=str(Path(image).absolute()), sha256=sha256(image))
         result = replace(result, record=replace(result.record, scan=scan_source))
     return result
+
+
+def brain_mask_of(scan: Scan, masks: Path | None) -> Path | None:
+    """Return the brain mask of a scan: a file, or that in a folder of masks; None where none was given.
+
+    Raises:
+        InputError: The folder holds none for the scan, or several.
+    """
+    if masks is None:
+        return None
+    mask = mask_for(scan.source, masks, BRAIN)
+    if mask is None:
+        remedy = "Name masks after their scans, or leave out the masks"
+        raise InputError(masks, f"holds no brain mask for {scan.source.name}", remedy)
+    return mask
+
+
+def open_with_brain(scan: Scan, mask: Path | None) -> tuple[Volume, Volume | None]:
+    """Open a scan and its brain mask.
+
+    Raises:
+        InputError: One of them cannot be used, or they lie on different grids.
+    """
+    volume = open_scan(scan)
+    if mask is None:
+        return volume, None
+    brain = Volume.load(mask)
+    check_same_grid(brain, volume, mask)
+    return volume, brain
 
 
 def check_same_grid(mask: Volume, scan: Volume, name: str | Path) -> None:

@@ -27,16 +27,14 @@ from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case, find_layout, read_cases
 from brainuad.data.leaks import leak_free
 from brainuad.data.loading import content_key, load_case
-from brainuad.data.volume import Volume
 from brainuad.detector import Detector, load_model
 from brainuad.devices import device_told_from_scan
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, check_writable, key_of, sha256, write_json
-from brainuad.inputs.masks import BRAIN, mask_for
-from brainuad.inputs.scans import Scan, find_scans, open_scan
+from brainuad.inputs.scans import Scan, find_scans
 from brainuad.modelfile import CALIBRATION, CONFIG, HEALTH, WEIGHTS, known_models, model_folder
 from brainuad.scan import map_scan
-from brainuad.scan.api import check_same_grid, unusable
+from brainuad.scan.api import brain_mask_of, open_with_brain, unusable
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.identity import hash_of
 from brainuad.scoring.health import HealthyMoments
@@ -285,15 +283,10 @@ class _Work:
 
     def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
         """Return the hashes that a raw scan's summary depends on, and a function that makes it."""
-        mask = None if self.masks is None else mask_for(scan.source, self.masks, BRAIN)
-        if mask is None and self.masks is not None:
-            remedy = "Name masks after their scans, or leave out the masks"
-            raise InputError(self.masks, f"holds no brain mask for {scan.source.name}", remedy)
+        mask = brain_mask_of(scan, self.masks)
 
         def make() -> HealthyScan:
-            volume, brain = open_scan(scan), Volume.load(mask) if mask else None
-            if brain and mask:
-                check_same_grid(brain, volume, mask)
+            volume, brain = open_with_brain(scan, mask)
             placed, maps, _ = map_scan(
                 volume,
                 self.detector,

@@ -23,11 +23,11 @@ from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import key_of, sha256, write_json
 from brainuad.inputs.bids import write_dataset_description
-from brainuad.inputs.masks import BRAIN, LESION, MaskKind, mask_for
-from brainuad.inputs.scans import Scan, open_scan, output_paths
+from brainuad.inputs.masks import LESION, mask_for
+from brainuad.inputs.scans import Scan, output_paths
 from brainuad.record import Record, from_json
 from brainuad.repertoire import SCORE
-from brainuad.scan.api import check_same_grid, unusable
+from brainuad.scan.api import brain_mask_of, open_with_brain, unusable
 from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.identity import check_name_free, hash_of, series_hash
@@ -166,23 +166,18 @@ class _Work:
         clock = time.perf_counter()
         settings, paths = self.settings, output_paths(scan)
         sidecar = self.output / paths["sidecar"]
-        brain_path = self.mask(scan, settings.brain_mask, BRAIN)
-        if brain_path is None and settings.brain_mask is not None:
-            remedy = "Name masks after their scans, or leave out the masks"
-            raise InputError(settings.brain_mask, f"holds no brain mask for {scan.source.name}", remedy)
-        lesion_path = self.mask(scan, settings.lesion_mask, LESION)
-        if lesion_path is None and settings.lesion_mask is not None:
-            logger.warning(
-                "%s: holds no lesion mask for %s, which is shown without", settings.lesion_mask, scan.source.name
-            )
+        brain_path, lesion_path = brain_mask_of(scan, settings.brain_mask), None
+        if settings.lesion_mask is not None:
+            lesion_path = mask_for(scan.source, settings.lesion_mask, LESION)
+            if lesion_path is None:
+                missing = "%s: holds no lesion mask for %s, which is shown without"
+                logger.warning(missing, settings.lesion_mask, scan.source.name)
         hashes = [hash_of(scan), *(sha256(path) if path else "" for path in (brain_path, lesion_path))]
         recipe = self.recipe(hashes)
         if not self.overwrite and (known := _finished(sidecar, recipe)) is not None:
             return known, True
-        volume = open_scan(scan)
-        brain, lesion = (Volume.load(path) if path else None for path in (brain_path, lesion_path))
-        if brain and brain_path:
-            check_same_grid(brain, volume, brain_path)
+        volume, brain = open_with_brain(scan, brain_path)
+        lesion = Volume.load(lesion_path) if lesion_path else None
         if lesion and lesion_path and (fault := truth_fault(lesion)):
             raise InputError(lesion_path, fault, "Give the outline of the lesions")
         read = round(time.perf_counter() - clock, 3)
@@ -241,10 +236,6 @@ class _Work:
         except SCAN_ERRORS as error:
             result.warnings.append(f"no DICOM segmentation: {' '.join(str(error).split())}")
         return {}
-
-    def mask(self, scan: Scan, source: Path | None, kind: MaskKind) -> Path | None:
-        """Return the scan's mask in a folder of masks, or the one mask."""
-        return None if source is None else mask_for(scan.source, source, kind)
 
     def recipe(self, hashes: list[str]) -> str:
         """Return a key that changes with whatever could change the scan's results."""
