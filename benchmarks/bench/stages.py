@@ -27,8 +27,8 @@ from brainuad.detector import Detector
 from brainuad.models import DiffusionModel, PairedModel
 from brainuad.models.base import Inference
 from brainuad.models.noise import opensimplex_permutation
-from brainuad.repertoire import SCORE
 from brainuad.scoring import drop_small, erode_brain, median_filter, ssim_maps
+from brainuad.scoring.repertoire import SCORE
 
 SUBJECT = "patient19"  # of the demo's cohort: multiple sclerosis, 66 mL of lesions
 _WIDTH = 192.0  # mm along the longest side of a slice

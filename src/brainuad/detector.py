@@ -22,12 +22,12 @@ from brainuad.inference import device_of, infer, infer_second
 from brainuad.modelfile import model_folder, portable, read_health, read_model, write_model
 from brainuad.models.base import Inference, Model
 from brainuad.registry import MODELS
-from brainuad.repertoire import SCORE, Repertoire, draws_of
 from brainuad.scoring import score_maps
 from brainuad.scoring._arrays import as_volume, keep_inside, mask_on
 from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import IMAGE, OWN_MAP, base_of, bases_of
 from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, cleaned
+from brainuad.scoring.repertoire import SCORE, Repertoire, draws_of
 from brainuad.scoring.scores import SECOND
 
 Relate = Callable[[str, Any, Any], Tensor]
@@ -147,9 +147,9 @@ class Detector:
     @property
     def scores(self) -> Repertoire:
         """The scores that it can give."""
-        ensembles = OF_TWO if self.model.has_second else ENSEMBLES
-        ensemble = ensembles.get(self.modality, ENSEMBLES[self.modality])
-        return Repertoire(self.name, self.model, ensemble, self.health)
+        model = self.model
+        ensemble = (OF_TWO if model.has_second else ENSEMBLES).get(self.modality, ENSEMBLES[self.modality])
+        return Repertoire(self.name, model.reconstructs, model.has_map, model.has_second, ensemble, self.health)
 
     @property
     def device(self) -> torch.device:
@@ -285,7 +285,7 @@ class Detector:
             lap: Called with "reconstruct" when the network has finished.
 
         Raises:
-            InputError: A score is unknown, or the model cannot give it; see :meth:`Repertoire.check`.
+            InputError: A score is unknown, or the model cannot give it: see `scores`.
             ValueError: The shapes do not fit.
 
         Examples:

@@ -25,11 +25,11 @@ from brainuad.detector import Detector, Maps, load_model
 from brainuad.errors import InputError
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.registry import SCORES
-from brainuad.repertoire import SCORE
 from brainuad.scan import map_scan
 from brainuad.scan.calibrate import SUMMARIES, _check_other_model, _copy_model, _warn_of_odd, calibrate
 from brainuad.scoring import postprocess
 from brainuad.scoring.rarity import RARITY
+from brainuad.scoring.repertoire import SCORE
 
 CALIBRATED = [name for name in SCORES if SCORES.draws.get(name, 1) == 1]
 DEMO = Path(brainuad.__file__).parent / "assets" / "demo"

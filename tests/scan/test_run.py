@@ -27,7 +27,7 @@ from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
 from brainuad.files import locked
 from brainuad.inputs.scans import find_scans
-from brainuad.scan.assess import score_scan
+from brainuad.scan.pipeline import score_scan
 from brainuad.scan.run import Settings, score_scans
 from brainuad.scan.table import COLUMNS, FINDING_COLUMNS, write_table
 

@@ -3,9 +3,8 @@
 from brainuad.calibration.appearance import Appearance, HealthyAppearance, appearance_of
 from brainuad.calibration.figures import FEW_SCANS, Calibration
 from brainuad.calibration.findings import SMALLEST_FINDING, HealthyFindings
-from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of
+from brainuad.calibration.healthy import BrainMaps, HealthyScan, calibration_of, set_against_health
 from brainuad.calibration.pooling import pooled_thresholds
-from brainuad.calibration.relative import set_against_health
 from brainuad.scoring.rarity import tail_quantiles
 
 __all__ = [

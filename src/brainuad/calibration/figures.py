@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from brainuad.calibration._values import number, numbers, sequence, table
-from brainuad.calibration.appearance import HealthyAppearance, appearance_of
+from brainuad.calibration.appearance import HealthyAppearance
 from brainuad.calibration.findings import HealthyFindings
 from brainuad.errors import InputError
 
@@ -150,20 +150,6 @@ class Calibration:
             return None
         scores = np.asarray(known)
         return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
-
-    def warnings(self, image: Any, mask: Any, brain_ml: float | None, alignment: float | None) -> list[str]:
-        """Return warnings about a scan to which the calibration may not apply.
-
-        Args:
-            image: ``(X, Y, Z)`` on the model's grid, the brain in [0, 1].
-            mask: ``(X, Y, Z)`` brain mask.
-            brain_ml: Volume of the brain in the scan, in mL; None to say nothing of it.
-            alignment: Correlation of the registered scan with the atlas; None where it tells nothing.
-        """
-        found = []
-        if self.scans < FEW_SCANS:
-            found.append(f"the calibration rests on {self.scans} healthy scans; fewer than {FEW_SCANS} is little")
-        return found + self.appearance.warnings(appearance_of(image, mask, brain_ml, alignment))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
         found = self.thresholds.get(score)

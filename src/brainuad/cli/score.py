@@ -77,9 +77,9 @@ def score(
     announce(f"loading {model}")
     from brainuad.detector import load_model
     from brainuad.inputs.scans import find_scans, output_paths
-    from brainuad.repertoire import PAPER
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
+    from brainuad.scoring.repertoire import PAPER
 
     known_scores("--score", [score] if score else [], [PAPER])
     number, shares = _share(shard)

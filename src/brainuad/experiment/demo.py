@@ -17,7 +17,6 @@ from brainuad.errors import InputError
 from brainuad.files import write_bytes, write_text
 from brainuad.inputs.scans import find_scans
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR
-from brainuad.repertoire import SCORE
 from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
@@ -25,6 +24,7 @@ from brainuad.scan.table import Row
 from brainuad.scoring.health import CARRIED
 from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
+from brainuad.scoring.repertoire import SCORE
 from brainuad.study import QUICK, evaluate_cases, failures, wide
 from brainuad.study.figures import draw_montage
 from brainuad.study.protocol import healthy_name

@@ -17,7 +17,7 @@ from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
 from brainuad.inputs.masks import BRAIN, mask_for
 from brainuad.inputs.scans import Scan, open_scan
-from brainuad.scan.assess import score_scan
+from brainuad.scan.pipeline import score_scan
 from brainuad.scan.result import ScoreResult
 
 Image = Any  # what `score` says it takes: packages that are not needed otherwise have some of its kinds

@@ -26,13 +26,13 @@ from brainuad.inputs.bids import write_dataset_description
 from brainuad.inputs.masks import LESION, mask_for
 from brainuad.inputs.scans import Scan, output_paths
 from brainuad.record import Record, from_json
-from brainuad.repertoire import SCORE
 from brainuad.scan.api import brain_mask_of, open_with_brain, unusable
-from brainuad.scan.assess import score_scan
 from brainuad.scan.batch import SCAN_ERRORS, each
 from brainuad.scan.identity import check_name_free, hash_of, series_hash
+from brainuad.scan.pipeline import score_scan
 from brainuad.scan.result import ScoreResult, write_result
 from brainuad.scan.table import Row, forget_failure, record_failure, row_of, write_table
+from brainuad.scoring.repertoire import SCORE
 
 logger = logging.getLogger(__name__)
 RUN_JSON = "run.json"

@@ -20,9 +20,9 @@ from brainuad.data.leaks import People
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.files import key_of, write_json, write_text
-from brainuad.repertoire import SCORE
 from brainuad.scoring.ensembles import LEARNT, learn_weights
 from brainuad.scoring.names import OWN_MAP
+from brainuad.scoring.repertoire import SCORE
 from brainuad.study.cohort import loadable, scores_to_compute
 from brainuad.study.html_page import write_page
 from brainuad.study.protocol import ANY, MODEL, QUICK

@@ -14,9 +14,9 @@ from brainuad.evaluation import by_subject, holm, paired_difference, paired_perm
 from brainuad.evaluation.statistics import Summary
 from brainuad.files import markdown_table, write_bytes
 from brainuad.record import SCALE_MEANING
-from brainuad.repertoire import SCORE
 from brainuad.report.montage import Overlay, method_panels
 from brainuad.scoring.names import OWN_MAP
+from brainuad.scoring.repertoire import SCORE
 from brainuad.scoring.scores import SECOND
 from brainuad.study.figures import COLOURS
 from brainuad.study.protocol import ANY, BASELINES, MODEL, healthy_name

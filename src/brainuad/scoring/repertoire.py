@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from brainuad.errors import InputError
-from brainuad.models.base import Model
 from brainuad.registry import SCORES
 from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import IMAGE, OWN_MAP, base_of, bases_of
@@ -23,13 +22,17 @@ class Repertoire:
 
     Attributes:
         name: Name of the model, for errors.
-        model: The model.
+        reconstructs: Whether it makes a reconstruction.
+        has_map: Whether it makes an anomaly map of its own.
+        has_second: Whether it makes a second reconstruction.
         ensemble: What its score "rarity" fuses.
         health: Its healthy statistics, or None.
     """
 
     name: str
-    model: Model
+    reconstructs: bool
+    has_map: bool
+    has_second: bool
     ensemble: Ensemble
     health: HealthyMoments | None
 
@@ -53,8 +56,8 @@ class Repertoire:
     @property
     def plain(self) -> list[str]:
         """Every score that needs no healthy statistics."""
-        named = [name for name in SCORES if self.model.reconstructs or name in OF_THE_IMAGE]
-        return [*named, OWN_MAP] if self.model.has_map else named
+        named = [name for name in SCORES if self.reconstructs or name in OF_THE_IMAGE]
+        return [*named, OWN_MAP] if self.has_map else named
 
     @property
     def default(self) -> str:
@@ -63,7 +66,7 @@ class Repertoire:
         It is the model's own map where it makes one; else ``rarity``, which was best on real validation scans; without
         calibration, the paper's SSIM ensemble.
         """
-        if self.model.has_map:
+        if self.has_map:
             return OWN_MAP
         return RARITY if self.health is not None and self.health.has_rarity(self.ensemble.parts) else SCORE
 
@@ -93,7 +96,7 @@ class Repertoire:
         """
         if self.makes(name):
             return
-        has = "a reconstruction and no map of its own" if self.model.reconstructs else "a map and no reconstruction"
+        has = "a reconstruction and no map of its own" if self.reconstructs else "a map and no reconstruction"
         if name.startswith(SECOND):
             has = "no second reconstruction"
         known = f"Choose one of {', '.join(self.plain)}"
@@ -109,10 +112,10 @@ class Repertoire:
 
     def _makes_map(self, base: str) -> bool:
         if base.startswith(SECOND):
-            return self.model.has_second
+            return self.has_second
         if base == OWN_MAP:
-            return self.model.has_map
-        return self.model.reconstructs or base in (IMAGE, *OF_THE_IMAGE)
+            return self.has_map
+        return self.reconstructs or base in (IMAGE, *OF_THE_IMAGE)
 
     def known_health(self, name: str) -> HealthyMoments:
         """Return the healthy statistics, which a score needs.
