@@ -264,7 +264,7 @@ class Detector:
         names: Iterable[str] = (SCORE,),
         seed: int = 0,
         *,
-        found: Inference | None = None,
+        inference: Inference | None = None,
         relate: Relate | None = None,
         clean: bool = True,
         lap: Callable[[str], None] = lambda step: None,
@@ -278,7 +278,7 @@ class Detector:
             mask: ``(X, Y, Z)`` brain mask.
             names: Scores of the registry, "model" for the model's own map, or scores relative to health.
             seed: Seed of the model's random numbers.
-            found: What the model makes of the scan, where that is known already.
+            inference: What the model makes of the scan, where that is known already.
             relate: Sets a map against healthy scans, given the score's name, the map and ``mask``. By default the
                 model's own healthy statistics do.
             clean: Post-process the final maps.
@@ -305,16 +305,16 @@ class Detector:
         names = list(names)
         for name in names:
             (self.scores.check if relate is None else self.scores.check_made)(name)
-        if found is None:
-            found = self.infer(image, mask, seed, names)
+        if inference is None:
+            inference = self.infer(image, mask, seed, names)
         lap("reconstruct")
-        raw = self.compare(image, found, mask, names, relate)
+        raw = self.compare(image, inference, mask, names, relate)
         final = {name: cleaned(name, map, mask) for name, map in raw.items()} if clean else raw
-        first = None if found.reconstruction is None else found.reconstruction[0].numpy()
+        first = None if inference.reconstruction is None else inference.reconstruction[0].numpy()
         return Maps(first, _on_cpu(raw), _on_cpu(final))
 
     def compare(
-        self, image: Any, found: Inference, mask: Any, names: Iterable[str] = (SCORE,), relate: Relate | None = None
+        self, image: Any, inference: Inference, mask: Any, names: Iterable[str] = (SCORE,), relate: Relate | None = None
     ) -> dict[str, Tensor]:
         """Return the raw maps of :meth:`maps` from what the model makes of a scan.
 
@@ -322,7 +322,7 @@ class Detector:
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
-            found: Reconstructions ``(S, X, Y, Z)``, the model's own map and its second reconstruction, each
+            inference: Reconstructions ``(S, X, Y, Z)``, the model's own map and its second reconstruction, each
                 ``(X, Y, Z)``; None where no score needs them.
             mask: ``(X, Y, Z)`` brain mask.
             names: As in :meth:`maps`.
@@ -332,7 +332,7 @@ class Detector:
             InputError: A score needs healthy statistics that the model lacks.
             ValueError: The shapes do not fit, or an input that a score needs is missing.
         """
-        stack = found.reconstruction
+        stack = inference.reconstruction
         if self.device.type == "cuda":
             image = as_volume(image, "image").to(self.device)
             stack = None if stack is None else as_volume(stack, "reconstructions", 4).to(self.device)
@@ -343,13 +343,13 @@ class Detector:
         maps = {}
         if OWN_MAP in plain:
             del plain[OWN_MAP]
-            maps[OWN_MAP] = keep_inside(self._here(found.anomaly, "map of the model's own"), mask)
+            maps[OWN_MAP] = keep_inside(self._here(inference.anomaly, "map of the model's own"), mask)
         of_second = [name for name in plain if name.startswith(SECOND)]
         several = [name for name in plain if draws_of(name) > 1]
         others = [name for name in plain if name not in (*several, *of_second)]
         sigmas = self.model_config.sigma_ens
         if of_second:
-            second = self._here(found.second, "second reconstruction")[None]
+            second = self._here(inference.second, "second reconstruction")[None]
             maps |= score_maps(image, second, mask, of_second, sigmas=sigmas)
         if several:
             maps |= score_maps(image, stack, mask, several, sigmas=sigmas)

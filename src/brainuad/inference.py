@@ -50,9 +50,9 @@ def infer(
         brain = slabs_of(mask_on(volume, mask), model.neighbours).to(device)
     generator = torch.Generator().manual_seed(seed)
     with _inference(device, precision):
-        found = [_once(model, slabs, brain, generator) for _ in range(draws)]
-    stacks = [each.reconstruction for each in found if each.reconstruction is not None]
-    maps = [each.anomaly for each in found if each.anomaly is not None]
+        made = [_once(model, slabs, brain, generator) for _ in range(draws)]
+    stacks = [each.reconstruction for each in made if each.reconstruction is not None]
+    maps = [each.anomaly for each in made if each.anomaly is not None]
     return Inference(
         torch.stack(stacks).float().cpu() if stacks else None, torch.stack(maps).float().mean(0).cpu() if maps else None
     )

@@ -23,15 +23,15 @@ def numbers(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
 
 def sequence(values: Mapping[str, Any], name: str, otherwise: list[Any] | None = None) -> list[Any]:
     """Return a list by name, ``otherwise`` if it is missing; raise a ValueError for anything else."""
-    found = values.get(name, otherwise)
-    if not isinstance(found, list):
+    value = values.get(name, otherwise)
+    if not isinstance(value, list):
         raise ValueError(f"has no list {name!r}")
-    return found
+    return value
 
 
 def table(values: Mapping[str, Any], name: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a table by name, ``otherwise`` if it is missing; raise a ValueError for anything else."""
-    found = values.get(name, otherwise)
-    if not isinstance(found, dict):
+    value = values.get(name, otherwise)
+    if not isinstance(value, dict):
         raise ValueError(f"has no table {name!r}")
-    return found
+    return value

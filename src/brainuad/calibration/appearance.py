@@ -68,14 +68,14 @@ def detail_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     It is the logarithm of the mean absolute second difference from voxel to voxel within the brain; NaN where the brain
     is too thin.
     """
-    found = np.full(3, np.nan)
+    detail = np.full(3, np.nan)
     for axis in range(3):
         moved, brain = np.moveaxis(image, axis, 0), np.moveaxis(mask, axis, 0)
         within = brain[:-2] & brain[1:-1] & brain[2:]
         bends = np.abs(moved[:-2] - 2 * moved[1:-1] + moved[2:])[within]
         if bends.any():
-            found[axis] = np.log(bends.mean())
-    return found
+            detail[axis] = np.log(bends.mean())
+    return detail
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class HealthyAppearance:
         """Read the values of `to_dict`; a ValueError says what is missing or cannot be used."""
         values = {"detail": [], **values}  # missing in older calibrations
         lists = {name: numbers(values, name) for name in vars(cls()) if name != "regions"}
-        found = cls(**lists, regions=str(values.get("regions", "")))
-        if found.quantiles and len(found.quantiles) != len(LEVELS):
-            raise ValueError(f"has {len(found.quantiles)} quantiles of intensity, not {len(LEVELS)}")
-        found.unpacked()
-        return found
+        appearance = cls(**lists, regions=str(values.get("regions", "")))
+        if appearance.quantiles and len(appearance.quantiles) != len(LEVELS):
+            raise ValueError(f"has {len(appearance.quantiles)} quantiles of intensity, not {len(LEVELS)}")
+        appearance.unpacked()
+        return appearance
 
     @property
     def knows_alignment(self) -> bool:
@@ -164,7 +164,7 @@ class HealthyAppearance:
 
     def warnings(self, scan: Appearance) -> list[str]:
         """Return warnings about the ways in which a scan looks different from the healthy scans."""
-        found: list[str] = []
+        warnings: list[str] = []
         other_kind = False
         if len(self.contrasts) >= ENOUGH and scan.blocks.shape == self.shape:
             contrast, usual = _contrast(scan.blocks, self.unpacked()), float(np.mean(self.contrasts))
@@ -172,7 +172,7 @@ class HealthyAppearance:
             # On FLAIR a tenth of the healthy scans have next to none: there it tells nothing.
             if np.quantile(self.contrasts, 0.1) >= least and not contrast >= least:
                 other_kind = True
-                found.append(
+                warnings.append(
                     f"contrast {contrast:.2f} where healthy scans have {usual:.2f}: another kind of scan than "
                     "the model's, or a failed registration"
                 )
@@ -181,18 +181,18 @@ class HealthyAppearance:
             distance = _distance(scan.quantiles, np.asarray(self.quantiles))
             if distance > high:
                 ours, theirs = told_apart(distance, high, digits=3)
-                found.append(
+                warnings.append(
                     f"intensities are {ours} from the healthy scans', which differ by up to {theirs}: "
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
         if not other_kind:
             # unusual intensities change the differences, too, so noise is not reported then
-            found += self._detail_warnings(scan.detail, noise=not found)
+            warnings += self._detail_warnings(scan.detail, noise=not warnings)
         if scan.brain_ml is not None and len(self.brain_ml) >= ENOUGH:
             low, high = _limit(self.brain_ml, "below"), _limit(self.brain_ml, "above")
             if not low <= scan.brain_ml <= high:
                 volume, *limits = told_apart(scan.brain_ml, low, high, digits=0)
-                found.append(
+                warnings.append(
                     f"brain volume {volume} mL is outside the healthy scans' {' to '.join(limits)} mL: "
                     "look at the brain mask"
                 )
@@ -200,8 +200,10 @@ class HealthyAppearance:
             low = _limit(self.alignment, "below") if self.knows_alignment else POOR_ALIGNMENT
             if not scan.alignment >= low:
                 ours, theirs = told_apart(scan.alignment, low, digits=2)
-                found.append(f"correlation {ours} with the atlas, below {theirs}: look whether the registration failed")
-        return found
+                warnings.append(
+                    f"correlation {ours} with the atlas, below {theirs}: look whether the registration failed"
+                )
+        return warnings
 
     def _detail_warnings(self, detail: np.ndarray, *, noise: bool) -> list[str]:
         """Return warnings about axes with too little fine structure, or, with ``noise``, too much."""
@@ -209,16 +211,16 @@ class HealthyAppearance:
         if known.shape[1] < ENOUGH:
             return []
         low, high = (np.array([_limit(tuple(values), side) for values in known]) for side in ("below", "above"))
-        found = []
+        warnings = []
         for wrong, what in ((detail < low, "blurred or in thick slices"), (detail > high, "noisy")):
             if wrong.any() and (noise or what != "noisy"):
                 axes = ", ".join(name for name, there in zip(_AXES, wrong, strict=True) if there)
                 ratio = np.exp((detail - known.mean(1))[wrong])
-                found.append(
+                warnings.append(
                     f"{what} along {axes}: {ratio[np.abs(np.log(ratio)).argmax()]:.2f} times the fine structure of the "
                     "healthy scans; findings may be no lesions"
                 )
-        return found
+        return warnings
 
 
 def _limit(values: Sequence[float], side: str) -> float:

@@ -101,7 +101,7 @@ class Calibration:
             "scan_scores": {score: list(known) for score, known in self.scan_scores.items()},
             "looks": {} if self.appearance == HealthyAppearance() else self.appearance.to_dict(),
             "findings": {
-                score: {f"{fraction:g}": found.to_dict() for fraction, found in known.items()}
+                score: {f"{fraction:g}": healthy.to_dict() for fraction, healthy in known.items()}
                 for score, known in self.findings.items()
             },
         }
@@ -124,10 +124,10 @@ class Calibration:
             InputError: As `threshold`.
         """
         self._known(score, fraction)
-        found = self.intervals.get(score)
-        if found is None:
+        intervals = self.intervals.get(score)
+        if intervals is None:
             return None
-        low, high = self._at(found, fraction)
+        low, high = self._at(intervals, fraction)
         return float(low), float(high)
 
     def healthy_findings(self, score: str, fraction: float) -> tuple[float, HealthyFindings] | None:
@@ -152,18 +152,18 @@ class Calibration:
         return float(100 * np.mean((scores < value) + 0.5 * (scores == value)))
 
     def _known(self, score: str, fraction: float) -> Mapping[float, Any]:
-        found = self.thresholds.get(score)
-        if not found:
+        thresholds = self.thresholds.get(score)
+        if not thresholds:
             raise InputError("calibration", f"has no calibration for {score}", "Run `brainuad calibrate`")
-        low, high = min(found), max(found)
+        low, high = min(thresholds), max(thresholds)
         if not low <= fraction <= high:
             raise InputError("calibration", f"has no threshold for {fraction:g}", f"Choose {low:g} to {high:g}")
-        return found
+        return thresholds
 
     @staticmethod
-    def _at(found: Mapping[float, Any], fraction: float) -> np.ndarray:
-        fractions = sorted(found)
-        values = np.array([found[known] for known in fractions], dtype=np.float64).reshape(len(fractions), -1)
+    def _at(by_fraction: Mapping[float, Any], fraction: float) -> np.ndarray:
+        fractions = sorted(by_fraction)
+        values = np.array([by_fraction[known] for known in fractions], dtype=np.float64).reshape(len(fractions), -1)
         at = [np.interp(np.log(fraction), np.log(fractions), column) for column in values.T]
         return np.array(at).squeeze()
 
@@ -172,13 +172,13 @@ def _by_fraction(
     scores: Mapping[str, Any], read: Callable[[Mapping[str, Any], str], Any]
 ) -> dict[str, dict[float, Any]]:
     """Return a table by score and fraction, with its values converted by ``read``."""
-    found: dict[str, dict[float, Any]] = {}
+    by_score: dict[str, dict[float, Any]] = {}
     for score in scores:
         of_score = table(scores, score)
         if not of_score:
             raise ValueError(f"has no threshold for {score}")
-        found[score] = {_fraction(text): read(of_score, text) for text in of_score}
-    return found
+        by_score[score] = {_fraction(text): read(of_score, text) for text in of_score}
+    return by_score
 
 
 def _fraction(text: str) -> float:

@@ -36,11 +36,11 @@ class HealthyFindings:
     @classmethod
     def of(cls, scans: Iterable[Sequence[tuple[float, int]]]) -> HealthyFindings:
         """Select them from peak and voxels of all findings of each scan."""
-        found = [list(scan) for scan in scans]
+        findings = [list(scan) for scan in scans]
         return cls(
-            tuple(len(scan) for scan in found),
-            tuple(sum(voxels for _, voxels in scan) for scan in found),
-            tuple(_greatest(scan) for scan in found),
+            tuple(len(scan) for scan in findings),
+            tuple(sum(voxels for _, voxels in scan) for scan in findings),
+            tuple(_greatest(scan) for scan in findings),
         )
 
     def alike(self, peak: float, voxels: float) -> int:

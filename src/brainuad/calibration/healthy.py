@@ -175,7 +175,7 @@ def set_against_health(
     statistics = HealthyStatistics(names, scans[0].maps.mask.shape)
     for scan in scans:
         statistics.add(scan.maps.maps(), scan.maps.mask)
-    found = []
+    compared = []
     has_rarity = set(bases_of(RARITY, ensemble.parts)) <= set(scans[0].maps.values)
     in_brains: dict[Part, list[np.ndarray]] = {part: [] for part in ensemble.parts if has_rarity}
     for scan, subject in zip(scans, subjects, strict=True):
@@ -193,16 +193,16 @@ def set_against_health(
         for part, cleaned in in_brains.items():
             map = scan.maps.map(part.score) if base_of(part.score) is None else relative[part.score]
             cleaned.append(part.cleaned(map, mask).numpy()[mask])
-        found.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
+        compared.append(replace(scan, tails=tails, scores=scores, final=scan.final.and_of(finals)))
     health = statistics.carried()
     if in_brains:
         reached = {
             part: np.stack([tail_quantiles(values) for values in cleaned]) for part, cleaned in in_brains.items()
         }
-        found = _with_rarity(found, subjects, ensemble, in_brains, reached)
+        compared = _with_rarity(compared, subjects, ensemble, in_brains, reached)
         voxels = [scan.voxels for scan in scans]
         health = replace(health, tails={str(part): pooled_tail(own, voxels) for part, own in reached.items()})
-    return health, found
+    return health, compared
 
 
 def _with_rarity(
@@ -216,7 +216,7 @@ def _with_rarity(
 
     ``parts`` has the values of each part in the brain of each scan, ``reached`` the `tail_quantiles` of these.
     """
-    found = []
+    compared = []
     for index, (scan, subject) in enumerate(zip(scans, subjects, strict=True)):
         others = [place for place, whose in enumerate(subjects) if whose != subject]
         voxels = [scans[place].voxels for place in others]
@@ -226,7 +226,7 @@ def _with_rarity(
         ]
         map = np.zeros(scan.maps.mask.shape, dtype=np.float32)
         map[scan.maps.mask] = ensemble.fuse(rarities).numpy()
-        found.append(
+        compared.append(
             replace(
                 scan,
                 tails={**scan.tails, RARITY: tail_quantiles(map[scan.maps.mask])},
@@ -234,7 +234,7 @@ def _with_rarity(
                 final=scan.final.and_of({RARITY: map}),
             )
         )
-    return found
+    return compared
 
 
 def calibration_of(

@@ -48,8 +48,8 @@ def pooled_thresholds(
         own = tails[:, np.searchsorted(-TAIL, -fraction * _HAIR)]
         steps = np.linspace(own.min(), own.max(), STEPS)
         above = np.stack([np.interp(steps, tail, TAIL) for tail in tails])
-        found = steps[np.argmax(weights @ above <= fraction * _HAIR, axis=1)]
-        thresholds[fraction] = float(found[0])
-        low, high = np.quantile(found[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        crossings = steps[np.argmax(weights @ above <= fraction * _HAIR, axis=1)]
+        thresholds[fraction] = float(crossings[0])
+        low, high = np.quantile(crossings[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         intervals[fraction] = (float(low), float(high))
     return thresholds, intervals

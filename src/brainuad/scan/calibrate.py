@@ -118,20 +118,22 @@ def calibrate(
     names = dict.fromkeys([*detector.scores.plain, *bases_of(RARITY, detector.scores.ensemble.parts)])
     scores = tuple(name for name in names if detector.scores.makes(name) and detector.scores.draws([name]) == 1)
     work = _Work(detector, detector.result_key, scores, folder / SUMMARIES, masks, seed, stage)
-    found: dict[int, HealthyScan] = {}
+    summaries: dict[int, HealthyScan] = {}
     rows: dict[int, Row] = {}
     numbered: list[tuple[int, Scan | Case]] = list(enumerate(scans))
     for index, row, summary in each(work, numbered, jobs):
         rows[index] = row
         if summary is not None:
-            found[index] = summary
+            summaries[index] = summary
         report(row, len(scans))
     ordered = [rows[index] for index in range(len(scans))]
     left_out = [row["name"] for row in ordered if row["status"] == "failed"]
-    _check_enough(len(found), len(scans), healthy)
-    _warn_of_odd({rows[index]["name"]: found[index].appearance for index in sorted(found)}, detector)
-    subjects = [_subject(scans[index]) for index in sorted(found)]
-    health, used = set_against_health([found[index] for index in sorted(found)], subjects, detector.scores.ensemble)
+    _check_enough(len(summaries), len(scans), healthy)
+    _warn_of_odd({rows[index]["name"]: summaries[index].appearance for index in sorted(summaries)}, detector)
+    subjects = [_subject(scans[index]) for index in sorted(summaries)]
+    health, used = set_against_health(
+        [summaries[index] for index in sorted(summaries)], subjects, detector.scores.ensemble
+    )
     calibration = calibration_of(
         used,
         subjects,

@@ -133,7 +133,7 @@ def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
         if record is not None:
             failed = path.parent == output / _FAILED
             records.append((failed, row_of(record), finding_rows_of(record)))
-    return {row["name"]: (row, rows) for _, row, rows in sorted(records, key=lambda found: found[0])}
+    return {row["name"]: (row, rows) for _, row, rows in sorted(records, key=lambda record: record[0])}
 
 
 def _before(path: Path) -> dict[str, Row]:

@@ -135,12 +135,12 @@ def _write_tables(
     write_text(output / "summary.csv", summary.to_csv(index=False))
     drawn = without_nan(curves(pools))
     write_json(output / "curves.json", drawn)
-    found = without_nan({**about, **figures})
-    write_text(output / "summary.md", markdown(summary, found))
-    for name, text in latex_tables(summary, found).items():
+    facts = without_nan({**about, **figures})
+    write_text(output / "summary.md", markdown(summary, facts))
+    for name, text in latex_tables(summary, facts).items():
         write_text(output / "latex" / f"{name}.tex", text)
-    write_json(output / "summary.json", found)
-    return found, drawn
+    write_json(output / "summary.json", facts)
+    return facts, drawn
 
 
 def _choose(cases: Sequence[Case], sets: Sequence[str] | None) -> list[Case]:
@@ -183,9 +183,9 @@ def scores_to_compute(
 
 def loadable(cases: Sequence[Case], load: Loader) -> list[Case]:
     """Return the cases that can be loaded."""
-    found = []
+    usable = []
     for case in load.in_turn(cases):
         with suppress(InputError):
             load(case)
-            found.append(case)
-    return found
+            usable.append(case)
+    return usable

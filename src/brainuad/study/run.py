@@ -66,8 +66,8 @@ class Run:
             members = [case for case in cases if case.dataset == dataset]
             thresholds = self.ranks.agreed(self.set_thresholds(dataset, members, known))
             tests = [case for case in members if case.split == "test"]
-            for case, found in self.each_measured(tests, thresholds):
-                self.pools.add(case, found.histograms, found.froc)
+            for case, result in self.each_measured(tests, thresholds):
+                self.pools.add(case, result.histograms, result.froc)
             # pathological validation cases without annotation set no threshold
             others = [c for c in members if c.split != "test" and c.lesion is None and c.label != 0]
             for _ in self.each_measured(others, known):
@@ -94,9 +94,9 @@ class Run:
                 return
             self.results.progress.read()
         for case in in_turn(cases):
-            found = self.measured(case, thresholds)
-            if found is not None:
-                yield case, found
+            result = self.measured(case, thresholds)
+            if result is not None:
+                yield case, result
 
     def healthy_thresholds(self) -> dict[str, Thresholds]:
         """Return the thresholds that given fractions of healthy brain voxels exceed."""
@@ -158,37 +158,37 @@ class Run:
     ) -> tuple[list[Case], dict[str, ScoreHistogram]]:
         """Return the cases that can be scored, and the counts of all their voxels by score."""
         used, pooled = [], {name: empty_histogram() for name in self.scores}
-        for case, found in self.each_measured(cases, thresholds):
+        for case, result in self.each_measured(cases, thresholds):
             used.append(case)
             for name in self.scores:
-                pooled[name] += found.histograms[f"{MODEL} {name}"]
+                pooled[name] += result.histograms[f"{MODEL} {name}"]
         return used, pooled
 
-    def note(self, entry: Row, found: dict[str, dict[str, float]] | None) -> None:
+    def note(self, entry: Row, thresholds: dict[str, dict[str, float]] | None) -> None:
         """Record thresholds and the scans they come from, or why there are none."""
         entry.setdefault("found_on", [])
-        if found is None:
+        if thresholds is None:
             entry["why"] = "no validation case of this kind could be used: nothing is measured at this threshold"
-        self.thresholds.append({**entry, "thresholds": found})
+        self.thresholds.append({**entry, "thresholds": thresholds})
 
     def measured(self, case: Case, thresholds: Mapping[str, Thresholds]) -> Result | None:
         """Return a case's results, from an earlier run if it has them; None if the case cannot be scored."""
-        message, found = "", None
+        message, result = "", None
         try:
-            found = self.results.of(case, thresholds)
+            result = self.results.of(case, thresholds)
         except CASE_ERRORS as error:
             message = message_of(case, error)
         if case in self.names:  # not a healthy scan of a set that was not chosen
             name = self.names[case]
             self.subjects[case.dataset, case.split, name] = Subject.of(case)
-            if found is None:
+            if result is None:
                 row = failed_row(case, name, message)
                 self.failed.append({column: row[column] for column in ("set", "case", "split", "message")})
                 self.rows.add([row])
             else:
-                self.rows.add(case_rows(case, name, found.facts, found.measures))
+                self.rows.add(case_rows(case, name, result.facts, result.measures))
         self.report(case, message)
-        return found
+        return result
 
     def draw_montages(self, table: pd.DataFrame, summary: Mapping[str, Any]) -> list[Path]:
         """Draw each set's best, median and worst case by its best calibrated score; return the paths."""

@@ -63,8 +63,8 @@ class CachedInference:
             entries["anomaly"] = self._name(image, seed, draws, of_mask), np.float32, image.shape
         if self.detector.scores.needs_second(names):
             entries["second"] = self._name(image, seed, 1, b"second"), np.float16, image.shape
-        found = {part: self._read(*entry) for part, entry in entries.items()}
-        missing = [part for part, array in found.items() if array is None]
+        arrays = {part: self._read(*entry) for part, entry in entries.items()}
+        missing = [part for part, array in arrays.items() if array is None]
         made: dict[str, Tensor] = {}
         if missing == ["second"]:
             made["second"] = self.detector.reconstruct_second(image, seed)
@@ -76,20 +76,20 @@ class CachedInference:
             if not np.isfinite(array).all():
                 raise ValueError(f"its {_PARTS[part]} holds NaN or infinite values")
             self.cache.write(name, array.nbytes, partial(np.save, arr=array, allow_pickle=False))
-            found[part] = array
-        kept = {part: torch.from_numpy(array.astype(np.float32)) for part, array in found.items() if array is not None}
+            arrays[part] = array
+        kept = {part: torch.from_numpy(array.astype(np.float32)) for part, array in arrays.items() if array is not None}
         return Inference(kept.get("reconstruction"), kept.get("anomaly"), kept.get("second"))
 
     def _read(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> np.ndarray | None:
-        found = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
-        if found is None or found.dtype != kind or found.shape != shape or not np.isfinite(found).all():
+        array = self.cache.read(name, lambda handle: np.load(handle, allow_pickle=False))
+        if array is None or array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
             return None
-        return found
+        return array
 
     def _name(self, image: np.ndarray, seed: int, draws: int, of: bytes = b"") -> str:
         text = f"{self._detector_key} {seed} {draws} {image.shape} {image.dtype} "
-        found = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes() + of)
-        return f"{found.hexdigest()[:32]}.npy"
+        digest = hashlib.sha256(text.encode() + np.ascontiguousarray(image).tobytes() + of)
+        return f"{digest.hexdigest()[:32]}.npy"
 
 
 def case_seed(seed: int, case: Case) -> int:
@@ -140,9 +140,9 @@ class Scorer:
         relative = [base for name in names if (base := base_of(name)) is not None]
         with device_told_from_scan(self.detector.device):
             relate = self._without_own(self.statistics, case, relative) if self.statistics and relative else None
-            prepared, found = self._load(case, names)
+            prepared, inference = self._load(case, names)
             image, mask = self._there(prepared)
-            maps = self.detector.maps(image, mask, names, found=found, relate=relate, clean=self.postprocess)
+            maps = self.detector.maps(image, mask, names, inference=inference, relate=relate, clean=self.postprocess)
         return prepared, maps
 
     def _without_own(self, statistics: HealthyStatistics, case: Case, bases: Sequence[str]) -> Relate:
@@ -199,9 +199,9 @@ class Scorer:
         """Load a case, and return it with what its scores need of the model."""
         prepared = self.load(case)
         self.stage(f"{case.subject}: reconstruct")
-        found = self._infer(prepared.image, prepared.mask, case_seed(self.seed, case), names)
+        inference = self._infer(prepared.image, prepared.mask, case_seed(self.seed, case), names)
         self.stage(f"{case.subject}: score")
-        return prepared, found
+        return prepared, inference
 
     def _raw(self, case: Case, bases: Sequence[str]) -> tuple[dict[str, Any], np.ndarray]:
         """Return the raw maps of a case that scores are relative to, the image among them, and its brain mask."""
@@ -209,9 +209,9 @@ class Scorer:
         if not wanted:  # nothing needs the model
             prepared = self.load(case)
             return {IMAGE: prepared.image}, prepared.mask
-        prepared, found = self._load(case, wanted)
+        prepared, inference = self._load(case, wanted)
         image, mask = self._there(prepared)
-        return {**self.detector.compare(image, found, mask, wanted), IMAGE: image}, prepared.mask
+        return {**self.detector.compare(image, inference, mask, wanted), IMAGE: image}, prepared.mask
 
     def _there(self, prepared: PreparedCase) -> tuple[Tensor, Tensor]:
         """Return image and brain mask where maps are computed."""
