@@ -129,11 +129,10 @@ def calibrate(
     ordered = [rows[index] for index in range(len(scans))]
     left_out = [row["name"] for row in ordered if row["status"] == "failed"]
     _check_enough(len(summaries), len(scans), healthy)
-    _warn_of_odd({rows[index]["name"]: summaries[index].appearance for index in sorted(summaries)}, detector)
-    subjects = [_subject(scans[index]) for index in sorted(summaries)]
-    health, used = set_against_health(
-        [summaries[index] for index in sorted(summaries)], subjects, detector.scores.ensemble
-    )
+    usable = sorted(summaries)
+    _warn_of_odd({rows[index]["name"]: summaries[index].appearance for index in usable}, detector)
+    subjects = [_subject(scans[index]) for index in usable]
+    health, used = set_against_health([summaries[index] for index in usable], subjects, detector.scores.ensemble)
     calibration = calibration_of(
         used,
         subjects,
