@@ -138,10 +138,7 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check before the work that results can be written.
-
-    Args:
-        folder: Made if missing.
+    """Check before the work that results can be written to a folder, which is made if missing.
 
     Raises:
         InputError: It cannot be made, or written to.
@@ -168,6 +165,18 @@ def write_bytes(target: str | Path, data: bytes) -> None:
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def finished_record(sidecar: Path, recipe: Any, outputs: Callable[[Any], Iterable[Path]]) -> dict[str, Any] | None:
+    """Return the JSON record of finished work if it has this "recipe" and all of its ``outputs`` are there, else None.
+
+    A record that is damaged, or from which ``outputs`` cannot be told, is as good as absent.
+    """
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        if record["recipe"] == recipe and all(path.is_file() for path in outputs(record)):
+            return record
+    return None
 
 
 @contextmanager
@@ -241,7 +250,7 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text.
 
     Raises:
-        InputError: The file is no regular file, or cannot be read.
+        InputError: It is no regular file, or cannot be read.
     """
     check_regular(path)
     try:
@@ -282,11 +291,10 @@ class Cache:
 
     def write(self, name: str, size: int, write: Callable[[BinaryIO], object]) -> None:
         """Store a file of about ``size`` bytes, which ``write`` writes."""
-        with self._lock:
-            if not self._writable:
-                return
         try:
             with self._lock:
+                if not self._writable:
+                    return
                 self._make_room(size)
             with atomic_path(self.folder / name) as temporary, temporary.open("wb") as handle:
                 write(handle)

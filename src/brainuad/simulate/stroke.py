@@ -45,12 +45,12 @@ def stroke_lesion(
     contrast: float = 1.0,
     size: float = 1.0,
 ) -> Lesion | None:
-    """Lay a real outline into a healthy brain; CSF inside the outline does not count as lesion.
+    """Lay a real outline into a healthy brain in atlas space; CSF inside the outline does not count as lesion.
 
     Args:
-        tissues: Tissues of the healthy brain.
+        tissues: Of the healthy brain.
         rng: Source of the strength.
-        image: Healthy scan in atlas space.
+        image: The healthy scan.
         outline: Stroke in MNI152 space, above 0.5.
         contrast: Factor on the strength.
         size: Factor on the outline's volume.

@@ -13,7 +13,6 @@ LATERAL_VENTRICLES = (49, 50, 51, 52)  # with the inferior horns
 CSF = (1, 4, 11, 46, *LATERAL_VENTRICLES)  # outer CSF, third and fourth ventricle
 WHITE_MATTER = (81, 82, 83, 84, 85, 86, 87, 88)  # frontal, occipital, parietal, temporal
 CAPSULE_AND_CALLOSUM = (91, 92, 93, 94, 95)
-DEEP_GREY = (23, 30, 31, 32, 36, 37, 47, 48, 55, 56, 57, 58, 59, 60)
 FIRST_CORTEX = 100
 
 
@@ -27,7 +26,6 @@ class Tissues:
         white: Cerebral white matter of the lobes.
         tracts: Internal capsules and corpus callosum.
         cortex: Cerebral cortex.
-        deep_grey: Basal ganglia, thalami, hippocampi and amygdalae.
         ventricles: Lateral ventricles.
         csf: All cerebrospinal fluid, the ventricles too.
     """
@@ -37,7 +35,6 @@ class Tissues:
     white: np.ndarray
     tracts: np.ndarray
     cortex: np.ndarray
-    deep_grey: np.ndarray
     ventricles: np.ndarray
     csf: np.ndarray
 
@@ -64,7 +61,6 @@ class Tissues:
             of(*WHITE_MATTER),
             of(*CAPSULE_AND_CALLOSUM),
             (labels >= FIRST_CORTEX) & brain,
-            of(*DEEP_GREY),
             of(*LATERAL_VENTRICLES),
             of(*CSF) | (brain & (labels == 0)),
         )
@@ -74,9 +70,19 @@ class Tissues:
         return tissues
 
     @property
+    def voxel_mm(self) -> float:
+        """Mean length of a voxel in mm."""
+        return float(np.mean(self.spacing))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of a voxel in mL."""
         return float(np.prod(self.spacing)) / 1000
+
+    @cached_property
+    def all_white(self) -> np.ndarray:
+        """White matter of the lobes and of the tracts."""
+        return self.white | self.tracts
 
     @cached_property
     def parenchyma(self) -> np.ndarray:
@@ -86,21 +92,17 @@ class Tissues:
     @cached_property
     def from_ventricles(self) -> np.ndarray:
         """Distance of every voxel from the lateral ventricles in mm, 0 in them."""
-        return self.distance(self.ventricles)
+        return ndimage.distance_transform_edt(~self.ventricles, self.spacing)
 
     @cached_property
     def from_cortex(self) -> np.ndarray:
         """Distance of every voxel from the cortex in mm, 0 in it."""
-        return self.distance(self.cortex)
+        return ndimage.distance_transform_edt(~self.cortex, self.spacing)
 
     @cached_property
     def from_edge(self) -> np.ndarray:
         """Depth of every voxel below the brain's surface in mm, 0 outside."""
         return ndimage.distance_transform_edt(np.pad(self.brain, 1), self.spacing)[1:-1, 1:-1, 1:-1]
-
-    def distance(self, tissue: np.ndarray) -> np.ndarray:
-        """Return the distance of every voxel from a tissue in mm, 0 in it."""
-        return ndimage.distance_transform_edt(~tissue, self.spacing)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:
     white = ndimage.binary_erosion(tissues.white)
     white = white if white.any() else tissues.white
     depth = ndimage.distance_transform_edt(tissues.ventricles)
-    middle = depth >= np.percentile(depth[tissues.ventricles], 70)  # small ventricles are mostly border
-    middle &= tissues.ventricles
+    # small ventricles are mostly border
+    middle = tissues.ventricles & (depth >= np.percentile(depth[tissues.ventricles], 70))
     # White noise minus its blur by one voxel has 0.97 of its standard deviation.
     fine = (image - ndimage.gaussian_filter(image, 1.0))[white]
     deviation = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))
