@@ -62,23 +62,8 @@ class Case:
         return self.label == 0 and self.lesion is None
 
 
-@dataclass(frozen=True)
-class Note:
-    """Something about a cohort's files that is no error, yet should not pass unseen."""
-
-    subject: Path
-    fault: str
-    remedy: str
-
-
 def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bool = True) -> list[Case]:
-    """Read cases from the paper's ``DATA_DIR`` (a folder) or a manifest (a file ending in .csv).
-
-    Args:
-        source: The folder or the CSV file.
-        modality: One of ``MODALITIES``; a manifest names its images itself and does not depend on it.
-        fold: Cross-validation fold of the paper's layout.
-        training: See ``paper_cases``.
+    """Read cases from the paper's ``DATA_DIR`` (see :func:`paper_cases`) or a manifest, a file ending in .csv.
 
     Examples:
         >>> from importlib.resources import files
@@ -112,14 +97,14 @@ def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training:
     """
     cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
     for note in notes:
-        logger.warning("%s: %s. %s", note.subject, note.fault, note.remedy)
+        logger.warning("%s", note)
     return cases
 
 
 def read_paper_layout(
     data_dir: str | Path, *, modality: str, fold: int, training: bool
-) -> tuple[list[Case], list[Note]]:
-    """Do the work of ``paper_cases``, and return what it logs."""
+) -> tuple[list[Case], list[InputError]]:
+    """Do the work of ``paper_cases``, and return what it logs: what is no error, yet should not pass unseen."""
     if modality not in PATHOLOGY_SETS:
         raise InputError("modality", f"{modality!r} is unknown", f"Choose one of {', '.join(PATHOLOGY_SETS)}")
     root = find_layout(data_dir)
@@ -127,7 +112,7 @@ def read_paper_layout(
     files.append((f"{HEALTHY_SET}_test", HEALTHY_SET, "test"))
     files += [(f"{name}_{split}", name, split) for name in PATHOLOGY_SETS[modality] for split in ("val", "test")]
     cases: list[Case] = []
-    notes: list[Note] = []
+    notes: list[InputError] = []
     absent: list[str] = []
     for stem, dataset, split in files:
         path = root / "splits" / f"{stem}.csv"
@@ -146,7 +131,7 @@ def read_paper_layout(
     if not cases:
         raise InputError(root / "splits", f"lacks {', '.join(absent)}", "At least one is needed")
     if absent:
-        notes.append(Note(root / "splits", f"lacks {', '.join(absent)}", "Their scans are left out"))
+        notes.append(InputError(root / "splits", f"lacks {', '.join(absent)}", "Their scans are left out"))
     return cases, notes
 
 
@@ -186,7 +171,7 @@ def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str
 
 def _with_image(
     cases: Sequence[Case], root: Path, path: Path, modality: str, *, needed: bool
-) -> tuple[list[Case], list[Note]]:
+) -> tuple[list[Case], list[InputError]]:
     """Keep the IXI cases of a split file that have a scan of a modality, by ``avail_t2.csv`` etc. or by the files."""
     listing = root / "splits" / f"avail_{modality}.csv"
     if listing.is_file():
@@ -202,7 +187,7 @@ def _with_image(
     if not dropped:
         return kept, []
     names_dropped = ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else "")
-    return kept, [Note(path, f"{len(dropped)} subjects have no {what} ({names_dropped})", "They are left out")]
+    return kept, [InputError(path, f"{len(dropped)} subjects have no {what} ({names_dropped})", "They are left out")]
 
 
 def image_path(t1_path: str, modality: str) -> str:
@@ -251,8 +236,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
         for column in ("subject", "image", "mask"):
             if not row[column]:
                 raise InputError(place, f"column {column} is empty", "Fill it in, or remove the row")
-        if row["split"] not in SPLITS:
-            raise InputError(place, f"split {row['split']!r} is unknown", f"Use one of {', '.join(SPLITS)}")
+        check_split(row["split"], place)
         cases.append(
             Case(
                 subject=row["subject"],
@@ -268,6 +252,17 @@ def manifest_cases(path: str | Path) -> list[Case]:
             )
         )
     return cases
+
+
+def check_split(split: str, place: str, *, optional: bool = False) -> None:
+    """Refuse the unknown split of a row, which may be "" if it is optional.
+
+    Raises:
+        InputError: The message says at which ``place``.
+    """
+    if split not in SPLITS and not (optional and not split):
+        remedy = f"Use one of {', '.join(SPLITS)}" + (", or none" if optional else "")
+        raise InputError(place, f"split {split!r} is unknown", remedy)
 
 
 def _inside(root: Path, path: str, place: str) -> Path:

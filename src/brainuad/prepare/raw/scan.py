@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,7 @@ class RawScan:
         if self.lesion is not None and self.label == 0:
             object.__setattr__(self, "label", 1)
 
-
-def warn_left_out(subjects: Collection[str], why: str) -> None:
-    """Log the subjects of a data set that are left out."""
-    if subjects:
-        names = ", ".join(sorted(subjects)[:5]) + (", ..." if len(subjects) > 5 else "")
-        logger.warning("%d subject(s) left out, %s: %s", len(subjects), why, names)
+    def place(self, kind: str) -> str:
+        """Return the path of "t1", "t2", "flair", "mask", "labels" or "seg" below ``Data`` of the paper's layout."""
+        base = "Train" if self.dataset == "ixi" else "Test"
+        return f"{base}/{self.dataset}/{kind}/{self.subject}_{kind}.nii.gz"

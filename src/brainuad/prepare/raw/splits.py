@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from brainuad.data.cohort import SPLITS
+from brainuad.data.cohort import check_split
 from brainuad.data.tables import read_table
 from brainuad.errors import InputError
 from brainuad.prepare.raw.scan import RawScan
@@ -56,12 +56,9 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
         raise InputError(path, "lacks a column split (or split_fold0, split_fold1, ...)", "Add it")
     found = {}
     for row, place in rows:
-        splits = tuple(row[name] for name in columns)
-        for split in splits:
-            if split not in ("", *SPLITS):
-                remedy = f"Use one of {', '.join(SPLITS)}, or none"
-                raise InputError(place, f"split {split!r} is unknown", remedy)
-        found[known_as(row["subject"])] = splits
+        for name in columns:
+            check_split(row[name], place, optional=True)
+        found[known_as(row["subject"])] = tuple(row[name] for name in columns)
     return found
 
 
