@@ -1,7 +1,7 @@
 """Find the scans in the files and folders that a user gives, and name the outputs of each.
 
 A file that the user names is always a scan. In folders other files are left out: see :func:`left_out`, and
-:func:`brainuad.inputs.dicom.pick_series` for DICOM.
+:func:`brainuad.inputs.dicom.series.pick_series` for DICOM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.inputs.bids import bids_images, derivative_names, is_bids
 from brainuad.inputs.contrast import contrast_of
-from brainuad.inputs.dicom import Series, is_dicom, is_volume, list_series, pick_series, read_series
+from brainuad.inputs.dicom.series import Series, is_dicom, is_volume, list_series, pick_series
+from brainuad.inputs.dicom.volume import read_series
 from brainuad.inputs.masks import masks_among
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,10 @@ def find_scans(
                 scans = [_as_file(path)]
             elif is_bids(path):
                 any_bids = True
-                images = bids_images(path, modality, participants=participants, sessions=sessions)
-                scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
+                scans = [
+                    Scan(_stem(image.name), image, "bids", image.parent.relative_to(path).as_posix())
+                    for image in bids_images(path, modality, participants=participants, sessions=sessions)
+                ]
             else:
                 scans = _in_folder(path, modality, output, series)
         except InputError as error:
@@ -104,11 +107,9 @@ def find_scans(
     if len(faults) == len(found) == 1:
         raise faults[0]
     if (participants or sessions) and not any_bids:
-        raise InputError(
-            ", ".join(map(str, given)),
-            "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
-            "Give the root of a data set, or leave --participant-label and --session out",
-        )
+        unknown = "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown"
+        remedy = "Give the root of a data set, or leave --participant-label and --session out"
+        raise InputError(", ".join(map(str, given)), unknown, remedy)
     for fault in faults:
         logger.warning("%s", fault)
     return _named_apart(_with_series(list(found.values())))
@@ -122,12 +123,12 @@ def output_paths(scan: Scan) -> dict[str, str]:
     """
     if scan.kind == "bids":
         names = derivative_names(scan.name)
-        return {kind: f"{scan.folder}/{name}" for kind, name in names.items()}
-    kinds = ("anomaly", "lesions", "reconstruction", "brain")
-    names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
-    names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
-    if scan.kind == "dicom":
-        names["segmentation"] = f"{scan.name}_segmentation.dcm"
+    else:
+        kinds = ("anomaly", "lesions", "reconstruction", "brain")
+        names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
+        names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
+        if scan.kind == "dicom":
+            names["segmentation"] = f"{scan.name}_segmentation.dcm"
     return {kind: (Path(scan.folder) / name).as_posix() for kind, name in names.items()}
 
 
@@ -136,7 +137,7 @@ def open_scan(scan: Scan) -> Volume:
 
     Raises:
         InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load`, its ``check_scan`` and
-            :func:`brainuad.inputs.dicom.read_series`.
+            :func:`brainuad.inputs.dicom.volume.read_series`.
     """
     if scan.fault:
         raise scan.fault
@@ -153,20 +154,16 @@ def _check_apart(given: Path, output: Path) -> None:
         fault = "is an input and cannot be the output folder, too"
         raise InputError(given, fault, f"Choose another one, for instance {output.parent / 'results'}")
     if _real(given).is_relative_to(_real(output)):
-        raise InputError(
-            given,
-            f"lies in the output folder {output}, where results must not be mixed with scans",
-            f"Choose another one, for instance {output / 'results'}",
-        )
+        fault = f"lies in the output folder {output}, where results must not be mixed with scans"
+        raise InputError(given, fault, f"Choose another one, for instance {output / 'results'}")
 
 
 def _check_outside(root: Path, output: Path) -> None:
     """Refuse an output folder in a BIDS data set of raw scans, except below its ``derivatives``."""
     inside = _real(output).is_relative_to(_real(root))
     if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
-        raise InputError(
-            output, f"lies in the data set {root}", f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere"
-        )
+        remedy = f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere"
+        raise InputError(output, f"lies in the data set {root}", remedy)
 
 
 def _as_file(path: Path) -> Scan:
@@ -176,9 +173,8 @@ def _as_file(path: Path) -> Scan:
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
         if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # reading it gives the more precise error
-            raise InputError(
-                path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
-            )
+            remedy = "Give .nii or .nii.gz files, DICOM files, or a folder"
+            raise InputError(path, "is no scan that can be read", remedy)
     return Scan(_stem(path.name), path, "nifti")
 
 
@@ -209,12 +205,9 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
         ]
         scans = chosen if series else scans + chosen
     if not scans:
-        raise InputError(
-            root,
-            f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
-            + (f", and left out files: {told}" if told else ""),
-            "Give a folder with scans, or name the files",
-        )
+        fault = f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
+        fault += f", and left out files: {told}" if told else ""
+        raise InputError(root, fault, "Give a folder with scans, or name the files")
     if told:
         logger.info("%s: %d scan(s) taken, files left out: %s", root, len(scans), told)
     return scans
@@ -243,11 +236,11 @@ def _is_result(stem: str, beside: Sequence[str]) -> bool:
     """Whether a file is named as a result of this package; ``x_brain`` and ``x_scan`` are, beside others of ``x``."""
     if _RESULTS.search(stem.lower()):
         return True
-    for end, others in _WITH_OTHERS.items():
-        base = stem.removesuffix(end)
-        if base != stem and any(name.startswith(tuple(base + other for other in others)) for name in beside):
-            return True
-    return False
+    return any(
+        stem.endswith(end) and name.startswith(tuple(stem.removesuffix(end) + other for other in others))
+        for end, others in _WITH_OTHERS.items()
+        for name in beside
+    )
 
 
 def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -286,19 +279,19 @@ def safe_name(text: str) -> str:
     text = "".join(letter if letter.isprintable() else "_" for letter in text)  # surrogates are not
     text = re.sub(r'[<>:"/\\|?*]', "_", text).strip(" .").lstrip("-") or "scan"
     if len(text.encode()) > _LONGEST_NAME:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
+        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + _digest(text)
     return text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _with_series(scans: list[Scan]) -> list[Scan]:
     """Give DICOM series of one folder different names that do not identify a patient."""
     shared = Counter(scan.source for scan in scans)
     return [
-        replace(scan, name=f"{scan.name}_{hashlib.sha256(scan.series.encode()).hexdigest()[:8]}")
-        if shared[scan.source] > 1
-        else scan
-        for scan in scans
+        replace(scan, name=f"{scan.name}_{_digest(scan.series)}") if shared[scan.source] > 1 else scan for scan in scans
     ]
 
 
@@ -320,11 +313,8 @@ def _named_apart(scans: list[Scan]) -> list[Scan]:
     for scan, name in names.items():
         other = taken.setdefault((scan.folder, name.casefold()), scan)
         if other is not scan:
-            raise InputError(
-                scan.source,
-                f"would be named {name!r} in the results, as {other.source} is",
-                "Rename one of them, or leave one out",
-            )
+            fault = f"would be named {name!r} in the results, as {other.source} is"
+            raise InputError(scan.source, fault, "Rename one of them, or leave one out")
     return [replace(scan, name=names[scan]) for scan in scans]
 
 

@@ -229,7 +229,7 @@ class _Work:
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
-        from brainuad.inputs.dicom import write_segmentation
+        from brainuad.inputs.dicom.segmentation import write_segmentation
 
         path.unlink(missing_ok=True)
         scale, labels = result.record.calibration, result.volumes["lesions"]

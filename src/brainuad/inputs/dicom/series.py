@@ -15,6 +15,7 @@ import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from brainuad.errors import InputError
 from brainuad.inputs.contrast import contrast_of
@@ -22,7 +23,6 @@ from brainuad.inputs.contrast import contrast_of
 logger = logging.getLogger(__name__)
 
 _FEWEST_SLICES = 10  # a series with fewer images is a localiser
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName",
     "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
@@ -206,7 +206,7 @@ def _read_header(path: Path) -> Series | None:
         syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
     except InvalidDicomError:  # without preamble
         syntax = ""
-    if syntax == _DEFLATED:  # pydicom would decompress the whole file
+    if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would decompress the whole file
         raise ValueError("deflated files are not supported")
     image = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size="64 KB")
     if "SeriesInstanceUID" not in image or "Rows" not in image:
@@ -227,7 +227,7 @@ def _read_header(path: Path) -> Series | None:
         columns=int(image.Columns),
         orientation=numbers("ImageOrientationPatient"),
         position=numbers("ImagePositionPatient"),
-        syntax=syntax or "1.2.840.10008.1.2",
+        syntax=syntax or str(ImplicitVRLittleEndian),
     )
     kind = image.get("ImageType") or ""
     return Series(
