@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from brainuad.data.registration import to_sitk, two_itk_threads
+from brainuad.data.sampling import occupied_box
 from brainuad.data.volume import Volume
 from brainuad.errors import ScanFault
 
@@ -150,7 +151,7 @@ def _deepbet() -> Any:
 def close_sulci(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Return an ``(X, Y, Z)`` bool mask closed by a ball of 6 mm, its holes filled; ``spacing`` is in mm."""
     radius = [int(np.ceil(_PARCELLATION_CLOSING / step)) + 1 for step in spacing]
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = occupied_box(mask)
     padded = np.pad(mask[box], [(r, r) for r in radius])
     far_out = _farther(padded, spacing, _PARCELLATION_CLOSING)
     closed = _farther(far_out, spacing, _PARCELLATION_CLOSING)
@@ -182,7 +183,7 @@ def _mask_warnings(mask: np.ndarray, ml: float) -> list[str]:
 
 def _damage_warnings(array: np.ndarray, mask: np.ndarray) -> list[str]:
     """Return warnings about slices that are empty or repeat their neighbours, and about few grey levels."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = occupied_box(mask)
     image, brain = array[box], mask[box]
     found = []
     values = image[brain]

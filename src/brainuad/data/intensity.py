@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
+from brainuad.data.sampling import occupied_box
 from brainuad.errors import ScanFault
 
 _ZERO = (-0.005, 0.1)  # of the range: ringing below, noise of air above; a background there is 0
@@ -25,14 +25,11 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3) -> np.ndarray:
     import SimpleITK as sitk  # takes a while, and nothing else here needs it
 
     smooth = np.array(array, dtype=np.float32)
-    varied = ndimage.find_objects((smooth != smooth.flat[0]).astype(np.uint8))
-    if varied:
-        # A constant does not flow, and every iteration reaches one voxel further: beyond this box nothing changes.
-        reach = iterations + 1
-        box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in varied[0])
-        image = sitk.GetImageFromArray(smooth[box])
-        flowed = sitk.CurvatureFlow(image, timeStep=_TIME_STEP, numberOfIterations=iterations)
-        smooth[box] = sitk.GetArrayFromImage(flowed)
+    # A constant does not flow, and every iteration reaches one voxel further: beyond this box nothing changes.
+    reach = iterations + 1
+    box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in occupied_box(smooth != smooth.flat[0]))
+    flowed = sitk.CurvatureFlow(sitk.GetImageFromArray(smooth[box]), timeStep=_TIME_STEP, numberOfIterations=iterations)
+    smooth[box] = sitk.GetArrayFromImage(flowed)
     return smooth
 
 

@@ -32,7 +32,7 @@ _SPACING = (0.01, 100.0)  # mm; whatever is outside was not meant in mm
 _FARTHEST = 1e5  # mm from the scanner's centre
 _LARGEST = 1e15  # its square is still far from the end of float32
 _PIECE = 2**22  # bytes: a processor's cache holds what is being turned
-_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # axes to right, anterior, superior
+CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # axes to right, anterior, superior
 _BEST_DEFLATE = 1032  # no gzip stream expands by more (zlib's documentation)
 _SPARE = 2**24  # bytes that a compressed file may hold behind its last voxel
 _HEADERS: dict[int, tuple[type[nib.Nifti1Header], int, bytes, bytes]] = {
@@ -87,7 +87,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror or error})", "Check the disk") from error
     except (HeaderDataError, ValueError, OverflowError) as error:  # what nibabel raises on a damaged header
-        raise InputError(path, f"is damaged: {_one_line(error)}", _COPY) from error
+        raise InputError(path, f"is damaged: {' '.join(str(error).split())}", _COPY) from error
 
 
 def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tuple[int, int, int]:
@@ -102,11 +102,8 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tup
     if len(shape) != 3 or min(shape) < 2:
         raise InputError(name, f"has shape {announced}; a volume of three dimensions is needed", "Give one 3-D scan")
     if math.prod(shape) > _MAX_VOXELS:
-        raise InputError(
-            name,
-            f"announces {' x '.join(map(str, shape))} voxels, too many for a brain scan",
-            "The header may be damaged; resample a finer scan to 0.5 mm",
-        )
+        fault = f"announces {' x '.join(map(str, shape))} voxels, too many for a brain scan"
+        raise InputError(name, fault, "The header may be damaged; resample a finer scan to 0.5 mm")
     if dtype.kind not in "buif":
         what = "colours" if dtype.kind == "V" else f"{dtype} values"
         raise InputError(name, f"holds {what}; real numbers are needed", "Give a scalar scan")
@@ -156,10 +153,8 @@ def check_values(array: np.ndarray, name: str | Path) -> None:
     if not math.isfinite(low) or not math.isfinite(high):
         bad = array.size - sum(int(np.isfinite(piece).sum()) for piece in array)
         raise InputError(name, f"holds {bad} NaN or infinite values", "Replace them by numbers")
-    if max(-low, high) > _LARGEST:
-        raise InputError(
-            name, f"holds values as large as {max(-low, high):.1e}", "Check its scale factors, or rescale it"
-        )
+    if (largest := max(-low, high)) > _LARGEST:
+        raise InputError(name, f"holds values as large as {largest:.1e}", "Check its scale factors, or rescale it")
 
 
 def _check_file(path: Path) -> int:
@@ -252,9 +247,8 @@ def _read_values(
     if not stream.tell() <= place <= most:  # also refuses NaN
         raise InputError(path, f"places its values at byte {place:.4g}, outside the file", _COPY)
     if place + announced > most:
-        raise InputError(
-            path, f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}", _COPY
-        )
+        fault = f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}"
+        raise InputError(path, fault, _COPY)
     if place > 2**30:  # a GiB of extensions
         raise InputError(path, f"places its values at byte {place:.4g}", "Convert it anew")
     for _ in _pieces(stream, int(place) - stream.tell(), path):
@@ -295,7 +289,7 @@ def _laid_out(shape: tuple[int, int, int], header: nib.Nifti1Header) -> np.ndarr
     canonical_shape = [0, 0, 0]
     for length, axis in zip(shape, to_canonical[:, 0].astype(int), strict=True):
         canonical_shape[axis] = length
-    to_file = ornt_transform(_CANONICAL, to_canonical)
+    to_file = ornt_transform(CANONICAL, to_canonical)
     return np.asarray(apply_orientation(np.empty(canonical_shape, dtype=np.float32), to_file))
 
 
@@ -312,7 +306,3 @@ def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path, size: int
             piece += more
         left -= wanted
         yield piece
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

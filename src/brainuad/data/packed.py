@@ -30,13 +30,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, MemoryErro
 
 @dataclass(frozen=True)
 class PackedScan:
-    """One scan of a packed cohort.
-
-    Attributes:
-        subject: Who was scanned.
-        dataset: Name of the data set.
-        split: "train" or "val".
-    """
+    """One scan of a packed cohort; its split is "train" or "val"."""
 
     subject: str
     dataset: str
@@ -54,7 +48,7 @@ class PackedCohort:
         steps: ``(N,)`` float32, what one grey level of each image is worth.
         zeros: ``(N,)`` uint8, the grey level of each image that is 0.
         settings: Those of ``SETTINGS`` with which the scans were prepared.
-        fold: Of which fold the splits are.
+        fold: Of the splits.
         version: Of the package that wrote it.
     """
 
@@ -120,14 +114,7 @@ def _ratio(size: float, levels: int) -> float:
 def pack_scans(
     scans: Sequence[PackedScan], volumes: Iterable[tuple[np.ndarray, np.ndarray]], config: DataConfig, fold: int
 ) -> PackedCohort:
-    """Return scans in 8 bits.
-
-    Args:
-        scans: Whose they are.
-        volumes: Image and brain mask of each, ``(X, Y, Z)`` on one grid.
-        config: What they were prepared with.
-        fold: Of which fold the splits are.
-    """
+    """Return scans in 8 bits; ``volumes`` are the image and brain mask of each, ``(X, Y, Z)`` on one grid."""
     levels, masks = [], []
     for image, mask in volumes:
         levels.append(to_levels(image))
@@ -138,11 +125,7 @@ def pack_scans(
 
 
 def write_packed(path: str | Path, cohort: PackedCohort) -> None:
-    """Write a packed cohort, all or nothing.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
+    """Write a packed cohort, all or nothing."""
     header = {
         "format": FORMAT,
         "version": cohort.version,
@@ -183,11 +166,6 @@ def read_packed(path: str | Path) -> PackedCohort:
 
 
 def _cohort(header: dict[str, Any], stored: Any) -> PackedCohort:
-    """Return what a file holds.
-
-    Raises:
-        ValueError, LookupError, TypeError: It makes no sense.
-    """
     scans = tuple(PackedScan(**scan) for scan in header["scans"])
     settings = {name: header["settings"][name] for name in SETTINGS}
     settings["imageDim"] = tuple(settings["imageDim"])
