@@ -138,11 +138,7 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check before the work that results can be written to a folder, which is made if missing.
-
-    Raises:
-        InputError: It cannot be made, or written to.
-    """
+    """Make a folder if it is missing; refuse one that cannot be written to, before the work for it is done."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -203,11 +199,7 @@ def locked(target: str | Path) -> Iterator[None]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse a pipe, socket or device: opening one may wait for ever. What is missing is left to who opens it.
-
-    Raises:
-        InputError: It is one of these.
-    """
+    """Refuse a pipe, socket or device: opening one may wait for ever. What is missing is left to who opens it."""
     with suppress(OSError, ValueError):
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -247,11 +239,7 @@ def key_of(*parts: Any) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text.
-
-    Raises:
-        InputError: It is no regular file, or cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes as hexadecimal text. What cannot be read is an :class:`InputError`."""
     check_regular(path)
     try:
         with Path(path).open("rb") as handle:

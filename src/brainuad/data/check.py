@@ -24,17 +24,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a cohort.
+    """Something wrong with a cohort."""
 
-    Attributes:
-        severity: "error" where a run would fail or its figures be wrong, "warning" where it would go on.
-        path: File or folder at fault.
-        fault: What is wrong.
-        remedy: What to do about it.
-    """
-
-    severity: str
-    path: str
+    severity: str  # "error" where a run would fail or its figures be wrong, "warning" where it would go on
+    path: str  # file or folder at fault
     fault: str
     remedy: str
 

@@ -255,11 +255,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
 
 
 def check_split(split: str, place: str, *, optional: bool = False) -> None:
-    """Refuse the unknown split of a row, which may be "" if it is optional.
-
-    Raises:
-        InputError: The message says at which ``place``.
-    """
+    """Refuse the unknown split of a row, which may be "" if it is optional."""
     if split not in SPLITS and not (optional and not split):
         remedy = f"Use one of {', '.join(SPLITS)}" + (", or none" if optional else "")
         raise InputError(place, f"split {split!r} is unknown", remedy)

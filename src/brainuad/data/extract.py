@@ -38,19 +38,12 @@ _DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below
 
 @dataclass(frozen=True, eq=False)
 class Brain:
-    """Where the brain is in a scan, and how that was found.
+    """Where the brain is in a scan, and how that was found."""
 
-    Attributes:
-        mask: ``(X, Y, Z)`` bool, sulci included.
-        source: "given", "extracted" (the scan came without skull) or "deepbet".
-        ml: Volume in mL.
-        warnings: What a person should look at.
-    """
-
-    mask: np.ndarray
-    source: str
-    ml: float
-    warnings: list[str]
+    mask: np.ndarray  # (X, Y, Z) bool, sulci included
+    source: str  # "given", "extracted" (the scan came without skull) or "deepbet"
+    ml: float  # volume in mL
+    warnings: list[str]  # what a person should look at
 
     @property
     def is_usual(self) -> bool:
@@ -106,11 +99,7 @@ def extracted_brain(image: Volume) -> np.ndarray | None:
 
 
 def deepbet_mask(image: Volume) -> np.ndarray:
-    """Return the brain mask of a T1 scan, ``(X, Y, Z)`` bool by deepbet (Fisch et al. 2024).
-
-    Raises:
-        ValueError: It finds no brain.
-    """
+    """Return the brain mask of a T1 scan, ``(X, Y, Z)`` bool by deepbet (Fisch et al. 2024), which must find one."""
     network = copy(_deepbet())  # it keeps the bounding box of its scan: one for each, with the same weights
     mask = np.zeros(image.array.shape, dtype=bool)
     box = _without_air(image)

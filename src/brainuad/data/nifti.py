@@ -67,11 +67,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
 
 
 def read_header(path: Path) -> nib.Nifti1Header:
-    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions.
-
-    Raises:
-        InputError: The file cannot be read, is no NIfTI, or has a damaged header.
-    """
+    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions; errors as of read_nifti."""
     _check_file(path)
     with _damage_named(path), _opened(path) as stream:
         return _read_header(path, stream)
@@ -111,11 +107,7 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tup
 
 
 def check_affine(affine: np.ndarray, name: str | Path) -> None:
-    """Refuse an affine to scanner mm that no scan has.
-
-    Raises:
-        InputError: It is not finite, not invertible, or not in mm.
-    """
+    """Refuse an affine to scanner mm that no scan has: not finite, not invertible, or not in mm."""
     affine = np.asarray(affine, dtype=np.float64)
     if not np.isfinite(affine).all():
         raise InputError(name, "has NaN or infinite values in its affine", "Repair its sform or qform")
@@ -144,11 +136,7 @@ def _warn_of_contradiction(header: nib.Nifti1Header, path: Path) -> None:
 
 
 def check_values(array: np.ndarray, name: str | Path) -> None:
-    """Refuse values that no arithmetic would survive.
-
-    Raises:
-        InputError: There are NaN, infinite or enormous values.
-    """
+    """Refuse NaN, infinite and enormous values, which no arithmetic would survive."""
     low, high = float(array.min()), float(array.max())  # NaN wins in both
     if not math.isfinite(low) or not math.isfinite(high):
         bad = array.size - sum(int(np.isfinite(piece).sum()) for piece in array)

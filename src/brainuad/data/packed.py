@@ -39,27 +39,16 @@ class PackedScan:
 
 @dataclass(frozen=True, eq=False)
 class PackedCohort:
-    """Healthy scans on the model's grid, in 8 bits.
+    """Healthy scans on the model's grid, in 8 bits."""
 
-    Attributes:
-        scans: Whose they are, in order.
-        images: ``(N, X, Y, Z)`` uint8.
-        masks: ``(N, X, Y, Z)`` bool brain masks.
-        steps: ``(N,)`` float32, what one grey level of each image is worth.
-        zeros: ``(N,)`` uint8, the grey level of each image that is 0.
-        settings: Those of ``SETTINGS`` with which the scans were prepared.
-        fold: Of the splits.
-        version: Of the package that wrote it.
-    """
-
-    scans: tuple[PackedScan, ...]
-    images: np.ndarray
-    masks: np.ndarray
-    steps: np.ndarray
-    zeros: np.ndarray
-    settings: dict[str, Any]
-    fold: int
-    version: str = __version__
+    scans: tuple[PackedScan, ...]  # whose they are, in order
+    images: np.ndarray  # (N, X, Y, Z) uint8
+    masks: np.ndarray  # (N, X, Y, Z) bool brain masks
+    steps: np.ndarray  # (N,) float32, what one grey level of each image is worth
+    zeros: np.ndarray  # (N,) uint8, the grey level of each image that is 0
+    settings: dict[str, Any]  # those of SETTINGS with which the scans were prepared
+    fold: int  # of the splits
+    version: str = __version__  # of the package that wrote it
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an image, ``(X, Y, Z)`` float32 in about [0, 1], and its mask."""

@@ -17,15 +17,10 @@ _ANY_MASK = frozenset({"mask", "label", "labels", "dseg", "desc", "space", "orig
 
 @dataclass(frozen=True)
 class MaskKind:
-    """The words in the names of a kind of mask, besides its scan's name.
+    """The words in the names of a kind of mask, besides its scan's name."""
 
-    Attributes:
-        words: Words that mark this kind of mask.
-        first: Words that are preferred: ``x_mask`` is taken as the brain mask before ``x_brain``.
-    """
-
-    words: frozenset[str]
-    first: frozenset[str]
+    words: frozenset[str]  # mark this kind of mask
+    first: frozenset[str]  # are preferred: x_mask is taken as the brain mask before x_brain
 
 
 BRAIN = MaskKind(

@@ -34,22 +34,14 @@ _WITH_OTHERS = {"_brain": ("_anomaly",), "_scan": ("_anomaly", "_segmentation")}
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan to be scored.
+    """One scan to be scored."""
 
-    Attributes:
-        name: Unique within a run, regardless of upper and lower case, and safe as a file name.
-        source: NIfTI file, or folder of a DICOM series; absolute.
-        kind: "nifti", "bids" or "dicom".
-        folder: Folder of its outputs, relative to the run's output folder; "" for that folder itself.
-        series: SeriesInstanceUID of a DICOM series.
-        fault: Why it cannot be opened, or None: an input without a scan, or a DICOM study with no clear series.
-    """
-
-    name: str
-    source: Path
-    kind: str
-    folder: str = ""
-    series: str = ""
+    name: str  # unique within a run, regardless of upper and lower case, and safe as a file name
+    source: Path  # NIfTI file, or folder of a DICOM series; absolute
+    kind: str  # "nifti", "bids" or "dicom"
+    folder: str = ""  # folder of its outputs, relative to the run's output folder; "" for that folder itself
+    series: str = ""  # SeriesInstanceUID of a DICOM series
+    # why it cannot be opened, or None: an input without a scan, or a DICOM study with no clear series
     fault: InputError | None = None
 
 
@@ -116,10 +108,9 @@ def find_scans(
 
 
 def output_paths(scan: Scan) -> dict[str, str]:
-    """Name the outputs of a scan, relative to the folder of the run.
+    """Return the paths of a scan's outputs, relative to the folder of the run.
 
-    Returns:
-        Paths by "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
+    They are "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
     """
     if scan.kind == "bids":
         names = derivative_names(scan.name)
@@ -214,12 +205,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
 
 
 def left_out(names: Sequence[str], modality: str) -> dict[str, str]:
-    """Return the NIfTI files of a folder that are not taken as scans, each with the reason.
-
-    Args:
-        names: All names in the folder.
-        modality: "t1", "t2" or "flair".
-    """
+    """Return which of all ``names`` in a folder are NIfTI files that are not taken as scans, each with the reason."""
     masks, reasons = masks_among(names), {}
     for name in names:
         if not name.lower().endswith(NIFTI):

@@ -33,38 +33,24 @@ _LITTLE, _MOST = 0.5, 0.95
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of a preparation, kept with its results.
+    """Settings of a preparation, kept with its results."""
 
-    Attributes:
-        spacing: Voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid).
-        seed: Seeds the registration's sampling.
-        extractor: Program that extracts the brain of a scan with skull and without mask: "deepbet", for T1, or
-            "hd-bet", the published protocol's, which must be installed.
-        bias_levels: Levels of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 in the published
-            protocol, 1 in the ``lite`` models.
-    """
-
-    spacing: float = 1.0
-    seed: int = 0
+    spacing: float = 1.0  # voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid)
+    seed: int = 0  # seeds the registration's sampling
+    # of scans with skull and without mask: "deepbet", for T1, or the published protocol's "hd-bet", if it is installed
     extractor: str = "deepbet"
+    # see brainuad.data.extract.correct_bias: 4 in the published protocol, 1 in the lite models
     bias_levels: int = PUBLISHED_BIAS_LEVELS
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A prepared subject, not yet written.
+    """A prepared subject, not yet written."""
 
-    Attributes:
-        volumes: Volume and data type of each output ("t1", "t2", "flair", "mask", "labels", "seg").
-        measured: Figures of ``prepare.csv``.
-        notes: Remarks for the user.
-        atlas_to_scan: ``(4, 4)`` by modality, atlas mm to scanner mm of that image.
-    """
-
-    volumes: _Volumes
-    measured: Row
+    volumes: _Volumes  # by "t1", "t2", "flair", "mask", "labels" and "seg"
+    measured: Row  # figures of ``prepare.csv``
     notes: list[str]
-    atlas_to_scan: dict[str, np.ndarray]
+    atlas_to_scan: dict[str, np.ndarray]  # (4, 4) by modality, atlas mm to scanner mm of that image
 
 
 def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
@@ -144,11 +130,7 @@ def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
 
 
 def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepared, dict[str, str]]:
-    """Prepare a subject, and return the images that had to be left out, with their faults.
-
-    Raises:
-        InputError: The requested image cannot be prepared.
-    """
+    """Prepare a subject, and return the images besides the requested one that had to be left out, with their faults."""
     left_out: dict[str, str] = {}
     while True:
         try:
@@ -234,11 +216,7 @@ def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | Non
 
 
 def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.ndarray) -> tuple[Volume, float]:
-    """Return an image cropped to the brain of the ``first`` one, and the fraction of that brain that it shows.
-
-    Raises:
-        ValueError: It shows too little of the brain, or is constant there.
-    """
+    """Return an image cropped to the brain of the ``first`` one, and the fraction of that brain that it shows."""
     matrix = np.linalg.inv(first.affine) @ np.linalg.inv(moved) @ image.affine
     there = resample(brain, matrix, image.array.shape, order=0) > 0.5
     shown = float(there.sum() * image.voxel_ml / (brain.sum() * first.voxel_ml))

@@ -25,11 +25,7 @@ TABLES = {"prepare.csv": PREPARE_COLUMNS, **dict.fromkeys(MANIFESTS.values(), (*
 
 
 def check_tables(data_dir: Path) -> None:
-    """Refuse to overwrite tables that preparation did not write, because their contents would be lost.
-
-    Raises:
-        InputError: A table has other columns, or cannot be read.
-    """
+    """Refuse to overwrite tables that preparation did not write (by their columns): their contents would be lost."""
     for name, columns in TABLES.items():
         path = data_dir / name
         if not path.exists():

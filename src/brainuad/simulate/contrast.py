@@ -16,17 +16,11 @@ WHITE = 100.0  # white matter's intensity; the others are relative to it
 
 @dataclass(frozen=True)
 class Contrast:
-    """Ranges of a contrast's intensities, relative to white matter.
-
-    Attributes:
-        grey: Of grey matter.
-        csf: Of CSF.
-        fluid: Of the fluid in a lesion; None if it is that of CSF.
-    """
+    """Ranges of a contrast's intensities, relative to white matter."""
 
     grey: tuple[float, float]
     csf: tuple[float, float]
-    fluid: float | None = None
+    fluid: float | None = None  # of the fluid in a lesion; None if it is that of CSF
 
 
 CONTRASTS = {

@@ -38,21 +38,13 @@ _FORMULAS = 2  # raise when the same settings give other lesions
 
 @dataclass(frozen=True)
 class Simulation:
-    """Settings of a simulated cohort, kept with it.
+    """Settings of a simulated cohort, kept with it."""
 
-    Attributes:
-        kinds: Kinds of lesions, from ``KINDS``; each subject gets one scan with each.
-        modality: "t1"; or "t2" or "flair", for which the healthy scans are simulated from T1 as well.
-        seed: Seed of all random numbers, together with the subject and the kind.
-        contrast: Factor on the strength of lesions.
-        size: Factor on their volume.
-    """
-
-    kinds: tuple[str, ...] = KINDS
-    modality: str = "t1"
-    seed: int = 0
-    contrast: float = 1.0
-    size: float = 1.0
+    kinds: tuple[str, ...] = KINDS  # kinds of lesions, from KINDS; each subject gets one scan with each
+    modality: str = "t1"  # "t1"; or "t2" or "flair", for which the healthy scans are simulated from T1 as well
+    seed: int = 0  # seed of all random numbers, together with the subject and the kind
+    contrast: float = 1.0  # factor on the strength of lesions
+    size: float = 1.0  # factor on their volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +101,7 @@ def simulate_subject(case: Case, folder: Path, settings: Simulation, outlines: S
 
 
 def labels_path(case: Case) -> Path:
-    """Return the path of a scan's parcellation, in the paper's layout or in a flat folder.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Return the path of a scan's parcellation, which must exist, in the paper's layout or in a flat folder."""
     image = case.image
     name = image.name.replace("_t1.nii", "_labels.nii")
     places = (image.parent.parent / "labels" / name, image.parent / name)
@@ -125,12 +113,7 @@ def labels_path(case: Case) -> Path:
 
 
 def load_healthy(case: Case, labels: Path) -> Healthy:
-    """Read a healthy scan with its mask and parcellation.
-
-    Raises:
-        InputError: A file is missing, damaged or on another grid, the image looks standardised, or the labels are not
-            MUSE labels.
-    """
+    """Read a healthy scan with its mask and MUSE parcellation; what is not fit for use is an :class:`InputError`."""
     image, mask, parcellation = Volume.load(case.image), Volume.load(case.mask), Volume.load(labels)
     with blame(case.image, "Prepare it again"):
         image = image.with_array(on_zero(image.array))

@@ -18,25 +18,15 @@ FIRST_CORTEX = 100
 
 @dataclass(frozen=True, eq=False)
 class Tissues:
-    """Tissues of one brain on its image's grid; every array is ``(X, Y, Z)`` bool.
+    """Tissues of one brain on its image's grid; every array is ``(X, Y, Z)`` bool."""
 
-    Attributes:
-        spacing: Voxel size in mm along the axes.
-        brain: The brain mask.
-        white: Cerebral white matter of the lobes.
-        tracts: Internal capsules and corpus callosum.
-        cortex: Cerebral cortex.
-        ventricles: Lateral ventricles.
-        csf: All cerebrospinal fluid, the ventricles too.
-    """
-
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float]  # voxel size in mm
     brain: np.ndarray
-    white: np.ndarray
-    tracts: np.ndarray
+    white: np.ndarray  # cerebral white matter of the lobes
+    tracts: np.ndarray  # internal capsules and corpus callosum
     cortex: np.ndarray
-    ventricles: np.ndarray
-    csf: np.ndarray
+    ventricles: np.ndarray  # lateral ventricles
+    csf: np.ndarray  # all cerebrospinal fluid, the ventricles too
 
     @classmethod
     def from_labels(cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> Tissues:
@@ -107,19 +97,12 @@ class Tissues:
 
 @dataclass(frozen=True)
 class Levels:
-    """Intensities of one scan, in its unit.
+    """Intensities of one scan, in its unit."""
 
-    Attributes:
-        white: Median of white matter, away from its borders.
-        grey: Median of the cortex.
-        csf: Median of the middle of the lateral ventricles.
-        noise: Standard deviation of the noise in white matter.
-    """
-
-    white: float
-    grey: float
-    csf: float
-    noise: float
+    white: float  # median of white matter, away from its borders
+    grey: float  # median of the cortex
+    csf: float  # median of the middle of the lateral ventricles
+    noise: float  # standard deviation of the noise in white matter
 
 
 def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:

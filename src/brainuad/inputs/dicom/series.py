@@ -49,33 +49,19 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """A series of images, described by the header of its first file.
+    """A series of images, described by the header of its first file."""
 
-    Attributes:
-        uid: SeriesInstanceUID.
-        study: StudyInstanceUID.
-        number: SeriesNumber, or "".
-        description: SeriesDescription, else ProtocolName.
-        modality: "MR", "CT", "SEG" ...
-        kind: ImageType, joined by spaces.
-        echo: Echo time in ms, or NaN.
-        repetition: Repetition time in ms, or NaN.
-        inversion: Inversion time in ms, or NaN.
-        agent: Whether a contrast agent was given.
-        slices: Its files, in the order given.
-    """
-
-    uid: str
-    study: str
-    number: str
-    description: str
-    modality: str
-    kind: str
-    echo: float
-    repetition: float
-    inversion: float
-    agent: bool
-    slices: tuple[Slice, ...]
+    uid: str  # SeriesInstanceUID
+    study: str  # StudyInstanceUID
+    number: str  # SeriesNumber, or ""
+    description: str  # SeriesDescription, else ProtocolName
+    modality: str  # "MR", "CT", "SEG" ...
+    kind: str  # ImageType, joined by spaces
+    echo: float  # echo time in ms, or NaN
+    repetition: float  # repetition time in ms, or NaN
+    inversion: float  # inversion time in ms, or NaN
+    agent: bool  # whether a contrast agent was given
+    slices: tuple[Slice, ...]  # its files, in the order given
 
     @property
     def count(self) -> int:

@@ -28,11 +28,7 @@ _SYNTAXES = {  # transfer syntaxes of dcm2niix: uncompressed, run-length, JPEG, 
 
 
 def read_series(folder: Path, uid: str) -> Volume:
-    """Convert one series to a volume.
-
-    Args:
-        folder: Folder that holds its files, directly or in subfolders.
-        uid: SeriesInstanceUID.
+    """Convert the series with a SeriesInstanceUID, whose files lie in a folder and its subfolders, to a volume.
 
     Raises:
         InputError: The series is missing, is not a complete volume, has a compression that cannot be read, or cannot be
@@ -84,11 +80,7 @@ def read_series(folder: Path, uid: str) -> Volume:
 
 
 def find_series(folder: Path, uid: str) -> Series:
-    """Find one series in a folder and its subfolders.
-
-    Raises:
-        InputError: There is no such series.
-    """
+    """Find one series in a folder and its subfolders; that there is none is an :class:`InputError`."""
     files = sorted(path for path in folder.rglob("*") if is_dicom(path))
     for series in list_series(files):
         if series.uid == uid:
@@ -97,11 +89,7 @@ def find_series(folder: Path, uid: str) -> Series:
 
 
 def check_series(series: Series, folder: Path) -> None:
-    """Refuse a series that is not a complete volume.
-
-    Raises:
-        InputError: Slices are missing, duplicated, or differ in size or orientation; or the compression is unknown.
-    """
+    """Refuse an unknown compression, and slices that are missing, duplicated or differ in size or orientation."""
     for syntax in {part.syntax for part in series.slices}:
         if syntax not in _SYNTAXES:
             fault = f"is compressed as {UID(syntax).name!r}, which cannot be read"

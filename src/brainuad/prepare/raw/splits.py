@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -62,14 +62,9 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def with_splits(scans: Iterable[RawScan], path: Path) -> list[RawScan]:
-    """Return scans with the splits of a CSV; subjects that it does not list get none.
-
-    Raises:
-        InputError: See :func:`read_splits`; or no scan is listed.
-    """
+def with_splits(scans: Sequence[RawScan], path: Path) -> list[RawScan]:
+    """Return scans with the splits of a CSV, which lists one at least; subjects that it does not list get none."""
     table = read_splits(path)
-    scans = list(scans)
     if not any(known_as(scan.subject) in table for scan in scans):
         raise InputError(path, "lists none of the subjects", f"They are called {scans[0].subject} and so on")
     result = []
