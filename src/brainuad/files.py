@@ -82,9 +82,8 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
         temporary.chmod((0o777 if folder else 0o666) & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
-        ) from error
+        fault = f"cannot be written ({error.strerror or error})"
+        raise InputError(target, fault, "Free space or choose another folder") from error
     finally:
         with suppress(OSError):  # the folder may have been removed or made read-only
             _remove(temporary)

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from brainuad.config import DataConfig
 from brainuad.data.bias import bias_levels_of
 from brainuad.data.check import check_data_dir
-from brainuad.data.cohort import manifest_cases, paper_cases
+from brainuad.data.cohort import manifest_cases, read_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.prepare.cohort import prepare_cohort
@@ -55,7 +55,7 @@ def test_writes_the_papers_layout(prepared):
         "Test/MSLUB/mask/patient19_mask", "Test/MSLUB/seg/patient19_seg",
     ):  # fmt: skip
         assert (data / f"{name}.nii.gz").is_file()
-    cases = {case.subject: case for case in paper_cases(prepared, modality="t1", training=False)}
+    cases = {case.subject: case for case in read_cases(prepared, modality="t1", training=False)}
     assert cases["IXI013"].split == "train"
     assert cases["IXI013"].age == pytest.approx(46.7)
     assert cases["patient19"].lesion is not None
@@ -75,7 +75,7 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     assert not image.array[mask.array == 0].any()
     assert image.array.min() >= 0
     config = DataConfig(imageDim=(160, 192, 144), rescaleFactor=4.0, affine="used", smoothing_iterations=0)
-    case = next(case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
+    case = next(case for case in read_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
     loaded = load_case(case, DataConfig(**{**vars(config), "cache_dir": str(prepared / "cache")}))
     assert (
         loaded.mask.sum() >= 0.995 * mask.array.sum()

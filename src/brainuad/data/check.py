@@ -13,7 +13,6 @@ from brainuad.data.cohort import HEALTHY_SET, Case, find_layout, manifest_cases,
 from brainuad.data.intensity import on_zero
 from brainuad.data.leaks import find_leaks
 from brainuad.data.packed import is_packed, read_packed
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
@@ -208,7 +207,7 @@ def _lesion_problems(lesion_path: Path, lesion: Volume, mask_path: Path, mask: V
     voxels = lesion.inside
     if (lesion.array != np.rint(lesion.array)).any():
         yield _warning(lesion_path, "holds interpolated values", "Voxels above 0.5 count as lesion")
-    if fault := truth_fault(lesion):
+    if fault := lesion.outline_fault():
         yield _error(lesion_path, fault, "Give the outline of the lesions")
     if not voxels.any():
         yield _warning(lesion_path, "is empty: no voxel above 0.5", "Dice and AUPRC are undefined for it")

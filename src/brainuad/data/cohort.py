@@ -63,7 +63,21 @@ class Case:
 
 
 def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bool = True) -> list[Case]:
-    """Read cases from the paper's ``DATA_DIR`` (see :func:`paper_cases`) or a manifest, a file ending in .csv.
+    """Read cases from a manifest (a file ending in .csv, see :func:`manifest_cases`) or the paper's data layout.
+
+    In the layout IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
+    validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are
+    left out; that is logged as a warning.
+
+    Args:
+        source: The manifest, or the folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these
+            directly.
+        modality: One of ``MODALITIES``. A manifest names its images itself and does not depend on it.
+        fold: Which of the layout's cross-validation folds.
+        training: The fold's training and validation files must exist; otherwise they are read if they do.
+
+    Raises:
+        InputError: The folder or a needed file is missing, or a file makes no sense.
 
     Examples:
         >>> from importlib.resources import files
@@ -76,26 +90,7 @@ def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bo
     path = Path(source)
     if path.suffix.lower() == ".csv":
         return manifest_cases(path)
-    return paper_cases(path, modality=modality, fold=fold, training=training)
-
-
-def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training: bool = True) -> list[Case]:
-    """Read the published data layout, with or without its ``Data/`` level.
-
-    IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
-    validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are
-    left out; that is logged as a warning.
-
-    Args:
-        data_dir: The folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these directly.
-        modality: One of ``MODALITIES``.
-        fold: Which of the cross-validation folds.
-        training: The fold's training and validation files must exist; otherwise they are read if they do.
-
-    Raises:
-        InputError: The folder or a needed split file is missing, or a split file makes no sense.
-    """
-    cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
+    cases, notes = read_paper_layout(path, modality=modality, fold=fold, training=training)
     for note in notes:
         logger.warning("%s", note)
     return cases
@@ -104,7 +99,7 @@ def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training:
 def read_paper_layout(
     data_dir: str | Path, *, modality: str, fold: int, training: bool
 ) -> tuple[list[Case], list[InputError]]:
-    """Do the work of ``paper_cases``, and return what it logs: what is no error, yet should not pass unseen."""
+    """Return the cases of the paper's layout, and what ``read_cases`` logs: no errors, yet not to pass unseen."""
     if modality not in PATHOLOGY_SETS:
         raise InputError("modality", f"{modality!r} is unknown", f"Choose one of {', '.join(PATHOLOGY_SETS)}")
     root = find_layout(data_dir)

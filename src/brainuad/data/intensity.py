@@ -62,30 +62,24 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     below, far = (int((away < -distance * span).sum()) for distance in (_CLEARLY, _FAR))
     tissue = max(below + int((away > _CLEARLY * span).sum()), 1)
     if below > _MOST_BELOW * tissue or far > _MOST_FAR_BELOW * tissue:
-        raise ScanFault(
-            f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised, or "
-            "its unsigned numbers are read as signed",
-            "Give the original scan",
-        )
+        fault = f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised"
+        raise ScanFault(f"{fault}, or its unsigned numbers are read as signed", "Give the original scan")
     return away if level else array
 
 
-def scale_to_percentiles(array: np.ndarray, mask: np.ndarray, *, low: float = 1.0, high: float = 99.0) -> np.ndarray:
-    """Clip to two percentiles of the voxels inside the brain mask and scale to [0, 1].
+def scale_to_percentiles(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Clip to the 1st and 99th percentile of the voxels inside the brain mask and scale to [0, 1].
 
     Args:
         array: ``(X, Y, Z)`` intensities in any unit.
         mask: ``(X, Y, Z)`` bool, at least one voxel set.
-        low: Percentile that becomes 0.
-        high: Percentile that becomes 1.
 
     Raises:
         ValueError: The mask is empty, or the two percentiles coincide (a constant image).
     """
     if not mask.any():
         raise ValueError("the brain mask is empty")
-    floor, ceiling = np.percentile(array[mask], (low, high))
+    floor, ceiling = np.percentile(array[mask], (1.0, 99.0))
     if not ceiling > floor:
         raise ValueError(f"the image is constant inside the brain mask (value {floor:g})")
-    scaled = (array - floor) / (ceiling - floor)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    return np.clip((array - floor) / (ceiling - floor), 0.0, 1.0).astype(np.float32)

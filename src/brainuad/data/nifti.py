@@ -250,8 +250,7 @@ def _read_values(
                 if slope is not None and (slope, intercept) != (1, 0):
                     values = values.astype(np.float64) * slope + intercept
                 block[...] = values.reshape(block.shape, order="F")
-    if zipped:
-        # to the end, where the checksum is
+    if zipped:  # to the end, where the checksum is
         spare = 0
         while piece := stream.read(2**16):
             spare += len(piece)
@@ -283,14 +282,10 @@ def _laid_out(shape: tuple[int, int, int], header: nib.Nifti1Header) -> np.ndarr
 
 def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path, size: int = _PIECE) -> Iterator[bytes]:
     """Yield ``length`` bytes in pieces of ``size``, the last as it comes out."""
-    left = length
-    while left > 0:
-        wanted = min(left, size)
-        piece = b""
-        while len(piece) < wanted:
-            more = stream.read(wanted - len(piece))
-            if not more:
-                raise InputError(path, f"is truncated: {left - len(piece)} of {length} bytes are missing", _COPY)
-            piece += more
-        left -= wanted
+    for start in range(0, length, size):
+        wanted = min(size, length - start)
+        piece = stream.read(wanted)
+        if len(piece) < wanted:
+            missing = length - start - len(piece)
+            raise InputError(path, f"is truncated: {missing} of {length} bytes are missing", _COPY)
         yield piece

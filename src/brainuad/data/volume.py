@@ -16,6 +16,7 @@ from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
 _FEWEST_VALUES = 16  # of a scan: even one of 8 bits has more
+_LARGEST_OUTLINE = 600.0  # mL: about half a brain
 _SAMPLE = 10_000  # voxels that show it of a usual scan
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's axes to those of DICOM and ITK, and back
 
@@ -113,6 +114,12 @@ class Volume:
         if len(some) < _FEWEST_VALUES and 1 < (count := len(np.unique(self.array))) < _FEWEST_VALUES:
             fault = f"holds only {count} different values, so it is a mask or a parcellation"
             raise InputError(name, fault, "Give the scan itself")
+
+    def outline_fault(self) -> str:
+        """Return why this cannot be the outline of lesions, "" if it can: a brain mask or a scan is none."""
+        ml = float(self.inside.sum() * self.voxel_ml)
+        fault = f"marks {ml:.0f} mL, most of a brain: no lesion mask, but a brain mask or a scan"
+        return "" if ml < _LARGEST_OUTLINE else fault
 
     @property
     def spacing(self) -> tuple[float, float, float]:

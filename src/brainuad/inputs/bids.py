@@ -87,11 +87,8 @@ def bids_images(
             if not wanted_sessions or session in wanted_sessions:
                 images += _in_folder(folder / "anat", subject.name, session, suffix)
     if not images:
-        raise InputError(
-            root,
-            f"holds no {suffix} image: looked for sub-*/[ses-*/]anat/sub-*_{suffix}.nii.gz without ce- and part-",
-            "Check the data set, or the labels that were asked for",
-        )
+        fault = f"holds no {suffix} image: looked for sub-*/[ses-*/]anat/sub-*_{suffix}.nii.gz without ce- and part-"
+        raise InputError(root, fault, "Check the data set, or the labels that were asked for")
     return images
 
 

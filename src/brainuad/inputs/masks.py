@@ -10,7 +10,7 @@ from pathlib import Path
 from brainuad.errors import InputError
 from brainuad.files import sha256
 
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # the ending of a file name
 _IMAGE = frozenset({"t1", "t2", "t1w", "t2w", "flair", "pd", "image", "scan"})
 _ANY_MASK = frozenset({"mask", "label", "labels", "dseg", "desc", "space", "orig"})
 
@@ -50,7 +50,7 @@ def masks_among(names: Iterable[str]) -> set[str]:
     A name tells a mask by its last word (``x_brainmask``, ``x_seg``), or by words of masks behind the name of another
     file of the folder (``x_roi`` beside ``x`` or ``x_t1``), with a number at the end or none (``x_pve_0``).
     """
-    words = {name: _words(name) for name in names if _NIFTI.search(name)}
+    words = {name: _words(name) for name in names if NIFTI.search(name)}
     others = {tuple(part) for part in words.values()}
     others |= {part[:-1] for part in others if len(part) > 1 and part[-1] in _IMAGE}
     return {name for name, part in words.items() if _ends_as_mask(part) or _goes_on_as_mask(part, others)}
@@ -98,7 +98,7 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
         raise InputError(source, "no such file or folder", "Check the path")
     ranks: dict[Path, tuple[bool, bool, bool, int]] = {}
     for path in sorted(source.rglob("*")):
-        if _NIFTI.search(path.name) and not path.name.startswith("."):
+        if NIFTI.search(path.name) and not path.name.startswith("."):
             rank = _rank(_words(scan.name), _words(path.name), kind)
             if rank is not None and not _is_same(path, scan):
                 ranks[path] = rank
@@ -110,7 +110,7 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
 
 
 def _words(name: str) -> list[str]:
-    return re.split(r"[\W_]+", _NIFTI.sub("", name).lower())
+    return re.split(r"[\W_]+", NIFTI.sub("", name).lower())
 
 
 def _rank(scan: list[str], name: list[str], kind: MaskKind) -> tuple[bool, bool, bool, int] | None:

@@ -21,11 +21,10 @@ from brainuad.inputs.bids import bids_images, derivative_names, is_bids
 from brainuad.inputs.contrast import contrast_of
 from brainuad.inputs.dicom.series import Series, is_dicom, is_volume, list_series, pick_series
 from brainuad.inputs.dicom.volume import read_series
-from brainuad.inputs.masks import masks_among
+from brainuad.inputs.masks import NIFTI, masks_among
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii.gz", ".nii")
 _OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of single scans
 _LONGEST_NAME = 150  # bytes; file systems allow 255, and suffixes and temporary prefixes need the rest
 _RESULTS = re.compile(r"_(anomaly|reconstruction)$|_desc-(anomaly|reconstruction)_")
@@ -81,13 +80,13 @@ def find_scans(
             elif is_bids(path):
                 any_bids = True
                 scans = [
-                    Scan(_stem(image.name), image, "bids", image.parent.relative_to(path).as_posix())
+                    Scan(NIFTI.sub("", image.name), image, "bids", image.parent.relative_to(path).as_posix())
                     for image in bids_images(path, modality, participants=participants, sessions=sessions)
                 ]
             else:
                 scans = _in_folder(path, modality, output, series)
         except InputError as error:
-            scans = [Scan(_stem(Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
+            scans = [Scan(NIFTI.sub("", Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
         if any(scan.kind == "bids" for scan in scans):
             _check_outside(path, output)
         for scan in scans:
@@ -160,13 +159,13 @@ def _check_outside(root: Path, output: Path) -> None:
 def _as_file(path: Path) -> Scan:
     if not os.path.lexists(path):
         raise InputError(path, "no such file or folder", "Check the path")
-    if not path.name.lower().endswith(NIFTI):
+    if not NIFTI.search(path.name):
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
         if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # reading it gives the more precise error
             remedy = "Give .nii or .nii.gz files, DICOM files, or a folder"
             raise InputError(path, "is no scan that can be read", remedy)
-    return Scan(_stem(path.name), path, "nifti")
+    return Scan(NIFTI.sub("", path.name), path, "nifti")
 
 
 def _as_scan(series: Series, folder: Path, fault: InputError | None = None) -> Scan:
@@ -178,7 +177,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
     for folder, files in _walk(root, _real(output)):
         unwanted = left_out(files, modality)
         for name in files:
-            if not name.lower().endswith(NIFTI):
+            if not NIFTI.search(name):
                 if is_dicom(folder / name):
                     dicom.append(folder / name)
                 else:
@@ -186,7 +185,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
             elif name in unwanted:
                 reasons[unwanted[name]] += 1
             else:
-                scans.append(Scan(_stem(name), folder / name, "nifti"))
+                scans.append(Scan(NIFTI.sub("", name), folder / name, "nifti"))
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     found = list_series(dicom)
     if found and (series or not scans or any(is_volume(one) for one in found)):
@@ -208,9 +207,9 @@ def left_out(names: Sequence[str], modality: str) -> dict[str, str]:
     """Return which of all ``names`` in a folder are NIfTI files that are not taken as scans, each with the reason."""
     masks, reasons = masks_among(names), {}
     for name in names:
-        if not name.lower().endswith(NIFTI):
+        if not NIFTI.search(name):
             continue
-        stem = _stem(name)
+        stem = NIFTI.sub("", name)
         if name in masks or _is_result(stem, names):
             reasons[name] = "named as masks or results"
         elif contrast_of(stem, modality) == "other":
@@ -254,10 +253,6 @@ def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
 def _real(path: Path) -> Path:
     """Resolve links. Unlike :meth:`pathlib.Path.resolve` this works for circular links, too."""
     return Path(os.path.realpath(path))
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def safe_name(text: str) -> str:

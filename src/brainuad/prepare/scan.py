@@ -16,7 +16,6 @@ from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain,
 from brainuad.data.frame import POOR_ALIGNMENT, alignment, resample
 from brainuad.data.intensity import on_zero
 from brainuad.data.registration import register_to_atlas, register_within_session, unregistered
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError, blame
 from brainuad.files import finished_record, write_json
@@ -234,7 +233,7 @@ def _lesion(scan: RawScan, first: Volume) -> np.ndarray | None:
     labels = _same_grid(scan.lesion, first)
     if scan.lesion_label is not None:
         labels = labels.with_array(np.rint(labels.array) == scan.lesion_label)
-    if fault := truth_fault(labels):
+    if fault := labels.outline_fault():
         raise InputError(scan.lesion, fault, "Give the outline of the lesions")
     return labels.inside
 
@@ -248,7 +247,6 @@ def _is_parcellation(mask: Volume) -> bool:
 def _same_grid(path: Path, image: Volume) -> Volume:
     label = read_volume(path)
     if not on_same_grid(label, image):
-        raise InputError(
-            path, f"lies on another grid than its image ({label.array.shape}, {image.array.shape})", "Resample it"
-        )
+        fault = f"lies on another grid than its image ({label.array.shape}, {image.array.shape})"
+        raise InputError(path, fault, "Resample it")
     return label

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.detector import SCORE, Detector
 from brainuad.errors import InputError
@@ -182,7 +181,7 @@ class _Work:
         brain, lesion = (Volume.load(path) if path else None for path in (brain_path, lesion_path))
         if brain and brain_path:
             check_same_grid(brain, volume, brain_path)
-        if lesion and lesion_path and (fault := truth_fault(lesion)):
+        if lesion and lesion_path and (fault := lesion.outline_fault()):
             raise InputError(lesion_path, fault, "Give the outline of the lesions")
         read = round(time.perf_counter() - clock, 3)
         result = score_scan(

@@ -48,7 +48,6 @@ def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Pa
     names = [scan.subject for scan in scans]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(
-            root, f"lists subject(s) twice: {', '.join(twice)}", "Give each scan a subject name of its own"
-        )
+        fault = f"lists subject(s) twice: {', '.join(twice)}"
+        raise InputError(root, fault, "Give each scan a subject name of its own")
     return scans if splits is None else with_splits(scans, Path(splits))
