@@ -20,11 +20,6 @@ PUBLISHED_BIAS_LEVELS = 4
 _BIAS_GRID, _BIAS_ITERATIONS = 6.0, 100  # mm, and at most a level
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
-_FOUND_BY = {
-    "given": "the brain mask holds",
-    "extracted": "what is not background holds",
-    "deepbet": "brain extraction (deepbet) found",
-}
 _SMALLEST_BRAIN = 250.0  # mL: below a newborn's
 _USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
 _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
@@ -66,7 +61,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     if not np.ptp(image.array) > 0:
         raise ScanFault(f"holds one value only ({image.array.flat[0]:g})", "Convert the scan again")
     if given is not None:
-        mask, source = given.inside, "given"
+        mask, source, says = given.inside, "given", "the brain mask holds"
         if not mask.any():
             raise ScanFault("the brain mask holds nothing above 0.5", "Give a mask that is above 0.5 in the brain")
         inside = image.array[mask]
@@ -75,15 +70,15 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
         if np.median(inside) < _DARK * np.percentile(image.array, 99.5):
             raise ValueError("is dark inside the brain mask: the mask lies beside the brain")
     elif (found := extracted_brain(image)) is not None:
-        mask, source = found, "extracted"
+        mask, source, says = found, "extracted", "what is not background holds"
     elif modality == "t1":
-        mask, source = deepbet_mask(image), "deepbet"
+        mask, source, says = deepbet_mask(image), "deepbet", "brain extraction (deepbet) found"
     else:
         raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
     closed = close_sulci(mask, image.spacing)
     ml = float(closed.sum() * image.voxel_ml)
     if not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
-        raise ValueError(f"shows no brain: {_FOUND_BY[source]} {ml:.0f} mL")
+        raise ValueError(f"shows no brain: {says} {ml:.0f} mL")
     return Brain(closed, source, ml, [*_mask_warnings(closed, ml), *_damage_warnings(image.array, closed)])
 
 
@@ -142,21 +137,20 @@ def close_sulci(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.nda
     radius = [int(np.ceil(_PARCELLATION_CLOSING / step)) + 1 for step in spacing]
     box = occupied_box(mask)
     padded = np.pad(mask[box], [(r, r) for r in radius])
-    far_out = _farther(padded, spacing, _PARCELLATION_CLOSING)
-    closed = _farther(far_out, spacing, _PARCELLATION_CLOSING)
+    closed = _far_from(_far_from(padded, spacing), spacing)
     inner = closed[tuple(slice(r, -r) for r in radius)]
     result = np.zeros_like(mask)
     result[box] = ndimage.binary_fill_holes(inner | mask[box])
     return result
 
 
-def _farther(mask: np.ndarray, spacing: tuple[float, float, float], distance: float) -> np.ndarray:
-    """Whether each voxel is farther than a distance in mm from an ``(X, Y, Z)`` bool mask."""
+def _far_from(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Whether each voxel is farther than the closing's distance from an ``(X, Y, Z)`` bool mask."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(spacing[::-1])
     # Maurer's algorithm, 3 times as fast as SciPy's. Rounding must not tell voxels at that very distance apart.
     squared = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=True)
-    return sitk.GetArrayViewFromImage(squared) > distance**2 + 1e-3
+    return sitk.GetArrayViewFromImage(squared) > _PARCELLATION_CLOSING**2 + 1e-3
 
 
 def _mask_warnings(mask: np.ndarray, ml: float) -> list[str]:

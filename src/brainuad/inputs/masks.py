@@ -53,15 +53,13 @@ def masks_among(names: Iterable[str]) -> set[str]:
     words = {name: _words(name) for name in names if NIFTI.search(name)}
     others = {tuple(part) for part in words.values()}
     others |= {part[:-1] for part in others if len(part) > 1 and part[-1] in _IMAGE}
-    return {name for name, part in words.items() if _ends_as_mask(part) or _goes_on_as_mask(part, others)}
+    return {name for name, part in words.items() if _is_mask(part, others)}
 
 
-def _ends_as_mask(name: list[str]) -> bool:
-    return name[-1].endswith("mask") or (len(name) > 1 and name[-1] in _NEVER_SCANS)
-
-
-def _goes_on_as_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
-    """Whether a name is another one and words of masks; one that ends in a contrast (``x_brain_t1``) is a scan's."""
+def _is_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
+    if name[-1].endswith("mask") or (len(name) > 1 and name[-1] in _NEVER_SCANS):
+        return True
+    # another name and words of masks; one that ends in a contrast (x_brain_t1) is a scan's
     if name[-1].isdigit():
         name = name[:-1]
     if not name or name[-1] in _IMAGE:
@@ -130,6 +128,5 @@ def _is_same(path: Path, scan: Path) -> bool:
     """Return whether a file is the scan itself, by whatever path, or a copy of it."""
     if path.resolve() == scan.resolve():
         return True
-    if not (scan.is_file() and path.is_file()) or path.stat().st_size != scan.stat().st_size:
-        return False
-    return sha256(path) == sha256(scan)
+    both = scan.is_file() and path.is_file() and path.stat().st_size == scan.stat().st_size
+    return both and sha256(path) == sha256(scan)

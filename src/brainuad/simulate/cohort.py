@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,11 +23,9 @@ from brainuad.simulate.subject import Row, Simulation, simulate_subject
 COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
 
 
-@contextmanager
-def shipped_outlines() -> Iterator[Path]:
+def shipped_outlines() -> AbstractContextManager[Path]:
     """Yield the folder of the stroke outlines that come with the package."""
-    with as_file(files("brainuad.assets") / "strokes") as folder:
-        yield folder
+    return as_file(files("brainuad.assets") / "strokes")
 
 
 def simulate_cohort(
