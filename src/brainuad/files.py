@@ -18,7 +18,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -40,8 +40,9 @@ ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
 _TEMPORARY = f".partial-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}"
 
 
-def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
-    """Yield a temporary path beside ``target`` that replaces it when the block ends without an error.
+@contextmanager
+def atomic_path(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary file or folder beside ``target`` that replaces it when the block ends without an error.
 
     The temporary name keeps the target's suffixes, because image writers choose the format by them. Temporary files
     that a killed process of this machine left in the folder are removed.
@@ -49,25 +50,7 @@ def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
     """
-    return _replacing(Path(target), folder=False)
-
-
-@contextmanager
-def atomic_folder(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that becomes it when the block ends without an error.
-
-    Raises:
-        InputError: ``target`` exists already, it cannot be written to, or the disk is full.
-    """
     target = Path(target)
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise InputError(target, "exists already", "Choose another folder, or remove it")
-    with _replacing(target, folder=True) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(target.parent)
@@ -89,6 +72,20 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
             _remove(temporary)
         if held is not None:
             os.close(held)
+
+
+@contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes it when the block ends without an error.
+
+    Raises:
+        InputError: ``target`` exists already, it cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise InputError(target, "exists already", "Choose another folder, or remove it")
+    with atomic_path(target, folder=True) as temporary:
+        yield temporary
 
 
 def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:

@@ -50,7 +50,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.
 
     Args:
-        image: The scan, with or without skull, 0 around it.
+        image: With or without skull, 0 around it.
         given: Brain mask or parcellation on the same grid, above 0.5 in the brain.
         modality: deepbet knows "t1" only.
 

@@ -84,16 +84,13 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     fixed = to_sitk(atlas_brain())
     try:
         # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
-        moving = _averaged(to_sitk(on_square_axes(brain)), 2)
+        moving = _averaged(brain, 2)
         start = sitk.CenteredTransformInitializer(
             fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
         optimise = partial(_optimise, fixed, moving, shrink=(4, 2), sigmas=(2, 1), seed=seed)
         rigid = sitk.Euler3DTransform(optimise(start, sampling=0.05))
-        affine = sitk.AffineTransform(3)
-        affine.SetCenter(rigid.GetCenter())
-        affine.SetMatrix(rigid.GetMatrix())
-        affine.SetTranslation(rigid.GetTranslation())
+        affine = sitk.AffineTransform(rigid.GetMatrix(), rigid.GetTranslation(), rigid.GetCenter())
         return _ras_matrix(sitk.AffineTransform(optimise(affine, sampling=0.1)))
     except RuntimeError as error:
         raise unregistered() from error
@@ -145,8 +142,8 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
         ValueError: Registration fails, as it does where the scans do not overlap.
     """
     # Blocks of 4 mm are the grid on which the two are compared. Finer detail in the other scan would go unused.
-    images = _averaged(to_sitk(on_square_axes(fixed)), 4), _averaged(to_sitk(on_square_axes(moving)), 2)
-    mask = sitk.Cast(_averaged(to_sitk(on_square_axes(fixed.with_array(brain))), 4) > 0.5, sitk.sitkUInt8)
+    images = _averaged(fixed, 4), _averaged(moving, 2)
+    mask = sitk.Cast(_averaged(fixed.with_array(brain), 4) > 0.5, sitk.sitkUInt8)
     still = sitk.Euler3DTransform()
     middle = fixed.affine @ [*np.argwhere(brain).mean(0), 1]
     still.SetCenter((RAS_TO_LPS @ middle)[:3].tolist())
@@ -161,8 +158,9 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
     return _ras_matrix(moved) if after < 1.01 * before else np.eye(4)
 
 
-def _averaged(image: sitk.Image, spacing: float) -> sitk.Image:
-    """Return an image averaged over blocks of at most ``spacing`` mm a side, or of one voxel."""
+def _averaged(volume: Volume, spacing: float) -> sitk.Image:
+    """Return a volume on square axes, averaged over blocks of at most ``spacing`` mm a side, or of one voxel."""
+    image = to_sitk(on_square_axes(volume))
     return sitk.BinShrink(image, [max(1, int(spacing / step)) for step in image.GetSpacing()])
 
 

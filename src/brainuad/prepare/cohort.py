@@ -26,8 +26,9 @@ def prepare_cohort(
     jobs: int = 1,
     report: Callable[[Row], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Prepare scans and write them in the paper's layout. Finished scans are skipped, failed ones recorded.
+    """Prepare scans in several processes (``jobs``) and write them in the paper's layout.
 
+    Finished scans are skipped, failed ones recorded; ``report`` is called with each subject's row as it is done.
     Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``flair``, ``mask`` and ``seg``,
     ``labels`` where the given mask is a parcellation, and one JSON sidecar per subject in ``Data/prepared/<dataset>``.
     At the end, or when interrupted, it updates these tables and keeps the rows of subjects that are not in this run:
@@ -36,13 +37,6 @@ def prepare_cohort(
     - ``Data/splits``: the split CSVs of the paper's layout;
     - ``manifest.csv`` for T1, ``manifest_t2.csv`` and ``manifest_flair.csv``: every prepared scan with a split, of all
       data sets.
-
-    Args:
-        scans: Subjects to prepare.
-        data_dir: Folder of the layout; created where missing.
-        settings: See :class:`Preparation`.
-        jobs: Number of processes.
-        report: Called with each subject's row as it is done.
 
     Returns:
         One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment

@@ -25,7 +25,6 @@ from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
 _Volumes = dict[str, tuple[Volume, type[np.generic]]]  # with the data type to store
-EXTRACTORS = ("deepbet", PROGRAM)
 # least fraction of the brain that a second image must show, and the fraction below which a note says so
 _LITTLE, _MOST = 0.5, 0.95
 

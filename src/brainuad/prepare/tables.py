@@ -64,7 +64,7 @@ def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
                 for fold in range(FOLDS if folded else 1):
                     name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
                     path = data_dir / "Data" / "splits" / name
-                    new = [_split_row(scan) for scan in own if split == _split_in(scan, fold)]
+                    new = [_split_row(scan) for scan in own if split in scan.splits[fold : fold + 1]]
                     _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
         for modality, name in MANIFESTS.items():
             # Rows of both modalities are removed: their common brain mask may have been overwritten.
@@ -75,13 +75,6 @@ def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
                 if modality in scan.images and modality not in left_out[scan.dataset, scan.subject]
             ]
             _write_rows(data_dir / name, TABLES[name], _merge(data_dir / name, ("dataset", "subject"), old, new))
-
-
-def _split_in(scan: RawScan, fold: int) -> str:
-    """Return a scan's split in a fold of cross-validation, "" if unknown."""
-    if fold < len(scan.folds):
-        return scan.folds[fold]
-    return scan.split if fold == 0 else ""
 
 
 def _merge(path: Path, key: tuple[str, ...], old: list[Row], new: list[Row]) -> list[Row]:

@@ -43,7 +43,7 @@ def write_segmentation(
         labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
         findings: Their order numbers the segments.
         healthy_scans: Healthy scans that the model was calibrated on.
-        series_folder: Folder that holds the series, directly or in a subfolder.
+        series_folder: Holds the series, directly or in a subfolder.
         series_uid: Its SeriesInstanceUID.
         path: The file to write.
 

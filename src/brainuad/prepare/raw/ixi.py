@@ -29,15 +29,14 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
     ages = {f"IXI{int(row['IXI_ID']):03d}": row["AGE"] for row in rows if row["IXI_ID"].isdecimal()}
     scans = []
     for number, path in files[modality].items():
-        folds = _folds(people[number]) if number in people else ("",)
-        if not people:
-            folds = healthy_folds("ixi", number)
-        age = people.get(number, {}).get("age") or ages.get(number, "")
+        person = people.get(number, {})
+        splits = _splits(person) if people else healthy_folds("ixi", number)
+        age = person.get("age") or ages.get(number, "")
         scans.append(
             RawScan(
                 re.split(r"[_.]|-T[12]", path.name)[0], "ixi",
                 {m: found[number] for m, found in files.items() if number in found}, masks.get(number),
-                split=folds[0], folds=folds if len(folds) > 1 else (), age=parse_age(age), modality=modality,
+                splits=splits, age=parse_age(age), modality=modality,
             )
         )  # fmt: skip
     return scans
@@ -69,7 +68,7 @@ def _rows(path: Path, *required: str) -> list[dict[str, str]]:
     return [row for row, _ in read_table(path, required)] if path.exists() else []
 
 
-def _folds(row: dict[str, str]) -> tuple[str, ...]:
+def _splits(row: dict[str, str]) -> tuple[str, ...]:
     """Return a subject's split in each fold, "" for an unknown split."""
     named = [row[f"split_fold{fold}"] for fold in range(FOLDS) if f"split_fold{fold}" in row]
     return tuple(split if split in SPLITS else "" for split in named) or ("",)

@@ -39,7 +39,7 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
         scans.append(
             RawScan(
                 row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
-                split=split, age=parse_age(row.get("age", "")), label=label, modality=modality,
+                splits=(split,), age=parse_age(row.get("age", "")), label=label, modality=modality,
             )
         )  # fmt: skip
     return scans

@@ -30,7 +30,7 @@ def _flat(path: Path, modality: str) -> RawScan:
     lesion = path.with_name(f"{subject}_seg.nii.gz")
     if not lesion.exists():
         raise InputError(lesion, "the lesion mask of this patient is missing", "Copy it beside the image")
-    return RawScan(subject, "MSLUB", images, lesion=lesion, split="test", modality=modality)
+    return RawScan(subject, "MSLUB", images, lesion=lesion, splits=("test",), modality=modality)
 
 
 def _downloaded(root: Path, modality: str) -> list[RawScan]:

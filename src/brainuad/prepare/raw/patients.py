@@ -43,7 +43,7 @@ def patients(
     return [
         RawScan(
             subject, dataset, {m: files[m] for m in MODALITIES if m in files}, files.get("mask"), files["lesion"],
-            split=patient_split(dataset, person(subject)), modality=modality, lesion_label=lesion_label,
+            splits=(patient_split(dataset, person(subject)),), modality=modality, lesion_label=lesion_label,
         )
         for subject, files in complete
     ]  # fmt: skip

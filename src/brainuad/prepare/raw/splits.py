@@ -67,11 +67,7 @@ def with_splits(scans: Sequence[RawScan], path: Path) -> list[RawScan]:
     table = read_splits(path)
     if not any(known_as(scan.subject) in table for scan in scans):
         raise InputError(path, "lists none of the subjects", f"They are called {scans[0].subject} and so on")
-    result = []
-    for scan in scans:
-        splits = table.get(known_as(scan.subject), ("",))
-        result.append(replace(scan, split=splits[0], folds=splits if len(splits) > 1 else ()))
-    return result
+    return [replace(scan, splits=table.get(known_as(scan.subject), ("",))) for scan in scans]
 
 
 def known_as(subject: str) -> str:
