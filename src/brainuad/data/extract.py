@@ -47,12 +47,9 @@ class Brain:
 
 
 def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t1") -> Brain:
-    """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.
+    """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask (of T1).
 
-    Args:
-        image: With or without skull, 0 around it.
-        given: Brain mask or parcellation on the same grid, above 0.5 in the brain.
-        modality: deepbet knows "t1" only.
+    The scan is 0 around the head or brain. The mask, or parcellation, lies on its grid and is above 0.5 in the brain.
 
     Raises:
         ValueError: The given mask is empty or lies outside what was measured; or no mask was given, the scan is

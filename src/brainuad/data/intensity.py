@@ -34,13 +34,10 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3) -> np.ndarray:
 
 
 def on_zero(array: np.ndarray) -> np.ndarray:
-    """Shift a scan so that what surrounds the head or brain is 0 and tissue is above it.
+    """Shift a scan, ``(X, Y, Z)`` float32, so that what surrounds the head or brain is 0 and tissue is above it.
 
     All that follows counts on that: brains are cut out by zeros, and bias is divided out. A scan whose background is 0
     already, ringing and noise apart, is returned as it is; one of [-1, 1] or a z-scored head is shifted.
-
-    Args:
-        array: ``(X, Y, Z)`` float32 intensities in any unit.
 
     Raises:
         ScanFault: More than a little lies below the background, as where the brain alone was standardised, or unsigned
@@ -68,11 +65,7 @@ def on_zero(array: np.ndarray) -> np.ndarray:
 
 
 def scale_to_percentiles(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Clip to the 1st and 99th percentile of the voxels inside the brain mask and scale to [0, 1].
-
-    Args:
-        array: ``(X, Y, Z)`` intensities in any unit.
-        mask: ``(X, Y, Z)`` bool, at least one voxel set.
+    """Clip ``(X, Y, Z)`` intensities to the 1st and 99th percentile inside a bool brain mask; scale to [0, 1].
 
     Raises:
         ValueError: The mask is empty, or the two percentiles coincide (a constant image).

@@ -70,10 +70,7 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     """Find the affine transform that lays a brain-extracted scan onto the SRI24 T1 brain.
 
     Mattes mutual information (Mattes et al. 2003), first rigid, then affine, coarse to fine; moments of mass to start.
-
-    Args:
-        brain: Zero outside the brain; any contrast.
-        seed: Of the metric's random sampling.
+    The scan is of any contrast. The seed is that of the metric's random sampling.
 
     Returns:
         ``(4, 4)`` float64, atlas mm to scan mm.

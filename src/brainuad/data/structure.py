@@ -28,7 +28,7 @@ def likeness(brain: Volume, mask: np.ndarray) -> float:
 
     Args:
         brain: On a grid in atlas space.
-        mask: ``(X, Y, Z)`` bool, its brain.
+        mask: ``(X, Y, Z)`` bool.
 
     Returns:
         1 or less for most of what is no brain or lies another way; NaN where nothing is that deep inside, or the

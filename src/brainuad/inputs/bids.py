@@ -61,14 +61,8 @@ def bids_images(
 ) -> list[Path]:
     """List a data set's anatomical images of a modality, in order.
 
-    Args:
-        root: Its root.
-        modality: "t1", "t2" or "flair".
-        participants: Labels, with or without "sub-"; all if empty.
-        sessions: Labels, with or without "ses-"; all if empty.
-
-    Returns:
-        Images without contrast agent (``ce-``) that are not one part of a complex image (``part-``).
+    They are without contrast agent (``ce-``), and no part of a complex image (``part-``). Labels of participants and
+    sessions come with or without "sub-" and "ses-"; without labels all are taken.
 
     Raises:
         InputError: There is none, or a label is unknown.

@@ -72,20 +72,13 @@ def _is_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
 
 
 def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
-    """Return the mask of a scan: ``source`` itself, or the file in that folder with the scan's name.
+    """Return the mask of a scan: ``source`` itself, or the file in or below that folder with the scan's name.
 
     The mask of ``patient07_t1.nii.gz`` is ``patient07_mask.nii.gz`` or ``patient07_t1_brain_mask.nii.gz``: the scan's
     name, with or without its contrast, and words of masks of the kind. Any other word (``patient07_followup_mask``),
     or another BIDS session or run, makes it the mask of another scan. A file with exactly the scan's name is its mask
-    if no name has such words.
-
-    Args:
-        scan: The scan's file, or the folder of a DICOM series.
-        source: A mask, or a folder, which is searched with its subfolders.
-        kind: ``BRAIN`` or ``LESION``.
-
-    Returns:
-        The mask, or None if the folder holds none. The scan itself and its copies do not count as masks.
+    if no name has such words. The scan itself and its copies do not count as masks. The scan of a DICOM series has the
+    name of its folder.
 
     Raises:
         InputError: ``source`` does not exist, or several files could be meant.

@@ -50,9 +50,7 @@ def simulated_contrast(
     show is missing: most iron in the basal ganglia, flow, and vessels that are dark on both.
 
     Args:
-        image: ``(X, Y, Z)`` bias-corrected T1 scan.
-        tissues: Of the brain.
-        levels: Of the T1 scan.
+        image: ``(X, Y, Z)`` bias-corrected T1 scan with these ``tissues`` and ``levels``.
         modality: One of ``CONTRASTS``.
         rng: Source of contrast, noise and bias.
 

@@ -53,9 +53,7 @@ def paint(image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, 
     weakens the scan's noise, as much noise is added.
 
     Args:
-        image: ``(X, Y, Z)`` healthy scan.
-        lesion: The lesion.
-        levels: Tissue intensities of this scan.
+        image: ``(X, Y, Z)`` healthy scan with these ``levels``.
         brain: ``(X, Y, Z)`` bool; outside it nothing changes.
         rng: Source of the texture.
 

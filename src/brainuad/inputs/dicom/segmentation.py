@@ -45,7 +45,7 @@ def write_segmentation(
         healthy_scans: Healthy scans that the model was calibrated on.
         series_folder: Holds the series, directly or in a subfolder.
         series_uid: Its SeriesInstanceUID.
-        path: The file to write.
+        path: Of the segmentation.
 
     Returns:
         Whether there was a finding. Without one nothing is written, because DICOM allows no empty segmentation.

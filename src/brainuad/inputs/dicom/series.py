@@ -122,15 +122,9 @@ def pick_series(
 ) -> Sequence[tuple[Series, InputError | None]]:
     """Choose the series to score: one of each study.
 
-    Args:
-        found: All series.
-        modality: "t1", "t2" or "flair".
-        where: The input that they came from, for error messages.
-        uid: SeriesInstanceUID of the one to take, whatever the other series are.
-
-    Returns:
-        One series per study: its only MR volume, else the only one of the modality by description or timing. Where
-        several remain, the first of them with an error that names the folder and lists them.
+    It is the study's only MR volume, else the only one of the modality by description or timing. Where several
+    remain, it is the first of them with an error that names the folder and lists them. A ``uid`` takes that series,
+    whatever the others are. ``where`` they all came from is for error messages.
 
     Raises:
         InputError: There is no MR volume, or none with this UID.

@@ -26,12 +26,9 @@ def patients(
     """Return the patients who have all that is needed, in the order given, and log who is left out.
 
     Args:
-        dataset: Folder name in the paper's layout.
-        modality: The requested image.
         found: Subjects and their files by modality, "mask" and "lesion".
         needed: Keys of the files without which a subject is left out, besides "lesion".
         without: What those lack who are left out, for the log.
-        lesion_label: See :class:`RawScan`.
         person: Returns the name that decides a subject's split.
     """
     found = list(found)
