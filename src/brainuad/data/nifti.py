@@ -67,7 +67,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
 
 
 def read_header(path: Path) -> nib.Nifti1Header:
-    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions; errors as of read_nifti."""
+    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions, with the errors of read_nifti."""
     _check_file(path)
     with _damage_named(path), _opened(path) as stream:
         return _read_header(path, stream)
