@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -53,6 +55,15 @@ class ScanFault(ValueError):
 def remedy_of(error: Exception, otherwise: str) -> str:
     """Return the remedy that an error brings, or another one: a message has one."""
     return error.remedy if isinstance(error, ScanFault) else otherwise
+
+
+@contextmanager
+def blame(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turn a ValueError into an InputError about a file; ``remedy`` is for an error that brings none."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(path, str(error), remedy_of(error, remedy)) from error
 
 
 class DeviceError(Exception):

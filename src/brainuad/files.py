@@ -18,7 +18,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -40,8 +40,9 @@ ENTRY = re.compile(r"[0-9a-f]{32}\.np[yz]")
 _TEMPORARY = f".partial-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}"
 
 
-def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
-    """Yield a temporary path beside ``target`` that replaces it when the block ends without an error.
+@contextmanager
+def atomic_path(target: str | Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary file or folder beside ``target`` that replaces it when the block ends without an error.
 
     The temporary name keeps the target's suffixes, because image writers choose the format by them. Temporary files
     that a killed process of this machine left in the folder are removed.
@@ -49,25 +50,7 @@ def atomic_path(target: str | Path) -> AbstractContextManager[Path]:
     Raises:
         InputError: The folder cannot be written to, or the disk is full.
     """
-    return _replacing(Path(target), folder=False)
-
-
-@contextmanager
-def atomic_folder(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that becomes it when the block ends without an error.
-
-    Raises:
-        InputError: ``target`` exists already, it cannot be written to, or the disk is full.
-    """
     target = Path(target)
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise InputError(target, "exists already", "Choose another folder, or remove it")
-    with _replacing(target, folder=True) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(target.parent)
@@ -82,14 +65,27 @@ def _replacing(target: Path, *, folder: bool) -> Iterator[Path]:
         temporary.chmod((0o777 if folder else 0o666) & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise InputError(
-            target, f"cannot be written ({error.strerror or error})", "Free space or choose another folder"
-        ) from error
+        fault = f"cannot be written ({error.strerror or error})"
+        raise InputError(target, fault, "Free space or choose another folder") from error
     finally:
         with suppress(OSError):  # the folder may have been removed or made read-only
             _remove(temporary)
         if held is not None:
             os.close(held)
+
+
+@contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes it when the block ends without an error.
+
+    Raises:
+        InputError: ``target`` exists already, it cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise InputError(target, "exists already", "Choose another folder, or remove it")
+    with atomic_path(target, folder=True) as temporary:
+        yield temporary
 
 
 def _temporary(target: Path, folder: bool) -> tuple[Path, int | None]:
@@ -138,14 +134,7 @@ def _remove(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Check before the work that results can be written.
-
-    Args:
-        folder: Made if missing.
-
-    Raises:
-        InputError: It cannot be made, or written to.
-    """
+    """Make a folder if it is missing; refuse one that cannot be written to, before the work for it is done."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -168,6 +157,18 @@ def write_bytes(target: str | Path, data: bytes) -> None:
 def write_json(target: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, all or nothing. NaN is refused: JSON has none."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def finished_record(sidecar: Path, recipe: Any, outputs: Callable[[Any], Iterable[Path]]) -> dict[str, Any] | None:
+    """Return the JSON record of finished work if it has this "recipe" and all of its ``outputs`` are there, else None.
+
+    A record that is damaged, or from which ``outputs`` cannot be told, is as good as absent.
+    """
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        if record["recipe"] == recipe and all(path.is_file() for path in outputs(record)):
+            return record
+    return None
 
 
 @contextmanager
@@ -194,11 +195,7 @@ def locked(target: str | Path) -> Iterator[None]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse a pipe, socket or device: opening one may wait for ever. What is missing is left to who opens it.
-
-    Raises:
-        InputError: It is one of these.
-    """
+    """Refuse a pipe, socket or device: opening one may wait for ever. What is missing is left to who opens it."""
     with suppress(OSError, ValueError):
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -238,11 +235,7 @@ def key_of(*parts: Any) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text.
-
-    Raises:
-        InputError: The file is no regular file, or cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes as hexadecimal text. What cannot be read is an :class:`InputError`."""
     check_regular(path)
     try:
         with Path(path).open("rb") as handle:
@@ -282,11 +275,10 @@ class Cache:
 
     def write(self, name: str, size: int, write: Callable[[BinaryIO], object]) -> None:
         """Store a file of about ``size`` bytes, which ``write`` writes."""
-        with self._lock:
-            if not self._writable:
-                return
         try:
             with self._lock:
+                if not self._writable:
+                    return
                 self._make_room(size)
             with atomic_path(self.folder / name) as temporary, temporary.open("wb") as handle:
                 write(handle)

@@ -6,12 +6,13 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import Any, TypeVar
 
+R = TypeVar("R")
 _GIGABYTE = 1 << 30
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h of the GNU C library
 
@@ -37,6 +38,18 @@ def process_pool(count: int, start: Callable[..., None] | None = None, *given: A
         start: Called with ``given`` in each process before its work.
     """
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start, initargs=(start, given))
+
+
+def run_each(
+    pool: ProcessPoolExecutor, work: Callable[..., R], arguments: Iterable[tuple[Any, ...]], done: Callable[[R], None]
+) -> None:
+    """Call ``work`` with each of the arguments, and ``done`` with each result as it comes; errors cancel the rest."""
+    try:
+        for future in as_completed([pool.submit(work, *given) for given in arguments]):
+            done(future.result())
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _start(start: Callable[..., None] | None, given: tuple[Any, ...]) -> None:

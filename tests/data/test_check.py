@@ -14,7 +14,7 @@ import pytest
 from paper_layout import FILES, split_row, write_split
 
 from brainuad.data.check import Problem, check_case, check_data_dir, check_files
-from brainuad.data.cohort import Case, paper_cases
+from brainuad.data.cohort import Case, read_cases
 
 PaperTree = Callable[..., Path]
 
@@ -255,7 +255,7 @@ def test_manifest(case: Case, tmp_path: Path) -> None:
 
 def test_processes_find_the_same(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
-    cases = paper_cases(data_dir, modality="t1")
+    cases = read_cases(data_dir, modality="t1")
     cases[1].image.write_bytes(b"")
     cases[4].mask.unlink()
     alone = check_files(cases)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brainuad.data.cohort import Case, image_path, manifest_cases, paper_cases, paper_folds, read_cases, subject_of
+from brainuad.data.cohort import Case, image_path, manifest_cases, paper_folds, read_cases, subject_of
 from brainuad.data.tables import SPLIT_COLUMNS
 from brainuad.errors import InputError
 
@@ -23,7 +23,7 @@ def rewrite(path: Path, text: str) -> None:
 @pytest.mark.parametrize("level", ["Data", "."])
 def test_both_forms_of_the_tree(paper_tree: PaperTree, level: str) -> None:
     data_dir = paper_tree(level=level)
-    cases = paper_cases(data_dir, modality="t1")
+    cases = read_cases(data_dir, modality="t1")
     assert [(case.dataset, case.split, case.subject) for case in cases] == [
         ("IXI", "train", "IXI219"),
         ("IXI", "train", "IXI002"),
@@ -46,7 +46,7 @@ def test_both_forms_of_the_tree(paper_tree: PaperTree, level: str) -> None:
 
 def test_absent_test_sets_are_left_out_and_said_so(paper_tree: PaperTree, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        paper_cases(paper_tree(), modality="t1")
+        read_cases(paper_tree(), modality="t1")
     (record,) = caplog.records
     for name in ("Brats21_val.csv", "Brats21_test.csv", "ATLAS_v2_val.csv", "WMH_test.csv"):
         assert name in record.getMessage()
@@ -55,19 +55,19 @@ def test_absent_test_sets_are_left_out_and_said_so(paper_tree: PaperTree, caplog
 
 def test_extra_columns_an_index_and_a_byte_order_mark_do_no_harm(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
-    plain = paper_cases(data_dir, modality="t1")
+    plain = read_cases(data_dir, modality="t1")
     for path in (data_dir / "Data/splits").glob("*.csv"):
         first, *rest = path.read_text().splitlines()
         rows = [f"{number},{row},Guys" for number, row in enumerate(rest)]
         path.write_text("\n".join(["\ufeff," + first + ",site", *rows, ""]), encoding="utf-8")
-    assert paper_cases(data_dir, modality="t1") == plain
+    assert read_cases(data_dir, modality="t1") == plain
 
 
 def test_t2_takes_the_files_that_exist(paper_tree: PaperTree, caplog: pytest.LogCaptureFixture) -> None:
     data_dir = paper_tree(modalities=("t1", "t2"))
     (data_dir / "Data/Train/ixi/t2/IXI002-Guys-0899-T2.nii.gz").unlink()
     with caplog.at_level(logging.WARNING):
-        cases = paper_cases(data_dir, modality="t2")
+        cases = read_cases(data_dir, modality="t2")
     assert [case.subject for case in cases] == ["IXI219", "IXI035", "IXI552", "patient07", "patient19"]
     assert all(case.image.is_file() and case.image.parent.name == "t2" for case in cases)
     assert cases[0].mask.name == "IXI219-Guys-0899-T1.nii.gz"
@@ -79,13 +79,13 @@ def test_t2_listing_is_honoured_where_there_is_one(paper_tree: PaperTree) -> Non
     data_dir = paper_tree(modalities=("t1", "t2"))
     listed = ["IXI002-Guys-0899-T2.nii.gz", "IXI035-IOP-0873-T2.nii.gz", "IXI552-Guys-1113-T2.nii.gz"]
     rewrite(data_dir / "Data/splits/avail_t2.csv", ",0\n" + "".join(f"{i},{n}\n" for i, n in enumerate(listed)))
-    subjects = [case.subject for case in paper_cases(data_dir, modality="t2") if case.dataset == "IXI"]
+    subjects = [case.subject for case in read_cases(data_dir, modality="t2") if case.dataset == "IXI"]
     assert subjects == ["IXI002", "IXI035", "IXI552"]
 
 
 def test_t2_without_any_t2_scan(paper_tree: PaperTree) -> None:
     with pytest.raises(InputError, match=r"IXI_train_fold0.csv: none of its subjects has a T2 scan.*ixi/t2"):
-        paper_cases(paper_tree(), modality="t2")
+        read_cases(paper_tree(), modality="t2")
 
 
 @pytest.mark.parametrize(
@@ -127,21 +127,21 @@ def test_subject_identity(path: str, name: str, dataset: str, subject: str) -> N
 
 def test_wrong_data_dir_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no splits folder.*Data/splits and .*splits"):
-        paper_cases(tmp_path, modality="t1")
+        read_cases(tmp_path, modality="t1")
     with pytest.raises(InputError, match="is no folder"):
-        paper_cases(tmp_path / "absent", modality="t1")
+        read_cases(tmp_path / "absent", modality="t1")
 
 
 def test_absent_training_split_is_an_error_only_for_training(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
     with pytest.raises(InputError, match=r"IXI_train_fold3.csv: missing.*Folds present: 0"):
-        paper_cases(data_dir, modality="t1", fold=3)
-    cases = paper_cases(data_dir, modality="t1", fold=3, training=False)
+        read_cases(data_dir, modality="t1", fold=3)
+    cases = read_cases(data_dir, modality="t1", fold=3, training=False)
     assert {case.split for case in cases if case.dataset == "IXI"} == {"test"}
     for path in (data_dir / "Data/splits").glob("*.csv"):
         path.unlink()
     with pytest.raises(InputError, match="At least one is needed"):
-        paper_cases(data_dir, modality="t1", training=False)
+        read_cases(data_dir, modality="t1", training=False)
 
 
 def test_folds_present(paper_tree: PaperTree) -> None:
@@ -153,7 +153,7 @@ def test_folds_present(paper_tree: PaperTree) -> None:
 
 def test_unknown_modality(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'pd' is unknown"):
-        paper_cases(tmp_path, modality="pd")
+        read_cases(tmp_path, modality="pd")
 
 
 HEADER = ",".join(SPLIT_COLUMNS)
@@ -175,7 +175,7 @@ def test_split_files_that_make_no_sense(paper_tree: PaperTree, text: str, messag
     data_dir = paper_tree()
     rewrite(data_dir / "Data/splits/IXI_train_fold0.csv", text)
     with pytest.raises(InputError, match=message) as raised:
-        paper_cases(data_dir, modality="t1")
+        read_cases(data_dir, modality="t1")
     assert "IXI_train_fold0.csv" in raised.value.subject
 
 
@@ -183,7 +183,7 @@ def test_binary_file_as_split(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
     (data_dir / "Data/splits/IXI_test.csv").write_bytes(b"PK\x03\x04\xff\xfe")
     with pytest.raises(InputError, match=r"IXI_test.csv: cannot be read as text"):
-        paper_cases(data_dir, modality="t1")
+        read_cases(data_dir, modality="t1")
 
 
 MANIFEST = """subject,image,mask,seg,label,split,age
@@ -242,9 +242,9 @@ def test_manifests_that_make_no_sense(tmp_path: Path, old: str, new: str, messag
         manifest_cases(tmp_path / "absent.csv")
 
 
-def test_read_cases_takes_a_folder(paper_tree: PaperTree) -> None:
+def test_a_folder_may_be_named_by_text(paper_tree: PaperTree) -> None:
     data_dir = paper_tree()
-    assert read_cases(str(data_dir), "t1", 0) == paper_cases(data_dir, modality="t1", fold=0)
+    assert read_cases(str(data_dir), "t1") == read_cases(data_dir, "t1")
 
 
 def test_a_lesion_mask_speaks_where_the_label_is_silent(tmp_path: Path) -> None:
@@ -265,13 +265,13 @@ def test_a_split_without_rows_counts_as_missing(paper_tree: PaperTree, caplog: p
     data_dir = paper_tree()
     splits = data_dir / "Data" / "splits"
     (splits / "WMH_val.csv").unlink(missing_ok=True)
-    expected = paper_cases(data_dir, modality="t1", fold=0)
+    expected = read_cases(data_dir, modality="t1", fold=0)
     heading = (splits / "IXI_test.csv").read_text().splitlines()[0]
     for text in (heading + "\n", heading + "\n,,,,,\n", ""):
         (splits / "WMH_val.csv").write_text(text)
         caplog.clear()
-        assert paper_cases(data_dir, modality="t1", fold=0) == expected
+        assert read_cases(data_dir, modality="t1", fold=0) == expected
         assert "WMH_val.csv" in caplog.text
     (splits / "IXI_val_fold0.csv").write_text(heading + "\n")
     with pytest.raises(InputError, match=r"IXI_val_fold0\.csv: has no rows"):
-        paper_cases(data_dir, modality="t1", fold=0)
+        read_cases(data_dir, modality="t1", fold=0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paper_layout import split_row, write_split
 
-from brainuad.data.cohort import SPLITS, Case, manifest_cases, paper_cases
+from brainuad.data.cohort import SPLITS, Case, manifest_cases, read_cases
 from brainuad.data.leaks import People, find_leaks, leak_free, people, scans_of_others
 
 PaperTree = Callable[..., Path]
@@ -25,7 +25,7 @@ def test_leaks_of_the_published_kind(paper_tree: PaperTree) -> None:
     for row in train:
         row["img_name"] = f"{row['img_name']}_brain.nii.gz"
     write_split(splits / "IXI_train_fold0.csv", train)
-    cases = paper_cases(data_dir, modality="t1")
+    cases = read_cases(data_dir, modality="t1")
     assert sorted(map(str, find_leaks(cases))) == [
         "IXI IXI002 is listed 2 times in train",
         "IXI IXI035 is in train and val",

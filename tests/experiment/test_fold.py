@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from brainuad.config import ExperimentConfig
-from brainuad.data.cohort import paper_cases
+from brainuad.data.cohort import read_cases
 from brainuad.errors import InputError
 from brainuad.experiment import fold
 
@@ -53,14 +53,14 @@ def test_evaluation_takes_a_sample_where_asked(here: Path, monkeypatch: pytest.M
 
 
 def test_training_takes_healthy_scans_of_its_own_sets(here: Path) -> None:
-    cases = paper_cases(here / "DATA", modality="t1", fold=0)
+    cases = read_cases(here / "DATA", modality="t1", fold=0)
     assert {case.dataset for case in fold.healthy(cases, "val")} == {"IXI"}
     lesions = [case for case in cases if case.label]
     assert fold.healthy(lesions, "train") == fold.healthy(lesions, "val") == []
 
 
 def test_sample_set_keeps_a_few_of_every_split(here: Path) -> None:
-    cases = paper_cases(here / "DATA", modality="t1", fold=0)
+    cases = read_cases(here / "DATA", modality="t1", fold=0)
     kept = fold.first_subjects(cases * 9)
     assert len(kept) == 4 * 5
     assert {(case.dataset, case.split) for case in kept} == {(case.dataset, case.split) for case in cases}

@@ -84,7 +84,7 @@ def test_files_whose_names_contradict_their_folders_are_left_out_with_a_warning(
     anat = dataset / "sub-02" / "anat"
     for name in ("sub-03_T1w.nii.gz", "sub-02_ses-1_T1w.nii.gz", "sub-02_acq_T1w.nii.gz", "._sub-02_T1w.nii.gz"):
         shutil.copy(SCAN, anat / name)
-    assert [image.path.name for image in bids_images(dataset, "t1", participants=["02"])] == ["sub-02_T1w.nii"]
+    assert [image.name for image in bids_images(dataset, "t1", participants=["02"])] == ["sub-02_T1w.nii"]
     assert caplog.text.count("left out") == 3
 
 

@@ -19,7 +19,8 @@ from tiny import IMAGE, tiny_detector
 
 from brainuad.data.volume import Volume
 from brainuad.errors import InputError
-from brainuad.inputs.dicom import judge, list_series, write_segmentation
+from brainuad.inputs.dicom.segmentation import write_segmentation
+from brainuad.inputs.dicom.series import judge, list_series
 from brainuad.inputs.scans import Scan, find_scans, open_scan, output_paths
 from brainuad.record import Finding
 from brainuad.scan import map_scan

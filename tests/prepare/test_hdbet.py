@@ -67,10 +67,11 @@ def test_an_empty_mask_is_no_brain(tmp_path):
         hdbet_mask(HEAD)
 
 
-def test_a_program_that_hangs_is_ended_with_what_it_started(tmp_path):
+def test_a_program_that_hangs_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("brainuad.prepare.hdbet.TIME_LIMIT", 0.5)
     stand_in(tmp_path / "bin", f"(sleep 2; touch {tmp_path / 'alive'}) & sleep 60")
     with pytest.raises(ValueError, match=r"longer than 0\.5 s"):
-        hdbet_mask(HEAD, time_limit=0.5)
+        hdbet_mask(HEAD)
     time.sleep(2.2)
     assert not (tmp_path / "alive").exists()
 

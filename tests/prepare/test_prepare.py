@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from brainuad.config import DataConfig
 from brainuad.data.bias import bias_levels_of
 from brainuad.data.check import check_data_dir
-from brainuad.data.cohort import manifest_cases, paper_cases
+from brainuad.data.cohort import manifest_cases, read_cases
 from brainuad.data.loading import load_case
 from brainuad.data.volume import Volume
 from brainuad.prepare.cohort import prepare_cohort
@@ -27,11 +27,16 @@ HEALTHY = RawScan(
     "ixi",
     {"t1": FILES / "ixi013_t1_4mm.nii.gz"},
     FILES / "ixi013_labels_4mm.nii.gz",
-    split="train",
+    splits=("train",),
     age=46.7,
 )
 PATIENT = RawScan(
-    "patient19", "MSLUB", {"t1": FILES / "mslub19_t1_4mm.nii.gz"}, None, FILES / "mslub19_seg_4mm.nii.gz", split="test"
+    "patient19",
+    "MSLUB",
+    {"t1": FILES / "mslub19_t1_4mm.nii.gz"},
+    None,
+    FILES / "mslub19_seg_4mm.nii.gz",
+    splits=("test",),
 )
 COARSE = Preparation(spacing=4.0)
 
@@ -39,7 +44,7 @@ COARSE = Preparation(spacing=4.0)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
-    broken = RawScan("IXI999-HH-0000", "ixi", {"t1": FILES / "README.md"}, None, split="train")
+    broken = RawScan("IXI999-HH-0000", "ixi", {"t1": FILES / "README.md"}, None, splits=("train",))
     table = prepare_cohort([HEALTHY, PATIENT, broken], root, COARSE, jobs=2)
     assert dict(zip(table["subject"], table["status"], strict=True)) == {
         "IXI013-HH-1212": "prepared", "patient19": "prepared", "IXI999-HH-0000": "failed",
@@ -55,7 +60,7 @@ def test_writes_the_papers_layout(prepared):
         "Test/MSLUB/mask/patient19_mask", "Test/MSLUB/seg/patient19_seg",
     ):  # fmt: skip
         assert (data / f"{name}.nii.gz").is_file()
-    cases = {case.subject: case for case in paper_cases(prepared, modality="t1", training=False)}
+    cases = {case.subject: case for case in read_cases(prepared, modality="t1", training=False)}
     assert cases["IXI013"].split == "train"
     assert cases["IXI013"].age == pytest.approx(46.7)
     assert cases["patient19"].lesion is not None
@@ -75,7 +80,7 @@ def test_images_are_cut_to_the_brain_and_lie_in_the_atlas(prepared):
     assert not image.array[mask.array == 0].any()
     assert image.array.min() >= 0
     config = DataConfig(imageDim=(160, 192, 144), rescaleFactor=4.0, affine="used", smoothing_iterations=0)
-    case = next(case for case in paper_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
+    case = next(case for case in read_cases(prepared, modality="t1", training=False) if case.subject == "IXI013")
     loaded = load_case(case, DataConfig(**{**vars(config), "cache_dir": str(prepared / "cache")}))
     assert (
         loaded.mask.sum() >= 0.995 * mask.array.sum()
@@ -139,7 +144,7 @@ def test_a_manifest_lists_what_was_prepared_whatever_its_data_set(prepared):
 def test_a_later_run_changes_only_the_rows_of_its_own_scans(prepared, tmp_path):
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     other = replace(PATIENT, subject="007", dataset="OURS", images={"t1": FILES / "README.md"})
-    for scan in (replace(HEALTHY, split="val"), other):
+    for scan in (replace(HEALTHY, splits=("val",)), other):
         prepare_cohort([scan], tmp_path, COARSE)
     assert {case.subject: case.split for case in manifest_cases(tmp_path / "manifest.csv")} == {
         "IXI013-HH-1212": "val", "patient19": "test",
@@ -170,7 +175,7 @@ def test_an_interrupted_run_lists_what_it_did(prepared, tmp_path):
 
 
 def test_a_scan_without_a_split_says_so(prepared):
-    row = prepare_scan(replace(HEALTHY, split=""), prepared / "Data", COARSE)
+    row = prepare_scan(replace(HEALTHY, splits=("",)), prepared / "Data", COARSE)
     assert row["message"] == "has no split, so no split CSV or manifest lists it"
 
 

@@ -22,8 +22,8 @@ def test_ixi_as_archives_gives_what_the_unpacked_folder_gives(tmp_path):
     assert (first.age, second.age) == (35.8, 46.71)
     assert first.images == {"t1": root / "IXI-T1.tar/IXI002-Guys-0828-T1.nii.gz"}
     assert second.images == {"t1": root / "IXI-T1.tar" / T1, "t2": root / "IXI-T2.tar/IXI013-HH-1212-T2.nii.gz"}
-    assert first.folds == healthy_folds("ixi", "IXI002")
-    assert first.split == first.folds[0]
+    assert first.splits == healthy_folds("ixi", "IXI002")
+    assert first.split == first.splits[0]
     (alone,) = raw_scans(root / "IXI-T1.tar", "ixi", "t1")[1:]
     assert (alone.age, alone.images) == (46.71, {"t1": second.images["t1"]})
     for archive in sorted(root.glob("*.tar")):
@@ -31,7 +31,7 @@ def test_ixi_as_archives_gives_what_the_unpacked_folder_gives(tmp_path):
             tar.extractall(root / archive.stem, filter="data")
         archive.unlink()
     unpacked = raw_scans(root, "ixi", "t1")
-    assert [(s.subject, s.age, s.folds) for s in unpacked] == [(s.subject, s.age, s.folds) for s in (first, second)]
+    assert [(s.subject, s.age, s.splits) for s in unpacked] == [(s.subject, s.age, s.splits) for s in (first, second)]
     assert unpacked[1].images["t1"] == root / "IXI-T1" / T1
     assert [scan.subject for scan in raw_scans(root, "ixi", "t2")] == ["IXI013-HH-1212"]
 
@@ -151,8 +151,8 @@ def test_splits_of_ones_own(tmp_path):
     table = tmp_path / "splits.csv"
     table.write_text("subject,split_fold1,split_fold0\nIXI013,val,train\nIXI777,test,test\n")
     first, second = raw_scans(root, "ixi", "t1", splits=table)
-    assert (first.split, first.folds) == ("", ())
-    assert (second.split, second.folds) == ("train", ("train", "val"))
+    assert (first.split, first.splits) == ("", ("",))
+    assert (second.split, second.splits) == ("train", ("train", "val"))
     table.write_text("subject,split\nIXI013-HH-1212,test\n")
     assert raw_scans(root, "ixi", "t1", splits=table)[1].split == "test"
 

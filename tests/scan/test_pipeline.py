@@ -57,7 +57,7 @@ def test_what_the_model_saw_is_the_scan(scored: brainuad.ScoreResult) -> None:
 
 def test_a_scan_is_prepared_as_a_cohort_is(detector: Detector, tmp_path: Path) -> None:
     """Through files (prepare, then load) and in memory, the model sees the same numbers."""
-    raw = RawScan("patient19", "MSLUB", {"t1": IMAGE}, MASK, split="test")
+    raw = RawScan("patient19", "MSLUB", {"t1": IMAGE}, MASK, splits=("test",))
     row = prepare_scan(raw, tmp_path / "Data", Preparation(spacing=4.0, seed=1))
     assert row["status"] == "prepared", row
     base = tmp_path / "Data" / "Test" / "MSLUB"

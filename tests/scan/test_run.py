@@ -481,7 +481,7 @@ def test_a_segmentation_that_cannot_be_written_takes_no_map_along(detector, scor
         assert (tmp_path / "out" / "series_anomaly.nii.gz").is_file()
         raise InputError(folder, "lacks what a DICOM segmentation must repeat", "The NIfTI results are complete")
 
-    monkeypatch.setattr("brainuad.inputs.dicom.write_segmentation", fail)
+    monkeypatch.setattr("brainuad.inputs.dicom.segmentation.write_segmentation", fail)
     (row,) = score_scans(scans, detector, tmp_path / "out", Settings())
     assert row["status"] == "done"
     assert "no DICOM segmentation: " in row["warnings"]

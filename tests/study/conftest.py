@@ -13,7 +13,7 @@ from painted import SCORES, repaint
 from paper_layout import build_tree, place_scan, split_row, write_split
 
 from brainuad.config import DataConfig
-from brainuad.data.cohort import Case, paper_cases
+from brainuad.data.cohort import Case, read_cases
 from brainuad.detector import Detector
 from brainuad.models import DiffusionModel
 from brainuad.models.diffusion import DiffusionSettings
@@ -30,7 +30,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
         before = pd.read_csv(path).astype(object).where(lambda table: table.notna(), None).to_dict("records")
         write_split(path, [*before, row])
         place_scan(data_dir / "Data", row, ("t1",))
-    found = paper_cases(data_dir, modality="t1")
+    found = read_cases(data_dir, modality="t1")
     for number, case in enumerate(found):
         repaint(case, number)
     return found

@@ -16,7 +16,7 @@ from tiny import tiny_detector
 from typer.testing import CliRunner
 
 from brainuad.cli import app
-from brainuad.data.cohort import paper_cases
+from brainuad.data.cohort import read_cases
 
 PROGRAM = Path(sys.executable).with_name("brainuad")
 SCRIPT = Path(__file__).parent / "distributed_evaluate.py"
@@ -51,7 +51,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         write_split(data_dir / "Data" / "splits" / f"{name}.csv", rows)
         for row in rows[1:]:
             place_scan(data_dir / "Data", row, ("t1",))
-    for number, case in enumerate(paper_cases(data_dir, modality="t1")):
+    for number, case in enumerate(read_cases(data_dir, modality="t1")):
         repaint(case, number)
         if case.subject == BROKEN:
             case.image.write_bytes(gzip.compress(b"no image"))

@@ -35,21 +35,11 @@ def bias_levels_of(path: Path) -> int | None:
 
 
 def warn_of_other_bias_levels(cases: Sequence[Case], levels: int) -> None:
-    """Warn of scans that were prepared with other levels of bias correction than a model expects: maps suffer.
-
-    Args:
-        cases: Prepared scans.
-        levels: ``bias_levels`` of the model's data settings.
-    """
+    """Warn of scans that were prepared with other levels of bias correction than a model expects: maps suffer."""
     others = [(case, said) for case in cases if (said := bias_levels_of(case.image)) not in (None, levels)]
     if others:
         logger.warning(
             "%d of %d scans were prepared with another bias correction than the model is for (%s: %d levels, not %d). "
             "Prepare them again with --bias-levels %d, or expect worse maps",
-            len(others),
-            len(cases),
-            others[0][0].image,
-            others[0][1],
-            levels,
-            levels,
+            *(len(others), len(cases), others[0][0].image, others[0][1], levels, levels),
         )

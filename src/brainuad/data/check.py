@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from brainuad.data.cohort import HEALTHY_SET, Case, find_layout, manifest_cases,
 from brainuad.data.intensity import on_zero
 from brainuad.data.leaks import find_leaks
 from brainuad.data.packed import is_packed, read_packed
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError, remedy_of
 from brainuad.files import sha256
@@ -24,17 +23,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a cohort.
+    """Something wrong with a cohort."""
 
-    Attributes:
-        severity: "error" where a run would fail or its figures be wrong, "warning" where it would go on.
-        path: File or folder at fault.
-        fault: What is wrong.
-        remedy: What to do about it.
-    """
-
-    severity: str
-    path: str
+    severity: str  # "error" where a run would fail or its figures be wrong, "warning" where it would go on
+    path: str  # file or folder at fault
     fault: str
     remedy: str
 
@@ -48,7 +40,7 @@ def check_data_dir(
     fold: int | None = None,
     *,
     num_workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> list[Problem]:
     """Check the paper's data layout or a manifest: the lists, then every file they name, once.
 
@@ -83,13 +75,18 @@ def check_data_dir(
     return list(dict.fromkeys(problems)) + check_files(cases, num_workers=num_workers, progress=progress)
 
 
-def check_files(cases: Iterable[Case], *, num_workers: int = 1, progress: Progress | None = None) -> list[Problem]:
+def check_files(
+    cases: Iterable[Case], *, num_workers: int = 1, progress: Progress = lambda done, total: None
+) -> list[Problem]:
     """Check the files of every case; those that share all files are checked once."""
     unique = list({(case.image, case.mask, case.lesion): case for case in cases}.values())
     problems: list[Problem] = []
-    for done, found in enumerate(_map_cases(unique, num_workers), start=1):
-        problems += found
-        if progress is not None:
+    with ExitStack() as stack:
+        checked: Iterator[list[Problem]] = map(check_case, unique)
+        if num_workers > 1 and len(unique) > 1:
+            checked = stack.enter_context(process_pool(min(num_workers, len(unique)))).map(check_case, unique)
+        for done, found in enumerate(checked, start=1):
+            problems += found
             progress(done, len(unique))
     return list(dict.fromkeys(problems))
 
@@ -97,24 +94,31 @@ def check_files(cases: Iterable[Case], *, num_workers: int = 1, progress: Progre
 def check_case(case: Case) -> list[Problem]:
     """Read one case's files and return what is wrong with them, each alone and together."""
     problems: list[Problem] = []
-    image = _load(case.image, problems)
-    mask = _load(case.mask, problems)
-    lesion = _load(case.lesion, problems) if case.lesion is not None else None
+    volumes: dict[Path, Volume] = {}
+    for path in filter(None, (case.image, case.mask, case.lesion)):
+        try:
+            volumes[path] = Volume.load(path)
+        except InputError as error:
+            problems.append(_from_error(error))
+    image, mask = volumes.get(case.image), volumes.get(case.mask)
     if image is not None and image.array.min() == image.array.max():
         constant = f"is constant ({image.array.flat[0]:g})"
         problems.append(_error(case.image, constant, "Convert the scan again"))
         image = None
-    if image is not None:
-        try:
+    try:
+        if image is not None:
             on_zero(image.array)
-        except ValueError as error:
-            problems.append(_error(case.image, str(error), remedy_of(error, "A run would refuse it")))
-    if mask is not None:
-        problems += _mask_problems(case, mask)
+    except ValueError as error:
+        problems.append(_error(case.image, str(error), remedy_of(error, "A run would refuse it")))
+    if mask is not None and not mask.inside.any():
+        problems.append(_error(case.mask, "is empty: no voxel above 0.5", "Extract the brain again"))
+    elif mask is not None and not ((mask.array == 0) | (mask.array == mask.array.max())).all():
+        remedy = "Voxels above 0.5 count as brain; check that this is meant"
+        problems.append(_warning(case.mask, "is not binary", remedy))
     if image is not None and mask is not None:
         problems += _placement_problems(case.image, image, case.mask, mask)
-    if lesion is not None and case.lesion is not None:
-        problems += _lesion_problems(case.lesion, lesion, case.mask, mask)
+    if case.lesion in volumes:
+        problems += _lesion_problems(case.lesion, volumes[case.lesion], case.mask, mask)
     if case.label and case.split == "train":
         remedy = "Train on healthy scans only: move it to test"
         problems.append(_warning(case.image, f"is a training scan with label {case.label}", remedy))
@@ -135,7 +139,7 @@ def _read_fold(
         cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
     except InputError as error:
         return [], [_from_error(error)]
-    problems = [Problem("warning", str(note.subject), note.fault, note.remedy) for note in notes]
+    problems = [_warning(note.subject, note.fault, note.remedy) for note in notes]
     return cases, problems + _leak_problems(cases, splits, f" (fold {fold})")
 
 
@@ -149,15 +153,12 @@ def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[P
         if leak in copies:
             fault += ", by copies of an image"
             remedy = "Keep one of them: nothing but this check sees copies"
-            problems.append((_warning if leak.duplicated else _error)(place, fault, remedy))
         elif leak.duplicated:
-            problems.append(_warning(place, fault, "Counted once unless datamodule.cfg.leak_free=false"))
+            remedy = "Counted once unless datamodule.cfg.leak_free=false"
         else:
-            remedy = (
-                "Remove its rows from all splits but one; "
-                "training leaves them out itself unless datamodule.cfg.leak_free=false"
-            )
-            problems.append(_error(place, fault, remedy))
+            remedy = "Remove its rows from all splits but one; training leaves them out itself unless "
+            remedy += "datamodule.cfg.leak_free=false"
+        problems.append((_warning if leak.duplicated else _error)(place, fault, remedy))
     return problems
 
 
@@ -174,32 +175,6 @@ def _by_contents(cases: Sequence[Case]) -> list[Case]:
             with suppress(InputError):
                 paths[path] = first.setdefault(sha256(path), path)
     return [replace(case, image=paths[case.image]) for case in cases]
-
-
-def _map_cases(cases: Sequence[Case], num_workers: int) -> Iterator[list[Problem]]:
-    """Yield ``check_case`` of every case, in order."""
-    if num_workers <= 1 or len(cases) <= 1:
-        yield from map(check_case, cases)
-        return
-    with process_pool(min(num_workers, len(cases))) as pool:
-        yield from pool.map(check_case, cases)
-
-
-def _load(path: Path, problems: list[Problem]) -> Volume | None:
-    """Read a volume, or note why it cannot be read and return None."""
-    try:
-        return Volume.load(path)
-    except InputError as error:
-        problems.append(_from_error(error))
-        return None
-
-
-def _mask_problems(case: Case, mask: Volume) -> Iterator[Problem]:
-    if not mask.inside.any():
-        yield _error(case.mask, "is empty: no voxel above 0.5", "Extract the brain again")
-    elif not ((mask.array == 0) | (mask.array == mask.array.max())).all():
-        remedy = "Voxels above 0.5 count as brain; check that this is meant"
-        yield _warning(case.mask, "is not binary", remedy)
 
 
 def _placement_problems(image_path: Path, image: Volume, mask_path: Path, mask: Volume) -> Iterator[Problem]:
@@ -232,7 +207,7 @@ def _lesion_problems(lesion_path: Path, lesion: Volume, mask_path: Path, mask: V
     voxels = lesion.inside
     if (lesion.array != np.rint(lesion.array)).any():
         yield _warning(lesion_path, "holds interpolated values", "Voxels above 0.5 count as lesion")
-    if fault := truth_fault(lesion):
+    if fault := lesion.outline_fault():
         yield _error(lesion_path, fault, "Give the outline of the lesions")
     if not voxels.any():
         yield _warning(lesion_path, "is empty: no voxel above 0.5", "Dice and AUPRC are undefined for it")
@@ -258,12 +233,12 @@ def _shape_error(path: Path, volume: Volume, other_path: Path, other: Volume) ->
 
 
 def _from_error(error: InputError) -> Problem:
-    return Problem("error", error.subject, error.fault, error.remedy)
+    return _error(error.subject, error.fault, error.remedy)
 
 
-def _error(path: Path, fault: str, remedy: str) -> Problem:
+def _error(path: str | Path, fault: str, remedy: str) -> Problem:
     return Problem("error", str(path), fault, remedy)
 
 
-def _warning(path: Path, fault: str, remedy: str) -> Problem:
+def _warning(path: str | Path, fault: str, remedy: str) -> Problem:
     return Problem("warning", str(path), fault, remedy)

@@ -62,23 +62,22 @@ class Case:
         return self.label == 0 and self.lesion is None
 
 
-@dataclass(frozen=True)
-class Note:
-    """Something about a cohort's files that is no error, yet should not pass unseen."""
-
-    subject: Path
-    fault: str
-    remedy: str
-
-
 def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bool = True) -> list[Case]:
-    """Read cases from the paper's ``DATA_DIR`` (a folder) or a manifest (a file ending in .csv).
+    """Read cases from a manifest (a file ending in .csv, see :func:`manifest_cases`) or the paper's data layout.
+
+    In the layout IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
+    validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are
+    left out; that is logged as a warning.
 
     Args:
-        source: The folder or the CSV file.
-        modality: One of ``MODALITIES``; a manifest names its images itself and does not depend on it.
-        fold: Cross-validation fold of the paper's layout.
-        training: See ``paper_cases``.
+        source: The manifest, or the folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these
+            directly.
+        modality: One of ``MODALITIES``. A manifest names its images itself and does not depend on it.
+        fold: Which of the layout's cross-validation folds.
+        training: The fold's training and validation files must exist; otherwise they are read if they do.
+
+    Raises:
+        InputError: The folder or a needed file is missing, or a file makes no sense.
 
     Examples:
         >>> from importlib.resources import files
@@ -91,35 +90,16 @@ def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bo
     path = Path(source)
     if path.suffix.lower() == ".csv":
         return manifest_cases(path)
-    return paper_cases(path, modality=modality, fold=fold, training=training)
-
-
-def paper_cases(data_dir: str | Path, *, modality: str, fold: int = 0, training: bool = True) -> list[Case]:
-    """Read the published data layout, with or without its ``Data/`` level.
-
-    IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
-    validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are
-    left out; that is logged as a warning.
-
-    Args:
-        data_dir: The folder that holds ``Data/Train``, ``Data/Test`` and ``Data/splits``, or these directly.
-        modality: One of ``MODALITIES``.
-        fold: Which of the cross-validation folds.
-        training: The fold's training and validation files must exist; otherwise they are read if they do.
-
-    Raises:
-        InputError: The folder or a needed split file is missing, or a split file makes no sense.
-    """
-    cases, notes = read_paper_layout(data_dir, modality=modality, fold=fold, training=training)
+    cases, notes = read_paper_layout(path, modality=modality, fold=fold, training=training)
     for note in notes:
-        logger.warning("%s: %s. %s", note.subject, note.fault, note.remedy)
+        logger.warning("%s", note)
     return cases
 
 
 def read_paper_layout(
     data_dir: str | Path, *, modality: str, fold: int, training: bool
-) -> tuple[list[Case], list[Note]]:
-    """Do the work of ``paper_cases``, and return what it logs."""
+) -> tuple[list[Case], list[InputError]]:
+    """Return the cases of the paper's layout, and what ``read_cases`` logs: no errors, yet not to pass unseen."""
     if modality not in PATHOLOGY_SETS:
         raise InputError("modality", f"{modality!r} is unknown", f"Choose one of {', '.join(PATHOLOGY_SETS)}")
     root = find_layout(data_dir)
@@ -127,7 +107,7 @@ def read_paper_layout(
     files.append((f"{HEALTHY_SET}_test", HEALTHY_SET, "test"))
     files += [(f"{name}_{split}", name, split) for name in PATHOLOGY_SETS[modality] for split in ("val", "test")]
     cases: list[Case] = []
-    notes: list[Note] = []
+    notes: list[InputError] = []
     absent: list[str] = []
     for stem, dataset, split in files:
         path = root / "splits" / f"{stem}.csv"
@@ -146,7 +126,7 @@ def read_paper_layout(
     if not cases:
         raise InputError(root / "splits", f"lacks {', '.join(absent)}", "At least one is needed")
     if absent:
-        notes.append(Note(root / "splits", f"lacks {', '.join(absent)}", "Their scans are left out"))
+        notes.append(InputError(root / "splits", f"lacks {', '.join(absent)}", "Their scans are left out"))
     return cases, notes
 
 
@@ -186,7 +166,7 @@ def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str
 
 def _with_image(
     cases: Sequence[Case], root: Path, path: Path, modality: str, *, needed: bool
-) -> tuple[list[Case], list[Note]]:
+) -> tuple[list[Case], list[InputError]]:
     """Keep the IXI cases of a split file that have a scan of a modality, by ``avail_t2.csv`` etc. or by the files."""
     listing = root / "splits" / f"avail_{modality}.csv"
     if listing.is_file():
@@ -202,7 +182,7 @@ def _with_image(
     if not dropped:
         return kept, []
     names_dropped = ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else "")
-    return kept, [Note(path, f"{len(dropped)} subjects have no {what} ({names_dropped})", "They are left out")]
+    return kept, [InputError(path, f"{len(dropped)} subjects have no {what} ({names_dropped})", "They are left out")]
 
 
 def image_path(t1_path: str, modality: str) -> str:
@@ -251,8 +231,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
         for column in ("subject", "image", "mask"):
             if not row[column]:
                 raise InputError(place, f"column {column} is empty", "Fill it in, or remove the row")
-        if row["split"] not in SPLITS:
-            raise InputError(place, f"split {row['split']!r} is unknown", f"Use one of {', '.join(SPLITS)}")
+        check_split(row["split"], place)
         cases.append(
             Case(
                 subject=row["subject"],
@@ -268,6 +247,13 @@ def manifest_cases(path: str | Path) -> list[Case]:
             )
         )
     return cases
+
+
+def check_split(split: str, place: str, *, optional: bool = False) -> None:
+    """Refuse the unknown split of a row, which may be "" if it is optional."""
+    if split not in SPLITS and not (optional and not split):
+        remedy = f"Use one of {', '.join(SPLITS)}" + (", or none" if optional else "")
+        raise InputError(place, f"split {split!r} is unknown", remedy)
 
 
 def _inside(root: Path, path: str, place: str) -> Path:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from brainuad.data.registration import to_sitk, two_itk_threads
+from brainuad.data.sampling import occupied_box
 from brainuad.data.volume import Volume
 from brainuad.errors import ScanFault
 
@@ -19,11 +20,6 @@ PUBLISHED_BIAS_LEVELS = 4
 _BIAS_GRID, _BIAS_ITERATIONS = 6.0, 100  # mm, and at most a level
 _PARCELLATION_CLOSING = 6.0  # mm: parcellations leave out the sulci, which brain extraction keeps
 _LARGEST_BRAIN = 2300.0  # mL: above the largest of adults, below the head of a small child
-_FOUND_BY = {
-    "given": "the brain mask holds",
-    "extracted": "what is not background holds",
-    "deepbet": "brain extraction (deepbet) found",
-}
 _SMALLEST_BRAIN = 250.0  # mL: below a newborn's
 _USUAL_BRAIN = (900.0, 2100.0)  # mL, adults
 _CUT_AWAY = 0.15  # area of the brain on a face of the scan, as a fraction of its largest parallel section
@@ -37,19 +33,12 @@ _DARK = 0.03  # of the bright end of the whole scan: no tissue's median is below
 
 @dataclass(frozen=True, eq=False)
 class Brain:
-    """Where the brain is in a scan, and how that was found.
+    """Where the brain is in a scan, and how that was found."""
 
-    Attributes:
-        mask: ``(X, Y, Z)`` bool, sulci included.
-        source: "given", "extracted" (the scan came without skull) or "deepbet".
-        ml: Volume in mL.
-        warnings: What a person should look at.
-    """
-
-    mask: np.ndarray
-    source: str
-    ml: float
-    warnings: list[str]
+    mask: np.ndarray  # (X, Y, Z) bool, sulci included
+    source: str  # "given", "extracted" (the scan came without skull) or "deepbet"
+    ml: float  # volume in mL
+    warnings: list[str]  # what a person should look at
 
     @property
     def is_usual(self) -> bool:
@@ -58,12 +47,9 @@ class Brain:
 
 
 def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t1") -> Brain:
-    """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask.
+    """Find the brain: a given mask, else what is not background in an extracted scan, else deepbet's mask (of T1).
 
-    Args:
-        image: The scan, with or without skull, 0 around it.
-        given: Brain mask or parcellation on the same grid, above 0.5 in the brain.
-        modality: deepbet knows "t1" only.
+    The scan is 0 around the head or brain. The mask, or parcellation, lies on its grid and is above 0.5 in the brain.
 
     Raises:
         ValueError: The given mask is empty or lies outside what was measured; or no mask was given, the scan is
@@ -72,7 +58,7 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
     if not np.ptp(image.array) > 0:
         raise ScanFault(f"holds one value only ({image.array.flat[0]:g})", "Convert the scan again")
     if given is not None:
-        mask, source = given.inside, "given"
+        mask, source, says = given.inside, "given", "the brain mask holds"
         if not mask.any():
             raise ScanFault("the brain mask holds nothing above 0.5", "Give a mask that is above 0.5 in the brain")
         inside = image.array[mask]
@@ -81,15 +67,15 @@ def find_brain(image: Volume, given: Volume | None = None, *, modality: str = "t
         if np.median(inside) < _DARK * np.percentile(image.array, 99.5):
             raise ValueError("is dark inside the brain mask: the mask lies beside the brain")
     elif (found := extracted_brain(image)) is not None:
-        mask, source = found, "extracted"
+        mask, source, says = found, "extracted", "what is not background holds"
     elif modality == "t1":
-        mask, source = deepbet_mask(image), "deepbet"
+        mask, source, says = deepbet_mask(image), "deepbet", "brain extraction (deepbet) found"
     else:
         raise ValueError(f"is not brain-extracted, and brain extraction of {modality} needs a mask")
     closed = close_sulci(mask, image.spacing)
     ml = float(closed.sum() * image.voxel_ml)
     if not _SMALLEST_BRAIN < ml < _LARGEST_BRAIN:
-        raise ValueError(f"shows no brain: {_FOUND_BY[source]} {ml:.0f} mL")
+        raise ValueError(f"shows no brain: {says} {ml:.0f} mL")
     return Brain(closed, source, ml, [*_mask_warnings(closed, ml), *_damage_warnings(image.array, closed)])
 
 
@@ -105,11 +91,7 @@ def extracted_brain(image: Volume) -> np.ndarray | None:
 
 
 def deepbet_mask(image: Volume) -> np.ndarray:
-    """Return the brain mask of a T1 scan, ``(X, Y, Z)`` bool by deepbet (Fisch et al. 2024).
-
-    Raises:
-        ValueError: It finds no brain.
-    """
+    """Return the brain mask of a T1 scan, ``(X, Y, Z)`` bool by deepbet (Fisch et al. 2024), which must find one."""
     network = copy(_deepbet())  # it keeps the bounding box of its scan: one for each, with the same weights
     mask = np.zeros(image.array.shape, dtype=bool)
     box = _without_air(image)
@@ -150,23 +132,22 @@ def _deepbet() -> Any:
 def close_sulci(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Return an ``(X, Y, Z)`` bool mask closed by a ball of 6 mm, its holes filled; ``spacing`` is in mm."""
     radius = [int(np.ceil(_PARCELLATION_CLOSING / step)) + 1 for step in spacing]
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = occupied_box(mask)
     padded = np.pad(mask[box], [(r, r) for r in radius])
-    far_out = _farther(padded, spacing, _PARCELLATION_CLOSING)
-    closed = _farther(far_out, spacing, _PARCELLATION_CLOSING)
+    closed = _far_from(_far_from(padded, spacing), spacing)
     inner = closed[tuple(slice(r, -r) for r in radius)]
     result = np.zeros_like(mask)
     result[box] = ndimage.binary_fill_holes(inner | mask[box])
     return result
 
 
-def _farther(mask: np.ndarray, spacing: tuple[float, float, float], distance: float) -> np.ndarray:
-    """Whether each voxel is farther than a distance in mm from an ``(X, Y, Z)`` bool mask."""
+def _far_from(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Whether each voxel is farther than the closing's distance from an ``(X, Y, Z)`` bool mask."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing(spacing[::-1])
     # Maurer's algorithm, 3 times as fast as SciPy's. Rounding must not tell voxels at that very distance apart.
     squared = sitk.SignedMaurerDistanceMap(image, squaredDistance=True, useImageSpacing=True)
-    return sitk.GetArrayViewFromImage(squared) > distance**2 + 1e-3
+    return sitk.GetArrayViewFromImage(squared) > _PARCELLATION_CLOSING**2 + 1e-3
 
 
 def _mask_warnings(mask: np.ndarray, ml: float) -> list[str]:
@@ -182,7 +163,7 @@ def _mask_warnings(mask: np.ndarray, ml: float) -> list[str]:
 
 def _damage_warnings(array: np.ndarray, mask: np.ndarray) -> list[str]:
     """Return warnings about slices that are empty or repeat their neighbours, and about few grey levels."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = occupied_box(mask)
     image, brain = array[box], mask[box]
     found = []
     values = image[brain]

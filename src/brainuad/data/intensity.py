@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
+from brainuad.data.sampling import occupied_box
 from brainuad.errors import ScanFault
 
 _ZERO = (-0.005, 0.1)  # of the range: ringing below, noise of air above; a background there is 0
@@ -25,25 +25,19 @@ def curvature_flow(array: np.ndarray, *, iterations: int = 3) -> np.ndarray:
     import SimpleITK as sitk  # takes a while, and nothing else here needs it
 
     smooth = np.array(array, dtype=np.float32)
-    varied = ndimage.find_objects((smooth != smooth.flat[0]).astype(np.uint8))
-    if varied:
-        # A constant does not flow, and every iteration reaches one voxel further: beyond this box nothing changes.
-        reach = iterations + 1
-        box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in varied[0])
-        image = sitk.GetImageFromArray(smooth[box])
-        flowed = sitk.CurvatureFlow(image, timeStep=_TIME_STEP, numberOfIterations=iterations)
-        smooth[box] = sitk.GetArrayFromImage(flowed)
+    # A constant does not flow, and every iteration reaches one voxel further: beyond this box nothing changes.
+    reach = iterations + 1
+    box = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in occupied_box(smooth != smooth.flat[0]))
+    flowed = sitk.CurvatureFlow(sitk.GetImageFromArray(smooth[box]), timeStep=_TIME_STEP, numberOfIterations=iterations)
+    smooth[box] = sitk.GetArrayFromImage(flowed)
     return smooth
 
 
 def on_zero(array: np.ndarray) -> np.ndarray:
-    """Shift a scan so that what surrounds the head or brain is 0 and tissue is above it.
+    """Shift a scan, ``(X, Y, Z)`` float32, so that what surrounds the head or brain is 0 and tissue is above it.
 
     All that follows counts on that: brains are cut out by zeros, and bias is divided out. A scan whose background is 0
     already, ringing and noise apart, is returned as it is; one of [-1, 1] or a z-scored head is shifted.
-
-    Args:
-        array: ``(X, Y, Z)`` float32 intensities in any unit.
 
     Raises:
         ScanFault: More than a little lies below the background, as where the brain alone was standardised, or unsigned
@@ -65,30 +59,20 @@ def on_zero(array: np.ndarray) -> np.ndarray:
     below, far = (int((away < -distance * span).sum()) for distance in (_CLEARLY, _FAR))
     tissue = max(below + int((away > _CLEARLY * span).sum()), 1)
     if below > _MOST_BELOW * tissue or far > _MOST_FAR_BELOW * tissue:
-        raise ScanFault(
-            f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised, or "
-            "its unsigned numbers are read as signed",
-            "Give the original scan",
-        )
+        fault = f"has {below / tissue:.1%} of its tissue below its background of {level:.4g}: it looks standardised"
+        raise ScanFault(f"{fault}, or its unsigned numbers are read as signed", "Give the original scan")
     return away if level else array
 
 
-def scale_to_percentiles(array: np.ndarray, mask: np.ndarray, *, low: float = 1.0, high: float = 99.0) -> np.ndarray:
-    """Clip to two percentiles of the voxels inside the brain mask and scale to [0, 1].
-
-    Args:
-        array: ``(X, Y, Z)`` intensities in any unit.
-        mask: ``(X, Y, Z)`` bool, at least one voxel set.
-        low: Percentile that becomes 0.
-        high: Percentile that becomes 1.
+def scale_to_percentiles(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Clip ``(X, Y, Z)`` intensities to the 1st and 99th percentile inside a bool brain mask; scale to [0, 1].
 
     Raises:
         ValueError: The mask is empty, or the two percentiles coincide (a constant image).
     """
     if not mask.any():
         raise ValueError("the brain mask is empty")
-    floor, ceiling = np.percentile(array[mask], (low, high))
+    floor, ceiling = np.percentile(array[mask], (1.0, 99.0))
     if not ceiling > floor:
         raise ValueError(f"the image is constant inside the brain mask (value {floor:g})")
-    scaled = (array - floor) / (ceiling - floor)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    return np.clip((array - floor) / (ceiling - floor), 0.0, 1.0).astype(np.float32)

@@ -20,7 +20,6 @@ from brainuad.data.cohort import Case
 from brainuad.data.intensity import curvature_flow, on_zero, scale_to_percentiles
 from brainuad.data.placement import ATLAS_CENTRE, Placement
 from brainuad.data.sampling import sample_axes
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import PLACEMENT_TOLERANCE, Volume
 from brainuad.errors import InputError, ScanFault, remedy_of
 from brainuad.files import Cache, key_of, sha256
@@ -196,7 +195,7 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
         fault = _grid_fault(label, image, config) if label is not None else ""
         if fault:
             raise InputError(path or "", fault, "Resample it onto the image's grid")
-    if lesion is not None and (fault := truth_fault(lesion)):
+    if lesion is not None and (fault := lesion.outline_fault()):
         raise InputError(case.lesion or "", fault, "Give the outline of the lesions")
     if not mask.inside.any():
         raise InputError(case.mask, "the brain mask holds nothing above 0.5", "Give a mask that is 1 in the brain")

@@ -32,7 +32,7 @@ _SPACING = (0.01, 100.0)  # mm; whatever is outside was not meant in mm
 _FARTHEST = 1e5  # mm from the scanner's centre
 _LARGEST = 1e15  # its square is still far from the end of float32
 _PIECE = 2**22  # bytes: a processor's cache holds what is being turned
-_CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # axes to right, anterior, superior
+CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # axes to right, anterior, superior
 _BEST_DEFLATE = 1032  # no gzip stream expands by more (zlib's documentation)
 _SPARE = 2**24  # bytes that a compressed file may hold behind its last voxel
 _HEADERS: dict[int, tuple[type[nib.Nifti1Header], int, bytes, bytes]] = {
@@ -67,11 +67,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
 
 
 def read_header(path: Path) -> nib.Nifti1Header:
-    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions.
-
-    Raises:
-        InputError: The file cannot be read, is no NIfTI, or has a damaged header.
-    """
+    """Read the header of a single-file NIfTI-1 or NIfTI-2 image, without extensions, with the errors of read_nifti."""
     _check_file(path)
     with _damage_named(path), _opened(path) as stream:
         return _read_header(path, stream)
@@ -87,7 +83,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror or error})", "Check the disk") from error
     except (HeaderDataError, ValueError, OverflowError) as error:  # what nibabel raises on a damaged header
-        raise InputError(path, f"is damaged: {_one_line(error)}", _COPY) from error
+        raise InputError(path, f"is damaged: {' '.join(str(error).split())}", _COPY) from error
 
 
 def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tuple[int, int, int]:
@@ -102,11 +98,8 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tup
     if len(shape) != 3 or min(shape) < 2:
         raise InputError(name, f"has shape {announced}; a volume of three dimensions is needed", "Give one 3-D scan")
     if math.prod(shape) > _MAX_VOXELS:
-        raise InputError(
-            name,
-            f"announces {' x '.join(map(str, shape))} voxels, too many for a brain scan",
-            "The header may be damaged; resample a finer scan to 0.5 mm",
-        )
+        fault = f"announces {' x '.join(map(str, shape))} voxels, too many for a brain scan"
+        raise InputError(name, fault, "The header may be damaged; resample a finer scan to 0.5 mm")
     if dtype.kind not in "buif":
         what = "colours" if dtype.kind == "V" else f"{dtype} values"
         raise InputError(name, f"holds {what}; real numbers are needed", "Give a scalar scan")
@@ -114,11 +107,7 @@ def check_grid(shape: tuple[int, ...], dtype: np.dtype, name: str | Path) -> tup
 
 
 def check_affine(affine: np.ndarray, name: str | Path) -> None:
-    """Refuse an affine to scanner mm that no scan has.
-
-    Raises:
-        InputError: It is not finite, not invertible, or not in mm.
-    """
+    """Refuse an affine to scanner mm that no scan has: not finite, not invertible, or not in mm."""
     affine = np.asarray(affine, dtype=np.float64)
     if not np.isfinite(affine).all():
         raise InputError(name, "has NaN or infinite values in its affine", "Repair its sform or qform")
@@ -147,19 +136,13 @@ def _warn_of_contradiction(header: nib.Nifti1Header, path: Path) -> None:
 
 
 def check_values(array: np.ndarray, name: str | Path) -> None:
-    """Refuse values that no arithmetic would survive.
-
-    Raises:
-        InputError: There are NaN, infinite or enormous values.
-    """
+    """Refuse NaN, infinite and enormous values, which no arithmetic would survive."""
     low, high = float(array.min()), float(array.max())  # NaN wins in both
     if not math.isfinite(low) or not math.isfinite(high):
         bad = array.size - sum(int(np.isfinite(piece).sum()) for piece in array)
         raise InputError(name, f"holds {bad} NaN or infinite values", "Replace them by numbers")
-    if max(-low, high) > _LARGEST:
-        raise InputError(
-            name, f"holds values as large as {max(-low, high):.1e}", "Check its scale factors, or rescale it"
-        )
+    if (largest := max(-low, high)) > _LARGEST:
+        raise InputError(name, f"holds values as large as {largest:.1e}", "Check its scale factors, or rescale it")
 
 
 def _check_file(path: Path) -> int:
@@ -252,9 +235,8 @@ def _read_values(
     if not stream.tell() <= place <= most:  # also refuses NaN
         raise InputError(path, f"places its values at byte {place:.4g}, outside the file", _COPY)
     if place + announced > most:
-        raise InputError(
-            path, f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}", _COPY
-        )
+        fault = f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}"
+        raise InputError(path, fault, _COPY)
     if place > 2**30:  # a GiB of extensions
         raise InputError(path, f"places its values at byte {place:.4g}", "Convert it anew")
     for _ in _pieces(stream, int(place) - stream.tell(), path):
@@ -268,8 +250,7 @@ def _read_values(
                 if slope is not None and (slope, intercept) != (1, 0):
                     values = values.astype(np.float64) * slope + intercept
                 block[...] = values.reshape(block.shape, order="F")
-    if zipped:
-        # to the end, where the checksum is
+    if zipped:  # to the end, where the checksum is
         spare = 0
         while piece := stream.read(2**16):
             spare += len(piece)
@@ -295,24 +276,16 @@ def _laid_out(shape: tuple[int, int, int], header: nib.Nifti1Header) -> np.ndarr
     canonical_shape = [0, 0, 0]
     for length, axis in zip(shape, to_canonical[:, 0].astype(int), strict=True):
         canonical_shape[axis] = length
-    to_file = ornt_transform(_CANONICAL, to_canonical)
+    to_file = ornt_transform(CANONICAL, to_canonical)
     return np.asarray(apply_orientation(np.empty(canonical_shape, dtype=np.float32), to_file))
 
 
 def _pieces(stream: BinaryIO | gzip.GzipFile, length: int, path: Path, size: int = _PIECE) -> Iterator[bytes]:
     """Yield ``length`` bytes in pieces of ``size``, the last as it comes out."""
-    left = length
-    while left > 0:
-        wanted = min(left, size)
-        piece = b""
-        while len(piece) < wanted:
-            more = stream.read(wanted - len(piece))
-            if not more:
-                raise InputError(path, f"is truncated: {left - len(piece)} of {length} bytes are missing", _COPY)
-            piece += more
-        left -= wanted
+    for start in range(0, length, size):
+        wanted = min(size, length - start)
+        piece = stream.read(wanted)
+        if len(piece) < wanted:
+            missing = length - start - len(piece)
+            raise InputError(path, f"is truncated: {missing} of {length} bytes are missing", _COPY)
         yield piece
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

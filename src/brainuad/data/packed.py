@@ -30,13 +30,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, EOFError, MemoryErro
 
 @dataclass(frozen=True)
 class PackedScan:
-    """One scan of a packed cohort.
-
-    Attributes:
-        subject: Who was scanned.
-        dataset: Name of the data set.
-        split: "train" or "val".
-    """
+    """One scan of a packed cohort; its split is "train" or "val"."""
 
     subject: str
     dataset: str
@@ -45,27 +39,16 @@ class PackedScan:
 
 @dataclass(frozen=True, eq=False)
 class PackedCohort:
-    """Healthy scans on the model's grid, in 8 bits.
+    """Healthy scans on the model's grid, in 8 bits."""
 
-    Attributes:
-        scans: Whose they are, in order.
-        images: ``(N, X, Y, Z)`` uint8.
-        masks: ``(N, X, Y, Z)`` bool brain masks.
-        steps: ``(N,)`` float32, what one grey level of each image is worth.
-        zeros: ``(N,)`` uint8, the grey level of each image that is 0.
-        settings: Those of ``SETTINGS`` with which the scans were prepared.
-        fold: Of which fold the splits are.
-        version: Of the package that wrote it.
-    """
-
-    scans: tuple[PackedScan, ...]
-    images: np.ndarray
-    masks: np.ndarray
-    steps: np.ndarray
-    zeros: np.ndarray
-    settings: dict[str, Any]
-    fold: int
-    version: str = __version__
+    scans: tuple[PackedScan, ...]  # whose they are, in order
+    images: np.ndarray  # (N, X, Y, Z) uint8
+    masks: np.ndarray  # (N, X, Y, Z) bool brain masks
+    steps: np.ndarray  # (N,) float32, what one grey level of each image is worth
+    zeros: np.ndarray  # (N,) uint8, the grey level of each image that is 0
+    settings: dict[str, Any]  # those of SETTINGS with which the scans were prepared
+    fold: int  # of the splits
+    version: str = __version__  # of the package that wrote it
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an image, ``(X, Y, Z)`` float32 in about [0, 1], and its mask."""
@@ -120,14 +103,7 @@ def _ratio(size: float, levels: int) -> float:
 def pack_scans(
     scans: Sequence[PackedScan], volumes: Iterable[tuple[np.ndarray, np.ndarray]], config: DataConfig, fold: int
 ) -> PackedCohort:
-    """Return scans in 8 bits.
-
-    Args:
-        scans: Whose they are.
-        volumes: Image and brain mask of each, ``(X, Y, Z)`` on one grid.
-        config: What they were prepared with.
-        fold: Of which fold the splits are.
-    """
+    """Return scans in 8 bits; ``volumes`` are the image and brain mask of each, ``(X, Y, Z)`` on one grid."""
     levels, masks = [], []
     for image, mask in volumes:
         levels.append(to_levels(image))
@@ -138,11 +114,7 @@ def pack_scans(
 
 
 def write_packed(path: str | Path, cohort: PackedCohort) -> None:
-    """Write a packed cohort, all or nothing.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
+    """Write a packed cohort, all or nothing."""
     header = {
         "format": FORMAT,
         "version": cohort.version,
@@ -183,11 +155,6 @@ def read_packed(path: str | Path) -> PackedCohort:
 
 
 def _cohort(header: dict[str, Any], stored: Any) -> PackedCohort:
-    """Return what a file holds.
-
-    Raises:
-        ValueError, LookupError, TypeError: It makes no sense.
-    """
     scans = tuple(PackedScan(**scan) for scan in header["scans"])
     settings = {name: header["settings"][name] for name in SETTINGS}
     settings["imageDim"] = tuple(settings["imageDim"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from brainuad.data.sampling import sample_axes
+from brainuad.data.sampling import occupied_box, sample_axes
 from brainuad.data.volume import Volume
 
 # Centre of the SRI24 brain's bounding box, in mm of the atlas (RAS).
@@ -87,7 +87,7 @@ class Placement:
 
     def cut(self, array: np.ndarray, mask: np.ndarray) -> Volume:
         """Return an array on the grid, cut to the bounding box of a mask on the grid, in its place in atlas space."""
-        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        box = occupied_box(mask)
         affine = self.affine.copy()
         affine[:3, 3] = (self.affine @ [*(part.start for part in box), 1])[:3]
         return Volume.from_array(array[box], affine)
@@ -100,7 +100,7 @@ class Placement:
             scan: The scan.
             brain: Bool brain mask on the scan's grid, not empty.
         """
-        box = ndimage.find_objects(brain.astype(np.uint8))[0]  # a third of a scan
+        box = occupied_box(brain)  # a third of a scan
         from_box = np.eye(4)
         from_box[:3, 3] = [part.start for part in box]
         matrix = np.linalg.inv(self.to_scan) @ scan.affine @ from_box
@@ -138,11 +138,9 @@ def _without_margin(array: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, n
 
     Three quarters of a scan without its skull are zeros, which take as long to filter as a brain does.
     """
-    boxes = ndimage.find_objects((array != 0).astype(np.uint8))
-    if not boxes:
-        return array, np.zeros(3)
-    start = np.array([max(0, part.start - more) for part, more in zip(boxes[0], reach, strict=True)])
-    stop = [part.stop + more for part, more in zip(boxes[0], reach, strict=True)]
+    box = occupied_box(array)
+    start = np.array([max(0, part.start - more) for part, more in zip(box, reach, strict=True)])
+    stop = [part.stop + more for part, more in zip(box, reach, strict=True)]
     return array[tuple(map(slice, start, stop))], start
 
 

@@ -40,11 +40,7 @@ def region_names() -> dict[int, str]:
 
 
 def region_at(points: np.ndarray) -> str:
-    """Return the name of the region that holds most of some points, "" where none holds any.
-
-    Args:
-        points: ``(N, 3)`` mm of the atlas.
-    """
+    """Return the name of the region that holds most of some points, ``(N, 3)`` mm of the atlas; "" where none does."""
     regions = atlas_regions()
     to_index = np.linalg.inv(regions.affine)
     indices = np.rint(points @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)

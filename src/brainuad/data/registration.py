@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
 
 from brainuad.data.placement import atlas_brain, resample
-from brainuad.data.volume import Volume
+from brainuad.data.volume import RAS_TO_LPS, Volume, corners
 from brainuad.errors import ScanFault
 
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ROUNDING = 1e-3  # cosine between two axes, a twentieth of a degree: 0.2 mm at the far end of a brain
 
 
@@ -30,7 +30,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
         raise ValueError("has axes that are not square to each other")
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
     image.SetSpacing(volume.spacing)
-    lps = _RAS_TO_LPS @ volume.affine
+    lps = RAS_TO_LPS @ volume.affine
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection(_nearest_rotation(lps).ravel().tolist())
     return image
@@ -46,8 +46,7 @@ def on_square_axes(volume: Volume) -> Volume:
         return volume
     affine = np.eye(4)
     affine[:3, :3] = _nearest_rotation(volume.affine) * volume.spacing
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.array.shape) - 1)
-    places = (np.linalg.inv(affine) @ volume.affine @ np.c_[corners, np.ones(8)].T)[:3]
+    places = (np.linalg.inv(affine) @ volume.affine @ corners(volume.array.shape))[:3]
     first = np.floor(places.min(1))
     affine[:3, 3] = affine[:3, :3] @ first
     x, y, z = (np.ceil(places.max(1)) - first).astype(int) + 1
@@ -71,10 +70,7 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     """Find the affine transform that lays a brain-extracted scan onto the SRI24 T1 brain.
 
     Mattes mutual information (Mattes et al. 2003), first rigid, then affine, coarse to fine; moments of mass to start.
-
-    Args:
-        brain: Brain-extracted scan, zero outside the brain; any contrast.
-        seed: Seeds the metric's random sampling.
+    The scan is of any contrast. The seed is that of the metric's random sampling.
 
     Returns:
         ``(4, 4)`` float64, atlas mm to scan mm.
@@ -82,9 +78,17 @@ def register_to_atlas(brain: Volume, *, seed: int = 0) -> np.ndarray:
     Raises:
         ScanFault: Registration fails, as it does where the scan is empty or its brain far off the atlas.
     """
+    fixed = to_sitk(atlas_brain())
     try:
         # The atlas has voxels of 2 mm: finer detail in the scan would go unused.
-        return _register(to_sitk(atlas_brain()), _averaged(to_sitk(on_square_axes(brain)), 2), seed)
+        moving = _averaged(brain, 2)
+        start = sitk.CenteredTransformInitializer(
+            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+        )
+        optimise = partial(_optimise, fixed, moving, shrink=(4, 2), sigmas=(2, 1), seed=seed)
+        rigid = sitk.Euler3DTransform(optimise(start, sampling=0.05))
+        affine = sitk.AffineTransform(rigid.GetMatrix(), rigid.GetTranslation(), rigid.GetCenter())
+        return _ras_matrix(sitk.AffineTransform(optimise(affine, sampling=0.1)))
     except RuntimeError as error:
         raise unregistered() from error
 
@@ -106,22 +110,6 @@ def two_itk_threads() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-def _register(fixed: sitk.Image, moving: sitk.Image, seed: int) -> np.ndarray:
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    rigid = sitk.Euler3DTransform(
-        _optimise(fixed, moving, start, sampling=0.05, shrink=(4, 2), sigmas=(2, 1), seed=seed)
-    )
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(rigid.GetCenter())
-    affine.SetMatrix(rigid.GetMatrix())
-    affine.SetTranslation(rigid.GetTranslation())
-    return _ras_matrix(
-        sitk.AffineTransform(_optimise(fixed, moving, affine, sampling=0.1, shrink=(4, 2), sigmas=(2, 1), seed=seed))
-    )
-
-
 def _ras_matrix(found: sitk.AffineTransform | sitk.Euler3DTransform) -> np.ndarray:
     """Return the ``(4, 4)`` matrix in RAS mm of a transform in ITK's LPS mm."""
     linear = np.asarray(found.GetMatrix()).reshape(3, 3)
@@ -129,7 +117,7 @@ def _ras_matrix(found: sitk.AffineTransform | sitk.Euler3DTransform) -> np.ndarr
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = np.asarray(found.GetTranslation()) + centre - linear @ centre
-    return _RAS_TO_LPS @ matrix @ _RAS_TO_LPS
+    return RAS_TO_LPS @ matrix @ RAS_TO_LPS
 
 
 def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *, seed: int = 0) -> np.ndarray:
@@ -141,7 +129,7 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
         fixed: One scan, any contrast.
         brain: ``(X, Y, Z)`` bool, its brain.
         moving: The other scan, any contrast, with or without skull.
-        seed: Seeds the metric's random sampling.
+        seed: Of the metric's random sampling.
 
     Returns:
         ``(4, 4)`` float64, mm of ``fixed`` to mm of ``moving``; identity where moving would not improve the agreement
@@ -151,11 +139,11 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
         ValueError: Registration fails, as it does where the scans do not overlap.
     """
     # Blocks of 4 mm are the grid on which the two are compared. Finer detail in the other scan would go unused.
-    images = _averaged(to_sitk(on_square_axes(fixed)), 4), _averaged(to_sitk(on_square_axes(moving)), 2)
-    mask = sitk.Cast(_averaged(to_sitk(on_square_axes(fixed.with_array(brain))), 4) > 0.5, sitk.sitkUInt8)
+    images = _averaged(fixed, 4), _averaged(moving, 2)
+    mask = sitk.Cast(_averaged(fixed.with_array(brain), 4) > 0.5, sitk.sitkUInt8)
     still = sitk.Euler3DTransform()
     middle = fixed.affine @ [*np.argwhere(brain).mean(0), 1]
-    still.SetCenter((_RAS_TO_LPS @ middle)[:3].tolist())
+    still.SetCenter((RAS_TO_LPS @ middle)[:3].tolist())
     try:
         moved = sitk.Euler3DTransform(
             _optimise(*images, still, sampling=1.0, shrink=(2, 1), sigmas=(6, 3), seed=seed, mask=mask)
@@ -167,8 +155,9 @@ def register_within_session(fixed: Volume, brain: np.ndarray, moving: Volume, *,
     return _ras_matrix(moved) if after < 1.01 * before else np.eye(4)
 
 
-def _averaged(image: sitk.Image, spacing: float) -> sitk.Image:
-    """Return an image averaged over blocks of at most ``spacing`` mm a side, or of one voxel."""
+def _averaged(volume: Volume, spacing: float) -> sitk.Image:
+    """Return a volume on square axes, averaged over blocks of at most ``spacing`` mm a side, or of one voxel."""
+    image = to_sitk(on_square_axes(volume))
     return sitk.BinShrink(image, [max(1, int(spacing / step)) for step in image.GetSpacing()])
 
 

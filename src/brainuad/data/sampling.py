@@ -44,7 +44,7 @@ def sample_axes(
         for axis in range(3)
     )
     # A brain is a third of its scan, and zeros around it add nothing.
-    box = _occupied(array)
+    box = occupied_box(array)
     x, y, z = (operator[:, part] for operator, part in zip((x, y, z), box, strict=True))
     array = np.ascontiguousarray(array[box], dtype=np.float32)
     # z and y are a product a sagittal plane, x is one; where a grid becomes finer, what lies between is small.
@@ -52,7 +52,7 @@ def sample_axes(
     return (x @ array.reshape(len(array), -1)).reshape(shape[0], *array.shape[1:])
 
 
-def _occupied(array: np.ndarray) -> tuple[slice, slice, slice]:
+def occupied_box(array: np.ndarray) -> tuple[slice, slice, slice]:
     """Return the box of an ``(X, Y, Z)`` array that holds all that is not zero, a voxel at least."""
     plane: np.ndarray = np.logical_or.reduce(array, axis=0)
     held = (array.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))

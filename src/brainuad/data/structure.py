@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainuad.data.placement import Placement, atlas_brain, resample
+from brainuad.data.sampling import occupied_box
 from brainuad.data.volume import Volume
 
 _GRID = Placement.around_atlas((104, 120, 88), 2.0)
@@ -27,7 +28,7 @@ def likeness(brain: Volume, mask: np.ndarray) -> float:
 
     Args:
         brain: On a grid in atlas space.
-        mask: ``(X, Y, Z)`` bool, its brain.
+        mask: ``(X, Y, Z)`` bool.
 
     Returns:
         1 or less for most of what is no brain or lies another way; NaN where nothing is that deep inside, or the
@@ -39,7 +40,7 @@ def likeness(brain: Volume, mask: np.ndarray) -> float:
     (atlas, within), *others = _atlases()
     if not (deep & within).any() or not np.ptp(ours[deep]) > 0:
         return float("nan")
-    box = ndimage.find_objects(deep.astype(np.uint8))[0]
+    box = occupied_box(deep)
     ours, deep = (ours / np.abs(ours[deep]).mean())[box], deep[box]
     there = _explained(ours, atlas[box], deep & within[box])
     best = max(_explained(ours, other[box], deep & inside[box]) for other, inside in others)

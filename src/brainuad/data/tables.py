@@ -65,11 +65,7 @@ def _clean(column: str, text: str | None) -> str:
 
 
 def parse_label(text: str, place: str) -> int:
-    """Return a label, written as an integer or a float; a missing one is 0, healthy.
-
-    Raises:
-        InputError: It is no number; the message says at which ``place``.
-    """
+    """Return a label, written as an integer or a float; a missing one is 0, healthy. What is no number is refused."""
     try:
         return int(float(text or 0))
     except (ValueError, OverflowError):
@@ -77,11 +73,7 @@ def parse_label(text: str, place: str) -> int:
 
 
 def check_file_name(name: str, what: str, place: str) -> None:
-    """Check that a name from a table can name files in a folder.
-
-    Raises:
-        InputError: It cannot, or it would lead out of the folder.
-    """
+    """Refuse a name from a table that cannot name files in a folder, or that leads out of it."""
     if not re.fullmatch(r"\w[\w. +-]*", name):
         raise InputError(place, f"{what} {name!r} cannot be a file name", "Use letters and digits")
 

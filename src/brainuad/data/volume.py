@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,14 +10,20 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from brainuad.data.nifti import check_affine, check_grid, check_values, read_nifti
+from brainuad.data.nifti import CANONICAL, check_affine, check_grid, check_values, read_nifti
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 
 PLACEMENT_TOLERANCE = 1.0  # mm that two files of one grid may differ by: headers round
 _FEWEST_VALUES = 16  # of a scan: even one of 8 bits has more
+_LARGEST_OUTLINE = 600.0  # mL: about half a brain
 _SAMPLE = 10_000  # voxels that show it of a usual scan
-_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's axes to those of DICOM and ITK, and back
+
+
+def corners(shape: Sequence[int]) -> np.ndarray:
+    """Return the indices of the corner voxels of a grid, ``(4, 8)`` float64: columns for a 4 x 4 matrix."""
+    return np.c_[np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1), np.ones(8)].T
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +115,12 @@ class Volume:
             fault = f"holds only {count} different values, so it is a mask or a parcellation"
             raise InputError(name, fault, "Give the scan itself")
 
+    def outline_fault(self) -> str:
+        """Return why this cannot be the outline of lesions, "" if it can: a brain mask or a scan is none."""
+        ml = float(self.inside.sum() * self.voxel_ml)
+        fault = f"marks {ml:.0f} mL, most of a brain: no lesion mask, but a brain mask or a scan"
+        return "" if ml < _LARGEST_OUTLINE else fault
+
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along the canonical axes."""
@@ -126,7 +139,7 @@ class Volume:
 
     def file_axes(self) -> np.ndarray:
         """Return the array in the axes of the file it came from."""
-        to_file = ornt_transform(_RAS, io_orientation(self._file_affine()))
+        to_file = ornt_transform(CANONICAL, io_orientation(self._file_affine()))
         return np.ascontiguousarray(apply_orientation(self.array, to_file))
 
     def _file_affine(self) -> np.ndarray:
@@ -145,8 +158,7 @@ class Volume:
         """
         if other.array.shape != self.array.shape:
             raise ValueError(f"expected shape {self.array.shape}, got {other.array.shape}")
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.array.shape) - 1)
-        moved = (self.affine - other.affine) @ np.c_[corners, np.ones(len(corners))].T
+        moved = (self.affine - other.affine) @ corners(self.array.shape)
         return float(np.linalg.norm(moved[:3], axis=0).max())
 
     def with_array(self, array: np.ndarray) -> Volume:

@@ -9,7 +9,6 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +38,8 @@ _INHERITED = {
 }
 # contrast agent, parts of complex images, and derived images
 _LEFT_OUT = re.compile(r"_(ce|part|desc|space|label)-")
-_IGNORED = (
-    "*.png",
-    "*.html",
-    "scores.csv",
-    "findings.csv",
-    ".scores.csv.lock",
-    "run.json",
-    "failed",
-)  # our outputs that the specification does not define
-
-
-@dataclass(frozen=True)
-class BidsImage:
-    """An anatomical image of a data set.
-
-    Attributes:
-        path: The file.
-        name: Its name without ending: "sub-01_ses-2_T1w".
-        folder: Its folder relative to the data set: "sub-01/ses-2/anat".
-    """
-
-    path: Path
-    name: str
-    folder: str
+# our outputs that the specification does not define
+_IGNORED = ("*.png", "*.html", "scores.csv", "findings.csv", ".scores.csv.lock", "run.json", "failed")
 
 
 def is_bids(folder: Path) -> bool:
@@ -81,50 +58,36 @@ def is_bids(folder: Path) -> bool:
 
 def bids_images(
     root: Path, modality: str, *, participants: Sequence[str] = (), sessions: Sequence[str] = ()
-) -> list[BidsImage]:
+) -> list[Path]:
     """List a data set's anatomical images of a modality, in order.
 
-    Args:
-        root: Its root.
-        modality: "t1", "t2" or "flair".
-        participants: Labels, with or without "sub-"; all if empty.
-        sessions: Labels, with or without "ses-"; all if empty.
-
-    Returns:
-        Images without contrast agent (``ce-``) that are not one part of a complex image (``part-``).
+    They are without contrast agent (``ce-``), and no part of a complex image (``part-``). Labels of participants and
+    sessions come with or without "sub-" and "ses-"; without labels all are taken.
 
     Raises:
         InputError: There is none, or a label is unknown.
     """
     suffix = SUFFIXES[modality]
-    wanted = _labels(participants, "sub"), _labels(sessions, "ses")
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
-    _check_known(root, "--participant-label", wanted[0], {path.name for path in subjects})
-    within = {path.name for subject in subjects for path in subject.glob("ses-*")}
-    _check_known(root, "--session", wanted[1], within)
-    images = []
+    wanted = _known_labels(root, "--participant-label", "sub", participants, subjects)
+    within = [path for subject in subjects for path in subject.glob("ses-*")]
+    wanted_sessions = _known_labels(root, "--session", "ses", sessions, within)
+    images: list[Path] = []
     for subject in subjects:
-        if wanted[0] and subject.name not in wanted[0]:
+        if wanted and subject.name not in wanted:
             continue
         for folder in [subject, *sorted(subject.glob("ses-*"))]:
             session = folder.name if folder != subject else ""
-            if not wanted[1] or session in wanted[1]:
-                images += _in_folder(root, folder / "anat", subject.name, session, suffix)
+            if not wanted_sessions or session in wanted_sessions:
+                images += _in_folder(folder / "anat", subject.name, session, suffix)
     if not images:
-        raise InputError(
-            root,
-            f"holds no {suffix} image: looked for sub-*/[ses-*/]anat/sub-*_{suffix}.nii.gz without ce- and part-",
-            "Check the data set, or the labels that were asked for",
-        )
+        fault = f"holds no {suffix} image: looked for sub-*/[ses-*/]anat/sub-*_{suffix}.nii.gz without ce- and part-"
+        raise InputError(root, fault, "Check the data set, or the labels that were asked for")
     return images
 
 
 def derivative_names(name: str) -> dict[str, str]:
-    """Name the outputs of an image as files of a derivative data set.
-
-    Args:
-        name: Of the image, without ending: "sub-01_ses-2_T1w".
-    """
+    """Name the outputs of an image "sub-01_ses-2_T1w" as files of a derivative data set."""
     entities, _, suffix = name.rpartition("_")
     return {
         "anomaly": f"{entities}_desc-anomaly_{suffix}.nii.gz",
@@ -137,12 +100,7 @@ def derivative_names(name: str) -> dict[str, str]:
 
 
 def write_dataset_description(output: str | Path, source_root: str | Path, modality: str) -> None:
-    """Make a folder of results a BIDS derivative of the data set that was scored.
-
-    Args:
-        output: The folder of the run.
-        source_root: Root of the data set.
-        modality: Of the scans, "t1", "t2" or "flair".
+    """Make a folder of results of a modality ("t1", "t2" or "flair") a BIDS derivative of the scored data set.
 
     Raises:
         InputError: The folder is another BIDS data set, or cannot be written to.
@@ -165,7 +123,7 @@ def write_dataset_description(output: str | Path, source_root: str | Path, modal
     )
 
 
-def _in_folder(root: Path, folder: Path, subject: str, session: str, suffix: str) -> list[BidsImage]:
+def _in_folder(folder: Path, subject: str, session: str, suffix: str) -> list[Path]:
     images = []
     for path in sorted(folder.glob(f"*_{suffix}.nii*")):
         named = _NAME.fullmatch(path.name)
@@ -177,20 +135,19 @@ def _in_folder(root: Path, folder: Path, subject: str, session: str, suffix: str
         elif _LEFT_OUT.search(path.name):
             logger.info("%s: left out, for it is not a plain %s", path, suffix)
         else:
-            name = path.name.split(".nii")[0]
-            images.append(BidsImage(path, name, folder.relative_to(root).as_posix()))
+            images.append(path)
     return images
 
 
-def _labels(given: Sequence[str], key: str) -> set[str]:
-    return {f"{key}-{label.removeprefix(f'{key}-')}" for label in given}
-
-
-def _check_known(root: Path, option: str, wanted: set[str], present: set[str]) -> None:
+def _known_labels(root: Path, option: str, key: str, given: Sequence[str], folders: Sequence[Path]) -> set[str]:
+    """Return the labels that were asked for with their key, and refuse those of no folder."""
+    wanted = {f"{key}-{label.removeprefix(f'{key}-')}" for label in given}
+    present = {path.name for path in folders}
     if unknown := sorted(wanted - present):
         some = ", ".join(sorted(present)[:10]) or "none"
         more = f" and {len(present) - 10} more" if len(present) > 10 else ""
         raise InputError(root, f"has no {', '.join(unknown)} ({option})", f"There are: {some}{more}")
+    return wanted
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -205,6 +162,5 @@ def _description(folder: Path) -> dict[str, Any]:
 
 def _is_ours(description: dict[str, Any]) -> bool:
     made_by = description.get("GeneratedBy")
-    return isinstance(made_by, list) and any(
-        isinstance(tool, dict) and tool.get("Name") == "brainuad" for tool in made_by
-    )
+    tools = made_by if isinstance(made_by, list) else []
+    return any(isinstance(tool, dict) and tool.get("Name") == "brainuad" for tool in tools)

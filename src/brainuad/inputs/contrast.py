@@ -15,15 +15,9 @@ _AGENT = {"t1ce", "t1c", "t1gd", "t1post", "gd", "gad"}
 
 
 def contrast_of(text: str, modality: str) -> str:
-    """Return whether a name or description says that a scan has a given contrast.
+    """Return whether the words of a name or description say that a scan has a given contrast.
 
-    Args:
-        text: Words in letters and digits, separated by anything else.
-        modality: "t1", "t2" or "flair".
-
-    Returns:
-        "same" if the words name the modality and no contrast agent, "other" if they name something else, "" if they
-        name no contrast.
+    It is "same" if they name the modality and no contrast agent, "other" if they name something else, else "".
     """
     words = set(re.split(r"[^a-z0-9]+", text.lower()))
     if words & (_OTHER | _AGENT):

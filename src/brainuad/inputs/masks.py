@@ -10,22 +10,17 @@ from pathlib import Path
 from brainuad.errors import InputError
 from brainuad.files import sha256
 
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # the ending of a file name
 _IMAGE = frozenset({"t1", "t2", "t1w", "t2w", "flair", "pd", "image", "scan"})
 _ANY_MASK = frozenset({"mask", "label", "labels", "dseg", "desc", "space", "orig"})
 
 
 @dataclass(frozen=True)
 class MaskKind:
-    """The words in the names of a kind of mask, besides its scan's name.
+    """The words in the names of a kind of mask, besides its scan's name."""
 
-    Attributes:
-        words: Words that mark this kind of mask.
-        first: Words that are preferred: ``x_mask`` is taken as the brain mask before ``x_brain``.
-    """
-
-    words: frozenset[str]
-    first: frozenset[str]
+    words: frozenset[str]  # mark this kind of mask
+    first: frozenset[str]  # are preferred: x_mask is taken as the brain mask before x_brain
 
 
 BRAIN = MaskKind(
@@ -55,18 +50,16 @@ def masks_among(names: Iterable[str]) -> set[str]:
     A name tells a mask by its last word (``x_brainmask``, ``x_seg``), or by words of masks behind the name of another
     file of the folder (``x_roi`` beside ``x`` or ``x_t1``), with a number at the end or none (``x_pve_0``).
     """
-    words = {name: _words(name) for name in names if _NIFTI.search(name)}
+    words = {name: _words(name) for name in names if NIFTI.search(name)}
     others = {tuple(part) for part in words.values()}
     others |= {part[:-1] for part in others if len(part) > 1 and part[-1] in _IMAGE}
-    return {name for name, part in words.items() if _ends_as_mask(part) or _goes_on_as_mask(part, others)}
+    return {name for name, part in words.items() if _is_mask(part, others)}
 
 
-def _ends_as_mask(name: list[str]) -> bool:
-    return name[-1].endswith("mask") or (len(name) > 1 and name[-1] in _NEVER_SCANS)
-
-
-def _goes_on_as_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
-    """Whether a name is another one and words of masks; one that ends in a contrast (``x_brain_t1``) is a scan's."""
+def _is_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
+    if name[-1].endswith("mask") or (len(name) > 1 and name[-1] in _NEVER_SCANS):
+        return True
+    # another name and words of masks; one that ends in a contrast (x_brain_t1) is a scan's
     if name[-1].isdigit():
         name = name[:-1]
     if not name or name[-1] in _IMAGE:
@@ -79,20 +72,13 @@ def _goes_on_as_mask(name: list[str], others: Set[tuple[str, ...]]) -> bool:
 
 
 def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
-    """Return the mask of a scan: ``source`` itself, or the file in that folder with the scan's name.
+    """Return the mask of a scan: ``source`` itself, or the file in or below that folder with the scan's name.
 
     The mask of ``patient07_t1.nii.gz`` is ``patient07_mask.nii.gz`` or ``patient07_t1_brain_mask.nii.gz``: the scan's
     name, with or without its contrast, and words of masks of the kind. Any other word (``patient07_followup_mask``),
     or another BIDS session or run, makes it the mask of another scan. A file with exactly the scan's name is its mask
-    if no name has such words.
-
-    Args:
-        scan: The scan's file, or the folder of a DICOM series.
-        source: A mask, or a folder, which is searched with its subfolders.
-        kind: ``BRAIN`` or ``LESION``.
-
-    Returns:
-        The mask, or None if the folder holds none. The scan itself and its copies do not count as masks.
+    if no name has such words. The scan itself and its copies do not count as masks. The scan of a DICOM series has the
+    name of its folder.
 
     Raises:
         InputError: ``source`` does not exist, or several files could be meant.
@@ -103,7 +89,7 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
         raise InputError(source, "no such file or folder", "Check the path")
     ranks: dict[Path, tuple[bool, bool, bool, int]] = {}
     for path in sorted(source.rglob("*")):
-        if _NIFTI.search(path.name) and not path.name.startswith("."):
+        if NIFTI.search(path.name) and not path.name.startswith("."):
             rank = _rank(_words(scan.name), _words(path.name), kind)
             if rank is not None and not _is_same(path, scan):
                 ranks[path] = rank
@@ -115,7 +101,7 @@ def mask_for(scan: Path, source: Path, kind: MaskKind) -> Path | None:
 
 
 def _words(name: str) -> list[str]:
-    return re.split(r"[\W_]+", _NIFTI.sub("", name).lower())
+    return re.split(r"[\W_]+", NIFTI.sub("", name).lower())
 
 
 def _rank(scan: list[str], name: list[str], kind: MaskKind) -> tuple[bool, bool, bool, int] | None:
@@ -135,6 +121,5 @@ def _is_same(path: Path, scan: Path) -> bool:
     """Return whether a file is the scan itself, by whatever path, or a copy of it."""
     if path.resolve() == scan.resolve():
         return True
-    if not (scan.is_file() and path.is_file()) or path.stat().st_size != scan.stat().st_size:
-        return False
-    return sha256(path) == sha256(scan)
+    both = scan.is_file() and path.is_file() and path.stat().st_size == scan.stat().st_size
+    return both and sha256(path) == sha256(scan)

@@ -1,7 +1,7 @@
 """Find the scans in the files and folders that a user gives, and name the outputs of each.
 
 A file that the user names is always a scan. In folders other files are left out: see :func:`left_out`, and
-:func:`brainuad.inputs.dicom.pick_series` for DICOM.
+:func:`brainuad.inputs.dicom.series.pick_series` for DICOM.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from brainuad.data.volume import Volume
 from brainuad.errors import InputError
 from brainuad.inputs.bids import bids_images, derivative_names, is_bids
 from brainuad.inputs.contrast import contrast_of
-from brainuad.inputs.dicom import Series, is_dicom, is_volume, list_series, pick_series, read_series
-from brainuad.inputs.masks import masks_among
+from brainuad.inputs.dicom.series import Series, is_dicom, is_volume, list_series, pick_series
+from brainuad.inputs.dicom.volume import read_series
+from brainuad.inputs.masks import NIFTI, masks_among
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii.gz", ".nii")
 _OWN_NAMES = frozenset({"run", "dataset_description"})  # files of a whole run, beside those of single scans
 _LONGEST_NAME = 150  # bytes; file systems allow 255, and suffixes and temporary prefixes need the rest
 _RESULTS = re.compile(r"_(anomaly|reconstruction)$|_desc-(anomaly|reconstruction)_")
@@ -33,22 +33,14 @@ _WITH_OTHERS = {"_brain": ("_anomaly",), "_scan": ("_anomaly", "_segmentation")}
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan to be scored.
+    """One scan to be scored."""
 
-    Attributes:
-        name: Unique within a run, regardless of upper and lower case, and safe as a file name.
-        source: NIfTI file, or folder of a DICOM series; absolute.
-        kind: "nifti", "bids" or "dicom".
-        folder: Folder of its outputs, relative to the run's output folder; "" for that folder itself.
-        series: SeriesInstanceUID of a DICOM series.
-        fault: Why it cannot be opened, or None: an input without a scan, or a DICOM study with no clear series.
-    """
-
-    name: str
-    source: Path
-    kind: str
-    folder: str = ""
-    series: str = ""
+    name: str  # unique within a run, regardless of upper and lower case, and safe as a file name
+    source: Path  # NIfTI file, or folder of a DICOM series; absolute
+    kind: str  # "nifti", "bids" or "dicom"
+    folder: str = ""  # folder of its outputs, relative to the run's output folder; "" for that folder itself
+    series: str = ""  # SeriesInstanceUID of a DICOM series
+    # why it cannot be opened, or None: an input without a scan, or a DICOM study with no clear series
     fault: InputError | None = None
 
 
@@ -87,12 +79,14 @@ def find_scans(
                 scans = [_as_file(path)]
             elif is_bids(path):
                 any_bids = True
-                images = bids_images(path, modality, participants=participants, sessions=sessions)
-                scans = [Scan(image.name, image.path, "bids", image.folder) for image in images]
+                scans = [
+                    Scan(NIFTI.sub("", image.name), image, "bids", image.parent.relative_to(path).as_posix())
+                    for image in bids_images(path, modality, participants=participants, sessions=sessions)
+                ]
             else:
                 scans = _in_folder(path, modality, output, series)
         except InputError as error:
-            scans = [Scan(_stem(Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
+            scans = [Scan(NIFTI.sub("", Path(os.path.abspath(path)).name), path, "nifti", fault=error)]
         if any(scan.kind == "bids" for scan in scans):
             _check_outside(path, output)
         for scan in scans:
@@ -104,30 +98,27 @@ def find_scans(
     if len(faults) == len(found) == 1:
         raise faults[0]
     if (participants or sessions) and not any_bids:
-        raise InputError(
-            ", ".join(map(str, given)),
-            "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown",
-            "Give the root of a data set, or leave --participant-label and --session out",
-        )
+        unknown = "is no BIDS data set (without dataset_description.json), so participants and sessions are unknown"
+        remedy = "Give the root of a data set, or leave --participant-label and --session out"
+        raise InputError(", ".join(map(str, given)), unknown, remedy)
     for fault in faults:
         logger.warning("%s", fault)
     return _named_apart(_with_series(list(found.values())))
 
 
 def output_paths(scan: Scan) -> dict[str, str]:
-    """Name the outputs of a scan, relative to the folder of the run.
+    """Return the paths of a scan's outputs, relative to the folder of the run.
 
-    Returns:
-        Paths by "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
+    They are "anomaly", "lesions", "reconstruction", "brain", "sidecar" and "montage"; for DICOM, "segmentation".
     """
     if scan.kind == "bids":
         names = derivative_names(scan.name)
-        return {kind: f"{scan.folder}/{name}" for kind, name in names.items()}
-    kinds = ("anomaly", "lesions", "reconstruction", "brain")
-    names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
-    names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
-    if scan.kind == "dicom":
-        names["segmentation"] = f"{scan.name}_segmentation.dcm"
+    else:
+        kinds = ("anomaly", "lesions", "reconstruction", "brain")
+        names = {kind: f"{scan.name}_{kind}.nii.gz" for kind in kinds}
+        names |= {"sidecar": f"{scan.name}.json", "montage": f"{scan.name}.png"}
+        if scan.kind == "dicom":
+            names["segmentation"] = f"{scan.name}_segmentation.dcm"
     return {kind: (Path(scan.folder) / name).as_posix() for kind, name in names.items()}
 
 
@@ -136,7 +127,7 @@ def open_scan(scan: Scan) -> Volume:
 
     Raises:
         InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load`, its ``check_scan`` and
-            :func:`brainuad.inputs.dicom.read_series`.
+            :func:`brainuad.inputs.dicom.volume.read_series`.
     """
     if scan.fault:
         raise scan.fault
@@ -153,33 +144,28 @@ def _check_apart(given: Path, output: Path) -> None:
         fault = "is an input and cannot be the output folder, too"
         raise InputError(given, fault, f"Choose another one, for instance {output.parent / 'results'}")
     if _real(given).is_relative_to(_real(output)):
-        raise InputError(
-            given,
-            f"lies in the output folder {output}, where results must not be mixed with scans",
-            f"Choose another one, for instance {output / 'results'}",
-        )
+        fault = f"lies in the output folder {output}, where results must not be mixed with scans"
+        raise InputError(given, fault, f"Choose another one, for instance {output / 'results'}")
 
 
 def _check_outside(root: Path, output: Path) -> None:
     """Refuse an output folder in a BIDS data set of raw scans, except below its ``derivatives``."""
     inside = _real(output).is_relative_to(_real(root))
     if inside and not _real(output).is_relative_to(_real(root) / "derivatives"):
-        raise InputError(
-            output, f"lies in the data set {root}", f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere"
-        )
+        remedy = f"Choose {root / 'derivatives' / 'brainuad'} or a folder elsewhere"
+        raise InputError(output, f"lies in the data set {root}", remedy)
 
 
 def _as_file(path: Path) -> Scan:
     if not os.path.lexists(path):
         raise InputError(path, "no such file or folder", "Check the path")
-    if not path.name.lower().endswith(NIFTI):
+    if not NIFTI.search(path.name):
         if is_dicom(path) and (found := list_series([path])):
             return _as_scan(found[0], path.parent)
         if not path.name.lower().endswith((".mgz", ".mgh", ".img", ".hdr")):  # reading it gives the more precise error
-            raise InputError(
-                path, "is no scan that can be read", "Give .nii or .nii.gz files, DICOM files, or a folder"
-            )
-    return Scan(_stem(path.name), path, "nifti")
+            remedy = "Give .nii or .nii.gz files, DICOM files, or a folder"
+            raise InputError(path, "is no scan that can be read", remedy)
+    return Scan(NIFTI.sub("", path.name), path, "nifti")
 
 
 def _as_scan(series: Series, folder: Path, fault: InputError | None = None) -> Scan:
@@ -191,7 +177,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
     for folder, files in _walk(root, _real(output)):
         unwanted = left_out(files, modality)
         for name in files:
-            if not name.lower().endswith(NIFTI):
+            if not NIFTI.search(name):
                 if is_dicom(folder / name):
                     dicom.append(folder / name)
                 else:
@@ -199,7 +185,7 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
             elif name in unwanted:
                 reasons[unwanted[name]] += 1
             else:
-                scans.append(Scan(_stem(name), folder / name, "nifti"))
+                scans.append(Scan(NIFTI.sub("", name), folder / name, "nifti"))
     told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     found = list_series(dicom)
     if found and (series or not scans or any(is_volume(one) for one in found)):
@@ -209,29 +195,21 @@ def _in_folder(root: Path, modality: str, output: Path, series: str) -> list[Sca
         ]
         scans = chosen if series else scans + chosen
     if not scans:
-        raise InputError(
-            root,
-            f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
-            + (f", and left out files: {told}" if told else ""),
-            "Give a folder with scans, or name the files",
-        )
+        fault = f"holds no {modality} scan: looked for .nii, .nii.gz and DICOM files in it and all folders below"
+        fault += f", and left out files: {told}" if told else ""
+        raise InputError(root, fault, "Give a folder with scans, or name the files")
     if told:
         logger.info("%s: %d scan(s) taken, files left out: %s", root, len(scans), told)
     return scans
 
 
 def left_out(names: Sequence[str], modality: str) -> dict[str, str]:
-    """Return the NIfTI files of a folder that are not taken as scans, each with the reason.
-
-    Args:
-        names: All names in the folder.
-        modality: "t1", "t2" or "flair".
-    """
+    """Return which of all ``names`` in a folder are NIfTI files that are not taken as scans, each with the reason."""
     masks, reasons = masks_among(names), {}
     for name in names:
-        if not name.lower().endswith(NIFTI):
+        if not NIFTI.search(name):
             continue
-        stem = _stem(name)
+        stem = NIFTI.sub("", name)
         if name in masks or _is_result(stem, names):
             reasons[name] = "named as masks or results"
         elif contrast_of(stem, modality) == "other":
@@ -243,11 +221,11 @@ def _is_result(stem: str, beside: Sequence[str]) -> bool:
     """Whether a file is named as a result of this package; ``x_brain`` and ``x_scan`` are, beside others of ``x``."""
     if _RESULTS.search(stem.lower()):
         return True
-    for end, others in _WITH_OTHERS.items():
-        base = stem.removesuffix(end)
-        if base != stem and any(name.startswith(tuple(base + other for other in others)) for name in beside):
-            return True
-    return False
+    return any(
+        stem.endswith(end) and name.startswith(tuple(stem.removesuffix(end) + other for other in others))
+        for end, others in _WITH_OTHERS.items()
+        for name in beside
+    )
 
 
 def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -277,28 +255,24 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-
-
 def safe_name(text: str) -> str:
     """Return text as a file name that is valid on every file system and safe in every shell."""
     text = "".join(letter if letter.isprintable() else "_" for letter in text)  # surrogates are not
     text = re.sub(r'[<>:"/\\|?*]', "_", text).strip(" .").lstrip("-") or "scan"
     if len(text.encode()) > _LONGEST_NAME:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + digest
+        text = text.encode()[: _LONGEST_NAME - 9].decode(errors="ignore") + "-" + _digest(text)
     return text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _with_series(scans: list[Scan]) -> list[Scan]:
     """Give DICOM series of one folder different names that do not identify a patient."""
     shared = Counter(scan.source for scan in scans)
     return [
-        replace(scan, name=f"{scan.name}_{hashlib.sha256(scan.series.encode()).hexdigest()[:8]}")
-        if shared[scan.source] > 1
-        else scan
-        for scan in scans
+        replace(scan, name=f"{scan.name}_{_digest(scan.series)}") if shared[scan.source] > 1 else scan for scan in scans
     ]
 
 
@@ -320,11 +294,8 @@ def _named_apart(scans: list[Scan]) -> list[Scan]:
     for scan, name in names.items():
         other = taken.setdefault((scan.folder, name.casefold()), scan)
         if other is not scan:
-            raise InputError(
-                scan.source,
-                f"would be named {name!r} in the results, as {other.source} is",
-                "Rename one of them, or leave one out",
-            )
+            fault = f"would be named {name!r} in the results, as {other.source} is"
+            raise InputError(scan.source, fault, "Rename one of them, or leave one out")
     return [replace(scan, name=names[scan]) for scan in scans]
 
 

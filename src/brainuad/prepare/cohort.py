@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +12,10 @@ import SimpleITK as sitk
 from brainuad.data.cohort import MODALITIES
 from brainuad.errors import InputError
 from brainuad.files import check_writable
-from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.scan import Preparation, Row, failed_row, prepare_scan
 from brainuad.prepare.tables import MANIFESTS, check_tables, write_tables
-from brainuad.processes import process_pool
+from brainuad.processes import process_pool, run_each
 
 
 def prepare_cohort(
@@ -28,8 +26,9 @@ def prepare_cohort(
     jobs: int = 1,
     report: Callable[[Row], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Prepare scans and write them in the paper's layout. Finished scans are skipped, failed ones recorded.
+    """Prepare scans in several processes (``jobs``) and write them in the paper's layout.
 
+    Finished scans are skipped, failed ones recorded; ``report`` is called with each subject's row as it is done.
     Writes ``Data/Train/ixi`` or ``Data/Test/<dataset>`` with ``t1``, ``t2``, ``flair``, ``mask`` and ``seg``,
     ``labels`` where the given mask is a parcellation, and one JSON sidecar per subject in ``Data/prepared/<dataset>``.
     At the end, or when interrupted, it updates these tables and keeps the rows of subjects that are not in this run:
@@ -38,13 +37,6 @@ def prepare_cohort(
     - ``Data/splits``: the split CSVs of the paper's layout;
     - ``manifest.csv`` for T1, ``manifest_t2.csv`` and ``manifest_flair.csv``: every prepared scan with a split, of all
       data sets.
-
-    Args:
-        scans: Subjects to prepare.
-        data_dir: Folder of the layout; created where missing.
-        settings: See :class:`Preparation`.
-        jobs: Number of processes.
-        report: Called with each subject's row as it is done.
 
     Returns:
         One row a subject: subject, dataset, split, status ("prepared", "skipped" or "failed"), seconds, alignment
@@ -65,23 +57,22 @@ def prepare_cohort(
         report(row)
     scans = [scan for scan in scans if scan.subject not in clashes]
     rows: list[Row] = []
-    with process_pool(jobs, _one_thread, jobs) as pool:
-        futures = {pool.submit(prepare_scan, scan, root, settings): scan for scan in scans}
-        try:
-            for future in as_completed(futures):
-                rows.append(future.result())
-                report(rows[-1])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:  # an interrupted run leaves its tables too
-            write_tables(Path(data_dir), scans, rows)
+
+    def done(row: Row) -> None:
+        rows.append(row)
+        report(row)
+
+    try:
+        with process_pool(jobs, _one_thread, jobs) as pool:
+            run_each(pool, prepare_scan, [(scan, root, settings) for scan in scans], done)
+    finally:  # an interrupted run leaves its tables too
+        write_tables(Path(data_dir), scans, rows)
     return pd.DataFrame(refused + rows).sort_values(["dataset", "subject"], ignore_index=True)
 
 
 def _check_apart(scans: list[RawScan], root: Path) -> None:
     for scan in scans:
-        results = {(root / place(scan, kind)).resolve() for kind in (*MODALITIES, "mask", "labels", "seg")}
+        results = {(root / scan.place(kind)).resolve() for kind in (*MODALITIES, "mask", "labels", "seg")}
         for path in (*scan.images.values(), scan.mask, scan.lesion):
             if path is not None and path.resolve() in results:
                 raise InputError(path, "would be written over", "Choose another output folder")
@@ -93,10 +84,10 @@ def _clash(scan: RawScan, root: Path) -> str:
     All images of a subject share one brain mask. Preparing another image alone would overwrite that mask.
     """
     leading = "t1" if "t1" in scan.images else scan.modality
-    if (root / place(scan, leading)).exists():
+    if (root / scan.place(leading)).exists():
         return ""
     for modality in MANIFESTS:
-        there = root / place(scan, modality)
+        there = root / scan.place(modality)
         if modality not in scan.images and there.exists():
             fault = f"is there, and {scan.images[scan.modality]} would write over the brain mask that fits it"
             return f"{there}: {fault}. Prepare a subject's modalities together, or into folders of their own"

@@ -19,18 +19,11 @@ PROGRAM = "hd-bet"
 TIME_LIMIT = 1800.0  # s for one scan: some minutes are usual without a GPU
 
 
-def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
-    """Return the brain mask of a scan by HD-BET 2.
+def hdbet_mask(image: Volume) -> np.ndarray:
+    """Return the brain mask of a scan with skull, ``(X, Y, Z)`` bool, by HD-BET 2.
 
     Runs ``hd-bet -i IN -o OUT -device cuda --save_bet_mask --no_bet_image``; without a GPU on the CPU with
     ``--disable_tta``, as its authors recommend.
-
-    Args:
-        image: The scan, skull on.
-        time_limit: In seconds.
-
-    Returns:
-        ``(X, Y, Z)`` bool.
 
     Raises:
         InputError: The program is not installed.
@@ -39,11 +32,13 @@ def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
     program = shutil.which(PROGRAM)
     if program is None:
         raise InputError(PROGRAM, "is not installed", "pip install hd-bet (its first run downloads its weights)")
+    import torch
+
     with TemporaryDirectory(prefix="brainuad-") as folder:
         scan, extracted = Path(folder) / "scan.nii.gz", Path(folder) / "brain.nii.gz"
         image.save(scan)
-        device = ["-device", "cuda"] if _has_gpu() else ["-device", "cpu", "--disable_tta"]
-        _run([program, "-i", str(scan), "-o", str(extracted), *device, "--save_bet_mask", "--no_bet_image"], time_limit)
+        device = ["-device", "cuda"] if torch.cuda.is_available() else ["-device", "cpu", "--disable_tta"]
+        _run([program, "-i", str(scan), "-o", str(extracted), *device, "--save_bet_mask", "--no_bet_image"])
         written = Path(folder) / "brain_bet.nii.gz"
         if not written.exists():
             raise ValueError(f"{PROGRAM} wrote no brain mask: version 2 is needed")
@@ -55,24 +50,18 @@ def hdbet_mask(image: Volume, *, time_limit: float = TIME_LIMIT) -> np.ndarray:
     return mask.inside
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _run(command: list[str], time_limit: float) -> None:
+def _run(command: list[str]) -> None:
     """Run a program without a shell. A timeout or an interrupt ends the program and its child processes."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, errors="replace", start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            _, said = process.communicate(timeout=time_limit)
+            _, said = process.communicate(timeout=TIME_LIMIT)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise ValueError(f"{PROGRAM} took longer than {time_limit:g} s") from error
+                raise ValueError(f"{PROGRAM} took longer than {TIME_LIMIT:g} s") from error
             raise
     if process.returncode:
         last = (said.strip().splitlines() or ["it said nothing"])[-1]

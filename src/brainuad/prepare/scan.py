@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,55 +16,39 @@ from brainuad.data.extract import PUBLISHED_BIAS_LEVELS, Brain, extracted_brain,
 from brainuad.data.intensity import on_zero
 from brainuad.data.placement import POOR_ALIGNMENT, Placement, alignment, resample
 from brainuad.data.registration import register_to_atlas, register_within_session, unregistered
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
-from brainuad.errors import InputError, remedy_of
-from brainuad.files import write_json
+from brainuad.errors import InputError, blame
+from brainuad.files import finished_record, write_json
 from brainuad.prepare.hdbet import PROGRAM, hdbet_mask
-from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.raw.archives import digest, read_volume
 
 Row = dict[str, Any]
-EXTRACTORS = ("deepbet", PROGRAM)
+_Volumes = dict[str, tuple[Volume, type[np.generic]]]  # with the data type to store
 # least fraction of the brain that a second image must show, and the fraction below which a note says so
 _LITTLE, _MOST = 0.5, 0.95
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of a preparation, kept with its results.
+    """Settings of a preparation, kept with its results."""
 
-    Attributes:
-        spacing: Voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid).
-        seed: Seeds the registration's sampling.
-        extractor: Program that extracts the brain of a scan with skull and without mask: "deepbet", for T1, or
-            "hd-bet", the published protocol's, which must be installed.
-        bias_levels: Levels of the bias correction, see :func:`brainuad.data.extract.correct_bias`: 4 in the published
-            protocol, 1 in the ``lite`` models.
-    """
-
-    spacing: float = 1.0
-    seed: int = 0
+    spacing: float = 1.0  # voxel size of the result in mm: 1 (published protocol) or 2 (the model's grid)
+    seed: int = 0  # seeds the registration's sampling
+    # of scans with skull and without mask: "deepbet", for T1, or the published protocol's "hd-bet", if it is installed
     extractor: str = "deepbet"
+    # see brainuad.data.extract.correct_bias: 4 in the published protocol, 1 in the lite models
     bias_levels: int = PUBLISHED_BIAS_LEVELS
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A prepared subject, not yet written.
+    """A prepared subject, not yet written."""
 
-    Attributes:
-        volumes: Volume and data type of each output ("t1", "t2", "flair", "mask", "labels", "seg").
-        measured: Figures of ``prepare.csv``.
-        notes: Remarks for the user.
-        atlas_to_scan: ``(4, 4)`` by modality, atlas mm to scanner mm of that image.
-    """
-
-    volumes: dict[str, tuple[Volume, type[np.generic]]]
-    measured: Row
+    volumes: _Volumes  # by "t1", "t2", "flair", "mask", "labels" and "seg"
+    measured: Row  # figures of ``prepare.csv``
     notes: list[str]
-    atlas_to_scan: dict[str, np.ndarray]
+    atlas_to_scan: dict[str, np.ndarray]  # (4, 4) by modality, atlas mm to scanner mm of that image
 
 
 def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
@@ -77,47 +58,42 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     """
     started = time.perf_counter()
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
-    row: Row = _named(scan) | {"status": "prepared"}
-    left_out: dict[str, str] = {}
     try:
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": _inputs(scan)}
-        if (known := _known_before(sidecar, recipe, root, scan.modality)) is not None:
-            note = _message(scan, known["measured"], known["notes"])
-            found = {**known["measured"], "left_out": known["left_out"]}
-            return {**row, "status": "skipped", "seconds": 0.0, **found, "message": note}
-        prepared, left_out = _prepare_what_can_be(scan, settings)
-        notes = prepared.notes + [f"{modality} is left out: {fault}" for modality, fault in left_out.items()]
-        outputs = []
-        for kind, (volume, dtype) in prepared.volumes.items():
-            outputs.append(place(scan, kind))
-            volume.save(root / outputs[-1], dtype)
-        for modality in left_out:  # left by an earlier run
-            (root / place(scan, modality)).unlink(missing_ok=True)
-        first, *others = prepared.atlas_to_scan
-        record = {
-            "recipe": recipe,
-            "outputs": outputs,
-            "measured": prepared.measured,
-            "notes": notes,
-            "left_out": left_out,
-            "atlas_to_scan": prepared.atlas_to_scan[first].tolist(),
-            "atlas_to_other": {name: prepared.atlas_to_scan[name].tolist() for name in others},
-        }
-        write_json(sidecar, record)
+        if (record := _known_before(sidecar, recipe, root, scan.modality)) is not None:
+            row = _row(scan, "skipped", 0.0)
+        else:
+            prepared, left_out = _prepare_what_can_be(scan, settings)
+            for kind, (volume, dtype) in prepared.volumes.items():
+                volume.save(root / scan.place(kind), dtype)
+            for modality in left_out:  # left by an earlier run
+                (root / scan.place(modality)).unlink(missing_ok=True)
+            first, *others = prepared.atlas_to_scan
+            record = {
+                "recipe": recipe,
+                "outputs": [scan.place(kind) for kind in prepared.volumes],
+                "measured": prepared.measured,
+                "notes": prepared.notes + [f"{modality} is left out: {fault}" for modality, fault in left_out.items()],
+                "left_out": left_out,
+                "atlas_to_scan": prepared.atlas_to_scan[first].tolist(),
+                "atlas_to_other": {name: prepared.atlas_to_scan[name].tolist() for name in others},
+            }
+            write_json(sidecar, record)
+            row = _row(scan, "prepared", time.perf_counter() - started)
     except InputError as error:
         return failed_row(scan, str(error), time.perf_counter() - started)
-    seconds = round(time.perf_counter() - started, 2)
-    note = _message(scan, prepared.measured, notes)
-    return {**row, "seconds": seconds, **prepared.measured, "left_out": left_out, "message": note}
+    note = _message(scan, record["measured"], record["notes"])
+    return {**row, **record["measured"], "left_out": record["left_out"], "message": note}
 
 
 def failed_row(scan: RawScan, message: str, seconds: float = 0.0) -> Row:
     """Return the row of a subject that could not be prepared."""
-    return _named(scan) | {"status": "failed", "seconds": round(seconds, 2), "message": message}
+    return _row(scan, "failed", seconds) | {"message": message}
 
 
-def _named(scan: RawScan) -> Row:
-    return {"subject": scan.subject, "dataset": scan.dataset, "split": scan.split}
+def _row(scan: RawScan, status: str, seconds: float) -> Row:
+    about = {"subject": scan.subject, "dataset": scan.dataset, "split": scan.split}
+    return {**about, "status": status, "seconds": round(seconds, 2)}
 
 
 def _inputs(scan: RawScan) -> list[list[str | None]]:
@@ -136,17 +112,10 @@ def _inputs(scan: RawScan) -> list[list[str | None]]:
 
 def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row | None:
     """Return the sidecar of a scan that was prepared by this recipe; None if it was not, or if files are missing."""
-    try:
-        known = json.loads(sidecar.read_text(encoding="utf-8"))
-        if known["recipe"] != recipe or not all((root / name).exists() for name in known["outputs"]):
-            return None
-        measured: Row = {name: float(known["measured"][name]) for name in ("alignment", "brain_ml")}
-        measured["brain"] = str(known["measured"]["brain"])
-        if modality in known["left_out"]:
-            return None
-        return {"measured": measured, "notes": [str(note) for note in known["notes"]], "left_out": known["left_out"]}
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
+    known = finished_record(sidecar, recipe, lambda record: [root / name for name in record["outputs"]])
+    if known is None or not {"measured", "notes", "left_out"} <= known.keys() or modality in known["left_out"]:
         return None
+    return known
 
 
 def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
@@ -159,11 +128,7 @@ def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:
 
 
 def _prepare_what_can_be(scan: RawScan, settings: Preparation) -> tuple[_Prepared, dict[str, str]]:
-    """Prepare a subject, and return the images that had to be left out, with their faults.
-
-    Raises:
-        InputError: The requested image cannot be prepared.
-    """
+    """Prepare a subject, and return the images besides the requested one that had to be left out, with their faults."""
     left_out: dict[str, str] = {}
     while True:
         try:
@@ -181,7 +146,7 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
     images = {modality: read_volume(path) for modality, path in scan.images.items()}
     for modality, image in images.items():
         image.check_scan(scan.images[modality])
-        with _blame(scan.images[modality], "Look at its values"):
+        with blame(scan.images[modality], "Look at its values"):
             images[modality] = image.with_array(on_zero(image.array))
     leading = "t1" if "t1" in images else next(iter(images))
     first, path = images[leading], scan.images[leading]
@@ -190,22 +155,21 @@ def _prepare(scan: RawScan, settings: Preparation) -> _Prepared:
     brain = _find_brain(scan, leading, first, given, settings.extractor)
     notes = list(brain.warnings)
 
-    with _blame(path, "Check orientation and brain mask"):
-        transform = register_to_atlas(first.with_array(first.array * brain.mask), seed=settings.seed)
+    with blame(path, "Check orientation and brain mask"):
+        extracted = first.with_array(first.array * brain.mask)
+        transform = register_to_atlas(extracted, seed=settings.seed)
         placement, mask = place_brain(first.with_array(brain.mask), transform, spacing=settings.spacing)
-        resampled = sample_brain(first.with_array(first.array * brain.mask), placement, mask)
+        resampled = sample_brain(extracted, placement, mask)
         aligned = round(alignment(resampled, placement), 4)
         if not np.isfinite(aligned):
             raise unregistered()
-        volumes: dict[str, tuple[Volume, type[np.generic]]] = {
-            leading: (_corrected(resampled, placement, mask, settings), np.float32)
-        }
+        volumes: _Volumes = {leading: (_corrected(resampled, placement, mask, settings), np.float32)}
 
     transforms = {leading: transform}
     for modality, image in images.items():
         if modality == leading:
             continue
-        with _blame(scan.images[modality], "Leave it out, or give it on the grid of the other image"):
+        with blame(scan.images[modality], "Leave it out, or give it on the grid of the other image"):
             moved = np.eye(4)
             if not on_same_grid(image, first):
                 moved = register_within_session(first, brain.mask, image, seed=settings.seed)
@@ -234,35 +198,22 @@ def _corrected(resampled: np.ndarray, placement: Placement, mask: np.ndarray, se
     return with_bias_levels(corrected(resampled, placement, mask, settings.bias_levels), settings.bias_levels)
 
 
-@contextmanager
-def _blame(path: Path, remedy: str) -> Iterator[None]:
-    """Turn a ValueError into an InputError about a file."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(path, str(error), remedy_of(error, remedy)) from error
-
-
 def _find_brain(scan: RawScan, modality: str, image: Volume, given: Volume | None, extractor: str) -> Brain:
     remedy = "Give a mask that is above 0.5 in the brain"
     if scan.mask and given is not None and not given.inside.any():
         raise InputError(scan.mask, "the brain mask holds nothing above 0.5", remedy)
     if modality != "t1":
         remedy += f", or the T1 scan of the session, or --extractor {PROGRAM}"
-    with _blame(scan.images[modality], remedy):
+    with blame(scan.images[modality], remedy):
         if not (given is None and extractor == PROGRAM and extracted_brain(image) is None):
             return find_brain(image, given, modality=modality)
-    with _blame(scan.images[modality], f"Look at the image and at what {PROGRAM} finds in it, or give a brain mask"):
+    with blame(scan.images[modality], f"Look at the image and at what {PROGRAM} finds in it, or give a brain mask"):
         found = image.with_array(hdbet_mask(image))
         return replace(find_brain(image, found, modality=modality), source=PROGRAM)
 
 
 def _extract_like(first: Volume, brain: np.ndarray, image: Volume, moved: np.ndarray) -> tuple[Volume, float]:
-    """Return an image cropped to the brain of the ``first`` one, and the fraction of that brain that it shows.
-
-    Raises:
-        ValueError: It shows too little of the brain, or is constant there.
-    """
+    """Return an image cropped to the brain of the ``first`` one, and the fraction of that brain that it shows."""
     matrix = np.linalg.inv(first.affine) @ np.linalg.inv(moved) @ image.affine
     there = resample(brain, matrix, image.array.shape, order=0) > 0.5
     shown = float(there.sum() * image.voxel_ml / (brain.sum() * first.voxel_ml))
@@ -280,7 +231,7 @@ def _lesion(scan: RawScan, first: Volume) -> np.ndarray | None:
     labels = _same_grid(scan.lesion, first)
     if scan.lesion_label is not None:
         labels = labels.with_array(np.rint(labels.array) == scan.lesion_label)
-    if fault := truth_fault(labels):
+    if fault := labels.outline_fault():
         raise InputError(scan.lesion, fault, "Give the outline of the lesions")
     return labels.inside
 
@@ -294,7 +245,6 @@ def _is_parcellation(mask: Volume) -> bool:
 def _same_grid(path: Path, image: Volume) -> Volume:
     label = read_volume(path)
     if not on_same_grid(label, image):
-        raise InputError(
-            path, f"lies on another grid than its image ({label.array.shape}, {image.array.shape})", "Resample it"
-        )
+        fault = f"lies on another grid than its image ({label.array.shape}, {image.array.shape})"
+        raise InputError(path, fault, "Resample it")
     return label

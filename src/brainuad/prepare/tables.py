@@ -11,7 +11,6 @@ from brainuad.data.cohort import HEALTHY_SET, MANIFEST_COLUMNS, SPLITS
 from brainuad.data.tables import SPLIT_COLUMNS, read_table
 from brainuad.errors import InputError
 from brainuad.files import locked, write_text
-from brainuad.prepare.layout import place
 from brainuad.prepare.raw import RawScan
 from brainuad.prepare.raw.splits import FOLDS
 
@@ -26,22 +25,19 @@ TABLES = {"prepare.csv": PREPARE_COLUMNS, **dict.fromkeys(MANIFESTS.values(), (*
 
 
 def check_tables(data_dir: Path) -> None:
-    """Refuse to overwrite tables that preparation did not write, because their contents would be lost.
-
-    Raises:
-        InputError: A table has other columns, or cannot be read.
-    """
+    """Refuse to overwrite tables that preparation did not write (by their columns): their contents would be lost."""
     for name, columns in TABLES.items():
         path = data_dir / name
         if not path.exists():
             continue
         row, _ = read_table(path, required=())[0]
+        fault = ""
         if lost := [name for name in row if name not in columns]:
-            fault = f"would be written anew, and lose its columns {', '.join(lost)}"
-            raise InputError(path, fault, "Choose another output folder, or move it")
-        if missing := [name for name in ("subject", "dataset") if name not in row]:
-            fault = f"would be written anew, and is not of preparation: it lacks the columns {', '.join(missing)}"
-            raise InputError(path, fault, "Choose another output folder, or move it")
+            fault = f"lose its columns {', '.join(lost)}"
+        elif missing := [name for name in ("subject", "dataset") if name not in row]:
+            fault = f"is not of preparation: it lacks the columns {', '.join(missing)}"
+        if fault:
+            raise InputError(path, f"would be written anew, and {fault}", "Choose another output folder, or move it")
 
 
 def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
@@ -49,45 +45,36 @@ def write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
 
     Other processes that update them at the same time wait.
     """
-    with locked(data_dir / "prepare.csv"):
-        _write_tables(data_dir, scans, rows)
-
-
-def _write_tables(data_dir: Path, scans: list[RawScan], rows: list[Row]) -> None:
     status = {(row["dataset"], row["subject"]): row["status"] for row in rows}
     left_out = {(row["dataset"], row["subject"]): row.get("left_out", ()) for row in rows}
     seen = [scan for scan in scans if (scan.dataset, scan.subject) in status]
     listed = [scan for scan in seen if scan.split and status[scan.dataset, scan.subject] != "failed"]
 
-    table = _merge(data_dir / "prepare.csv", ("dataset", "subject"), rows, rows)
-    _write_rows(data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"])))
-    for dataset in sorted({scan.dataset for scan in seen}):
-        # A subject whose split changed, or that failed this time, is removed from the files that listed it.
-        old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
-        for split, fold in [(split, fold) for split in SPLITS for fold in range(FOLDS)]:
-            folded = dataset == "ixi" and split != "test"
-            if fold and not folded:
-                continue
-            new = [_split_row(scan) for scan in listed if scan.dataset == dataset and split == _split_in(scan, fold)]
-            name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
-            path = data_dir / "Data" / "splits" / name
-            _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
-    for modality, name in MANIFESTS.items():
-        # Rows of both modalities are removed: their common brain mask may have been overwritten.
-        old = [_manifest_row(scan, modality) for scan in seen]
-        new = [
-            _manifest_row(scan, modality)
-            for scan in listed
-            if modality in scan.images and modality not in left_out[scan.dataset, scan.subject]
-        ]
-        _write_rows(data_dir / name, TABLES[name], _merge(data_dir / name, ("dataset", "subject"), old, new))
-
-
-def _split_in(scan: RawScan, fold: int) -> str:
-    """Return a scan's split in a fold of cross-validation, "" if unknown."""
-    if fold < len(scan.folds):
-        return scan.folds[fold]
-    return scan.split if fold == 0 else ""
+    with locked(data_dir / "prepare.csv"):
+        table = _merge(data_dir / "prepare.csv", ("dataset", "subject"), rows, rows)
+        _write_rows(
+            data_dir / "prepare.csv", PREPARE_COLUMNS, sorted(table, key=lambda r: (r["dataset"], r["subject"]))
+        )
+        for dataset in sorted({scan.dataset for scan in seen}):
+            # A subject whose split changed, or that failed this time, is removed from the files that listed it.
+            old = [_split_row(scan) for scan in seen if scan.dataset == dataset]
+            own = [scan for scan in listed if scan.dataset == dataset]
+            for split in SPLITS:
+                folded = dataset == "ixi" and split != "test"
+                for fold in range(FOLDS if folded else 1):
+                    name = f"{_listed_name(dataset)}_{split}{f'_fold{fold}' if folded else ''}.csv"
+                    path = data_dir / "Data" / "splits" / name
+                    new = [_split_row(scan) for scan in own if split in scan.splits[fold : fold + 1]]
+                    _write_rows(path, SPLIT_COLUMNS, _merge(path, ("img_path",), old, new))
+        for modality, name in MANIFESTS.items():
+            # Rows of both modalities are removed: their common brain mask may have been overwritten.
+            old = [_manifest_row(scan, modality) for scan in seen]
+            new = [
+                _manifest_row(scan, modality)
+                for scan in listed
+                if modality in scan.images and modality not in left_out[scan.dataset, scan.subject]
+            ]
+            _write_rows(data_dir / name, TABLES[name], _merge(data_dir / name, ("dataset", "subject"), old, new))
 
 
 def _merge(path: Path, key: tuple[str, ...], old: list[Row], new: list[Row]) -> list[Row]:
@@ -114,18 +101,18 @@ def _split_row(scan: RawScan) -> Row:
         "age": scan.age if scan.age is not None else "",
         "label": scan.label,
         # The layout lists the T1 path even where there is none; readers derive the other paths from it.
-        "img_path": "/" + place(scan, "t1"),
-        "mask_path": "/" + place(scan, "mask"),
-        "seg_path": "/" + place(scan, "seg") if scan.lesion is not None else "",
+        "img_path": "/" + scan.place("t1"),
+        "mask_path": "/" + scan.place("mask"),
+        "seg_path": "/" + scan.place("seg") if scan.lesion is not None else "",
     }
 
 
 def _manifest_row(scan: RawScan, modality: str) -> Row:
     return {
         "subject": scan.subject,
-        "image": "Data/" + place(scan, modality),
-        "mask": "Data/" + place(scan, "mask"),
-        "seg": "Data/" + place(scan, "seg") if scan.lesion is not None else "",
+        "image": "Data/" + scan.place(modality),
+        "mask": "Data/" + scan.place("mask"),
+        "seg": "Data/" + scan.place("seg") if scan.lesion is not None else "",
         "label": scan.label,
         "split": scan.split,
         "dataset": _listed_name(scan.dataset),

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from brainuad._version import __version__
-from brainuad.data.truth import truth_fault
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import InputError
@@ -178,7 +177,7 @@ class _Work:
             return known, True
         volume, brain = open_with_brain(scan, brain_path)
         lesion = Volume.load(lesion_path) if lesion_path else None
-        if lesion and lesion_path and (fault := truth_fault(lesion)):
+        if lesion and lesion_path and (fault := lesion.outline_fault()):
             raise InputError(lesion_path, fault, "Give the outline of the lesions")
         read = round(time.perf_counter() - clock, 3)
         result = score_scan(
@@ -225,7 +224,7 @@ class _Work:
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
-        from brainuad.inputs.dicom import write_segmentation
+        from brainuad.inputs.dicom.segmentation import write_segmentation
 
         path.unlink(missing_ok=True)
         scale, labels = result.record.calibration, result.volumes["lesions"]

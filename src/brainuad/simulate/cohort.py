@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,17 +17,15 @@ from brainuad.data.cohort import MANIFEST_COLUMNS, Case
 from brainuad.data.tables import check_file_name
 from brainuad.errors import InputError
 from brainuad.files import write_json, write_text
-from brainuad.processes import process_pool
-from brainuad.simulate.subject import Row, Simulation, simulate_subject, stems
+from brainuad.processes import process_pool, run_each
+from brainuad.simulate.subject import Row, Simulation, simulate_subject
 
 COLUMNS = (*MANIFEST_COLUMNS, "dataset", "age", "kind", "contrast", "volume_ml", "lesions")
 
 
-@contextmanager
-def shipped_outlines() -> Iterator[Path]:
+def shipped_outlines() -> AbstractContextManager[Path]:
     """Yield the folder of the stroke outlines that come with the package."""
-    with as_file(files("brainuad.assets") / "strokes") as folder:
-        yield folder
+    return as_file(files("brainuad.assets") / "strokes")
 
 
 def simulate_cohort(
@@ -49,7 +46,7 @@ def simulate_cohort(
     Args:
         cases: Healthy scans in atlas space, as ``brainuad prepare`` writes them, with MUSE labels beside them.
         output: Folder; created where missing.
-        settings: See :class:`Simulation`.
+        settings: Of the lesions.
         outlines: Folder of stroke outlines, NIfTI in MNI152 space. Each is used for one subject at most.
         jobs: Number of processes.
         report: Called with each subject's row as it is done.
@@ -64,22 +61,19 @@ def simulate_cohort(
     cases = sorted((case for case in cases if case.healthy), key=lambda case: case.subject)
     if not cases:
         raise InputError(output, "no healthy scan was found to put lesions into", "Give scans of label 0")
-    _check_files(cases, Path(output), settings)
+    folder = Path(output)
+    _check_files(cases, folder, settings)
     patients = [case.subject for case in cases if case.split != "train"]
     offered = _deal(Path(outlines), patients, settings)
-    folder = Path(output)
-    results = []
+    results: list[tuple[Row, Row]] = []
+
+    def done(result: tuple[Row, Row]) -> None:
+        results.append(result)
+        report(result[0])
+
     with process_pool(jobs) as pool:
-        futures = [
-            pool.submit(simulate_subject, case, folder, settings, offered.get(case.subject, [])) for case in cases
-        ]
-        try:
-            for future in as_completed(futures):
-                results.append(future.result())
-                report(results[-1][0])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        arguments = [(case, folder, settings, offered.get(case.subject, [])) for case in cases]
+        run_each(pool, simulate_subject, arguments, done)
     results.sort(key=lambda result: str(result[0]["subject"]))
     rows = [row for _, record in results for row in record.get("rows", [])]
     if rows:
@@ -99,7 +93,7 @@ def _check_files(cases: Sequence[Case], output: Path, settings: Simulation) -> N
         if output.resolve() in (case.image.resolve().parent, case.mask.resolve().parent):
             fault = f"lies in the output folder {output}, where it would be written over"
             raise InputError(case.image, fault, "Choose another folder")
-        for stem in stems(case.subject, settings.kinds):
+        for stem in (case.subject, *(f"{case.subject}_{kind}" for kind in settings.kinds)):
             other = written.setdefault(stem.casefold(), case)
             if other is not case:
                 fault = f"would have the files of {other.image}, {stem}_{settings.modality}.nii.gz"

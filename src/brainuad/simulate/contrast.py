@@ -16,17 +16,11 @@ WHITE = 100.0  # white matter's intensity; the others are relative to it
 
 @dataclass(frozen=True)
 class Contrast:
-    """Ranges of a contrast's intensities, relative to white matter.
-
-    Attributes:
-        grey: Of grey matter.
-        csf: Of CSF.
-        fluid: Of the fluid in a lesion; None if it is that of CSF.
-    """
+    """Ranges of a contrast's intensities, relative to white matter."""
 
     grey: tuple[float, float]
     csf: tuple[float, float]
-    fluid: float | None = None
+    fluid: float | None = None  # of the fluid in a lesion; None if it is that of CSF
 
 
 CONTRASTS = {
@@ -56,9 +50,7 @@ def simulated_contrast(
     show is missing: most iron in the basal ganglia, flow, and vessels that are dark on both.
 
     Args:
-        image: ``(X, Y, Z)`` bias-corrected T1 scan.
-        tissues: Tissues of the brain.
-        levels: Tissue intensities of the T1 scan.
+        image: ``(X, Y, Z)`` bias-corrected T1 scan with these ``tissues`` and ``levels``.
         modality: One of ``CONTRASTS``.
         rng: Source of contrast, noise and bias.
 
@@ -72,13 +64,12 @@ def simulated_contrast(
     known = [0.0, 0.6 * levels.csf, levels.csf, levels.grey, levels.white]
     signal = np.interp(smooth, known, [0.2 * csf, csf, csf, grey, 1.0])
     share = np.clip((levels.white - smooth) / (levels.white - levels.csf), 0, 1)
-    margin = tissues.ventricles | (ndimage.binary_dilation(tissues.ventricles) & (tissues.white | tissues.tracts))
+    margin = tissues.ventricles | (ndimage.binary_dilation(tissues.ventricles) & tissues.all_white)
     signal = np.where(margin, 1 + share * (csf - 1), signal)
-    voxel = float(np.mean(tissues.spacing))
+    voxel = tissues.voxel_mm
     field = np.exp(BIAS * smooth_noise(image.shape, rng, 40.0 / voxel))
     reach = rng.uniform(*RIM_MM) * np.exp(0.6 * smooth_noise(image.shape, rng, 8.0 / voxel))
-    depth = ndimage.distance_transform_edt(np.pad(tissues.brain, 1), sampling=tissues.spacing)[1:-1, 1:-1, 1:-1]
-    signal = signal * field * np.clip((depth - voxel / 2) / reach, 0, 1)
+    signal = signal * field * np.clip((tissues.from_edge - voxel / 2) / reach, 0, 1)
     signal = signal + noise * smooth_noise(image.shape, rng, TEXTURE_VOXELS)
-    drawn = {"grey": grey, "csf": csf, "noise": noise}
-    return (WHITE * np.maximum(signal, 0) * tissues.brain).astype(np.float32), drawn
+    array = (WHITE * np.maximum(signal, 0) * tissues.brain).astype(np.float32)
+    return array, {"grey": grey, "csf": csf, "noise": noise}

@@ -18,11 +18,11 @@ def push(
     It is weakened until it folds nowhere.
 
     Args:
-        centre: Voxel from which tissue is pushed away.
+        centre: A voxel.
         radius: In mm.
         strength: Largest displacement, as a fraction of ``radius`` (below 0.6, or the centre itself would fold).
         from_edge: ``(X, Y, Z)`` depth below the brain's surface in mm, 0 outside.
-        spacing: Voxel size in mm.
+        spacing: In mm.
 
     Returns:
         ``(3, X, Y, Z)`` float32 displacement in voxels: the tissue at ``x`` comes from ``x - displacement``.

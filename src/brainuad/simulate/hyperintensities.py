@@ -24,22 +24,15 @@ def wmh(
 
     A level falls with the distance from the lateral ventricles and is raised at their frontal and occipital tips.
     Smooth noise, partly equal on both sides, is added to it. The lesion is where the level exceeds a threshold, chosen
-    for the drawn volume. Deep foci are where a second, finer noise is high.
-
-    Args:
-        tissues: Tissues of the healthy brain.
-        rng: Source of all random numbers.
-        modality: "t1", "t2" or "flair".
-        contrast: Factor on the strength.
-        size: Factor on the volume.
+    for the drawn volume. Deep foci are where a second, finer noise is high. ``contrast`` is a factor on the strength,
+    ``size`` on the volume.
     """
     volume = float(np.clip(rng.lognormal(np.log(MEDIAN_ML), SPREAD), *VOLUMES_ML)) * size
     strength = rng.uniform(*STRENGTH[modality]) * contrast
-    voxel = float(np.mean(tissues.spacing))
-    coarse, fine = (_two_sided_noise(tissues, rng, mm / voxel) for mm in (8.0, 3.5))
+    coarse, fine = (_two_sided_noise(tissues, rng, mm / tissues.voxel_mm) for mm in (8.0, 3.5))
     level = CAP_MM * _tips(tissues) + 3.0 * coarse + 1.5 * fine - tissues.from_ventricles
-    deep = 7.0 * _two_sided_noise(tissues, rng, 3.5 / voxel) - 22.0
-    thick = ndimage.binary_opening(tissues.white | tissues.tracts, iterations=2)  # no strands between the ventricles
+    deep = 7.0 * _two_sided_noise(tissues, rng, 3.5 / tissues.voxel_mm) - 22.0
+    thick = ndimage.binary_opening(tissues.all_white, iterations=2)  # no strands between the ventricles
     allowed = thick & tissues.white & (tissues.from_cortex > U_FIBRES_MM) & (tissues.from_ventricles < REACH_MM)
     level = np.where(tissues.from_cortex > U_FIBRES_MM + 2, np.maximum(level, deep), level)
     level = level - above(level, allowed, volume, tissues)
@@ -59,8 +52,8 @@ def _two_sided_noise(tissues: Tissues, rng: np.random.Generator, blur: float) ->
 
 def _tips(tissues: Tissues) -> np.ndarray:
     """Return 1 where the nearest part of a lateral ventricle is a frontal or occipital tip, 0 at its body."""
-    _, nearest = ndimage.distance_transform_edt(
-        ~tissues.ventricles, tissues.spacing, return_distances=True, return_indices=True
+    nearest = ndimage.distance_transform_edt(
+        ~tissues.ventricles, tissues.spacing, return_distances=False, return_indices=True
     )
     along = np.flatnonzero(tissues.ventricles.any((0, 2)))
     first, last = along.min(), along.max()

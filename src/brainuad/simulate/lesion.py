@@ -16,37 +16,24 @@ TEXTURE_VOXELS = 0.6  # blur of a lesion's texture in voxels, about that of a sc
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One kind of diseased tissue.
+    """One kind of diseased tissue."""
 
-    Attributes:
-        coverage: ``(X, Y, Z)`` float32, the fraction of each voxel that it covers (partial volume).
-        strength: Its intensity between healthy tissue (0) and fluid (1), a number or ``(X, Y, Z)``.
-        replaces: Whether it replaces the healthy tissue, rather than changing its intensity. Its strength then counts
-            from white matter.
-        label: Its label in the ground truth.
-        mottle: Standard deviation of its texture, in units of ``strength``.
-    """
-
-    coverage: np.ndarray
-    strength: float | np.ndarray
+    coverage: np.ndarray  # (X, Y, Z) float32, the fraction of each voxel that it covers (partial volume)
+    strength: float | np.ndarray  # its intensity between healthy tissue (0) and fluid (1), a number or (X, Y, Z)
+    # whether it replaces the healthy tissue, so that its strength counts from white matter, or changes its intensity
     replaces: bool = False
-    label: int = 1
-    mottle: float = 0.0
+    label: int = 1  # in the ground truth
+    mottle: float = 0.0  # standard deviation of its texture, in units of strength
 
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """A lesion, or all lesions of one kind in a scan.
+    """A lesion, or all lesions of one kind in a scan."""
 
-    Attributes:
-        layers: Painted in this order, later ones over earlier ones.
-        displacement: ``(3, X, Y, Z)`` in voxels: the tissue at ``x`` came from ``x - displacement``; or None.
-        parameters: All drawn values, for the sidecar.
-    """
-
-    layers: list[Layer]
+    layers: list[Layer]  # painted in this order, later ones over earlier ones
+    # (3, X, Y, Z) in voxels: the tissue at x came from x - displacement; or None
     displacement: np.ndarray | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)  # all drawn values, for the sidecar
 
     def truth(self) -> np.ndarray:
         """Return the ground truth, ``(X, Y, Z)`` uint8: the largest layer's label in voxels at least half diseased."""
@@ -66,9 +53,7 @@ def paint(image: np.ndarray, lesion: Lesion, levels: Levels, brain: np.ndarray, 
     weakens the scan's noise, as much noise is added.
 
     Args:
-        image: ``(X, Y, Z)`` healthy scan.
-        lesion: The lesion.
-        levels: Tissue intensities of this scan.
+        image: ``(X, Y, Z)`` healthy scan with these ``levels``.
         brain: ``(X, Y, Z)`` bool; outside it nothing changes.
         rng: Source of the texture.
 

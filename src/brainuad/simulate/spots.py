@@ -26,14 +26,8 @@ def ms(
     """Draw the lesions of one simulated patient with multiple sclerosis.
 
     Periventricular lesions touch the ventricles and stand upright on them (Dawson's fingers). Juxtacortical ones touch
-    the cortex and may enter it. Their outlines are slightly wavy ellipsoids.
-
-    Args:
-        tissues: Tissues of the healthy brain.
-        rng: Source of all random numbers.
-        modality: "t1", "t2" or "flair".
-        contrast: Factor on the strength.
-        size: Factor on the volume of each lesion.
+    the cortex and may enter it. Their outlines are slightly wavy ellipsoids. ``contrast`` is a factor on the strength,
+    ``size`` on the volume of each lesion.
     """
     count = int(np.clip(np.rint(rng.lognormal(np.log(MEDIAN_COUNT), COUNT_SPREAD)), *COUNTS))
     mean = rng.uniform(*STRENGTH[modality])
@@ -49,8 +43,8 @@ def ms(
         axes = diameter / 2 * _axes(rng, site)
         centre = _centre(tissues, rng, site, axes)
         box = tuple(
-            slice(max(0, int(c - r) - 1), int(c + r) + 3)
-            for c, r in zip(centre, 1.4 * axes.max() / np.array(tissues.spacing), strict=True)
+            slice(max(0, int(c - r) - 1), min(int(c + r) + 3, length))
+            for c, r, length in zip(centre, 1.4 * axes.max() / np.array(tissues.spacing), wave.shape, strict=True)
         )
         one = _ellipsoid(centre, axes, _frame(tissues, rng, centre, site), box, tissues.spacing, wave)
         # A lesion's strength varies about the case's mean. Where two meet, the one that covers more of the voxel wins.
@@ -72,14 +66,13 @@ def _axes(rng: np.random.Generator, site: str) -> np.ndarray:
 
 def _centre(tissues: Tissues, rng: np.random.Generator, site: str, axes: np.ndarray) -> np.ndarray:
     """Draw a lesion's centre in voxels, which may be fractional."""
-    white = tissues.white | tissues.tracts
     if site == "periventricular":
-        places = white & (tissues.from_ventricles < axes[0] + 1.5)
+        places = tissues.all_white & (tissues.from_ventricles < axes[0] + 1.5)
     elif site == "juxtacortical":
         places = tissues.white & (tissues.from_cortex < axes[1] + 1) & (tissues.from_ventricles > 10)
     else:
         places = tissues.white & (tissues.from_cortex > axes[0] + 1) & (tissues.from_ventricles > axes[0] + 3)
-    candidates = np.flatnonzero(places if places.any() else white)
+    candidates = np.flatnonzero(places if places.any() else tissues.all_white)
     index = np.unravel_index(candidates[rng.integers(candidates.size)], places.shape)
     return np.array(index) + rng.uniform(-0.5, 0.5, 3)
 
@@ -105,9 +98,8 @@ def _ellipsoid(
     wave: np.ndarray,
 ) -> np.ndarray:
     """Return the coverage of the voxels of a box by a wavy ellipsoid: the mean over 3 x 3 x 3 points in each."""
-    extent = [slice(part.start, min(part.stop, whole)) for part, whole in zip(box, wave.shape, strict=True)]
-    radius = 1 + 0.12 * ndimage.zoom(wave[tuple(extent)], 3, order=1, mode="nearest", grid_mode=True)
-    points = [(np.arange(3 * part.start, 3 * part.stop) - 1) / 3 - c for part, c in zip(extent, centre, strict=True)]
+    radius = 1 + 0.12 * ndimage.zoom(wave[box], 3, order=1, mode="nearest", grid_mode=True)
+    points = [(np.arange(3 * part.start, 3 * part.stop) - 1) / 3 - c for part, c in zip(box, centre, strict=True)]
     offsets = np.stack(np.meshgrid(*points, indexing="ij"), -1) * spacing
     inside = ((offsets @ frame / axes) ** 2).sum(-1) < radius**2
     x, y, z = (size // 3 for size in inside.shape)

@@ -21,10 +21,7 @@ MIN_INSIDE = 0.5  # fraction of an outline's volume that must lie in this brain'
 def outline_coverage(outline: Volume, image: Volume, *, size: float = 1.0) -> np.ndarray:
     """Return the fraction of each voxel of ``image``, in atlas space, that an outline in MNI152 space covers.
 
-    Args:
-        outline: Above 0.5 is stroke.
-        image: Its grid, ``(X, Y, Z)``, is used.
-        size: Factor on the outline's volume; it grows or shrinks about its centre.
+    ``size`` is a factor on the volume of the outline, which grows or shrinks about its centre.
     """
     scale = np.eye(4)
     if size != 1:
@@ -45,18 +42,10 @@ def stroke_lesion(
     contrast: float = 1.0,
     size: float = 1.0,
 ) -> Lesion | None:
-    """Lay a real outline into a healthy brain; CSF inside the outline does not count as lesion.
+    """Lay a real outline in MNI152 space into a healthy scan in atlas space; CSF inside it does not count as lesion.
 
-    Args:
-        tissues: Tissues of the healthy brain.
-        rng: Source of the strength.
-        image: Healthy scan in atlas space.
-        outline: Stroke in MNI152 space, above 0.5.
-        contrast: Factor on the strength.
-        size: Factor on the outline's volume.
-
-    Returns:
-        The lesion, or None where too much of the outline lies outside this brain's tissue.
+    ``contrast`` is a factor on the strength, ``size`` on the outline's volume. There is no lesion where too much of the
+    outline lies outside this brain's tissue.
     """
     coverage = outline_coverage(outline, image, size=size) * tissues.parenchyma
     # The atlas is smaller than MNI152 space by the determinant of the map between them.

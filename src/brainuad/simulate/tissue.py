@@ -13,33 +13,20 @@ LATERAL_VENTRICLES = (49, 50, 51, 52)  # with the inferior horns
 CSF = (1, 4, 11, 46, *LATERAL_VENTRICLES)  # outer CSF, third and fourth ventricle
 WHITE_MATTER = (81, 82, 83, 84, 85, 86, 87, 88)  # frontal, occipital, parietal, temporal
 CAPSULE_AND_CALLOSUM = (91, 92, 93, 94, 95)
-DEEP_GREY = (23, 30, 31, 32, 36, 37, 47, 48, 55, 56, 57, 58, 59, 60)
 FIRST_CORTEX = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Tissues:
-    """Tissues of one brain on its image's grid; every array is ``(X, Y, Z)`` bool.
+    """Tissues of one brain on its image's grid; every array is ``(X, Y, Z)`` bool."""
 
-    Attributes:
-        spacing: Voxel size in mm along the axes.
-        brain: The brain mask.
-        white: Cerebral white matter of the lobes.
-        tracts: Internal capsules and corpus callosum.
-        cortex: Cerebral cortex.
-        deep_grey: Basal ganglia, thalami, hippocampi and amygdalae.
-        ventricles: Lateral ventricles.
-        csf: All cerebrospinal fluid, the ventricles too.
-    """
-
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float]  # voxel size in mm
     brain: np.ndarray
-    white: np.ndarray
-    tracts: np.ndarray
+    white: np.ndarray  # cerebral white matter of the lobes
+    tracts: np.ndarray  # internal capsules and corpus callosum
     cortex: np.ndarray
-    deep_grey: np.ndarray
-    ventricles: np.ndarray
-    csf: np.ndarray
+    ventricles: np.ndarray  # lateral ventricles
+    csf: np.ndarray  # all cerebrospinal fluid, the ventricles too
 
     @classmethod
     def from_labels(cls, labels: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> Tissues:
@@ -64,7 +51,6 @@ class Tissues:
             of(*WHITE_MATTER),
             of(*CAPSULE_AND_CALLOSUM),
             (labels >= FIRST_CORTEX) & brain,
-            of(*DEEP_GREY),
             of(*LATERAL_VENTRICLES),
             of(*CSF) | (brain & (labels == 0)),
         )
@@ -74,9 +60,19 @@ class Tissues:
         return tissues
 
     @property
+    def voxel_mm(self) -> float:
+        """Mean length of a voxel in mm."""
+        return float(np.mean(self.spacing))
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of a voxel in mL."""
         return float(np.prod(self.spacing)) / 1000
+
+    @cached_property
+    def all_white(self) -> np.ndarray:
+        """White matter of the lobes and of the tracts."""
+        return self.white | self.tracts
 
     @cached_property
     def parenchyma(self) -> np.ndarray:
@@ -86,38 +82,27 @@ class Tissues:
     @cached_property
     def from_ventricles(self) -> np.ndarray:
         """Distance of every voxel from the lateral ventricles in mm, 0 in them."""
-        return self.distance(self.ventricles)
+        return ndimage.distance_transform_edt(~self.ventricles, self.spacing)
 
     @cached_property
     def from_cortex(self) -> np.ndarray:
         """Distance of every voxel from the cortex in mm, 0 in it."""
-        return self.distance(self.cortex)
+        return ndimage.distance_transform_edt(~self.cortex, self.spacing)
 
     @cached_property
     def from_edge(self) -> np.ndarray:
         """Depth of every voxel below the brain's surface in mm, 0 outside."""
         return ndimage.distance_transform_edt(np.pad(self.brain, 1), self.spacing)[1:-1, 1:-1, 1:-1]
 
-    def distance(self, tissue: np.ndarray) -> np.ndarray:
-        """Return the distance of every voxel from a tissue in mm, 0 in it."""
-        return ndimage.distance_transform_edt(~tissue, self.spacing)
-
 
 @dataclass(frozen=True)
 class Levels:
-    """Intensities of one scan, in its unit.
+    """Intensities of one scan, in its unit."""
 
-    Attributes:
-        white: Median of white matter, away from its borders.
-        grey: Median of the cortex.
-        csf: Median of the middle of the lateral ventricles.
-        noise: Standard deviation of the noise in white matter.
-    """
-
-    white: float
-    grey: float
-    csf: float
-    noise: float
+    white: float  # median of white matter, away from its borders
+    grey: float  # median of the cortex
+    csf: float  # median of the middle of the lateral ventricles
+    noise: float  # standard deviation of the noise in white matter
 
 
 def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:
@@ -125,8 +110,8 @@ def levels_of(image: np.ndarray, tissues: Tissues) -> Levels:
     white = ndimage.binary_erosion(tissues.white)
     white = white if white.any() else tissues.white
     depth = ndimage.distance_transform_edt(tissues.ventricles)
-    middle = depth >= np.percentile(depth[tissues.ventricles], 70)  # small ventricles are mostly border
-    middle &= tissues.ventricles
+    # small ventricles are mostly border
+    middle = tissues.ventricles & (depth >= np.percentile(depth[tissues.ventricles], 70))
     # White noise minus its blur by one voxel has 0.97 of its standard deviation.
     fine = (image - ndimage.gaussian_filter(image, 1.0))[white]
     deviation = 1.4826 * float(np.median(np.abs(fine - np.median(fine))))

@@ -29,12 +29,7 @@ def tumour(
 ) -> Lesion:
     """Draw one simulated tumour in the white matter of a cerebral lobe.
 
-    Args:
-        tissues: Tissues of the healthy brain.
-        rng: Source of all random numbers.
-        modality: "t1", "t2" or "flair".
-        contrast: Factor on the strength.
-        size: Factor on the volume.
+    ``contrast`` is a factor on the strength, ``size`` on the volume.
     """
     volume = float(np.exp(rng.uniform(*np.log(VOLUMES_ML)))) * size
     mass_ml = volume * rng.uniform(*MASS_SHARE)
@@ -49,23 +44,21 @@ def tumour(
     csf = warp(tissues.csf, displacement, order=1)
     free = (1 - csf) * (tissues.from_edge > 2)
     mass = cover(level) * free
-    voxel = float(np.mean(tissues.spacing))
-    thickness = rng.uniform(3.0, 6.0) * np.exp(0.25 * smooth_noise(level.shape, rng, 6.0 / voxel))
+    thickness = rng.uniform(3.0, 6.0) * np.exp(0.25 * smooth_noise(level.shape, rng, 6.0 / tissues.voxel_mm))
     core = cover(level - thickness) * free if radius > MIN_CORE_RADIUS else np.zeros_like(mass)
-    white = warp(tissues.white | tissues.tracts, displacement, order=1)
+    white = warp(tissues.all_white, displacement, order=1)
     oedema, fading = _oedema(tissues, rng, white, mass, volume - mass_ml)
     layers = [
         Layer(oedema, np.clip(strength["oedema"] * fading, 0, 1), label=OEDEMA, mottle=0.1),
         Layer(mass, strength["rim"], replaces=True, label=RIM, mottle=0.2),
         Layer(core, strength["core"], replaces=True, label=CORE, mottle=0.12),
     ]
+    moved_mm = np.sqrt(((displacement * np.reshape(tissues.spacing, (3, 1, 1, 1))) ** 2).sum(0))
     parameters = {
         "centre_voxel": centre.tolist(),
         "mass_ml": mass_ml,
         "wanted_ml": volume,
-        "largest_displacement_mm": float(
-            np.sqrt(((displacement * np.reshape(tissues.spacing, (3, 1, 1, 1))) ** 2).sum(0)).max()
-        ),
+        "largest_displacement_mm": float(moved_mm.max()),
         "least_jacobian": float(jacobian(displacement).min()),
         **{f"{name}_strength": value for name, value in strength.items()},
     }
@@ -88,7 +81,7 @@ def _mass_level(tissues: Tissues, rng: np.random.Generator, centre: np.ndarray, 
     axes /= np.prod(axes) ** (1 / 3)
     offsets = (np.indices(tissues.brain.shape).reshape(3, -1).T - centre) * tissues.spacing
     distance = np.sqrt((((offsets @ frame) / axes) ** 2).sum(1)).reshape(tissues.brain.shape)
-    lumps = smooth_noise(tissues.brain.shape, rng, 0.35 * radius / float(np.mean(tissues.spacing)))
+    lumps = smooth_noise(tissues.brain.shape, rng, 0.35 * radius / tissues.voxel_mm)
     return radius * (1 + 0.14 * lumps) - distance
 
 
@@ -102,8 +95,7 @@ def _oedema(
     Returns:
         The coverage, and the strength (1 at the mass, 0.6 at the front); both ``(X, Y, Z)`` float32.
     """
-    voxel = float(np.mean(tissues.spacing))
-    uneven = np.exp(0.4 * smooth_noise(white.shape, rng, 5.0 / voxel))
+    uneven = np.exp(0.4 * smooth_noise(white.shape, rng, 5.0 / tissues.voxel_mm))
     speed = np.where(tissues.brain, 0.04 + white**2, 0) * uneven
     seeds = np.argwhere((mass > 0.5) & (ndimage.minimum_filter(mass, 3) <= 0.5))
     march = sitk.FastMarchingImageFilter()
@@ -116,8 +108,7 @@ def _oedema(
     order = np.argsort(arrival, axis=None)
     reached = np.cumsum(share.ravel()[order]) * tissues.voxel_ml
     last = min(int(np.searchsorted(reached, volume_ml)), order.size - 1)
-    front = float(arrival.ravel()[order[last]])
-    front = min(max(front, 1.0), 199.0)
+    front = min(max(float(arrival.ravel()[order[last]]), 1.0), 199.0)
     # Arrival times are distances in voxels of free white matter, and so is the distance from the front.
     coverage = np.clip(0.5 + front - arrival, 0, 1) * white
     return coverage.astype(np.float32), 1 - 0.4 * np.clip(arrival / front, 0, 1)

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
+import pydicom
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
 
 from brainuad._version import __version__
-from brainuad.data.volume import Volume
+from brainuad.data.volume import RAS_TO_LPS, Volume, corners
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.inputs.dicom.volume import find_series
@@ -19,7 +24,6 @@ from brainuad.record import Finding
 
 _NOTE = "Research use only; not for diagnosis"
 _TOLERANCE = 0.01  # mm between a voxel of the labels and its pixel
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes (LPS) to NIfTI's (RAS)
 _SERIES_NUMBER = 9001
 # Attributes that the standard requires but lets be empty (type 2). Anonymisation often removes them altogether.
 _MAY_BE_EMPTY = (
@@ -39,9 +43,9 @@ def write_segmentation(
         labels: The label of the finding at each voxel, on the grid that the series converts to; 0 elsewhere.
         findings: Their order numbers the segments.
         healthy_scans: Healthy scans that the model was calibrated on.
-        series_folder: Folder that holds the series, directly or in a subfolder.
+        series_folder: Holds the series, directly or in a subfolder.
         series_uid: Its SeriesInstanceUID.
-        path: The file to write.
+        path: Of the segmentation.
 
     Returns:
         Whether there was a finding. Without one nothing is written, because DICOM allows no empty segmentation.
@@ -52,36 +56,15 @@ def write_segmentation(
     """
     if not findings:
         return False
-    import highdicom
-    from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
-
     images, positions, sides = _source_images(series_folder, series_uid)
-    _check_needed(images, series_folder)
-    _complete(images, positions)
+    _complete(images, positions, series_folder)
     pixels = _on_frames(labels, positions, sides, series_folder)
     segments = np.zeros(pixels.shape, dtype=np.uint8)
     for number, finding in enumerate(findings, 1):
         segments[pixels == finding.label] = number
     # the same findings in the same series get the same UIDs
     seeds = [series_uid, hashlib.sha256(segments.tobytes()).hexdigest(), __version__]
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="brainuad", version=__version__, family=codes.DCM.ArtificialIntelligence
-    )
-    described = []
-    for number, finding in enumerate(findings, 1):
-        segment = highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=", ".join(filter(None, [f"finding {number}", finding.region])),
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Lesion,
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-            tracking_uid=generate_uid(entropy_srcs=[*seeds, "finding", str(number)]),
-            tracking_id=f"finding {number}",
-        )
-        segment.SegmentDescription = f"{_in_words(finding, healthy_scans)}. {_NOTE}"
-        described.append(segment)
+    described = [_segment(number, finding, healthy_scans, seeds) for number, finding in enumerate(findings, 1)]
     try:
         segmentation = highdicom.seg.Segmentation(
             source_images=images,
@@ -107,12 +90,26 @@ def write_segmentation(
     return True
 
 
-def _in_words(finding: Finding, healthy_scans: int) -> str:
+def _segment(number: int, finding: Finding, healthy_scans: int, seeds: list[str]) -> Any:
+    """Return the description of a finding."""
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=", ".join(filter(None, [f"finding {number}", finding.region])),
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="brainuad", version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+        tracking_uid=generate_uid(entropy_srcs=[*seeds, "finding", str(number)]),
+        tracking_id=f"finding {number}",
+    )
     x, y, z = (round(value) for value in finding.mni_mm)
-    words = [f"MNI {x}, {y}, {z} mm", f"{finding.ml:.2f} mL", f"peak {finding.peak:.3f}"]
+    words = [finding.region, f"MNI {x}, {y}, {z} mm", f"{finding.ml:.2f} mL", f"peak {finding.peak:.3f}"]
     if finding.healthy_alike is not None:
         words.append(f"similar in {finding.healthy_alike} of {healthy_scans} healthy scans")
-    return ", ".join(filter(None, [finding.region, *words]))
+    segment.SegmentDescription = f"{', '.join(filter(None, words))}. {_NOTE}"
+    return segment
 
 
 def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.ndarray]:
@@ -122,8 +119,6 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
         The headers; ``(frames, 3)`` centres of the first pixels; ``(2, 3)`` steps from a column and from a row to the
         next. In mm, LPS.
     """
-    import pydicom
-
     try:
         images = [
             pydicom.dcmread(part.path, stop_before_pixels=True, force=True) for part in find_series(folder, uid).slices
@@ -145,25 +140,23 @@ def _source_images(folder: Path, uid: str) -> tuple[list[Any], np.ndarray, np.nd
         return images, np.array(positions, dtype=np.float64), sides
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
         missing = error.name if isinstance(error, AttributeError) else None
-        raise InputError(
-            folder, f"does not say where its images lie ({f'lacks {missing}' if missing else error})", _COMPLETE
-        ) from error
+        fault = f"does not say where its images lie ({f'lacks {missing}' if missing else error})"
+        raise InputError(folder, fault, _COMPLETE) from error
 
 
-def _check_needed(images: list[Any], folder: Path) -> None:
+def _complete(images: list[Any], positions: np.ndarray, folder: Path) -> None:
+    """Add missing attributes to the headers: empty values where allowed, and the slice distance as thickness.
+
+    Malformed values count as missing. Text in a character set of which highdicom knows nothing becomes UTF-8.
+
+    Raises:
+        InputError: What may not be empty is missing.
+    """
+    apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
     for image in images:
         if missing := [name for name in _NEEDED if not image.get(name)]:
             fault = f"lacks {', '.join(missing)}, which a DICOM segmentation must repeat"
             raise InputError(folder, fault, _COMPLETE)
-
-
-def _complete(images: list[Any], positions: np.ndarray) -> None:
-    """Add missing attributes to the headers: empty values where allowed, and the slice distance as thickness.
-
-    Malformed values count as missing. Text in a character set of which highdicom knows nothing becomes UTF-8.
-    """
-    apart = float(np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))) if len(images) > 1 else None
-    for image in images:
         kept = {name: image.get(name) if _is_usable(image, name) else "" for name in _MAY_BE_EMPTY}
         if not _knows_characters(image):
             kept = {name: str(value) for name, value in kept.items()}
@@ -177,8 +170,6 @@ def _complete(images: list[Any], positions: np.ndarray) -> None:
 
 
 def _is_usable(image: Any, name: str) -> bool:
-    from pydicom.valuerep import DA, TM
-
     try:
         value = image.get(name)
         if name.endswith(("Date", "Time")):
@@ -189,10 +180,8 @@ def _is_usable(image: Any, name: str) -> bool:
 
 
 def _knows_characters(image: Any) -> bool:
-    from highdicom import SpecificCharacterSetValues
-
     named = image.get("SpecificCharacterSet") or []
-    known = {value.value for value in SpecificCharacterSetValues}
+    known = {value.value for value in highdicom.SpecificCharacterSetValues}
     return known.issuperset([named] if isinstance(named, str) else named)
 
 
@@ -202,12 +191,11 @@ def _on_frames(labels: Volume, positions: np.ndarray, sides: np.ndarray, folder:
     first, last = positions[order[0]], positions[order[-1]]
     to_lps = np.eye(4)
     to_lps[:3] = np.c_[sides[0], sides[1], (last - first) / max(len(order) - 1, 1), first]
-    to_scanner = _LPS @ to_lps
+    to_scanner = RAS_TO_LPS @ to_lps
     orientation = io_orientation(np.linalg.inv(to_scanner) @ labels.affine)
     moved = apply_orientation(labels.array, orientation)
     moved_affine = labels.affine @ inv_ornt_aff(orientation, labels.array.shape)
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(moved.shape) - 1)
-    apart = (moved_affine - to_scanner) @ np.c_[corners, np.ones(len(corners))].T
+    apart = (moved_affine - to_scanner) @ corners(moved.shape)
     if moved.shape[2] != len(order) or np.abs(apart).max() > _TOLERANCE:
         raise InputError(folder, "does not lie where the findings lie", "Score the series anew")
     frames = np.empty((len(order), moved.shape[1], moved.shape[0]), dtype=np.int64)

@@ -15,6 +15,7 @@ import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from brainuad.errors import InputError
 from brainuad.inputs.contrast import contrast_of
@@ -22,7 +23,6 @@ from brainuad.inputs.contrast import contrast_of
 logger = logging.getLogger(__name__)
 
 _FEWEST_SLICES = 10  # a series with fewer images is a localiser
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName",
     "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient",
@@ -49,33 +49,19 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """A series of images, described by the header of its first file.
+    """A series of images, described by the header of its first file."""
 
-    Attributes:
-        uid: SeriesInstanceUID.
-        study: StudyInstanceUID.
-        number: SeriesNumber, or "".
-        description: SeriesDescription, else ProtocolName.
-        modality: "MR", "CT", "SEG" ...
-        kind: ImageType, joined by spaces.
-        echo: Echo time in ms, or NaN.
-        repetition: Repetition time in ms, or NaN.
-        inversion: Inversion time in ms, or NaN.
-        agent: Whether a contrast agent was given.
-        slices: Its files, in the order given.
-    """
-
-    uid: str
-    study: str
-    number: str
-    description: str
-    modality: str
-    kind: str
-    echo: float
-    repetition: float
-    inversion: float
-    agent: bool
-    slices: tuple[Slice, ...]
+    uid: str  # SeriesInstanceUID
+    study: str  # StudyInstanceUID
+    number: str  # SeriesNumber, or ""
+    description: str  # SeriesDescription, else ProtocolName
+    modality: str  # "MR", "CT", "SEG" ...
+    kind: str  # ImageType, joined by spaces
+    echo: float  # echo time in ms, or NaN
+    repetition: float  # repetition time in ms, or NaN
+    inversion: float  # inversion time in ms, or NaN
+    agent: bool  # whether a contrast agent was given
+    slices: tuple[Slice, ...]  # its files, in the order given
 
     @property
     def count(self) -> int:
@@ -136,15 +122,9 @@ def pick_series(
 ) -> Sequence[tuple[Series, InputError | None]]:
     """Choose the series to score: one of each study.
 
-    Args:
-        found: All series.
-        modality: "t1", "t2" or "flair".
-        where: The input that they came from, for error messages.
-        uid: SeriesInstanceUID of the one to take, whatever the other series are.
-
-    Returns:
-        One series per study: its only MR volume, else the only one of the modality by description or timing. Where
-        several remain, the first of them with an error that names the folder and lists them.
+    It is the study's only MR volume, else the only one of the modality by description or timing. Where several
+    remain, it is the first of them with an error that names the folder and lists them. A ``uid`` takes that series,
+    whatever the others are. ``where`` they all came from is for error messages.
 
     Raises:
         InputError: There is no MR volume, or none with this UID.
@@ -206,7 +186,7 @@ def _read_header(path: Path) -> Series | None:
         syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
     except InvalidDicomError:  # without preamble
         syntax = ""
-    if syntax == _DEFLATED:  # pydicom would decompress the whole file
+    if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would decompress the whole file
         raise ValueError("deflated files are not supported")
     image = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS, defer_size="64 KB")
     if "SeriesInstanceUID" not in image or "Rows" not in image:
@@ -227,7 +207,7 @@ def _read_header(path: Path) -> Series | None:
         columns=int(image.Columns),
         orientation=numbers("ImageOrientationPatient"),
         position=numbers("ImagePositionPatient"),
-        syntax=syntax or "1.2.840.10008.1.2",
+        syntax=syntax or str(ImplicitVRLittleEndian),
     )
     kind = image.get("ImageType") or ""
     return Series(

@@ -27,13 +27,10 @@ DATASETS: dict[str, Callable[[Path, str], list[RawScan]]] = {
 
 
 def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Path | None = None) -> list[RawScan]:
-    """Find the raw scans of a data set.
+    """Find the raw scans of one of ``DATASETS`` in a folder, tar archive or manifest.
 
-    Args:
-        root: Folder, tar archive or manifest.
-        dataset: One of ``DATASETS``.
-        modality: One of ``MODALITIES``; the others are included where they exist.
-        splits: CSV of splits (see :func:`brainuad.prepare.raw.splits.read_splits`) that replaces the data set's own.
+    Images of other modalities are included where they exist. ``splits`` is a CSV of splits that replaces the data
+    set's own: see :func:`brainuad.prepare.raw.splits.read_splits`.
 
     Raises:
         InputError: The folder does not exist or holds no scan of the data set; or a subject is listed twice.
@@ -48,7 +45,6 @@ def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Pa
     names = [scan.subject for scan in scans]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(
-            root, f"lists subject(s) twice: {', '.join(twice)}", "Give each scan a subject name of its own"
-        )
+        fault = f"lists subject(s) twice: {', '.join(twice)}"
+        raise InputError(root, fault, "Give each scan a subject name of its own")
     return scans if splits is None else with_splits(scans, Path(splits))

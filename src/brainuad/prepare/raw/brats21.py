@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from brainuad.data.cohort import MODALITIES
 from brainuad.prepare.raw.archives import nifti_files
-from brainuad.prepare.raw.scan import RawScan, warn_left_out
-from brainuad.prepare.raw.splits import patient_split
+from brainuad.prepare.raw.patients import patients
+from brainuad.prepare.raw.scan import RawScan
 
 _NAME = re.compile(r"(BraTS2021_\d+)_(t1|t2|flair|seg)\.nii(\.gz)?")
 
@@ -18,17 +17,9 @@ def brats21(root: Path, modality: str) -> list[RawScan]:
 
     Patients without lesion labels, which are the published validation set, are left out.
     """
-    patients: dict[str, dict[str, Path]] = {}
+    files: dict[str, dict[str, Path]] = {}
     for path in nifti_files(root):
         if match := _NAME.fullmatch(path.name):
-            patients.setdefault(match[1], {})[match[2]] = path
-    unlabelled = {name for name, files in patients.items() if modality in files and "seg" not in files}
-    warn_left_out(unlabelled, "without lesion labels")
-    return [
-        RawScan(
-            subject, "Brats21", {m: files[m] for m in MODALITIES if m in files}, lesion=files["seg"],
-            split=patient_split("Brats21", subject), modality=modality,
-        )
-        for subject, files in sorted(patients.items())
-        if {modality, "seg"} <= set(files)
-    ]  # fmt: skip
+            files.setdefault(match[1], {})["lesion" if match[2] == "seg" else match[2]] = path
+    found = [(subject, own) for subject, own in sorted(files.items()) if modality in own]
+    return patients("Brats21", modality, found, needed=(), without="lesion labels")

@@ -23,18 +23,20 @@ def ixi(root: Path, modality: str) -> list[RawScan]:
     """
     folder = root if root.is_dir() else root.parent
     files, masks = _sorted_into_folders(root) if (root / modality).is_dir() else (_downloaded(root), {})
-    people, ages = _participants(folder), _ages(folder)
+    rows = _rows(folder / "participants.csv", "participant_id")
+    people = {match.group(): row for row in rows if (match := _NUMBER.search(row["participant_id"]))}
+    rows = _rows(folder / "IXI.csv", "IXI_ID", "AGE")
+    ages = {f"IXI{int(row['IXI_ID']):03d}": row["AGE"] for row in rows if row["IXI_ID"].isdecimal()}
     scans = []
     for number, path in files[modality].items():
-        folds = _folds(people[number]) if number in people else ("",)
-        if not people:
-            folds = healthy_folds("ixi", number)
-        age = people.get(number, {}).get("age") or ages.get(number, "")
+        person = people.get(number, {})
+        splits = _splits(person) if people else healthy_folds("ixi", number)
+        age = person.get("age") or ages.get(number, "")
         scans.append(
             RawScan(
                 re.split(r"[_.]|-T[12]", path.name)[0], "ixi",
                 {m: found[number] for m, found in files.items() if number in found}, masks.get(number),
-                split=folds[0], folds=folds if len(folds) > 1 else (), age=parse_age(age), modality=modality,
+                splits=splits, age=parse_age(age), modality=modality,
             )
         )  # fmt: skip
     return scans
@@ -58,28 +60,15 @@ def _by_number(paths: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if (match := _NUMBER.search(path.name)) and found.setdefault(match.group(), path) is not path:
-            fault = f"and {found[match.group()]} are of one subject"
-            raise InputError(path, fault, "Keep one")
+            raise InputError(path, f"and {found[match.group()]} are of one subject", "Keep one")
     return found
 
 
-def _participants(folder: Path) -> dict[str, dict[str, str]]:
-    path = folder / "participants.csv"
-    if not path.exists():
-        return {}
-    rows = [row for row, _ in read_table(path, required=("participant_id",))]
-    return {m.group(): row for row in rows if (m := _NUMBER.search(row["participant_id"]))}
+def _rows(path: Path, *required: str) -> list[dict[str, str]]:
+    return [row for row, _ in read_table(path, required)] if path.exists() else []
 
 
-def _folds(row: dict[str, str]) -> tuple[str, ...]:
+def _splits(row: dict[str, str]) -> tuple[str, ...]:
     """Return a subject's split in each fold, "" for an unknown split."""
     named = [row[f"split_fold{fold}"] for fold in range(FOLDS) if f"split_fold{fold}" in row]
     return tuple(split if split in SPLITS else "" for split in named) or ("",)
-
-
-def _ages(folder: Path) -> dict[str, str]:
-    path = folder / "IXI.csv"
-    if not path.exists():
-        return {}
-    rows = [row for row, _ in read_table(path, required=("IXI_ID", "AGE"))]
-    return {f"IXI{int(row['IXI_ID']):03d}": row["AGE"] for row in rows if row["IXI_ID"].isdecimal()}

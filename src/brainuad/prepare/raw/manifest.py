@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brainuad.data.cohort import SPLITS
+from brainuad.data.cohort import check_split
 from brainuad.data.tables import check_file_name, parse_age, parse_label, read_table
 from brainuad.errors import InputError
 from brainuad.prepare.raw.scan import RawScan
@@ -35,12 +35,11 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
             fault = f"label {label} is not healthy, but all of data set ixi is"
             raise InputError(place, fault, "Give the scan another dataset")
         split = row.get("split", "")
-        if split not in ("", *SPLITS):
-            raise InputError(place, f"split {split!r} is unknown", f"Use one of {', '.join(SPLITS)}, or none")
+        check_split(split, place, optional=True)
         scans.append(
             RawScan(
                 row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),
-                split=split, age=parse_age(row.get("age", "")), label=label, modality=modality,
+                splits=(split,), age=parse_age(row.get("age", "")), label=label, modality=modality,
             )
         )  # fmt: skip
     return scans

@@ -8,8 +8,8 @@ from pathlib import Path
 from brainuad.data.cohort import MODALITIES
 from brainuad.errors import InputError
 from brainuad.prepare.raw.archives import nifti_files
-from brainuad.prepare.raw.scan import RawScan, warn_left_out
-from brainuad.prepare.raw.splits import patient_split
+from brainuad.prepare.raw.patients import patients
+from brainuad.prepare.raw.scan import RawScan
 
 _KINDS = {"T1W": "t1", "T2W": "t2", "FLAIR": "flair", "brainmask": "mask", "consensus_gt": "lesion"}
 
@@ -30,7 +30,7 @@ def _flat(path: Path, modality: str) -> RawScan:
     lesion = path.with_name(f"{subject}_seg.nii.gz")
     if not lesion.exists():
         raise InputError(lesion, "the lesion mask of this patient is missing", "Copy it beside the image")
-    return RawScan(subject, "MSLUB", images, lesion=lesion, split="test", modality=modality)
+    return RawScan(subject, "MSLUB", images, lesion=lesion, splits=("test",), modality=modality)
 
 
 def _downloaded(root: Path, modality: str) -> list[RawScan]:
@@ -44,13 +44,6 @@ def _downloaded(root: Path, modality: str) -> list[RawScan]:
         kind = re.sub(r"^patient\d+_|\.nii(\.gz)?$", "", path.name)
         if kind in _KINDS and re.fullmatch(r"patient\d+", path.parent.name):
             folders.setdefault(path.parent, {})[_KINDS[kind]] = path
-    complete = {folder: files for folder, files in folders.items() if {"mask", "lesion", modality} <= set(files)}
-    missing = {folder.name for folder in folders} - {folder.name for folder in complete}
-    warn_left_out(missing, f"without {modality}, brain mask or lesions on one grid")
-    return [
-        RawScan(
-            folder.name, "MSLUB", {m: files[m] for m in MODALITIES if m in files}, files["mask"], files["lesion"],
-            split=patient_split("MSLUB", folder.name), modality=modality,
-        )
-        for folder, files in sorted(complete.items(), key=lambda item: item[0].name)
-    ]  # fmt: skip
+    found = sorted(((folder.name, files) for folder, files in folders.items()), key=lambda item: item[0])
+    without = f"{modality}, brain mask or lesions on one grid"
+    return patients("MSLUB", modality, found, needed=("mask", modality), without=without)

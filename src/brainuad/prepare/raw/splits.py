@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from brainuad.data.cohort import SPLITS
+from brainuad.data.cohort import check_split
 from brainuad.data.tables import read_table
 from brainuad.errors import InputError
 from brainuad.prepare.raw.scan import RawScan
@@ -56,30 +56,18 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
         raise InputError(path, "lacks a column split (or split_fold0, split_fold1, ...)", "Add it")
     found = {}
     for row, place in rows:
-        splits = tuple(row[name] for name in columns)
-        for split in splits:
-            if split not in ("", *SPLITS):
-                remedy = f"Use one of {', '.join(SPLITS)}, or none"
-                raise InputError(place, f"split {split!r} is unknown", remedy)
-        found[known_as(row["subject"])] = splits
+        for name in columns:
+            check_split(row[name], place, optional=True)
+        found[known_as(row["subject"])] = tuple(row[name] for name in columns)
     return found
 
 
-def with_splits(scans: Iterable[RawScan], path: Path) -> list[RawScan]:
-    """Return scans with the splits of a CSV; subjects that it does not list get none.
-
-    Raises:
-        InputError: See :func:`read_splits`; or no scan is listed.
-    """
+def with_splits(scans: Sequence[RawScan], path: Path) -> list[RawScan]:
+    """Return scans with the splits of a CSV, which lists one at least; subjects that it does not list get none."""
     table = read_splits(path)
-    scans = list(scans)
     if not any(known_as(scan.subject) in table for scan in scans):
         raise InputError(path, "lists none of the subjects", f"They are called {scans[0].subject} and so on")
-    result = []
-    for scan in scans:
-        splits = table.get(known_as(scan.subject), ("",))
-        result.append(replace(scan, split=splits[0], folds=splits if len(splits) > 1 else ()))
-    return result
+    return [replace(scan, splits=table.get(known_as(scan.subject), ("",))) for scan in scans]
 
 
 def known_as(subject: str) -> str:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from brainuad.prepare.raw.archives import nifti_files
-from brainuad.prepare.raw.scan import RawScan, warn_left_out
-from brainuad.prepare.raw.splits import patient_split
+from brainuad.prepare.raw.patients import patients
+from brainuad.prepare.raw.scan import RawScan
 
 _NAMES = {"t1": "T1", "flair": "FLAIR"}
 _LESION = 1  # 2 is other pathology, which does not count as lesion here
@@ -18,30 +18,22 @@ def wmh(root: Path, modality: str) -> list[RawScan]:
 
     These T1 scans lie on the grid of the FLAIR, where the lesions were outlined.
     """
-    found = set(nifti_files(root))
-    scans = []
-    lonely = []
-    for lesion in sorted(found):
-        if modality not in _NAMES or not re.fullmatch(r"wmh\.nii(\.gz)?", lesion.name):
+    if modality not in _NAMES:
+        return []
+    present = set(nifti_files(root))
+    found = []
+    for lesion in sorted(present):
+        if not re.fullmatch(r"wmh\.nii(\.gz)?", lesion.name):
             continue
         folder, ending = lesion.parent, lesion.name[3:]
-        images = {
+        files = {
             kind: path
             for kind, name in _NAMES.items()
             for part in ("pre", "orig")  # the last is taken
-            if (path := folder / part / f"{name}{ending}") in found
+            if (path := folder / part / f"{name}{ending}") in present
         }
         # the site or scanner; one is published as "Philips_VU .PETMR_01."
         site = re.sub(r"\W+", "_", folder.parent.name).strip("_")
-        subject = f"{site}_{folder.name}"
-        if modality not in images:
-            lonely.append(subject)
-        else:
-            scans.append(
-                RawScan(
-                    subject, "WMH", images, lesion=lesion, split=patient_split("WMH", subject),
-                    modality=modality, lesion_label=_LESION,
-                )
-            )  # fmt: skip
-    warn_left_out(lonely, f"without {_NAMES.get(modality, modality)} in orig and pre")
-    return scans
+        found.append((f"{site}_{folder.name}", {**files, "lesion": lesion}))
+    without = f"{_NAMES[modality]} in orig and pre"
+    return patients("WMH", modality, found, needed=(modality,), without=without, lesion_label=_LESION)
