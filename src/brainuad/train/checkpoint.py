@@ -31,9 +31,8 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
         settings, saved_hash = saved_by["settings"], saved_by.get("data")
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
-    differing = differing_settings(settings, config)
-    if differing:
-        fault = f"was trained with other settings ({'; '.join(differing)})"
+    if differing := differing_settings(settings, config):
+        fault = f"was trained with other settings ({differing})"
         raise InputError(path, fault, "Repeat its settings to resume, or start a new run")
     if saved_hash is None:
         fault = "is of an older version, which did not note its validation volumes"
