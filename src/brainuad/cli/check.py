@@ -25,11 +25,9 @@ def check(
     from brainuad.data.packed import is_packed, read_packed
 
     with progress("Checking", None) as advance:
-
-        def report(done: int, total: int) -> None:
-            advance(total=total)
-
-        problems = check_data_dir(data_dir, modality, fold, num_workers=jobs, progress=report)
+        problems = check_data_dir(
+            data_dir, modality, fold, num_workers=jobs, progress=lambda done, total: advance(total=total)
+        )
     errors = sum(problem.severity == "error" for problem in problems)
     if as_json:
         print(json.dumps([vars(problem) for problem in problems], indent=2))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Json, Output, known, listed, one_of
+from brainuad.cli.options import Json, Output, Split, known, one_of, several
 from brainuad.console import logger
 
 
@@ -19,21 +19,12 @@ def compare(
         list[Path], typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first.")
     ],
     output: Output,
-    metrics: Annotated[
+    metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="Measure to compare, perhaps at a threshold: dice:validation. Default: average_precision.",
-        ),
+        several("Measure to compare, perhaps at a threshold: dice:validation", "Default: average_precision."),
     ] = None,
-    scores: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--score", metavar="NAME", help="Scores to compare, the baseline first; repeat the option or use commas."
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the cases to compare.", **one_of(("test", "val")))] = "test",
+    score: Annotated[list[str] | None, several("Scores to compare, the baseline first")] = None,
+    split: Split = "test",
     space: Annotated[
         str, typer.Option(help="Grid of the measurements to compare.", **one_of(("model", "native")))
     ] = "model",
@@ -44,10 +35,9 @@ def compare(
     from brainuad.compare.differences import METRICS
 
     evaluated = read_runs(runs)
-    wanted = listed(metrics) or list(METRICS)
-    known("--metric", listed(metrics) or [], list(dict.fromkeys(name for run in evaluated for name in run.metrics())))
-    known("--score", listed(scores) or [], list(dict.fromkeys(name for run in evaluated for name in run.scores)))
-    found = compare_runs(evaluated, metrics=wanted, scores=listed(scores) or (), split=split, space=space)
+    known("--metric", metric, (name for run in evaluated for name in run.metrics()))
+    known("--score", score, (name for run in evaluated for name in run.scores))
+    found = compare_runs(evaluated, metrics=metric or METRICS, scores=score or (), split=split, space=space)
     for text in found.warnings:
         logger.warning("%s", text)
     page = write_comparisons(output, evaluated, found, split=split, space=space)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from brainuad.cli.app import app
 from brainuad.cli.options import (
-    Compile,
     DataDir,
     Device,
     Json,
+    Model,
     Output,
     Precision,
     Seed,
+    Sets,
     Threads,
     known,
     known_scores,
-    listed,
     one_of,
+    several,
     use_threads,
 )
 from brainuad.console import announce, exit_by_failures, logger, progress
@@ -33,21 +34,12 @@ from brainuad.errors import InputError
 @app.command(short_help="Measure a model on test scans.")
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
-    ],
+    model: Model,
     data_dir: DataDir,
     output: Output,
-    sets: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all.")
-    ] = None,
+    sets: Sets = None,
     scores: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Scores, '<score>_z' for one relative to health; repeat the option or use commas. "
-            "Default: as for `brainuad score`.",
-        ),
+        list[str] | None, several("Scores, '<score>_z' for one relative to health", "Default: as for `brainuad score`.")
     ] = None,
     modality: Annotated[
         str | None,
@@ -62,7 +54,9 @@ def evaluate(
     maps: Annotated[bool, typer.Option("--maps", help="Write every map as NIfTI into maps/, too.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
-    compile: Compile = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster.")
+    ] = False,
     seed: Seed = 0,
     threads: Threads = None,
     as_json: Json = False,
@@ -76,8 +70,7 @@ def evaluate(
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
 
-    wanted_scores, wanted_sets = listed(scores), listed(sets)
-    known_scores("--scores", wanted_scores or [])
+    known_scores("--scores", scores)
     use_threads(threads)
     ranks = context.with_resource(joined_ranks())
     detector = load_model(model, device, precision, fold=fold or 0)
@@ -88,22 +81,17 @@ def evaluate(
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
     fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
     rows = read_cases(data_dir, detector.modality, fold, training=False)
-    known("--sets", wanted_sets or [], list(dict.fromkeys(case.dataset for case in rows)))
+    known("--sets", sets, (case.dataset for case in rows))
     cases = rows if reference else leak_free(rows)
-    if len(cases) < len(rows):
-        left_out = len(rows) - len(cases)
+    if left_out := len(rows) - len(cases):
         logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
     protocol = replace(REFERENCE if reference else OURS, native=native and not reference)
     if voxels == "grid":
         protocol = replace(protocol, whole_grid=True)
     with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
-
-        def report(case: Any, message: str) -> None:
-            advance(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
-
         table = evaluate_cases(
-            detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
+            detector, cases, output, sets=sets, scores=scores, protocol=protocol, seed=seed,
+            progress=advance.case, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
         )  # fmt: skip
     if not ranks.first:
         return
@@ -112,8 +100,7 @@ def evaluate(
     else:
         print(headline(table))
         print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.html'}")
-    scans = table.drop_duplicates(["set", "case", "split"])
-    exit_by_failures([True] * len(failures(table)) + [False] * (len(scans) - len(failures(table))))
+    exit_by_failures(len(failures(table)), len(table.drop_duplicates(["set", "case", "split"])))
 
 
 def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:

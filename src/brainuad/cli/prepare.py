@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
-from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.cli.options import DryRun, Jobs, Json, Modality, Output, Seed, one_of
+from brainuad.console import exit_by_status, print_rows, progress
 from brainuad.errors import InputError
 from brainuad.prepare.raw import DATASETS, RawScan, raw_scans
 
@@ -53,7 +53,7 @@ def prepare(
     ] = None,
     jobs: Jobs = 1,
     seed: Seed = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Register raw scans to the atlas and write them in the paper's layout. A rerun skips finished scans.
@@ -87,7 +87,7 @@ def prepare(
         counts = Counter(row["status"] for row in rows)
         print(", ".join(f"{counts[status]} {status}" for status in ("prepared", "skipped", "failed")))
         print(f"Every scan: {output / 'prepare.csv'}")
-    exit_by_failures([row["status"] == "failed" for row in rows])
+    exit_by_status(rows)
 
 
 def _scan_row(scan: RawScan) -> dict[str, Any]:

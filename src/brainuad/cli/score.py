@@ -10,8 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Output, Precision, Seed, Threads, known_scores, use_threads
-from brainuad.console import announce, exit_by_failures, print_rows, progress, say
+from brainuad.cli.options import (
+    Device,
+    DryRun,
+    Json,
+    Output,
+    Precision,
+    ScansAtOnce,
+    Seed,
+    Threads,
+    known_scores,
+    use_threads,
+)
+from brainuad.console import announce, exit_by_status, print_rows, progress, say
 
 
 @app.command(short_help="Map anomalies in your own scans.")
@@ -59,7 +70,7 @@ def score(
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")] = 1,
+    jobs: ScansAtOnce = 1,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score finished scans again.")] = False,
     shard: Annotated[
@@ -69,7 +80,7 @@ def score(
             help="Score only part I of N of the scans and write no report. A last run without this option joins them.",
         ),
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
 ) -> None:
@@ -80,7 +91,7 @@ def score(
     from brainuad.scan.run import Settings, score_scans
     from brainuad.scan.table import SCORES_CSV
 
-    known_scores("--score", [score] if score else [], [PAPER])
+    known_scores("--score", [score] if score else None, [PAPER])
     number, shares = _share(shard)
     use_threads(threads)
     detector = load_model(model, device, precision)
@@ -123,7 +134,7 @@ def score(
         columns = ("name", "status", "score", "percentile", "findings", "rare", "lesion_ml")
         print_rows([{column: row[column] for column in columns} for row in rows], as_json=False)
         say(f"every scan: {output / SCORES_CSV}" + (f"; report: {page}" if page else ""))
-    exit_by_failures([row["status"] == "failed" for row in rows])
+    exit_by_status(rows)
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed, one_of
-from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.cli.options import Jobs, Json, Output, Seed, known, one_of, several
+from brainuad.console import exit_by_status, print_rows, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
 from brainuad.errors import InputError
 
@@ -29,10 +29,7 @@ def simulate(
         Path, typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV.")
     ],
     output: Output,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="|".join(KINDS), help="Kinds of lesions; repeat the option or use commas. Default: all."),
-    ] = None,
+    kind: Annotated[list[str] | None, several("Kinds of lesions", "Default: all.", metavar="|".join(KINDS))] = None,
     seed: Seed = 0,
     modality: Annotated[
         str,
@@ -49,10 +46,7 @@ def simulate(
     ] = 1.0,
     split: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="|".join(SPLITS),
-            help="Splits; repeat the option or use commas. Default: val and test, for t2 and flair train as well.",
-        ),
+        several("Splits", "Default: val and test, for t2 and flair train as well.", metavar="|".join(SPLITS)),
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")] = 0,
     outlines: Annotated[
@@ -66,13 +60,12 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
-    kinds = listed(kind) or list(KINDS)
-    splits = listed(split) or [name for name in SPLITS if modality != "t1" or name != "train"]
-    known("--kind", kinds, list(KINDS))
-    known("--split", splits, list(SPLITS))
+    known("--kind", kind, KINDS)
+    known("--split", split, SPLITS)
+    splits = split or [name for name in SPLITS if modality != "t1" or name != "train"]
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
 
-    settings = Simulation(tuple(dict.fromkeys(kinds)), modality, seed, contrast, size)
+    settings = Simulation(tuple(dict.fromkeys(kind or KINDS)), modality, seed, contrast, size)
     cases = [case for case in read_cases(healthy, "t1", fold, training=False) if case.split in splits]
     if healthy.resolve() == (output / "manifest.csv").resolve():
         raise InputError(healthy, "would be written over", "Choose another output folder")
@@ -85,6 +78,6 @@ def simulate(
             advance(f"failed: {row['subject']}: {row['message']}" if row["message"] else "")
 
         table = simulate_cohort(cases, output, settings, outlines=folder, jobs=jobs, report=report)
-    rows = table.to_dict("records")
-    print_rows([{str(key): value for key, value in row.items()} for row in rows], as_json)
-    exit_by_failures((table["status"] == "failed").tolist())
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    print_rows(rows, as_json)
+    exit_by_status(rows)
