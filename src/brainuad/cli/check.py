@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Jobs, Json, Modality
 from brainuad.console import FAILED, progress
 
 
 @app.command(short_help="Look for missing, damaged, duplicated and leaking scans.")
 def check(
-    data_dir: DataDir,
-    modality: Modality = "t1",
+    data_dir: options.DataDir,
+    modality: options.Modality = "t1",
     fold: Annotated[int | None, typer.Option(min=0, metavar="N", help="Check only this fold.")] = None,
-    jobs: Jobs = 1,
-    as_json: Json = False,
+    jobs: options.Jobs = 1,
+    as_json: options.Json = False,
 ) -> None:
     """Look for missing, damaged, duplicated and leaking scans. Exits with 1 if there are errors."""
     from brainuad.data.check import check_data_dir

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Json, Output, Split, known, one_of, several
 from brainuad.console import logger
 
 
@@ -18,25 +18,23 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first.")
     ],
-    output: Output,
+    output: options.Output,
     metric: Annotated[
         list[str] | None,
-        several("Measure to compare, perhaps at a threshold: dice:validation", "Default: average_precision."),
+        options.several("Measure to compare, perhaps at a threshold: dice:validation", "Default: average_precision."),
     ] = None,
-    score: Annotated[list[str] | None, several("Scores to compare, the baseline first")] = None,
-    split: Split = "test",
-    space: Annotated[
-        str, typer.Option(help="Grid of the measurements to compare.", **one_of(("model", "native")))
-    ] = "model",
-    as_json: Json = False,
+    score: Annotated[list[str] | None, options.several("Scores to compare, the baseline first")] = None,
+    split: options.Split = "test",
+    space: Annotated[str, options.one_of(("model", "native"), "Grid of the measurements to compare.")] = "model",
+    as_json: options.Json = False,
 ) -> None:
     """Compare evaluations, or the scores of one, case by case: paired differences, intervals, p-values and a page."""
     from brainuad.compare import as_table, compare_runs, read_runs, write_comparisons
     from brainuad.compare.differences import METRICS
 
     evaluated = read_runs(runs)
-    known("--metric", metric, (name for run in evaluated for name in run.metrics()))
-    known("--score", score, (name for run in evaluated for name in run.scores))
+    options.known("--metric", metric, (name for run in evaluated for name in run.metrics()))
+    options.known("--score", score, (name for run in evaluated for name in run.scores))
     found = compare_runs(evaluated, metrics=metric or METRICS, scores=score or (), split=split, space=space)
     for text in found.warnings:
         logger.warning("%s", text)

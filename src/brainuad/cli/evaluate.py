@@ -8,23 +8,8 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import (
-    DataDir,
-    Device,
-    Json,
-    Model,
-    Output,
-    Precision,
-    Seed,
-    Sets,
-    Threads,
-    known,
-    known_scores,
-    one_of,
-    several,
-    use_threads,
-)
 from brainuad.console import announce, exit_by_failures, logger, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, paper_folds, read_cases
 from brainuad.data.leaks import leak_free
@@ -34,32 +19,32 @@ from brainuad.errors import InputError
 @app.command(short_help="Measure a model on test scans.")
 def evaluate(
     context: typer.Context,
-    model: Model,
-    data_dir: DataDir,
-    output: Output,
-    sets: Sets = None,
+    model: options.Model,
+    data_dir: options.DataDir,
+    output: options.Output,
+    sets: options.Sets = None,
     scores: Annotated[
-        list[str] | None, several("Scores, '<score>_z' for one relative to health", "Default: as for `brainuad score`.")
+        list[str] | None,
+        options.several("Scores, '<score>_z' for one relative to health", "Default: as for `brainuad score`."),
     ] = None,
     modality: Annotated[
-        str | None,
-        typer.Option(help="Contrast of the images; the model must have been trained on it.", **one_of(PATHOLOGY_SETS)),
+        str | None, options.one_of(PATHOLOGY_SETS, "Contrast of the images; the model must have been trained on it.")
     ] = None,
     fold: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Cross-validation fold. Default: the model's.")
     ] = None,
-    voxels: Annotated[str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))] = "brain",
+    voxels: Annotated[str, options.one_of(("brain", "grid"), "Voxels that the measures count.")] = "brain",
     native: Annotated[bool, typer.Option(help="Measure on the grid of the image files, too.")] = True,
     reference: Annotated[bool, typer.Option("--reference", help="Measure as the paper's release does.")] = False,
     maps: Annotated[bool, typer.Option("--maps", help="Write every map as NIfTI into maps/, too.")] = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster.")
     ] = False,
-    seed: Seed = 0,
-    threads: Threads = None,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a model on test scans, at thresholds from validation scans. A rerun skips finished scans.
 
@@ -70,8 +55,8 @@ def evaluate(
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
 
-    known_scores("--scores", scores)
-    use_threads(threads)
+    options.known_scores("--scores", scores)
+    options.use_threads(threads)
     ranks = context.with_resource(joined_ranks())
     detector = load_model(model, device, precision, fold=fold or 0)
     if compile:
@@ -81,7 +66,7 @@ def evaluate(
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
     fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
     rows = read_cases(data_dir, detector.modality, fold, training=False)
-    known("--sets", sets, (case.dataset for case in rows))
+    options.known("--sets", sets, (case.dataset for case in rows))
     cases = rows if reference else leak_free(rows)
     if left_out := len(rows) - len(cases):
         logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
@@ -109,10 +94,8 @@ def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Pat
     Raises:
         InputError: The data have folds, and ``wanted`` is not the fold that the model was ``trained`` on.
     """
-    if wanted is None:
-        return trained or 0
-    if trained in (None, wanted):
-        return wanted
+    if wanted is None or trained in (None, wanted):
+        return wanted or trained or 0
     if data_dir.suffix.lower() != ".csv" and paper_folds(data_dir):
         fault = f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
         raise InputError(model, fault, "Leave out --fold, or give the model of that fold")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Modality, Model, one_of
 from brainuad.console import exit_by_status, print_rows, say
 from brainuad.errors import InputError
 
@@ -23,7 +23,7 @@ app.add_typer(models, name="models", short_help="List, find, verify, import and 
 
 
 @models.command(name="list", short_help="List the models that come with brainuad.")
-def list_models(as_json: Json = False) -> None:
+def list_models(as_json: options.Json = False) -> None:
     """List the models that come with brainuad.
 
     `seconds_a_scan` is what `brainuad score` takes for one scan of 1 mm on two cores of a processor.
@@ -69,8 +69,8 @@ def verify(
         str | None,
         typer.Argument(metavar="[NAME|DIR]", help="Name or folder of one model. Default: all shipped models."),
     ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Check a model's weights against their recorded SHA-256, and reconstruct a few slices with it."""
     from brainuad.modelfile import known_models
@@ -96,7 +96,7 @@ def import_model(
         Path, typer.Argument(metavar="CKPT", help="Checkpoint of the release's DDPM: .ckpt, .pt or .safetensors.")
     ],
     output: NewModel,
-    modality: Modality,
+    modality: options.Modality,
 ) -> None:
     """Make a model folder, which every command takes, of a checkpoint of the paper's release.
 
@@ -111,11 +111,11 @@ def import_model(
 
 @models.command(short_help="Write a model as a few small files.")
 def pack(
-    model: Model,
+    model: options.Model,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")],
     part_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of the largest file: 15MB, 16MiB ...")] = "15MB",
     bits: Annotated[
-        str, typer.Option(help="Bits per weight. 8 halves the files and rounds coarsely.", **one_of(("16", "8")))
+        str, options.one_of(("16", "8"), "Bits per weight. 8 halves the files and rounds coarsely.")
     ] = "16",
 ) -> None:
     """Write a model as a few small files with checksums. `brainuad models unpack` restores it.

@@ -18,8 +18,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def one_of(names: Collection[str]) -> dict[str, Any]:
-    """Return the settings of an option that takes one of ``names``, or one device of several ("cuda:1").
+def one_of(names: Collection[str], help: str) -> Any:
+    """Return an option that takes one of ``names``, or one device of several ("cuda:1").
 
     Upper and lower case do not matter. All names are lower case.
     """
@@ -29,7 +29,7 @@ def one_of(names: Collection[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{value!r} is none of {', '.join(names)}")
         return value and value.lower()
 
-    return {"callback": check, "metavar": "|".join(names)}
+    return typer.Option(help=help, callback=check, metavar="|".join(names))
 
 
 def listed(values: list[str] | None) -> list[str] | None:
@@ -46,16 +46,13 @@ def several(what: str, default: str = "", *, metavar: str = "NAME") -> Any:
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")]
 DataDir = Annotated[Path, typer.Argument(metavar="DATA_DIR", help="Folder in the paper's layout, or a manifest CSV.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all results.")]
-Modality = Annotated[str, typer.Option(help="Contrast of the images to use.", **one_of(PATHOLOGY_SETS))]
+Modality = Annotated[str, one_of(PATHOLOGY_SETS, "Contrast of the images to use.")]
 Sets = Annotated[list[str] | None, several("Data sets", "Default: all.")]
-Split = Annotated[str, typer.Option(help="Split of the scans that are measured.", **one_of(("test", "val")))]
+Split = Annotated[str, one_of(("test", "val"), "Split of the scans that are measured.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of every random number.")]
-Device = Annotated[str, typer.Option(help="Device to compute on.", **one_of(DEVICES))]
+Device = Annotated[str, one_of(DEVICES, "Device to compute on.")]
 Precision = Annotated[
-    str,
-    typer.Option(
-        help="Number format of the network; auto is bfloat16 where the device supports it.", **one_of(PRECISIONS)
-    ),
+    str, one_of(PRECISIONS, "Number format of the network; auto is bfloat16 where the device supports it.")
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="CPU threads of the network. Default: one per core.")

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Output, Seed, known, one_of, several
 from brainuad.console import exit_by_status, print_rows, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
 from brainuad.errors import InputError
@@ -28,14 +28,15 @@ def simulate(
     healthy: Annotated[
         Path, typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV.")
     ],
-    output: Output,
-    kind: Annotated[list[str] | None, several("Kinds of lesions", "Default: all.", metavar="|".join(KINDS))] = None,
-    seed: Seed = 0,
+    output: options.Output,
+    kind: Annotated[
+        list[str] | None, options.several("Kinds of lesions", "Default: all.", metavar="|".join(KINDS))
+    ] = None,
+    seed: options.Seed = 0,
     modality: Annotated[
         str,
-        typer.Option(
-            help="Contrast of the images. With t2 or flair the healthy scans are simulated as well, from T1.",
-            **one_of(PATHOLOGY_SETS),
+        options.one_of(
+            PATHOLOGY_SETS, "Contrast of the images. With t2 or flair the healthy scans are simulated as well, from T1."
         ),
     ] = "t1",
     contrast: Annotated[
@@ -46,7 +47,7 @@ def simulate(
     ] = 1.0,
     split: Annotated[
         list[str] | None,
-        several("Splits", "Default: val and test, for t2 and flair train as well.", metavar="|".join(SPLITS)),
+        options.several("Splits", "Default: val and test, for t2 and flair train as well.", metavar="|".join(SPLITS)),
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")] = 0,
     outlines: Annotated[
@@ -56,12 +57,12 @@ def simulate(
             help="Folder of stroke outlines, NIfTI in MNI152 space. Default: the real ones that come with brainuad.",
         ),
     ] = None,
-    jobs: Jobs = 1,
-    as_json: Json = False,
+    jobs: options.Jobs = 1,
+    as_json: options.Json = False,
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
-    known("--kind", kind, KINDS)
-    known("--split", split, SPLITS)
+    options.known("--kind", kind, KINDS)
+    options.known("--split", split, SPLITS)
     splits = split or [name for name in SPLITS if modality != "t1" or name != "train"]
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
 

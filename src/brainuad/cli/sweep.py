@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Device, Model, Output, Precision, Sets, Split, known, several
 from brainuad.console import exit_by_failures, progress
 
 ABLATIONS = ("windows", "postprocessing", "shared-noise")
@@ -16,22 +16,24 @@ ABLATIONS = ("windows", "postprocessing", "shared-noise")
 
 @app.command(short_help="Measure every SSIM width and ensemble.")
 def sweep(
-    model: Model,
-    data_dir: DataDir,
-    output: Output,
+    model: options.Model,
+    data_dir: options.DataDir,
+    output: options.Output,
     sigmas: Annotated[
         str, typer.Option(metavar="FIRST:LAST:STEP", help="Widths of SSIM in voxels; or a list with commas.")
     ] = "0.3:3.0:0.2",
     ensembles: Annotated[
-        list[str] | None, several("Ensembles: default, mean, max, min, softmin, learnt", "Default: all.")
+        list[str] | None, options.several("Ensembles: default, mean, max, min, softmin, learnt", "Default: all.")
     ] = None,
-    ablate: Annotated[list[str] | None, several("Ablations: windows, postprocessing, shared-noise")] = None,
-    timesteps: Annotated[list[str] | None, several("Further noise levels to reconstruct at", metavar="T")] = None,
-    draws: Annotated[list[str] | None, several("Further numbers of draws to average", metavar="N")] = None,
-    sets: Sets = None,
-    split: Split = "test",
-    device: Device = "auto",
-    precision: Precision = "auto",
+    ablate: Annotated[list[str] | None, options.several("Ablations: windows, postprocessing, shared-noise")] = None,
+    timesteps: Annotated[
+        list[str] | None, options.several("Further noise levels to reconstruct at", metavar="T")
+    ] = None,
+    draws: Annotated[list[str] | None, options.several("Further numbers of draws to average", metavar="N")] = None,
+    sets: options.Sets = None,
+    split: options.Split = "test",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Measure average precision and Dice of every SSIM width and ensemble on annotated scans, by pathology."""
     from brainuad.data.cohort import read_cases
@@ -40,8 +42,8 @@ def sweep(
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.study.sweep import Ablations, run_sweep
 
-    known("--ensembles", ensembles, ENSEMBLES)
-    known("--ablate", ablate, ABLATIONS)
+    options.known("--ensembles", ensembles, ENSEMBLES)
+    options.known("--ablate", ablate, ABLATIONS)
     names, vary = ensembles or list(ENSEMBLES), ablate or []
     ablations = Ablations(
         windows="windows" in vary,
@@ -53,7 +55,7 @@ def sweep(
     widths = parse_sigmas(sigmas)
     detector = load_model(model, device, precision)
     cases = leak_free(read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False))
-    known("--sets", sets, (case.dataset for case in cases))
+    options.known("--sets", sets, (case.dataset for case in cases))
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     if not ensembles and not (scans_of_others(teachers) if split == "val" else teachers):
         names.remove("learnt")  # no annotated validation scan to learn from, and nobody asked for it

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brainuad.errors import InputError
 
-LINE = re.compile(r"""\s*(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#"']*?))\s*(?:#.*)?""")
+LINE = re.compile(r"""\s*(?:(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^#"']*?))\s*)?(?:#.*)?""")
 
 
 def read_environment(path: Path) -> dict[str, str]:
@@ -24,13 +24,12 @@ def read_environment(path: Path) -> dict[str, str]:
         raise InputError(path, f"cannot be read ({error})", "Make it a text file of KEY=value lines") from error
     values = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
         match = LINE.fullmatch(line)
         if not match:
             fault = f"{line.strip()!r} is not KEY=value"
             raise InputError(f"{path}:{number}", fault, "Correct or remove the line")
-        values[match[1]] = match[match.lastindex or 0]
+        if match[1]:
+            values[match[1]] = match[match.lastindex or 0]
     return values
 
 

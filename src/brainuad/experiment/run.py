@@ -206,10 +206,10 @@ def check_devices(config: ExperimentConfig, folds: int) -> None:
         count = 1 if accelerator in ("cpu", "mps") else torch.cuda.device_count()
     elif isinstance(devices, str) and "," in devices:
         count = len(devices.strip(",").split(","))
-    elif isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit()):
-        count = int(devices)
     elif isinstance(devices, list | tuple):
         count = len(devices)
+    elif str(devices).isdigit():
+        count = int(devices)
     if folds > 1 and count * config.trainer.num_nodes > 1:
         remedy = f"Run the folds one at a time: fold={config.folds()[0]}, and so on"
         raise InputError("trainer.devices", f"{folds} folds in one run need one device", remedy)
