@@ -71,7 +71,9 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.stop()
 
-    on_exception = teardown
+    def on_exception(self, *args: Any) -> None:
+        """Leave the terminal as it was."""
+        self.teardown()
 
 
 class MetricsTable(Logger):
