@@ -66,7 +66,7 @@ class Progress(Callback):
         minutes = (budget.left if budget else (trainer.max_steps - step) / speed) / 60
         print(f"step {step}{total}  {text}  {minutes:.1f} min left", file=sys.stderr, flush=True)
 
-    def teardown(self, *args: Any) -> None:
+    def teardown(self, *args: Any, **stage: Any) -> None:
         """Leave the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
