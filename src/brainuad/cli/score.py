@@ -15,48 +15,56 @@ from brainuad.console import announce, exit_by_status, print_rows, progress, say
 
 SHOWN = ("name", "status", "score", "percentile", "findings", "rare", "lesion_ml")  # columns on the terminal
 
+Inputs = Annotated[
+    list[Path], typer.Argument(metavar="INPUT", help="NIfTI files, folders of them, a BIDS data set, DICOM folders.")
+]
+ScoreName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Anomaly score, see `brainuad scores`; paper is the paper's SSIM ensemble. Default: the model's own "
+        "map, where it makes one; else rarity, which was best on real validation scans.",
+    ),
+]
+Rate = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        max=0.1,
+        metavar="F",
+        help="False-positive rate: fraction of a healthy brain's voxels above the threshold.",
+    ),
+]
+Shard = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Score only part I of N of the scans and write no report. A last run without this option joins them.",
+    ),
+]
+
+
+def _mask(help: str) -> Any:
+    return typer.Option(metavar="FILE|DIR", help=help)
+
+
+def _labels(what: str) -> Any:
+    return typer.Option(metavar="LABEL", help=f"Score only this {what} of a BIDS data set; may be repeated.")
+
 
 @app.command(short_help="Map anomalies in your own scans.")
 def score(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="INPUT", help="NIfTI files, folders of them, a BIDS data set, DICOM folders."),
-    ],
+    inputs: Inputs,
     output: options.Output,
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="Name of a shipped model, or a model's folder.")
     ] = "lite-t1",
-    brain_mask: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="Brain mask, or a folder of masks named after their scans.")
-    ] = None,
-    lesion_mask: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="Ground truth, or a folder of it. Only the report uses it.")
-    ] = None,
-    score: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Anomaly score, see `brainuad scores`; paper is the paper's SSIM ensemble. Default: the model's own "
-            "map, where it makes one; else rarity, which was best on real validation scans.",
-        ),
-    ] = None,
-    fpr: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=0.1,
-            metavar="F",
-            help="False-positive rate: fraction of a healthy brain's voxels above the threshold.",
-        ),
-    ] = 0.01,
-    participant_label: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LABEL", help="Score only this subject of a BIDS data set; may be repeated."),
-    ] = None,
-    session: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LABEL", help="Score only this session of a BIDS data set; may be repeated."),
-    ] = None,
+    brain_mask: Annotated[Path | None, _mask("Brain mask, or a folder of masks named after their scans.")] = None,
+    lesion_mask: Annotated[Path | None, _mask("Ground truth, or a folder of it. Only the report uses it.")] = None,
+    score: ScoreName = None,
+    fpr: Rate = 0.01,
+    participant_label: Annotated[list[str] | None, _labels("subject")] = None,
+    session: Annotated[list[str] | None, _labels("session")] = None,
     series: Annotated[str, typer.Option(metavar="UID", help="Score only this DICOM series.")] = "",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -64,13 +72,7 @@ def score(
     jobs: options.ScansAtOnce = 1,
     threads: options.Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Score finished scans again.")] = False,
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Score only part I of N of the scans and write no report. A last run without this option joins them.",
-        ),
-    ] = "",
+    shard: Shard = "",
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
