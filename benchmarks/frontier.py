@@ -38,8 +38,8 @@ from brainuad.detector import Detector, load_model
 from brainuad.devices import resolve_precision
 from brainuad.errors import InputError
 from brainuad.evaluation import summarise
-from brainuad.experiment.overrides import to_experiment
 from brainuad.experiment.run import fold_cases, train_fold
+from brainuad.experiment.settings import to_experiment
 from brainuad.files import atomic_path, key_of
 from brainuad.models.base import Inference
 from brainuad.study import Scorer

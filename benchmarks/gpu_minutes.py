@@ -174,7 +174,7 @@ def rates(folder: Path) -> dict[str, Any]:
     from training import flops_of_slice
 
     from brainuad.devices import resolve_device
-    from brainuad.experiment.overrides import to_experiment
+    from brainuad.experiment.settings import to_experiment
 
     curve = pd.read_csv(folder / "metrics.csv")
     config = to_experiment(OmegaConf.load(folder.parent / ".hydra" / "config.yaml"))

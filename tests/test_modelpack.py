@@ -234,7 +234,7 @@ def test_weights_that_16_bits_cannot_hold(tmp_path: Path) -> None:
     [
         (["--part-size", "big"], 2, "'big' is no size such as 15MB"),
         (["--part-size", "100B"], 1, "100 bytes are too few"),
-        (["--bits", "4"], 2, "'4' is neither 16 nor 8"),
+        (["--bits", "4"], 2, "'4' is none of 16, 8"),
     ],
 )
 def test_options(option: list[str], code: int, fault: str, model: Path, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ the setting, so that its commands and overrides work unchanged; that is why some
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from brainuad.errors import InputError
 
@@ -66,6 +66,20 @@ def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping
 def untrained_settings(settings: ModelSettings) -> list[str]:
     """Return the names of a model's settings that need no training."""
     return [field.name for field in fields(settings) if field.metadata.get("test_time")]
+
+
+def has_setting(settings: ModelSettings | type[ModelSettings], name: str) -> bool:
+    """Return whether a model has a setting, which others may not have, such as "shared_noise"."""
+    return any(field.name == name for field in fields(settings))
+
+
+def lists_to_tuples(node: Any) -> None:
+    """Make the lists in settings, and in the nodes below, the tuples that OmegaConf was given."""
+    for name, value in vars(node).items():
+        if isinstance(value, list):
+            setattr(node, name, tuple(value))
+        elif is_dataclass(value):
+            lists_to_tuples(value)
 
 
 @dataclass
@@ -247,21 +261,21 @@ class ExperimentConfig:
 
 def flat_settings(config: ExperimentConfig) -> dict[str, Any]:
     """Return every setting that has a value, by its dotted name, as plain YAML values."""
-    # through OmegaConf, so that tuples and lists compare equal
-    nested = OmegaConf.to_container(OmegaConf.create(asdict(config)))
-
-    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-            elif value != MISSING:
-                yield prefix + key, value
-
-    return dict(walk(nested, ""))
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value, _ in settings_of(config)
+        if not is_dataclass(value) and value != MISSING
+    }
 
 
-def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
-    """Return as phrases the differences that forbid resuming a run of settings ``saved`` with ``config``.
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Return which of some settings differ, "seed=1 there, 2 here; ...", or "" if none does."""
+    pairs = {name: (there.get(name), here.get(name)) for name in names}
+    return "; ".join(f"{name}={old} there, {new} here" for name, (old, new) in pairs.items() if old != new)
+
+
+def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> str:
+    """Return the :func:`differences` that forbid resuming a run of settings ``saved`` with ``config``.
 
     Args:
         saved: Result of ``flat_settings``. Settings of other models, which earlier versions wrote, are ignored.
@@ -273,14 +287,10 @@ def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> li
         for name, value, rules in settings_of(config)
         if rules.get("free_on_resume") or rules.get("test_time")
     )
+    names = {*here, *(name for name in saved if not name.startswith("model.cfg."))}
     if saved.get("model.cfg.name") != config.model.cfg.name:  # its other settings need not be listed
-        free = (*free, *(key for key in (*saved, *here) if re.match(r"model\.cfg\.(?!name$)", key)))
-    known = (key for key in saved if key in here or not key.startswith("model.cfg."))
-    return [
-        f"{key}={saved.get(key)} there, {here.get(key)} here"
-        for key in sorted({*known, *here})
-        if saved.get(key) != here.get(key) and not key.startswith(free)
-    ]
+        names = {name for name in names if not name.startswith("model.cfg.")} | {"model.cfg.name"}
+    return differences(saved, here, sorted(name for name in names if not name.startswith(free)))
 
 
 def parse_time(text: str) -> float:

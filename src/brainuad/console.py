@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -114,10 +114,15 @@ def show_messages() -> None:
         logger.setLevel(logging.INFO)
 
 
-def exit_by_failures(failed: list[bool]) -> None:
+def exit_by_failures(failed: int, total: int) -> None:
     """Exit with 1 if all failed, with 3 if some did."""
-    if any(failed):
-        raise typer.Exit(FAILED if all(failed) else SOME_FAILED)
+    if failed:
+        raise typer.Exit(FAILED if failed >= total else SOME_FAILED)
+
+
+def exit_by_status(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Exit with 1 if all scans failed, with 3 if some did, by the column "status" of their rows."""
+    exit_by_failures(sum(row["status"] == "failed" for row in rows), len(rows))
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool, *, shown: Sequence[str] = ()) -> None:
@@ -183,6 +188,10 @@ class Bar:
             skipped = True  # its own start is unknown: the clock starts anew with its end
         last = task.fields["last"] if skipped else task.elapsed or 0.0
         self.shown.update(self._task, advance=1, total=total, skipped=task.fields["skipped"] + skipped, last=last)
+
+    def case(self, case: Any, message: str) -> None:
+        """Advance by a case of a cohort, and tell the message of one that failed."""
+        self(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
 
     def stage(self, name: str) -> None:
         """Show the present step."""

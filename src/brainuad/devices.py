@@ -28,14 +28,12 @@ def resolve_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if counts[kind])
-    known = f"Choose one of {', '.join(DEVICES)}"
-    if name.split(":")[0] not in counts:
-        raise InputError("device", f"{name!r} is unknown", known)
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError("device", f"{name!r} is unknown", known) from error
-    if (device.index or 0) >= counts[device.type]:
+        count = counts[device.type]
+    except (RuntimeError, KeyError) as error:
+        raise InputError("device", f"{name!r} is unknown", f"Choose one of {', '.join(DEVICES)}") from error
+    if (device.index or 0) >= count:
         raise InputError("device", f"{name!r} is not available", "Choose auto or cpu")
     return device
 
@@ -98,14 +96,12 @@ def compile_networks(model: nn.Module, device: torch.device) -> None:
         reasons = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
         remedy = "Install a C++ compiler, and Triton for CUDA, or do without compiling"
         raise InputError("compile", reasons[0] if reasons else type(error).__name__, remedy) from error
-    for part in _called(model):
-        part.compile(dynamic=False)
+    _compile_parts(model)
 
 
-def _called(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the parts of a model that are networks; a part without a forward of its own only holds networks."""
+def _compile_parts(model: nn.Module) -> None:
     for part in model.children():
-        if type(part).forward is nn.Module.forward:
-            yield from _called(part)
+        if type(part).forward is nn.Module.forward:  # it only holds networks
+            _compile_parts(part)
         else:
-            yield part
+            part.compile(dynamic=False)

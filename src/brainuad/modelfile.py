@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import brainuad.models  # noqa: F401  (registers them)
 from brainuad._version import __version__
 from brainuad.calibration import Calibration
-from brainuad.config import DataConfig, ModelSettings
+from brainuad.config import DataConfig, ModelSettings, lists_to_tuples
 from brainuad.errors import InputError
 from brainuad.files import atomic_path, check_regular, sha256, write_json, write_text
 from brainuad.models.base import Model, own_settings, settings_class
@@ -226,9 +226,7 @@ def _to_dataclass(kind: type[T], values: dict[str, Any], path: Path, group: str)
         fault = f"has a setting that cannot be used, {setting}: {str(error).splitlines()[0]}"
         raise InputError(path, fault, "Update brainuad") from error
     assert isinstance(result, kind)
-    for name, value in vars(result).items():
-        if isinstance(value, list):
-            setattr(result, name, tuple(value))
+    lists_to_tuples(result)
     return result
 
 

@@ -40,7 +40,6 @@ from brainuad.modelfile import (
 )
 
 FORMAT = 1
-BITS = (16, 8)
 STORED_BITS = "weights_bits"  # entry of config.yaml, of a model that was packed in fewer than 16 bits
 _MAGIC = b"brainuad model part\n"
 _LIMIT = 4_000_000_000  # most bytes of a decompressed stream, against hostile parts

@@ -140,9 +140,9 @@ def test_demo_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pictures = [tmp_path / "a.png", tmp_path / "b.png"]
     page = tmp_path / "report.html"
 
-    def fake(output: Path, *, device: str, report: Callable[[str, int, int], None]) -> brainuad.experiment.demo.Demo:
+    def fake(output: Path, *, device: str, report: Callable[[str, int], None]) -> brainuad.experiment.demo.Demo:
         assert (output, device) == (Path("demo"), "auto")
-        report("scoring", 1, 2)
+        report("scoring", 2)
         results = tmp_path / "results.csv"
         return brainuad.experiment.demo.Demo(pd.DataFrame(), table, groups, results, pictures, page)
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 
 from brainuad.config import DataConfig, ExperimentConfig
 from brainuad.data.cohort import Case
-from brainuad.experiment.overrides import to_experiment
+from brainuad.experiment.settings import to_experiment
 from brainuad.modelfile import write_model
 from brainuad.models import DiffusionModel
 from brainuad.models.diffusion import DiffusionSettings

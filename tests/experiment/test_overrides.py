@@ -11,15 +11,9 @@ from presets import compose_presets
 
 from brainuad.errors import InputError
 from brainuad.experiment import run as experiment
-from brainuad.experiment.overrides import (
-    UnknownName,
-    check_overrides,
-    check_settings,
-    path_overrides,
-    read_environment,
-    read_overrides,
-    split_arguments,
-)
+from brainuad.experiment.environment import path_overrides, read_environment
+from brainuad.experiment.overrides import UnknownName, check_names, read_overrides, split_arguments
+from brainuad.experiment.settings import check_settings
 from brainuad.registry import MODELS
 
 
@@ -142,7 +136,7 @@ def test_reference_shares_noise_in_training() -> None:
 )
 def test_settings_that_only_the_release_has_are_explained(word: str, hint: str) -> None:
     with pytest.raises(UnknownName, match=hint):
-        check_overrides([word], multirun=False)
+        check_names([word])
 
 
 @pytest.mark.parametrize(
@@ -185,11 +179,11 @@ def test_flags() -> None:
     assert overrides == ["resume=True", "seed=1", "allow_leaks=True"]
 
 
-def test_check_overrides_leaves_sweeps_and_hydra_alone() -> None:
-    check_overrides(["seed=1,2", "model=lite,smoke", "hydra.verbose=true"], multirun=True)
-    check_overrides(["model=mine"], multirun=False, own_files=True)
+def test_check_names_leaves_sweeps_and_hydra_alone() -> None:
+    check_names(["seed=1,2", "model=lite,smoke", "hydra.verbose=true"])
+    check_names(["model=mine"], own_files=True)
     with pytest.raises(UnknownName):
-        check_overrides(["modle=mine"], multirun=False, own_files=True)
+        check_names(["modle=mine"], own_files=True)
 
 
 def test_environment_file(tmp_path: Path) -> None:

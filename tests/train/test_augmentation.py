@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,31 @@ from torch.utils._pytree import tree_leaves
 
 from brainuad.train.augmentation import (
     BIAS_POWERS,
-    Augmentation,
+    Augmentations,
+    augmentations_of,
     augmented_slices,
     dense_augmented_slices,
     draw_uniform,
-    parameters_of,
 )
 
 SHAPE = (26, 31, 19)  # even and odd lengths: the centre of k-space differs
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Parameters of one volume; the defaults change nothing."""
+
+    gamma: float = 1.0
+    bias: tuple[float, ...] = (0.0,) * len(BIAS_POWERS)
+    blur_std: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    num_ghosts: int = 0
+    ghost_axis: int = 0
+    ghost_intensity: float = 0.0
+
+
+def batch_of(augmentations: Sequence[Augmentation]) -> Augmentations:
+    columns = zip(*map(astuple, augmentations), strict=True)
+    return Augmentations(*(torch.from_numpy(np.array(column)) for column in columns))
 
 
 def volume(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
@@ -38,7 +57,7 @@ def volume(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
 def torchio_slices(image: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
     """The whole volume through TorchIO's deterministic transforms."""
     transforms: list[tio.Transform] = [tio.Gamma(augmentation.gamma)]
-    if augmentation.bias:
+    if any(augmentation.bias):
         transforms.append(tio.BiasField(list(augmentation.bias), order=3))
     transforms.append(tio.Blur(augmentation.blur_std))
     if augmentation.num_ghosts:
@@ -50,11 +69,12 @@ def torchio_slices(image: torch.Tensor, augmentation: Augmentation) -> torch.Ten
 
 def one_slice(image: torch.Tensor, z: int, augmentation: Augmentation) -> torch.Tensor:
     """Slice ``z`` of one augmented volume."""
-    return augmented_slices(image[None], torch.tensor([0]), torch.tensor([z]), [augmentation])[0]
+    return augmented_slices(image[None], torch.tensor([0]), torch.tensor([z]), batch_of([augmentation]))[0]
 
 
 def draw_augmentations(count: int, generator: torch.Generator) -> list[Augmentation]:
-    return parameters_of(draw_uniform(count, generator))
+    columns = (column.tolist() for column in augmentations_of(draw_uniform(count, generator)))
+    return [Augmentation(*row) for row in zip(*columns, strict=True)]
 
 
 BIAS = tuple(np.random.default_rng(0).uniform(-0.5, 0.5, len(BIAS_POWERS)).tolist())
@@ -94,7 +114,7 @@ def test_a_batch_is_its_members_and_their_slices_of_torchios_volumes() -> None:
     images = torch.stack([volume(seed) for seed in range(3)])
     indices = torch.arange(len(augmentations)) % 3
     slices = torch.arange(len(augmentations)) * 7 % SHAPE[2]
-    batch = augmented_slices(images, indices, slices, augmentations)
+    batch = augmented_slices(images, indices, slices, batch_of(augmentations))
     assert batch.shape == (len(augmentations), *SHAPE[:2])
     for found, number, z, augmentation in zip(batch, indices.tolist(), slices.tolist(), augmentations, strict=True):
         alone = one_slice(images[number], z, augmentation)
@@ -126,7 +146,7 @@ def test_few_calls_reach_the_device_and_nothing_waits_for_it(monkeypatch: pytest
             return result
 
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no such device
-    augmentations = draw_augmentations(32, torch.Generator().manual_seed(0))
+    augmentations = augmentations_of(draw_uniform(32, torch.Generator().manual_seed(0)))
     images = torch.empty((32, *SHAPE), device="meta")
     with Count():
         batch = augmented_slices(images, torch.arange(32), torch.arange(32) % SHAPE[2], augmentations)
@@ -139,7 +159,7 @@ def test_draws_follow_the_probabilities_and_ranges() -> None:
     drawn = draw_augmentations(8000, torch.Generator().manual_seed(1))
     ghosted = [a for a in drawn if a.num_ghosts]
     blurred = [a for a in drawn if max(a.blur_std) > 0]
-    biased = [a for a in drawn if a.bias]
+    biased = [a for a in drawn if any(a.bias)]
     bent = [a.gamma for a in drawn if a.gamma != 1]
     for count, probability in ((bent, 0.5), (biased, 0.25), (blurred, 0.25), (ghosted, 0.5)):
         assert len(count) / len(drawn) == pytest.approx(probability, abs=0.02)
@@ -153,7 +173,7 @@ def test_draws_follow_the_probabilities_and_ranges() -> None:
     assert min(a.ghost_intensity for a in ghosted) == pytest.approx(0.5, abs=0.01)
     assert max(a.ghost_intensity for a in ghosted) == pytest.approx(1, abs=0.01)
     # the gates are independent
-    all_four = sum(bool(a.num_ghosts and a.bias and max(a.blur_std) and a.gamma != 1) for a in drawn)
+    all_four = sum(bool(a.num_ghosts and any(a.bias) and max(a.blur_std) and a.gamma != 1) for a in drawn)
     assert all_four / len(drawn) == pytest.approx(1 / 64, abs=0.006)
 
 
@@ -171,7 +191,7 @@ def test_dense_augmentation_is_the_sparse_one(seed: int) -> None:
     uniform = draw_uniform(24, generator)
     indices = torch.randint(3, (24,), generator=generator)
     slices = torch.randint(SHAPE[2], (24,), generator=generator)
-    expected = augmented_slices(images, indices, slices, parameters_of(uniform))
+    expected = augmented_slices(images, indices, slices, augmentations_of(uniform))
     found = dense_augmented_slices(images, indices, slices, uniform.float())
     # of numbers in single precision, where the other way draws its limits in double
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -8,16 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Precision, Seed, Threads, use_threads
-from brainuad.console import announce, exit_by_failures, print_rows, progress, say
+from brainuad.console import announce, exit_by_status, print_rows, progress, say
 
 
 @app.command(short_help="Measure a model's thresholds on healthy scans.")
 def calibrate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
-    ],
+    model: options.Model,
     healthy: Annotated[
         list[Path],
         typer.Argument(
@@ -37,19 +35,19 @@ def calibrate(
     brain_mask: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of brain masks, named after their scans.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of scans scored at the same time.")] = 1,
-    threads: Threads = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    seed: Seed = 0,
-    as_json: Json = False,
+    jobs: options.ScansAtOnce = 1,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a model's thresholds on healthy scans, best from your own scanner. A rerun skips finished scans."""
     announce(f"loading {model}")
     from brainuad.calibration import FEW_SCANS
     from brainuad.scan.calibrate import calibrate as run
 
-    use_threads(threads)
+    options.use_threads(threads)
     with progress("Calibrating", None) as advance:
 
         def report(row: dict[str, Any], total: int) -> None:
@@ -79,7 +77,7 @@ def calibrate(
     else:
         print_rows([_threshold_row(calibration, made.score, at) for at in calibration.thresholds[made.score]], False)
         say(f"{calibration.scans} scans; use it with --model {made.folder}")
-    exit_by_failures([row["status"] == "failed" for row in made.rows])
+    exit_by_status(made.rows)
 
 
 def _threshold_row(calibration: Any, score: str, fraction: float) -> dict[str, Any]:

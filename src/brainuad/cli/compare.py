@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Json, Output, known, listed, one_of
 from brainuad.console import logger
 
 
@@ -18,36 +18,24 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN", help="Output folders of `brainuad evaluate`, the baseline first.")
     ],
-    output: Output,
-    metrics: Annotated[
+    output: options.Output,
+    metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="Measure to compare, perhaps at a threshold: dice:validation. Default: average_precision.",
-        ),
+        options.several("Measure to compare, perhaps at a threshold: dice:validation", "Default: average_precision."),
     ] = None,
-    scores: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--score", metavar="NAME", help="Scores to compare, the baseline first; repeat the option or use commas."
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the cases to compare.", **one_of(("test", "val")))] = "test",
-    space: Annotated[
-        str, typer.Option(help="Grid of the measurements to compare.", **one_of(("model", "native")))
-    ] = "model",
-    as_json: Json = False,
+    score: Annotated[list[str] | None, options.several("Scores to compare, the baseline first")] = None,
+    split: options.Split = "test",
+    space: Annotated[str, options.one_of(("model", "native"), "Grid of the measurements to compare.")] = "model",
+    as_json: options.Json = False,
 ) -> None:
     """Compare evaluations, or the scores of one, case by case: paired differences, intervals, p-values and a page."""
     from brainuad.compare import as_table, compare_runs, read_runs, write_comparisons
     from brainuad.compare.differences import METRICS
 
     evaluated = read_runs(runs)
-    wanted = listed(metrics) or list(METRICS)
-    known("--metric", listed(metrics) or [], list(dict.fromkeys(name for run in evaluated for name in run.metrics())))
-    known("--score", listed(scores) or [], list(dict.fromkeys(name for run in evaluated for name in run.scores)))
-    found = compare_runs(evaluated, metrics=wanted, scores=listed(scores) or (), split=split, space=space)
+    options.known("--metric", metric, (name for run in evaluated for name in run.metrics()))
+    options.known("--score", score, (name for run in evaluated for name in run.scores))
+    found = compare_runs(evaluated, metrics=metric or METRICS, scores=score or (), split=split, space=space)
     for text in found.warnings:
         logger.warning("%s", text)
     page = write_comparisons(output, evaluated, found, split=split, space=space)

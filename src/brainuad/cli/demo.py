@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Output
 from brainuad.console import progress
 
 
 @app.command(short_help="Score the scans that come with brainuad.")
-def demo(output: Output = Path("demo"), device: Device = "auto", as_json: Json = False) -> None:
+def demo(output: options.Output = Path("demo"), device: options.Device = "auto", as_json: options.Json = False) -> None:
     """Score the scans that come with brainuad: a table, pictures, and a page of the scans with real lesions."""
     import pandas as pd
 
     from brainuad.experiment.demo import run_demo
 
     with progress("Demo", None) as advance:
-
-        def report(step: str, done: int, total: int) -> None:
-            advance(total=total, what=step.capitalize())
-
-        made = run_demo(output, device=device, report=report)
+        made = run_demo(output, device=device, report=lambda step, total: advance(total=total, what=step.capitalize()))
     if as_json:
         tables = {"scores": made.table, "groups": made.groups}
         found = {name: json.loads(table.reset_index().to_json(orient="records")) for name, table in tables.items()}

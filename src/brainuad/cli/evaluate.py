@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import (
-    Compile,
-    DataDir,
-    Device,
-    Json,
-    Output,
-    Precision,
-    Seed,
-    Threads,
-    known,
-    known_scores,
-    listed,
-    one_of,
-    use_threads,
-)
 from brainuad.console import announce, exit_by_failures, logger, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, paper_folds, read_cases
 from brainuad.data.leaks import leak_free
@@ -33,39 +19,32 @@ from brainuad.errors import InputError
 @app.command(short_help="Measure a model on test scans.")
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
-    ],
-    data_dir: DataDir,
-    output: Output,
-    sets: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all.")
-    ] = None,
+    model: options.Model,
+    data_dir: options.DataDir,
+    output: options.Output,
+    sets: options.Sets = None,
     scores: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Scores, '<score>_z' for one relative to health; repeat the option or use commas. "
-            "Default: as for `brainuad score`.",
-        ),
+        options.several("Scores, '<score>_z' for one relative to health", "Default: as for `brainuad score`."),
     ] = None,
     modality: Annotated[
-        str | None,
-        typer.Option(help="Contrast of the images; the model must have been trained on it.", **one_of(PATHOLOGY_SETS)),
+        str | None, options.one_of(PATHOLOGY_SETS, "Contrast of the images; the model must have been trained on it.")
     ] = None,
     fold: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Cross-validation fold. Default: the model's.")
     ] = None,
-    voxels: Annotated[str, typer.Option(help="Voxels that the measures count.", **one_of(("brain", "grid")))] = "brain",
+    voxels: Annotated[str, options.one_of(("brain", "grid"), "Voxels that the measures count.")] = "brain",
     native: Annotated[bool, typer.Option(help="Measure on the grid of the image files, too.")] = True,
     reference: Annotated[bool, typer.Option("--reference", help="Measure as the paper's release does.")] = False,
     maps: Annotated[bool, typer.Option("--maps", help="Write every map as NIfTI into maps/, too.")] = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    compile: Compile = False,
-    seed: Seed = 0,
-    threads: Threads = None,
-    as_json: Json = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster.")
+    ] = False,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a model on test scans, at thresholds from validation scans. A rerun skips finished scans.
 
@@ -76,9 +55,8 @@ def evaluate(
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
     from brainuad.study.ranks import joined_ranks
 
-    wanted_scores, wanted_sets = listed(scores), listed(sets)
-    known_scores("--scores", wanted_scores or [])
-    use_threads(threads)
+    options.known_scores("--scores", scores)
+    options.use_threads(threads)
     ranks = context.with_resource(joined_ranks())
     detector = load_model(model, device, precision, fold=fold or 0)
     if compile:
@@ -88,22 +66,17 @@ def evaluate(
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
     fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
     rows = read_cases(data_dir, detector.modality, fold, training=False)
-    known("--sets", wanted_sets or [], list(dict.fromkeys(case.dataset for case in rows)))
+    options.known("--sets", sets, (case.dataset for case in rows))
     cases = rows if reference else leak_free(rows)
-    if len(cases) < len(rows):
-        left_out = len(rows) - len(cases)
+    if left_out := len(rows) - len(cases):
         logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
     protocol = replace(REFERENCE if reference else OURS, native=native and not reference)
     if voxels == "grid":
         protocol = replace(protocol, whole_grid=True)
     with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
-
-        def report(case: Any, message: str) -> None:
-            advance(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
-
         table = evaluate_cases(
-            detector, cases, output, sets=wanted_sets, scores=wanted_scores, protocol=protocol, seed=seed,
-            progress=report, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
+            detector, cases, output, sets=sets, scores=scores, protocol=protocol, seed=seed,
+            progress=advance.case, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
         )  # fmt: skip
     if not ranks.first:
         return
@@ -112,8 +85,7 @@ def evaluate(
     else:
         print(headline(table))
         print(f"Every scan: {output / 'cases.csv'}; intervals and more: {output / 'summary.html'}")
-    scans = table.drop_duplicates(["set", "case", "split"])
-    exit_by_failures([True] * len(failures(table)) + [False] * (len(scans) - len(failures(table))))
+    exit_by_failures(len(failures(table)), len(table.drop_duplicates(["set", "case", "split"])))
 
 
 def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Path) -> int:
@@ -122,10 +94,8 @@ def _fold_for(model: str, trained: int | None, wanted: int | None, data_dir: Pat
     Raises:
         InputError: The data have folds, and ``wanted`` is not the fold that the model was ``trained`` on.
     """
-    if wanted is None:
-        return trained or 0
-    if trained in (None, wanted):
-        return wanted
+    if wanted is None or trained in (None, wanted):
+        return wanted or trained or 0
     if data_dir.suffix.lower() != ".csv" and paper_folds(data_dir):
         fault = f"was trained on fold {trained}, not on fold {wanted}, which may validate on its training scans"
         raise InputError(model, fault, "Leave out --fold, or give the model of that fold")

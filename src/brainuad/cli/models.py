@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Device, Json, Modality
-from brainuad.console import exit_by_failures, print_rows, say
+from brainuad.console import exit_by_status, print_rows, say
 from brainuad.errors import InputError
 
 models = typer.Typer(
@@ -18,11 +18,12 @@ models = typer.Typer(
     rich_markup_mode=None,
     help="List the models that come with brainuad, print their folders, and verify, import or pack any model.",
 )
+NewModel = Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")]
 app.add_typer(models, name="models", short_help="List, find, verify, import and pack models.")
 
 
 @models.command(name="list", short_help="List the models that come with brainuad.")
-def list_models(as_json: Json = False) -> None:
+def list_models(as_json: options.Json = False) -> None:
     """List the models that come with brainuad.
 
     `seconds_a_scan` is what `brainuad score` takes for one scan of 1 mm on two cores of a processor.
@@ -68,8 +69,8 @@ def verify(
         str | None,
         typer.Argument(metavar="[NAME|DIR]", help="Name or folder of one model. Default: all shipped models."),
     ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Check a model's weights against their recorded SHA-256, and reconstruct a few slices with it."""
     from brainuad.modelfile import known_models
@@ -77,7 +78,7 @@ def verify(
     rows = [_verified(each, device) for each in ([name] if name else known_models())]
     if rows:
         print_rows(rows, as_json)
-    exit_by_failures([row["status"] == "failed" for row in rows])
+    exit_by_status(rows)
 
 
 def _bytes(text: str) -> int:
@@ -94,8 +95,8 @@ def import_model(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CKPT", help="Checkpoint of the release's DDPM: .ckpt, .pt or .safetensors.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")],
-    modality: Modality,
+    output: NewModel,
+    modality: options.Modality,
 ) -> None:
     """Make a model folder, which every command takes, of a checkpoint of the paper's release.
 
@@ -110,13 +111,11 @@ def import_model(
 
 @models.command(short_help="Write a model as a few small files.")
 def pack(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or a run.")
-    ],
+    model: options.Model,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="PARTS", help="New folder for the files.")],
     part_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of the largest file: 15MB, 16MiB ...")] = "15MB",
     bits: Annotated[
-        str, typer.Option(metavar="16|8", help="Bits per weight. 8 halves the files and rounds coarsely.")
+        str, options.one_of(("16", "8"), "Bits per weight. 8 halves the files and rounds coarsely.")
     ] = "16",
 ) -> None:
     """Write a model as a few small files with checksums. `brainuad models unpack` restores it.
@@ -124,10 +123,8 @@ def pack(
     Weights are stored in 16 bits; those of a model that is stored so stay exact.
     """
     from brainuad.modelfile import model_folder
-    from brainuad.modelpack import BITS, pack_model
+    from brainuad.modelpack import pack_model
 
-    if bits not in map(str, BITS):
-        raise typer.BadParameter(f"{bits!r} is neither 16 nor 8", param_hint="--bits")
     with model_folder(model) as folder:
         parts = pack_model(folder, output, part_size=_bytes(part_size), bits=int(bits))
     for part in parts:
@@ -138,7 +135,7 @@ def pack(
 @models.command(short_help="Restore a packed model.")
 def unpack(
     parts: Annotated[Path, typer.Argument(metavar="PARTS", help="Folder that `brainuad models pack` wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="MODEL", help="New folder for the model.")],
+    output: NewModel,
 ) -> None:
     """Verify the files of a packed model, and write the model's folder completely or not at all."""
     from brainuad.modelpack import unpack_model
@@ -159,13 +156,11 @@ def _verified(name: str, device: str) -> dict[str, Any]:
         with model_folder(name) as folder:
             recorded, found = recorded_hash(folder), sha256(Path(folder) / WEIGHTS)
             detector = Detector.load(folder, device=target)
-        row["weights"] = "as recorded" if recorded == found else "changed"
-        if not recorded:
-            row["weights"] = "no SHA-256 was recorded"
-        elif recorded != found:
-            raise InputError(
-                folder / WEIGHTS, f"has SHA-256 {found}, recorded is {recorded}", "Copy or download it again"
-            )
+        row["weights"] = "as recorded" if recorded else "no SHA-256 was recorded"
+        if recorded not in ("", found):
+            row["weights"] = "changed"
+            fault = f"has SHA-256 {found}, recorded is {recorded}"
+            raise InputError(folder / WEIGHTS, fault, "Copy or download it again")
         if not _works(detector):
             raise InputError(name, "makes NaN or infinite values", "Take another checkpoint")
     except InputError as error:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir
 
 
 @app.command(short_help="Pack prepared training scans into one file.")
 def pack(
-    data_dir: DataDir,
+    data_dir: options.DataDir,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="File to write (.npz).")],
     settings: Annotated[
         list[str] | None,

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Modality, Output, Seed, one_of
-from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.console import exit_by_status, print_rows, progress
 from brainuad.errors import InputError
 from brainuad.prepare.raw import DATASETS, RawScan, raw_scans
 
@@ -25,24 +25,18 @@ def prepare(
             metavar="RAW", help="Raw scans as downloaded: a folder, a tar archive, or a CSV that lists them."
         ),
     ],
-    output: Output,
-    dataset: Annotated[
-        str, typer.Option(help="Data set that RAW comes from; it decides the layout.", **one_of(DATASETS))
-    ],
-    modality: Modality = "t1",
-    spacing: Annotated[str, typer.Option(help="Voxel size in mm.", **one_of(("1", "2")))] = "1",
+    output: options.Output,
+    dataset: Annotated[str, options.one_of(DATASETS, "Data set that RAW comes from; it decides the layout.")],
+    modality: options.Modality = "t1",
+    spacing: Annotated[str, options.one_of(("1", "2"), "Voxel size in mm.")] = "1",
     extractor: Annotated[
         str,
-        typer.Option(
-            help="Program that extracts the brain where there is no mask. hd-bet must be installed separately.",
-            **one_of(EXTRACTORS),
+        options.one_of(
+            EXTRACTORS, "Program that extracts the brain where there is no mask. hd-bet must be installed separately."
         ),
     ] = "deepbet",
     bias_levels: Annotated[
-        str,
-        typer.Option(
-            help="Levels of the bias correction: 4 as published; 1 spares large lesions.", **one_of(("1", "4"))
-        ),
+        str, options.one_of(("1", "4"), "Levels of the bias correction: 4 as published; 1 spares large lesions.")
     ] = "4",
     splits: Annotated[
         Path | None,
@@ -51,10 +45,10 @@ def prepare(
             help="Table with the columns subject and split (or split_fold0, ...). It replaces RAW's own splits.",
         ),
     ] = None,
-    jobs: Jobs = 1,
-    seed: Seed = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the scans and stop.")] = False,
-    as_json: Json = False,
+    jobs: options.Jobs = 1,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Register raw scans to the atlas and write them in the paper's layout. A rerun skips finished scans.
 
@@ -87,7 +81,7 @@ def prepare(
         counts = Counter(row["status"] for row in rows)
         print(", ".join(f"{counts[status]} {status}" for status in ("prepared", "skipped", "failed")))
         print(f"Every scan: {output / 'prepare.csv'}")
-    exit_by_failures([row["status"] == "failed" for row in rows])
+    exit_by_status(rows)
 
 
 def _scan_row(scan: RawScan) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Json
 from brainuad.console import print_rows
 
 
 @app.command(short_help="List the anomaly scores.")
-def scores(as_json: Json = False) -> None:
+def scores(as_json: options.Json = False) -> None:
     """List the anomaly scores and what each is for.
 
     NAME_z is relative to health. second_NAME is of the second reconstruction, of models that make two.

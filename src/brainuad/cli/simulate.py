@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import Jobs, Json, Output, Seed, known, listed, one_of
-from brainuad.console import exit_by_failures, print_rows, progress
+from brainuad.console import exit_by_status, print_rows, progress
 from brainuad.data.cohort import PATHOLOGY_SETS, SPLITS, read_cases
 from brainuad.errors import InputError
 
@@ -28,17 +28,15 @@ def simulate(
     healthy: Annotated[
         Path, typer.Argument(metavar="HEALTHY_DIR", help="Output folder of `brainuad prepare`, or a manifest CSV.")
     ],
-    output: Output,
+    output: options.Output,
     kind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="|".join(KINDS), help="Kinds of lesions; repeat the option or use commas. Default: all."),
+        list[str] | None, options.several("Kinds of lesions", "Default: all.", metavar="|".join(KINDS))
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     modality: Annotated[
         str,
-        typer.Option(
-            help="Contrast of the images. With t2 or flair the healthy scans are simulated as well, from T1.",
-            **one_of(PATHOLOGY_SETS),
+        options.one_of(
+            PATHOLOGY_SETS, "Contrast of the images. With t2 or flair the healthy scans are simulated as well, from T1."
         ),
     ] = "t1",
     contrast: Annotated[
@@ -49,10 +47,7 @@ def simulate(
     ] = 1.0,
     split: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="|".join(SPLITS),
-            help="Splits; repeat the option or use commas. Default: val and test, for t2 and flair train as well.",
-        ),
+        options.several("Splits", "Default: val and test, for t2 and flair train as well.", metavar="|".join(SPLITS)),
     ] = None,
     fold: Annotated[int, typer.Option(min=0, metavar="N", help="Cross-validation fold of the paper's layout.")] = 0,
     outlines: Annotated[
@@ -62,17 +57,16 @@ def simulate(
             help="Folder of stroke outlines, NIfTI in MNI152 space. Default: the real ones that come with brainuad.",
         ),
     ] = None,
-    jobs: Jobs = 1,
-    as_json: Json = False,
+    jobs: options.Jobs = 1,
+    as_json: options.Json = False,
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
-    kinds = listed(kind) or list(KINDS)
-    splits = listed(split) or [name for name in SPLITS if modality != "t1" or name != "train"]
-    known("--kind", kinds, list(KINDS))
-    known("--split", splits, list(SPLITS))
+    options.known("--kind", kind, KINDS)
+    options.known("--split", split, SPLITS)
+    splits = split or [name for name in SPLITS if modality != "t1" or name != "train"]
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
 
-    settings = Simulation(tuple(dict.fromkeys(kinds)), modality, seed, contrast, size)
+    settings = Simulation(tuple(dict.fromkeys(kind or KINDS)), modality, seed, contrast, size)
     cases = [case for case in read_cases(healthy, "t1", fold, training=False) if case.split in splits]
     if healthy.resolve() == (output / "manifest.csv").resolve():
         raise InputError(healthy, "would be written over", "Choose another output folder")
@@ -85,6 +79,6 @@ def simulate(
             advance(f"failed: {row['subject']}: {row['message']}" if row["message"] else "")
 
         table = simulate_cohort(cases, output, settings, outlines=folder, jobs=jobs, report=report)
-    rows = table.to_dict("records")
-    print_rows([{str(key): value for key, value in row.items()} for row in rows], as_json)
-    exit_by_failures((table["status"] == "failed").tolist())
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    print_rows(rows, as_json)
+    exit_by_status(rows)

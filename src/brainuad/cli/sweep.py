@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Device, Output, Precision, known, listed, one_of
 from brainuad.console import exit_by_failures, progress
 
 ABLATIONS = ("windows", "postprocessing", "shared-noise")
@@ -16,38 +16,24 @@ ABLATIONS = ("windows", "postprocessing", "shared-noise")
 
 @app.command(short_help="Measure every SSIM width and ensemble.")
 def sweep(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or folder of a model or run.")
-    ],
-    data_dir: DataDir,
-    output: Output,
+    model: options.Model,
+    data_dir: options.DataDir,
+    output: options.Output,
     sigmas: Annotated[
         str, typer.Option(metavar="FIRST:LAST:STEP", help="Widths of SSIM in voxels; or a list with commas.")
     ] = "0.3:3.0:0.2",
     ensembles: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Ensembles: default, mean, max, min, softmin, learnt. Default: all."),
+        list[str] | None, options.several("Ensembles: default, mean, max, min, softmin, learnt", "Default: all.")
     ] = None,
-    ablate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Ablations: windows, postprocessing, shared-noise; repeat the option or use commas."
-        ),
-    ] = None,
+    ablate: Annotated[list[str] | None, options.several("Ablations: windows, postprocessing, shared-noise")] = None,
     timesteps: Annotated[
-        list[str] | None,
-        typer.Option(metavar="T", help="Further noise levels to reconstruct at; repeat the option or use commas."),
+        list[str] | None, options.several("Further noise levels to reconstruct at", metavar="T")
     ] = None,
-    draws: Annotated[
-        list[str] | None,
-        typer.Option(metavar="N", help="Further numbers of draws to average; repeat the option or use commas."),
-    ] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Data sets; repeat the option or use commas. Default: all.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the scans to measure.", **one_of(("test", "val")))] = "test",
-    device: Device = "auto",
-    precision: Precision = "auto",
+    draws: Annotated[list[str] | None, options.several("Further numbers of draws to average", metavar="N")] = None,
+    sets: options.Sets = None,
+    split: options.Split = "test",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Measure average precision and Dice of every SSIM width and ensemble on annotated scans, by pathology."""
     from brainuad.data.cohort import read_cases
@@ -56,10 +42,9 @@ def sweep(
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.study.sweep import Ablations, run_sweep
 
-    names = listed(ensembles) or list(ENSEMBLES)
-    known("--ensembles", names, list(ENSEMBLES))
-    vary = listed(ablate) or []
-    known("--ablate", vary, list(ABLATIONS))
+    options.known("--ensembles", ensembles, ENSEMBLES)
+    options.known("--ablate", ablate, ABLATIONS)
+    names, vary = ensembles or list(ENSEMBLES), ablate or []
     ablations = Ablations(
         windows="windows" in vary,
         postprocessing="postprocessing" in vary,
@@ -70,18 +55,13 @@ def sweep(
     widths = parse_sigmas(sigmas)
     detector = load_model(model, device, precision)
     cases = leak_free(read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False))
-    wanted = listed(sets)
-    known("--sets", wanted or [], list(dict.fromkeys(case.dataset for case in cases)))
+    options.known("--sets", sets, (case.dataset for case in cases))
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     if not ensembles and not (scans_of_others(teachers) if split == "val" else teachers):
         names.remove("learnt")  # no annotated validation scan to learn from, and nobody asked for it
     measured = [case for case in cases if case.split == split and case.lesion is not None]
-    total = sum(wanted is None or case.dataset in wanted for case in measured)
+    total = sum(sets is None or case.dataset in sets for case in measured)
     with progress("Sweeping", total) as advance:
-
-        def report(case: Any, message: str) -> None:
-            advance(f"failed: {case.dataset} {case.subject}: {message}" if message else "")
-
         table, failed = run_sweep(
             detector,
             cases,
@@ -90,13 +70,13 @@ def sweep(
             ensembles=names,
             ablations=ablations,
             split=split,
-            sets=wanted,
-            report=report,
+            sets=sets,
+            report=advance.case,
         )
     if len(table):
         print((output / "summary.md").read_text(encoding="utf-8"), end="")
         print(f"\nFigure: {output / 'sweep.png'}; page: {output / 'summary.html'}")
-    exit_by_failures([True] * len(failed) + [False] * (total - len(failed)))
+    exit_by_failures(len(failed), total)
 
 
 def parse_sigmas(text: str) -> list[float]:
@@ -118,9 +98,8 @@ def parse_sigmas(text: str) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def _numbers(option: str, values: list[str] | None) -> tuple[int, ...]:
-    words = listed(values) or []
-    for word in words:
+def _numbers(option: str, words: list[str] | None) -> tuple[int, ...]:
+    for word in words or ():
         if not re.fullmatch(r"[1-9]\d*", word):
             raise typer.BadParameter(f"{word!r} is no positive whole number", param_hint=option)
-    return tuple(dict.fromkeys(int(word) for word in words))
+    return tuple(dict.fromkeys(int(word) for word in words or ()))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from brainuad.cli import options
 from brainuad.cli.app import app
-from brainuad.cli.options import DataDir, Output, known, listed
 from brainuad.console import exit_by_failures, show_messages
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -16,8 +16,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 @app.command(short_help="Train and evaluate every method on the same scans.")
 def zoo(
-    data_dir: DataDir,
-    output: Output,
+    data_dir: options.DataDir,
+    output: options.Output,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -25,9 +25,7 @@ def zoo(
             help="Settings of all trainings, as for `train`: datamodule.cfg.mode=t2 trainer.accelerator=cpu ...",
         ),
     ] = None,
-    models: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Models; repeat the option or use commas. Default: all.")
-    ] = None,
+    models: Annotated[list[str] | None, options.several("Models", "Default: all.")] = None,
     budget: Annotated[
         str, typer.Option(metavar="TIME", help="Wall-clock time of each training: 90s, 30m, 2h.")
     ] = "30m",
@@ -43,15 +41,14 @@ def zoo(
     from brainuad.experiment.zoo import run_zoo
     from brainuad.registry import MODELS
 
-    wanted = listed(models) or list(MODELS)
-    known("--models", wanted, list(MODELS))
+    options.known("--models", models, MODELS)
     seconds = parse_budget(budget)
     show_messages()
     try:
         failed = run_zoo(
             data_dir,
             output,
-            models=list(dict.fromkeys(wanted)),
+            models=list(dict.fromkeys(models or MODELS)),
             seeds=range(1, seeds + 1),
             budget=seconds,
             settings=settings or (),
@@ -60,7 +57,7 @@ def zoo(
         raise typer.BadParameter(str(error), param_hint="SETTING=VALUE") from error
     print((output / "zoo.md").read_text(encoding="utf-8"), end="")
     print(f"\nPage: {output / 'zoo.html'}")
-    exit_by_failures(failed)
+    exit_by_failures(sum(failed), len(failed))
 
 
 def parse_budget(text: str) -> int:

@@ -20,7 +20,6 @@ from brainuad.record import FIRST_COLOUR, FULL_COLOUR
 from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
-from brainuad.scan.table import Row
 from brainuad.scoring.health import CARRIED
 from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
@@ -40,7 +39,7 @@ PICTURED = {"l1": "L1", SCORE: "SSIM ensemble", RARITY: "rarity in health, over 
 MEASURES = ("average_precision", "best_dice")
 MARKED = 0.01  # fraction of healthy brain voxels above the threshold of which the groups say what it marks
 
-Report = Callable[[str, int, int], None]
+Report = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,9 @@ class Demo:
     page: Path
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report: Report = _silent) -> Demo:
+def run_demo(
+    output: str | Path, *, device: str = "auto", seed: int = 0, report: Report = lambda step, total: None
+) -> Demo:
     """Score the shipped scans with the shipped model.
 
     Args:
@@ -77,7 +74,7 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
             and ``scored``, from which a rerun continues.
         device: "auto", "cpu", "cuda" or "mps".
         seed: Seed of the noise.
-        report: Called with the step, cases done, and cases in all.
+        report: Called after each case with the step and its number of cases.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -88,15 +85,9 @@ def run_demo(output: str | Path, *, device: str = "auto", seed: int = 0, report:
 
 
 def score_cohort(
-    detector: Detector, cohort: Sequence[Case], output: Path, seed: int = 0, report: Report = _silent
+    detector: Detector, cohort: Sequence[Case], output: Path, seed: int = 0, report: Report = lambda step, total: None
 ) -> Demo:
     """Do the same as :func:`run_demo` for any calibrated detector and cohort."""
-    done: list[str] = []
-
-    def scored(case: Case, message: str) -> None:
-        done.append(case.subject)
-        report("scoring", len(done), len(cohort))
-
     table = evaluate_cases(
         detector,
         cohort,
@@ -105,7 +96,7 @@ def score_cohort(
         baselines=False,
         protocol=QUICK,
         seed=seed,
-        progress=scored,
+        progress=lambda case, message: report("scoring", len(cohort)),
         on_scored=lambda prepared, maps: draw_case(detector, prepared, maps, output / f"{prepared.case.subject}.png"),
     )
     failed = failures(table)
@@ -128,14 +119,8 @@ def write_page(detector: Detector, cohort: Sequence[Case], output: Path, seed: i
     shown = [case for case in cohort if case.lesion is not None and "(real" in case.dataset]
     scans = find_scans([case.image for case in shown], modality=detector.modality, output=output)
     masks = shown[0].mask.parent
-    done: list[str] = []
-
-    def scored(row: Row, skipped: bool) -> None:
-        done.append(row["name"])
-        report("page", len(done), len(shown))
-
     settings = Settings(detector.scores.default, seed=seed, brain_mask=masks, lesion_mask=masks)
-    score_scans(scans, detector, output, settings, report=scored)
+    score_scans(scans, detector, output, settings, report=lambda row, skipped: report("page", len(shown)))
     return build_report(output)
 
 

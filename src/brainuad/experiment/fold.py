@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress
-
-from brainuad.config import DataConfig, ExperimentConfig
+from brainuad.config import DataConfig, ExperimentConfig, differences
+from brainuad.console import progress
 from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case, read_cases
 from brainuad.data.leaks import find_leaks, leak_free
@@ -74,12 +71,10 @@ def check_packed(config: ExperimentConfig, fold: int) -> None:
     if config.onlyEval:
         raise InputError(config.data_dir, "holds no test scans", "Give the data that it was packed from")
     packed = read_packed(config.data_dir)
-    here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS}
-    there = {f"datamodule.cfg.{name}": value for name, value in packed.settings.items()}
-    here["fold"], there["fold"] = fold, packed.fold
-    differing = [f"{name}={there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
-    if differing:
-        fault = f"was packed with other settings ({'; '.join(differing)})"
+    here = {f"datamodule.cfg.{name}": getattr(config.datamodule.cfg, name) for name in SETTINGS} | {"fold": fold}
+    there = {f"datamodule.cfg.{name}": packed.settings[name] for name in SETTINGS} | {"fold": packed.fold}
+    if differing := differences(there, here, here):
+        fault = f"was packed with other settings ({differing})"
         raise InputError(config.data_dir, fault, "Repeat them, or pack the data anew with these")
 
 
@@ -99,33 +94,21 @@ def healthy(cases: Sequence[Case], split: str) -> list[Case]:
 
 def training_volumes(config: ExperimentConfig, cases: Sequence[Case]) -> tuple[TrainingVolumes, TrainingVolumes]:
     """Return the training and validation volumes, from a fold's cases or from packed data."""
-    from brainuad.train.slices import stack_volumes
-
-    if not is_packed(config.data_dir):
-        train, val = (load_volumes(healthy(cases, split), config.datamodule.cfg) for split in ("train", "val"))
-        return train, val
-    packed = read_packed(config.data_dir)
-    most = SAMPLE_SUBJECTS if config.datamodule.cfg.sample_set else None
-    train, val = (
-        stack_volumes([packed.pair(index) for index in packed.split(split, most)]) for split in ("train", "val")
-    )
-    return train, val
-
-
-def load_volumes(cases: Sequence[Case], config: DataConfig) -> TrainingVolumes:
-    """Load cases with a progress bar into one tensor."""
     from brainuad.train.slices import stack_volumes  # Lightning is slow to import
 
-    return stack_volumes([(case.image, case.mask) for case in load_with_progress(cases, config)])
+    data = config.datamodule.cfg
+    packed = read_packed(config.data_dir) if is_packed(config.data_dir) else None
+
+    def volumes(split: str) -> TrainingVolumes:
+        if packed is not None:
+            chosen = packed.split(split, SAMPLE_SUBJECTS if data.sample_set else None)
+            return stack_volumes([packed.pair(index) for index in chosen])
+        return stack_volumes([(scan.image, scan.mask) for scan in load_with_progress(healthy(cases, split), data)])
+
+    return volumes("train"), volumes("val")
 
 
 def load_with_progress(cases: Sequence[Case], config: DataConfig) -> list[PreparedCase]:
     """Load cases, with a bar on stderr if that is a terminal."""
-    with progress_bar() as bar:
-        task = bar.add_task("Loading scans", total=len(cases))
-        return load_cohort(cases, config, report=lambda case: bar.advance(task))
-
-
-def progress_bar() -> Progress:
-    """Return a bar on stderr that shows on a terminal only."""
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with progress("Loading scans", len(cases)) as advance:
+        return load_cohort(cases, config, report=lambda case: advance())

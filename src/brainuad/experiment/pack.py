@@ -9,7 +9,7 @@ from brainuad.config import ExperimentConfig
 from brainuad.data.packed import SUFFIX, PackedCohort, PackedScan, is_packed, pack_scans, write_packed
 from brainuad.errors import InputError
 from brainuad.experiment.fold import fold_cases, healthy, load_with_progress
-from brainuad.experiment.overrides import check_settings
+from brainuad.experiment.settings import check_settings
 
 
 def pack_data(config: ExperimentConfig, output: str | Path) -> PackedCohort:

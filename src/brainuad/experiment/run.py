@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 import torch
@@ -22,25 +23,21 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from brainuad.config import ExperimentConfig, untrained_settings
-from brainuad.console import show_messages
+from brainuad.console import progress, say, show_messages
 from brainuad.data.cohort import Case
 from brainuad.data.packed import is_packed
 from brainuad.errors import InputError
-from brainuad.experiment.fold import fold_cases, progress_bar, training_volumes
-from brainuad.experiment.overrides import (
-    CONFIG_MODULE,
-    FILE_FLAGS,
-    UnknownName,
-    check_overrides,
-    check_settings,
-    path_overrides,
-    split_arguments,
-    to_experiment,
-)
-from brainuad.experiment.runs import has_folds, newest_run, with_saved_settings
+from brainuad.experiment.environment import path_overrides
+from brainuad.experiment.fold import fold_cases, training_volumes
+from brainuad.experiment.overrides import FILE_FLAGS, UnknownName, check_names, read_overrides, split_arguments
+from brainuad.experiment.runs import newest_run, with_saved_settings
+from brainuad.experiment.settings import CONFIG_MODULE, check_settings, to_experiment
 from brainuad.files import sha256
 from brainuad.modelfile import find_model
 from brainuad.modelimport import import_checkpoint
+
+if TYPE_CHECKING:
+    from brainuad.detector import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +58,25 @@ def main(arguments: Sequence[str], env_file: str | Path = "pc_environment.env") 
     own_files = bool(FILE_FLAGS & {flag.split("=")[0] for flag in flags})
     asks = bool({"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"} & set(flags))
     try:
-        check_overrides(overrides, multirun=bool({"-m", "--multirun"} & set(flags)), own_files=own_files)
+        if own_files or {"-m", "--multirun"} & set(flags):
+            check_names(overrides, own_files=own_files)
+        else:
+            read_overrides(overrides)
         if not own_files:
             with suppress(InputError) if asks else nullcontext():
                 overrides += path_overrides(overrides, Path(env_file))
         return _run_hydra([*flags, *overrides])
     except InputError as error:
-        print(f"brainuad: error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2 if isinstance(error, UnknownName) else 1
     except KeyboardInterrupt:
-        print("brainuad: interrupted. The same command with resume=True continues.", file=sys.stderr)
+        say("interrupted. The same command with resume=True continues.")
         return 130
 
 
 def _run_hydra(arguments: list[str]) -> int:
     """Let Hydra compose the settings and make the folder of each run. Return the exit code."""
-    failures: list[InputError] = []
-    failed_cases: list[int] = []
+    codes: list[int] = []
 
     def job(settings: DictConfig) -> None:
         try:
@@ -85,17 +84,15 @@ def _run_hydra(arguments: list[str]) -> int:
             if config.resume:
                 newest_run(config)  # raises the error that _run_folder could not raise
             typed = [word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
-            failed_cases.append(run(config, Path(HydraConfig.get().runtime.output_dir), typed))
-        except InputError as error:  # a failed run does not stop the others of a multirun
-            failures.append(error)
-            print(f"brainuad: error: {error}", file=sys.stderr)
-        except OSError as error:
-            failures.append(_of_disk(error))
-            print(f"brainuad: error: {failures[-1]}", file=sys.stderr)
+            failed = run(config, Path(HydraConfig.get().runtime.output_dir), typed)
+            codes.append(3 if failed else 0)
+        except (InputError, OSError) as error:  # a failed run does not stop the others of a multirun
+            codes.append(1)
+            say(f"error: {error if isinstance(error, InputError) else _of_disk(error)}")
 
     main_of = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")
     try:
-        with _program_arguments(arguments), _hydra_raises():
+        with _as_program(arguments):
             main_of(job)()
     except SystemExit as stop:  # Hydra has printed why
         return 1 if stop.code else 0
@@ -104,9 +101,7 @@ def _run_hydra(arguments: list[str]) -> int:
         return 1
     except OSError as error:  # Hydra cannot write its files
         raise _of_disk(error) from error
-    if failures:
-        return 1
-    return 3 if any(failed_cases) else 0
+    return 1 if 1 in codes else max(codes, default=0)
 
 
 def _of_disk(error: OSError) -> InputError:
@@ -114,28 +109,21 @@ def _of_disk(error: OSError) -> InputError:
 
 
 @contextmanager
-def _hydra_raises() -> Iterator[None]:
-    """Make Hydra raise errors instead of printing them with a traceback."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def _as_program(arguments: list[str]) -> Iterator[None]:
+    """Set ``sys.argv``, which Hydra reads, and from which Lightning starts one process per device.
+
+    Hydra raises its errors meanwhile; otherwise it prints them with a traceback.
+    """
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [__file__, *arguments], "1"
     try:
         yield
     finally:
-        if before is None:
+        sys.argv = argv
+        if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
-            os.environ["HYDRA_FULL_ERROR"] = before
-
-
-@contextmanager
-def _program_arguments(arguments: list[str]) -> Iterator[None]:
-    """Set ``sys.argv``, which Hydra reads, and from which Lightning starts one process per device."""
-    before = sys.argv
-    sys.argv = [__file__, *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> int:
@@ -158,8 +146,9 @@ def run(config: ExperimentConfig, folder: Path, typed: Sequence[str] = ()) -> in
         logger.warning("onlyEval=True trains nothing, so there is no effect of %s", ", ".join(idle))
     folds = config.folds()
     one_fold = Path(config.data_dir).suffix.lower() == ".csv" or is_packed(config.data_dir)
+    one_model = config.onlyEval and not (Path(config.load_checkpoint) / f"fold{folds[0]}").is_dir()
     # a manifest has no folds, packed data have one, and a single model needs one evaluation
-    if one_fold or (config.onlyEval and not has_folds(config)):
+    if one_fold or one_model:
         folds = folds[:1]
     if not config.onlyEval:
         check_devices(config, len(folds))
@@ -217,10 +206,10 @@ def check_devices(config: ExperimentConfig, folds: int) -> None:
         count = 1 if accelerator in ("cpu", "mps") else torch.cuda.device_count()
     elif isinstance(devices, str) and "," in devices:
         count = len(devices.strip(",").split(","))
-    elif isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit()):
-        count = int(devices)
     elif isinstance(devices, list | tuple):
         count = len(devices)
+    elif str(devices).isdigit():
+        count = int(devices)
     if folds > 1 and count * config.trainer.num_nodes > 1:
         remedy = f"Run the folds one at a time: fold={config.folds()[0]}, and so on"
         raise InputError("trainer.devices", f"{folds} folds in one run need one device", remedy)
@@ -274,32 +263,37 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
     Returns:
         Number of failed cases; their rows in ``folder / "evaluation" / "cases.csv"`` give the reason.
     """
-    from brainuad.detector import load_model
     from brainuad.study import OURS, REFERENCE, evaluate_cases, failures, headline
 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")
         return 0
-    accelerator = config.trainer.accelerator
-    precision = "float32" if config.trainer.precision.startswith("32") else "auto"
-    detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
+    detector = load_trained(model, config, "float32" if config.trainer.precision.startswith("32") else "auto")
     settings = {name: getattr(config.model.cfg, name) for name in untrained_settings(detector.model_config)}
     detector = detector.with_settings(**settings)  # raises on values that cannot be used
-    for name in ("cache_dir", "num_workers"):
-        setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
-    with progress_bar() as bar:
-        task = bar.add_task("Evaluating", total=sum(case.split != "train" for case in cases))
+    with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
         table = evaluate_cases(
             detector,
             cases,
             folder / "evaluation",
             protocol=REFERENCE if config.reference else OURS,
             seed=config.seed,
-            progress=lambda case, message: bar.advance(task),
+            progress=lambda case, message: advance(),
             figures=True,
         )
     logger.info("%s\nEvery scan and measure: %s", headline(table), folder / "evaluation")
     return len(failures(table))
+
+
+def load_trained(model: Path, config: ExperimentConfig, precision: str = "auto") -> Detector:
+    """Return a trained model for its evaluation on the device, and with the cache and processes, of its training."""
+    from brainuad.detector import load_model
+
+    accelerator = config.trainer.accelerator
+    detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
+    for name in ("cache_dir", "num_workers"):
+        setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
+    return detector
 
 
 if __name__ == "__main__":  # Lightning starts further processes by this file

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from brainuad.config import ExperimentConfig, differing_settings, flat_settings, untrained_settings
+from brainuad.config import (
+    DataNode,
+    ExperimentConfig,
+    ModelNode,
+    differences,
+    differing_settings,
+    flat_settings,
+    has_setting,
+    untrained_settings,
+)
 from brainuad.errors import InputError
-from brainuad.experiment.overrides import GROUPS, read_settings, to_experiment
+from brainuad.experiment.overrides import GROUPS
+from brainuad.experiment.settings import read_settings, to_experiment
 from brainuad.modelfile import read_model
 
 # settings of datamodule.cfg that a trained model depends on
@@ -25,8 +33,7 @@ def _run_folder(stamp: str, *, _root_: DictConfig) -> str:
     config = to_experiment(OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"]))
     if config.resume:
         with suppress(InputError):  # Hydra would print a traceback; the job reports it
-            earlier = newest_run(config)
-            if earlier is not None:
+            if earlier := newest_run(config):
                 return str(earlier.resolve())
     if _root_.hydra.mode is not None and _root_.hydra.mode.name == "MULTIRUN":
         stamp += f"_job{_root_.hydra.job.num}"
@@ -64,16 +71,11 @@ def newest_run(config: ExperimentConfig) -> Path | None:
         if not differing:
             return folder
         mismatch = mismatch or InputError(
-            folder, f"was run with other settings ({'; '.join(differing)})", "Repeat them, or drop resume=True"
+            folder, f"was run with other settings ({differing})", "Repeat them, or drop resume=True"
         )
     if mismatch:
         raise mismatch
     return None
-
-
-def has_folds(config: ExperimentConfig) -> bool:
-    """Return whether ``load_checkpoint`` is a run, with one model per fold, and not a single model."""
-    return (Path(config.load_checkpoint) / f"fold{config.folds()[0]}").is_dir()
 
 
 def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[str]) -> ExperimentConfig:
@@ -94,27 +96,20 @@ def with_saved_settings(config: ExperimentConfig, folder: Path, typed: Sequence[
         fault = f"was trained on {data.mode}, and datamodule.cfg.mode is {mode}"
         raise InputError(folder, fault, f"Add datamodule.cfg.mode={data.mode}, or give a model of {mode}")
     free = untrained_settings(model)
-    known: list[tuple[str, str, Any, Any]] = [
-        ("model.cfg", field.name, model, config.model.cfg) for field in fields(model) if field.name not in free
-    ]
-    known += [("datamodule.cfg", name, data, config.datamodule.cfg) for name in GRID_SETTINGS]
-    differing = [
-        f"{node}.{name}={getattr(saved, name)} there, {getattr(here, name, None)} here"
-        for node, name, saved, here in known
-        if getattr(saved, name) != getattr(here, name, None) and _is_typed(f"{node}.{name}", typed)
-    ]
-    if differing:
-        fault = f"was trained with other settings ({'; '.join(differing)})"
+    trained = [f"model.cfg.{field.name}" for field in fields(model) if field.name not in free]
+    trained += [f"datamodule.cfg.{name}" for name in GRID_SETTINGS]
+    there = flat_settings(ExperimentConfig(ModelNode(model), DataNode(data)))
+    asked = [name for name in trained if _is_typed(name, typed)]
+    if differing := differences(there, flat_settings(config), asked):
+        fault = f"was trained with other settings ({differing})"
         raise InputError(folder, fault, "Leave them out: a model is evaluated with its own")
-    config = copy.deepcopy(config)
     settings = [name for name in typed if name not in GROUPS]
     wanted = {
         name: getattr(config.model.cfg, name)
         for name in free
-        if _is_typed(f"model.cfg.{name}", settings) and name in vars(config.model.cfg)
+        if _is_typed(f"model.cfg.{name}", settings) and has_setting(config.model.cfg, name)
     }
-    config.model.cfg = replace(model, **wanted)
-    return config
+    return replace(config, model=ModelNode(replace(model, **wanted)))
 
 
 def _is_typed(name: str, typed: Sequence[str]) -> bool:

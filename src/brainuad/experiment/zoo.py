@@ -18,15 +18,16 @@ from importlib.resources import files
 from pathlib import Path
 
 from brainuad.compare.differences import is_simulated
-from brainuad.config import ExperimentConfig, flat_settings, parse_time
+from brainuad.config import ExperimentConfig, differences, flat_settings, parse_time
 from brainuad.data.cohort import Case
 from brainuad.data.loading import PreparedCase, load_case
 from brainuad.data.packed import is_packed
-from brainuad.detector import Detector, load_model
+from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.experiment.fold import fold_cases
-from brainuad.experiment.overrides import CONFIG_MODULE, check_settings, read_overrides
-from brainuad.experiment.run import train_fold
+from brainuad.experiment.overrides import read_overrides
+from brainuad.experiment.run import load_trained, train_fold
+from brainuad.experiment.settings import CONFIG_MODULE, check_settings
 from brainuad.files import key_of, write_json, write_text
 from brainuad.study import OURS, evaluate_cases, failures
 from brainuad.study.figures import file_name
@@ -154,11 +155,8 @@ def _train(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: 
     note = folder / "settings.json"
     wanted = {"cases": key_of([str(case) for case in cases if case.split != "test"]), **flat_settings(config)}
     saved = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else wanted
-    keys = [key for key in sorted({*saved, *wanted}) if not key.startswith(MAY_CHANGE)]
-    pairs = {key: (saved.get(key), wanted.get(key)) for key in keys}
-    differing = [f"{key}={there} there, {here} here" for key, (there, here) in pairs.items() if there != here]
-    if differing:
-        fault = f"was trained with other settings ({'; '.join(differing)})"
+    if differing := differences(saved, wanted, sorted(k for k in {*saved, *wanted} if not k.startswith(MAY_CHANGE))):
+        fault = f"was trained with other settings ({differing})"
         raise InputError(folder, fault, "Repeat them, or choose another folder")
     write_json(note, wanted)
     if (folder / "training.json").is_file():
@@ -175,10 +173,7 @@ def _evaluate(
     name: str, config: ExperimentConfig, model: Path, cases: Sequence[Case], folder: Path, *, baselines: bool
 ) -> tuple[Entry, Detector]:
     """Finish the evaluation of a trained model on all test sets, and measure its costs."""
-    device = "cuda" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
-    detector = replace(load_model(model, device), name=config.name)
-    for setting in ("cache_dir", "num_workers"):
-        setattr(detector.data_config, setting, getattr(config.datamodule.cfg, setting))
+    detector = replace(load_trained(model, config), name=config.name)
     scores = shown_scores(detector)
     table = evaluate_cases(
         detector, cases, folder, scores=scores, baselines=baselines, protocol=PROTOCOL, seed=config.seed

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from brainuad.config import has_setting
 from brainuad.data.bias import warn_of_other_bias_levels
 from brainuad.data.cohort import Case
 from brainuad.data.leaks import find_leaks, scans_of_others
@@ -89,7 +90,7 @@ def evaluate_cases(
         InputError: A set or score is unknown, the model cannot give a score, there is no test case, there are too few
             healthy scans to compare with, or the folder cannot be written to.
     """
-    if protocol.shared_noise and "shared_noise" in vars(detector.model_config):
+    if protocol.shared_noise and has_setting(detector.model_config, "shared_noise"):
         detector = detector.with_settings(shared_noise=True)
     scores = list(scores) if scores else [detector.scores.default]
     for name in scores:

@@ -174,7 +174,7 @@ def _variants(detector: Detector, healthy: Sequence[Case], output: Path, vary: A
     for count in vary.draws:
         yield _Variant(f"{count} draws averaged", results(detector.with_settings(noise_draws=count)))
     if vary.shared_noise:
-        shared = not asdict(detector.model_config).get("shared_noise")
+        shared = not getattr(detector.model_config, "shared_noise", False)
         name = "shared noise" if shared else "independent noise"
         yield _Variant(name, results(detector.with_settings(shared_noise=shared)))
 

@@ -17,9 +17,7 @@ was drawn, so that a CUDA graph can hold it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,25 +38,24 @@ BIAS_POWERS = tuple(
 NEGLIGIBLE_WEIGHT = 1e-7
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Parameters of one augmented volume; the defaults change nothing.
+class Augmentations(NamedTuple):
+    """Parameters of a batch of augmented volumes.
 
     Attributes:
-        gamma: Exponent of the intensities.
-        bias: Coefficients of the bias field's monomials ``BIAS_POWERS``, or none.
-        blur_std: Standard deviation of the Gaussian along x, y, z in voxels.
-        num_ghosts: Every ``num_ghosts``-th plane of k-space is weakened; 0 for none.
-        ghost_axis: Axis of those planes: 0, 1 or 2.
-        ghost_intensity: Fraction by which they are weakened.
+        gamma: (B,) exponents of the intensities; 1 changes nothing.
+        bias: (B, 20) coefficients of the bias field's monomials ``BIAS_POWERS``; 0 for none.
+        blur_std: (B, 3) standard deviations of the Gaussian along x, y, z in voxels; 0 for none.
+        num_ghosts: (B,) int64, every so manieth plane of k-space is weakened; 0 for none.
+        ghost_axis: (B,) int64, axis of those planes: 0, 1 or 2.
+        ghost_intensity: (B,) fractions by which they are weakened.
     """
 
-    gamma: float = 1.0
-    bias: tuple[float, ...] = ()
-    blur_std: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    num_ghosts: int = 0
-    ghost_axis: int = 0
-    ghost_intensity: float = 0.0
+    gamma: Tensor
+    bias: Tensor
+    blur_std: Tensor
+    num_ghosts: Tensor
+    ghost_axis: Tensor
+    ghost_intensity: Tensor
 
 
 def draw_uniform(count: int, generator: torch.Generator) -> Tensor:
@@ -70,30 +67,24 @@ def draw_uniform(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, columns, generator=generator, device=generator.device, dtype=torch.float64)
 
 
-def parameters_of(uniform: Tensor) -> list[Augmentation]:
+def augmentations_of(uniform: Tensor) -> Augmentations:
     """Return the augmentations that ``draw_uniform``'s numbers stand for, with TorchIO's default ranges."""
-    return [_augmentation(row) for row in uniform.tolist()]
-
-
-def _augmentation(uniform: list[float]) -> Augmentation:
-    """Map uniform numbers in [0, 1) to parameters: four gates, seven scalars, then the bias field's."""
-    gates, (exponent, *stds, ghosts, axis, intensity), bias = uniform[:4], uniform[4:11], uniform[11:]
+    bent, biased, blurred, ghosted = (uniform[:, place] < limit for place, limit in enumerate(PROBABILITIES))
+    ghosts, axis, intensity = uniform[:, 8:11].unbind(1)
     low, high = GHOST_INTENSITY_RANGE
     fewest, most = GHOST_RANGE
-    bent, biased, blurred, ghosted = (gate < limit for gate, limit in zip(gates, PROBABILITIES, strict=True))
-    x_std, y_std, z_std = (BLUR_STD_LIMIT * std * blurred for std in stds)
-    return Augmentation(
-        gamma=math.exp(LOG_GAMMA_LIMIT * (2 * exponent - 1)) if bent else 1.0,
-        bias=tuple(BIAS_LIMIT * (2 * u - 1) for u in bias) if biased else (),
-        blur_std=(x_std, y_std, z_std),
-        num_ghosts=fewest + int(ghosts * (most + 1 - fewest)) if ghosted else 0,
-        ghost_axis=int(3 * axis),
+    return Augmentations(
+        gamma=torch.where(bent, torch.exp(LOG_GAMMA_LIMIT * (2 * uniform[:, 4] - 1)), 1.0),
+        bias=torch.where(biased[:, None], BIAS_LIMIT * (2 * uniform[:, 11:] - 1), 0.0),
+        blur_std=torch.where(blurred[:, None], BLUR_STD_LIMIT * uniform[:, 5:8], 0.0),
+        num_ghosts=torch.where(ghosted, fewest + (ghosts * (most + 1 - fewest)).long(), 0),
+        ghost_axis=(3 * axis).long(),
         ghost_intensity=low + (high - low) * intensity,
     )
 
 
-def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, augmentations: Sequence[Augmentation]) -> Tensor:
-    """Return axial slice ``slices[i]`` of volume ``indices[i]`` augmented by ``augmentations[i]``.
+def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, drawn: Augmentations) -> Tensor:
+    """Return axial slice ``slices[i]`` of volume ``indices[i]``, each augmented by its own parameters.
 
     Only the slices that reach the result through blur or ghosting along z are computed.
 
@@ -101,26 +92,26 @@ def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, augmentati
         images: (N, X, Y, Z) float32, on any device.
         indices: (B,) int64 volume numbers, on the CPU.
         slices: (B,) int64 z indices, on the CPU.
-        augmentations: B of them.
+        drawn: B of them, on the CPU.
 
     Returns:
         (B, X, Y) float32, on the device of ``images``.
     """
     device, lengths = images.device, images.shape[1:]
-    along_x, along_y, along_z = (axis_operators(lengths[axis], axis, augmentations) for axis in range(3))
+    along_x, along_y, along_z = (axis_operators(lengths[axis], axis, drawn) for axis in range(3))
     if along_z is None:
         weights = nn.functional.one_hot(slices, lengths[2]).float()
     else:
         weights = along_z[torch.arange(len(slices)), slices]
     sample, z = torch.nonzero(weights.abs() > NEGLIGIBLE_WEIGHT, as_tuple=True)
-    exponents = torch.tensor([augmentation.gamma for augmentation in augmentations])
-    bent, biased = exponents != 1, torch.tensor([bool(augmentation.bias) for augmentation in augmentations])
+    exponents = drawn.gamma.float()
+    bent, biased = exponents != 1, drawn.bias.any(dim=1)
     # ordered by gamma alone, gamma and bias, bias alone, neither: so each finds its planes side by side
     group = torch.where(bent, biased.long(), 3 - biased.long())[sample]
     order = group.argsort(stable=True)
     sample, z = sample[order], z[order]
     bias_start, gamma_stop, bias_stop = group.bincount(minlength=4).cumsum(0)[:3].tolist()
-    mixture = torch.zeros(len(augmentations), len(sample))
+    mixture = torch.zeros(len(slices), len(sample))
     mixture[sample, torch.arange(len(sample))] = weights[sample, z]
 
     volume_and_z = upload(torch.stack([indices[sample], z]), device)
@@ -132,8 +123,7 @@ def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, augmentati
             planes[which] = gamma(planes[which], upload(exponents[sample[which], None, None], device))
         if bias_start < bias_stop:
             which = slice(bias_start, bias_stop)
-            coefficients = torch.tensor([augmentations[number].bias for number in sample[which].tolist()])
-            planes[which] *= bias_fields(lengths, coefficients, z[which], device)
+            planes[which] *= bias_fields(lengths, drawn.bias[sample[which]].float(), z[which], device)
         result = (upload(mixture, device) @ planes.flatten(1)).unflatten(1, lengths[:2])
         if along_x is not None:
             result = upload(along_x, device) @ result
@@ -142,22 +132,20 @@ def augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, augmentati
     return result
 
 
-def axis_operators(length: int, axis: int, augmentations: Sequence[Augmentation]) -> Tensor | None:
+def axis_operators(length: int, axis: int, drawn: Augmentations) -> Tensor | None:
     """Return blur, then ghosting along ``axis`` as matrices: (B, length, length) float32, on the CPU.
 
     Where neither acts on a volume, its matrix is the identity; where neither acts on any, the result is None.
     """
-    stds = torch.tensor([augmentation.blur_std[axis] for augmentation in augmentations], dtype=torch.float64)
-    ghosts = torch.tensor([a.num_ghosts if a.ghost_axis == axis else 0 for a in augmentations])
-    intensities = torch.tensor([a.ghost_intensity for a in augmentations], dtype=torch.float64)
-    blurred, ghosted = stds > 0, ghosts > 0
+    stds = drawn.blur_std[:, axis]
+    blurred, ghosted = stds > 0, (drawn.num_ghosts > 0) & (drawn.ghost_axis == axis)
     if not (blurred | ghosted).any():
         return None
-    operators = torch.eye(length).repeat(len(augmentations), 1, 1)
+    operators = torch.eye(length).repeat(len(stds), 1, 1)
     if blurred.any():
         operators[blurred] = blur_operators(length, stds[blurred]).float()
     if ghosted.any():
-        ghosting = ghosting_operators(length, ghosts[ghosted], intensities[ghosted])
+        ghosting = ghosting_operators(length, drawn.num_ghosts[ghosted], drawn.ghost_intensity[ghosted])
         # in double precision, which autocast leaves alone
         operators[ghosted] = (ghosting @ operators[ghosted].double()).float()
     return operators
@@ -258,18 +246,16 @@ def dense_augmented_slices(images: Tensor, indices: Tensor, slices: Tensor, unif
     """
     lengths = tuple(images.shape[1:])
     fixed = _fixed(lengths, str(images.device))
-    acts = uniform[:, :4] < fixed.probabilities
-    exponents = torch.where(acts[:, 0], torch.exp(LOG_GAMMA_LIMIT * (2 * uniform[:, 4] - 1)), 1.0)
-    coefficients = torch.where(acts[:, 1, None], BIAS_LIMIT * (2 * uniform[:, 11:] - 1), 0.0)
+    drawn = augmentations_of(uniform)
     with torch.autocast(images.device.type, enabled=False):
         along_x, along_y, along_z = (
-            _dense_operators(length, axis, acts, uniform, fixed.ghosts[axis]) for axis, length in enumerate(lengths)
+            _dense_operators(length, axis, drawn, fixed.ghosts[axis]) for axis, length in enumerate(lengths)
         )
         weights = along_z[torch.arange(len(slices), device=slices.device), slices]
-        volumes = gamma(images[indices], exponents[:, None, None, None])
-        cube = coefficients.new_zeros(len(coefficients), *[BIAS_ORDER + 1] * 3)
+        volumes = gamma(images[indices], drawn.gamma[:, None, None, None])
+        cube = drawn.bias.new_zeros(len(slices), *[BIAS_ORDER + 1] * 3)
         a, b, c = fixed.powers
-        cube[:, a, b, c] = coefficients
+        cube[:, a, b, c] = drawn.bias
         field = torch.einsum("nabc,xa,yb,zc->nxyz", cube, *fixed.coordinates).exp()
         mixed = torch.einsum("nxyz,nxyz,nz->nxy", volumes, field, weights)
         return along_x @ mixed @ along_y.mT
@@ -279,13 +265,11 @@ class _Fixed(NamedTuple):
     """What dense augmentation needs on a device and must not be sent there again, which a graph could not hold.
 
     Attributes:
-        probabilities: (4,) of gamma, bias field, blur and ghosting.
         powers: Of x, y and z in each monomial of the bias field, (20,) int64 each.
         coordinates: By axis, see ``_coordinate_powers``.
         ghosts: By axis, (7, length): what ghosting of intensity 1 takes away, a circular kernel a number of ghosts.
     """
 
-    probabilities: Tensor
     powers: tuple[Tensor, ...]
     coordinates: tuple[Tensor, ...]
     ghosts: tuple[Tensor, ...]
@@ -301,17 +285,16 @@ def _fixed(lengths: tuple[int, ...], device: str) -> _Fixed:
         left = ghosting_operators(length, numbers, all_of_it)
         ghosts.append((torch.eye(length, dtype=torch.float64) - left)[:, :, 0].float().to(device))
     return _Fixed(
-        torch.tensor(PROBABILITIES).to(device),
         tuple(torch.tensor(powers).to(device) for powers in zip(*BIAS_POWERS, strict=True)),
         tuple(_coordinate_powers(length).to(device) for length in lengths),
         tuple(ghosts),
     )
 
 
-def _dense_operators(length: int, axis: int, acts: Tensor, uniform: Tensor, ghosts: Tensor) -> Tensor:
-    """Return what ``axis_operators`` does for numbers of ``draw_uniform``, (B, length, length) on their device."""
-    places = torch.arange(length, device=uniform.device)
-    stds = torch.where(acts[:, 2], BLUR_STD_LIMIT * uniform[:, 5 + axis], 0.0).clamp(min=1e-3)[:, None, None]
+def _dense_operators(length: int, axis: int, drawn: Augmentations, ghosts: Tensor) -> Tensor:
+    """Return what ``axis_operators`` does, (B, length, length) on the device of what was drawn."""
+    places = torch.arange(length, device=ghosts.device)
+    stds = drawn.blur_std[:, axis].clamp(min=1e-3)[:, None, None]
     radii = (4 * stds + 0.5).floor()
 
     def weight(offset: Tensor) -> Tensor:
@@ -321,9 +304,7 @@ def _dense_operators(length: int, axis: int, acts: Tensor, uniform: Tensor, ghos
     # what lies beyond an end is the signal mirrored there; no kernel reaches beyond both
     blur = weight(there - here) + weight(-1 - there - here) + weight(2 * length - 1 - there - here)
     blur = blur / blur.sum(2, keepdim=True)
-    fewest, most = GHOST_RANGE
-    ghosted = acts[:, 3] & ((3 * uniform[:, 9]).long() == axis)
-    low, high = GHOST_INTENSITY_RANGE
-    intensity = torch.where(ghosted, low + (high - low) * uniform[:, 10], 0.0)[:, None, None]
-    kernel = ghosts[(uniform[:, 8] * (most + 1 - fewest)).long()]
+    ghosted = (drawn.num_ghosts > 0) & (drawn.ghost_axis == axis)
+    intensity = torch.where(ghosted, drawn.ghost_intensity, 0.0)[:, None, None]
+    kernel = ghosts[drawn.num_ghosts - GHOST_RANGE[0]]  # without ghosts any, for its intensity is 0
     return blur - intensity * (kernel[:, (here - there) % length] @ blur)

@@ -7,12 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from brainuad.config import ExperimentConfig
@@ -32,8 +31,7 @@ class Interrupted(Exception):
     """Training was asked to stop, and has written its last checkpoint."""
 
 
-@dataclass(frozen=True)
-class Due:
+class Due(NamedTuple):
     """What is to be done after a step.
 
     Attributes:
@@ -51,21 +49,12 @@ class Due:
     end: bool
 
 
-@dataclass(frozen=True, eq=False)
-class EndedEpoch:
-    """An epoch whose loss nobody has asked the device for yet.
+class EndedEpoch(NamedTuple):
+    """An epoch after so many steps: what to log of it, and its mean training loss, still on the device."""
 
-    Attributes:
-        number: Epochs so far, this one included.
-        step: Steps so far.
-        loss: Mean training loss, a scalar on the device.
-        validation_loss: Where it was validated.
-    """
-
-    number: int
     step: int
+    metrics: dict[str, float]
     loss: Tensor
-    validation_loss: float | None
 
 
 class Epochs(Callback):
@@ -109,19 +98,14 @@ class Epochs(Callback):
         self.validated_step = 0
         self.finished = False
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: Any, *args: Any) -> None:
         """Tell the module the share of the budget that is used. Several devices go by the first one's clock."""
-        assert isinstance(module, Training)
-        if self.budget is None:
-            return
-        if trainer.world_size == 1:
-            module.share = self.budget.share
-        elif trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+        asks = trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0
+        if self.budget is not None and asks:
             module.share = trainer.strategy.broadcast(self.budget.share)
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         """Do what is due after a step."""
-        assert isinstance(module, Training)
         step = trainer.global_step
         epoch, position = divmod(step, module.batches_per_epoch)
         due = self.due(trainer, module)
@@ -186,11 +170,12 @@ class Epochs(Callback):
         if trainer.world_size > 1:
             loss = trainer.strategy.reduce(loss, reduce_op="mean")
         module.epoch_losses.clear()
-        self.ended.append(EndedEpoch(epoch, step, loss, None))
+        ended = EndedEpoch(step, {"epoch": float(epoch)}, loss)
+        self.ended.append(ended)
         if not validates or step == self.validated_step:
             return
         self.read(trainer, keep_last=True)
-        check_finite(step, [self.ended[-1].loss, *module.model.parameters()])
+        check_finite(step, [loss, *module.model.parameters()])
         started = time.monotonic()
         # the first device's, for all have to agree on whether it is the best so far
         self.validation_loss = trainer.strategy.broadcast(module.validation_loss(epoch))
@@ -198,7 +183,7 @@ class Epochs(Callback):
             self.budget.has_validated(time.monotonic() - started)
         self.validated_step = step
         check_finite(step, [torch.tensor(self.validation_loss)])
-        self.ended[-1] = replace(self.ended[-1], validation_loss=self.validation_loss)
+        ended.metrics["val/loss"] = self.validation_loss
         self.read(trainer)
         if self.validation_loss < self.best_loss:
             first, self.best_loss = self.best_loss == math.inf, self.validation_loss
@@ -220,12 +205,8 @@ class Epochs(Callback):
         for epoch, loss in zip(ended, torch.stack([each.loss for each in ended]).tolist(), strict=True):
             check_finite(epoch.step, [torch.tensor(loss)])
             self.train_loss = loss
-            metrics = {"epoch": float(epoch.number), "train/loss": loss}
-            if epoch.validation_loss is not None:
-                metrics["val/loss"] = epoch.validation_loss
-            if trainer.is_global_zero:
-                for logger in trainer.loggers:
-                    logger.log_metrics(metrics, epoch.step)
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                logger.log_metrics({**epoch.metrics, "train/loss": loss}, epoch.step)
 
     def provenance(self, trainer: Trainer, module: Training, epoch: int) -> dict[str, Any]:
         """Return how the model of this step came about, for its ``config.yaml``."""
@@ -256,7 +237,7 @@ class Epochs(Callback):
         self.saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of this callback."""
+        """Return what a checkpoint keeps of this callback: the lowest loss, and the seconds used."""
         return {"best_loss": self.best_loss, "used": self.budget.used if self.budget else 0.0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

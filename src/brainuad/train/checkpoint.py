@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from brainuad.config import ExperimentConfig, differing_settings
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a checkpoint; InputError if that, or the block's use of its contents, fails."""
+    try:
+        yield torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
 
 
 def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int:
@@ -25,15 +36,11 @@ def check_resumable(path: Path, config: ExperimentConfig, data_hash: str) -> int
     Raises:
         InputError: The file cannot be read, or belongs to other settings or other data.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with _opened(path) as saved:
         step, saved_by = int(saved["global_step"]), saved["brainuad"]
         settings, saved_hash = saved_by["settings"], saved_by.get("data")
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
-    differing = differing_settings(settings, config)
-    if differing:
-        fault = f"was trained with other settings ({'; '.join(differing)})"
+    if differing := differing_settings(settings, config):
+        fault = f"was trained with other settings ({differing})"
         raise InputError(path, fault, "Repeat its settings to resume, or start a new run")
     if saved_hash is None:
         fault = "is of an older version, which did not note its validation volumes"
@@ -52,11 +59,8 @@ def seconds_used(run_dir: Path) -> float:
     path = run_dir / "checkpoints" / "last.ckpt"
     if not path.is_file():
         return 0.0
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with _opened(path) as saved:
         return max(float(state.get("used", 0.0)) for state in saved["callbacks"].values())
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(path, "is damaged or not a checkpoint of brainuad", "Start a new run") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

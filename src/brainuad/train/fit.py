@@ -19,7 +19,8 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import get_class
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -94,20 +95,19 @@ def caught_interrupts() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class OwnSignals(Callback):
-    """Gives SIGTERM back to the handler of before Lightning.
+def own_signals() -> Callback:
+    """Return a callback that gives SIGTERM back to the handler of before Lightning.
 
     Lightning puts its own in front, which ends training with exit code 0 where the signal comes after ``Epochs`` has
     looked for one, and then without a checkpoint of that step.
     """
+    handler = signal.getsignal(signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.handler = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Replace Lightning's handler, which it has just installed."""
+    def give_back(*args: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.handler)
+            signal.signal(signal.SIGTERM, handler)
+
+    return LambdaCallback(on_train_start=give_back)
 
 
 @contextmanager
@@ -169,28 +169,38 @@ def _other_logger(settings: dict[str, Any]) -> Logger:
         raise InputError("logger.other", " ".join(str(error).split()), remedy) from error
 
 
-def build_trainer(config: ExperimentConfig, run_dir: Path, epochs: Epochs, steps: int, resumed_step: int) -> Trainer:
-    """Return a Lightning trainer that takes ``steps`` steps in one endless epoch (see ``Epochs``)."""
+def build_trainer(
+    config: ExperimentConfig, run_dir: Path, epochs: Epochs, batches_per_epoch: int, resumed_step: int
+) -> Trainer:
+    """Return a Lightning trainer that takes all steps in one endless epoch (see ``Epochs``).
+
+    Raises:
+        InputError: A logger or the device cannot be used.
+    """
     settings = config.trainer
-    return Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        precision=resolve_precision(settings),
-        max_epochs=-1,
-        max_steps=steps,
-        gradient_clip_val=settings.gradient_clip_val or None,
-        benchmark=True,  # shapes are few, so cuDNN may try its ways
-        logger=build_loggers(config, run_dir, resumed_step),
-        # in this order: progress shows the epoch that ended
-        callbacks=[OwnSignals(), epochs, Progress(epochs)],
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=run_dir,
-    )
+    try:
+        return Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=resolve_precision(settings),
+            max_epochs=-1,
+            max_steps=total_steps(settings, batches_per_epoch),
+            gradient_clip_val=settings.gradient_clip_val or None,
+            benchmark=True,  # shapes are few, so cuDNN may try its ways
+            logger=build_loggers(config, run_dir, resumed_step),
+            # in this order: progress shows the epoch that ended
+            callbacks=[own_signals(), epochs, Progress(epochs)],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run_dir,
+        )
+    except MisconfigurationException as error:
+        fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
+        raise InputError("trainer", fault, remedy) from error
 
 
 def fit(
@@ -227,34 +237,18 @@ def fit(
         module.budget = Budget(parse_time(config.trainer.max_time), started=started)
     run_dir.mkdir(parents=True, exist_ok=True)
     last = run_dir / "checkpoints" / "last.ckpt"
-    resumed_step = 0
-    if config.resume and last.exists():
-        resumed_step = check_resumable(last, config, module.data_hash)
+    resumed_step = check_resumable(last, config, module.data_hash) if config.resume and last.exists() else 0
     if module.model.fits:
         return fit_at_once(module, run_dir, fold, started)
     if not resumed_step:
         module.start()
-    steps = total_steps(config.trainer, module.batches_per_epoch)
     with quiet_lightning(), caught_interrupts() as interrupt:
-        try:
-            epochs = Epochs(config, run_dir, interrupt, fold, module.budget)
-            trainer = build_trainer(config, run_dir, epochs, steps, resumed_step)
-        except MisconfigurationException as error:
-            fault, remedy = str(error).rstrip(".! "), "Check trainer.accelerator, devices and precision"
-            raise InputError("trainer", fault, remedy) from error
-        on_cuda = trainer.strategy.root_device.type == "cuda"
-        # measured: faster on CUDA if compiled, elsewhere but in bfloat16; the average as the weights, with which one
-        # kernel for all brings it up to date
-        if config.trainer.compile if on_cuda else not trainer.precision.startswith("bf16"):
-            module.model.to(memory_format=torch.channels_last)
-            module.average.to(memory_format=torch.channels_last)
-        if config.trainer.compile:
-            # an epoch's last batch may be smaller: one more compilation
-            compile_networks(module.model, trainer.strategy.root_device)
-        checkpoint = last if resumed_step else None
+        epochs = Epochs(config, run_dir, interrupt, fold, module.budget)
+        trainer = build_trainer(config, run_dir, epochs, module.batches_per_epoch, resumed_step)
+        prepare_networks(module, trainer)
         try:
             # the loader only counts: a step's number decides what is in its batch
-            trainer.fit(module, itertools.count(), ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, itertools.count(), ckpt_path=last if resumed_step else None, weights_only=True)
         except Interrupted as stop:
             raise KeyboardInterrupt from stop
         except Exception:
@@ -267,6 +261,22 @@ def fit(
     if interrupt.is_set():  # in the last step, or while it was written
         raise KeyboardInterrupt
     return run_dir / "model"
+
+
+def prepare_networks(module: Training, trainer: Trainer) -> None:
+    """Lay weights out in memory as is fastest, and compile the networks where that is asked for.
+
+    Raises:
+        InputError: Nothing can be compiled here.
+    """
+    compiled, device = module.config.trainer.compile, trainer.strategy.root_device
+    # measured: faster on CUDA if compiled, elsewhere but in bfloat16; the average as the weights, with which one
+    # kernel for all brings it up to date
+    if compiled if device.type == "cuda" else not trainer.precision.startswith("bf16"):
+        module.model.to(memory_format=torch.channels_last)
+        module.average.to(memory_format=torch.channels_last)
+    if compiled:  # an epoch's last batch may be smaller: one more compilation
+        compile_networks(module.model, device)
 
 
 def fit_at_once(module: Training, run_dir: Path, fold: int, started: float) -> Path:

@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import rich.progress
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from brainuad.errors import InputError
 from brainuad.files import atomic_path
 from brainuad.train.callbacks import Epochs
-from brainuad.train.module import Training
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_UPDATES = 30.0, 1.0
 
@@ -27,26 +27,26 @@ class Progress(Callback):
 
     def __init__(self, epochs: Epochs) -> None:
         self.epochs = epochs
-        self.bar: rich.progress.Progress | None = None
+        self.bar: Bar | None = None
         self.last_step, self.last_time = 0, 0.0
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Start the clock, and the bar on a terminal."""
         self.last_step, self.last_time = trainer.global_step, time.monotonic()
         if sys.stderr.isatty() and trainer.is_global_zero:
-            parts = (rich.progress.BarColumn(), rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn())
-            text = rich.progress.TextColumn("{task.description}")
-            self.bar = rich.progress.Progress(*parts, text, console=Console(stderr=True))
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self.bar = Bar(*columns, console=Console(stderr=True))
             budget = self.epochs.budget
-            done, total = trainer.global_step, trainer.max_steps
-            if budget is not None:
-                done, total = round(budget.used), round(budget.used_before + budget.seconds)
-            self.bar.add_task("", total=total, completed=done)
+            total = trainer.max_steps if budget is None else round(budget.used_before + budget.seconds)
+            self.bar.add_task("", total=total, completed=self._done(trainer))
             self.bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+    def _done(self, trainer: Trainer) -> int:
+        """Return the steps that are done, or by the clock the seconds that are used."""
+        return trainer.global_step if self.epochs.budget is None else round(self.epochs.budget.used)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         """Renew the bar or print a line, when it is time."""
-        assert isinstance(module, Training)
         now, step, budget = time.monotonic(), trainer.global_step, self.epochs.budget
         interval = SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_UPDATES
         if not trainer.is_global_zero or (now - self.last_time < interval and not self.epochs.finished):
@@ -60,21 +60,20 @@ class Progress(Callback):
             f"validation {self.epochs.validation_loss:.5f}  {speed:.2f} steps/s"
         )
         if self.bar is not None:
-            done = step if budget is None else round(budget.used)
-            self.bar.update(self.bar.task_ids[0], completed=done, description=text)
+            self.bar.update(self.bar.task_ids[0], completed=self._done(trainer), description=text)
             return
         total = "" if budget else f"/{trainer.max_steps}"
         minutes = (budget.left if budget else (trainer.max_steps - step) / speed) / 60
         print(f"step {step}{total}  {text}  {minutes:.1f} min left", file=sys.stderr, flush=True)
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def teardown(self, *args: Any, **stage: Any) -> None:
         """Leave the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
 
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, *args: Any) -> None:
         """Leave the terminal as it was."""
-        self.teardown(trainer, module, "fit")
+        self.teardown()
 
 
 class MetricsTable(Logger):

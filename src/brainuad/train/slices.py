@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from brainuad.devices import upload
-from brainuad.train.augmentation import augmented_slices, dense_augmented_slices, draw_uniform, parameters_of
+from brainuad.train.augmentation import augmentations_of, augmented_slices, dense_augmented_slices, draw_uniform
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def draw_batch(
 
     Returns:
         "indices" and "slices", (B,) int64, and with ``augment`` "augmentation", (B, 31) float64 (see
-        ``brainuad.train.augmentation.parameters_of``), on the CPU.
+        ``brainuad.train.augmentation.augmentations_of``), on the CPU.
     """
     drawn = {"indices": indices, "slices": draw_slice_indices(volumes, indices, generator)}
     return drawn | ({"augmentation": draw_uniform(len(indices), generator)} if augment else {})
@@ -147,5 +147,5 @@ def take_batch(
     if dense:
         images = dense_augmented_slices(volumes.images, indices, slices, uniform)
     else:
-        images = augmented_slices(volumes.images, drawn["indices"], drawn["slices"], parameters_of(uniform))
+        images = augmented_slices(volumes.images, drawn["indices"], drawn["slices"], augmentations_of(uniform))
     return images[:, None], masks
