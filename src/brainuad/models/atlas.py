@@ -39,7 +39,6 @@ class AtlasModel(Model):
         config: The grid, if it is known.
 
     Attributes:
-        config: The settings.
         mean: (X, Y, Z) of the grid, in about [0, 1].
         sd: (X, Y, Z), positive.
     """
@@ -84,9 +83,6 @@ class AtlasModel(Model):
             images: (Z, 1, X, Y), all slices of a volume on the grid, in about [0, 1].
             masks: Not used.
             generator: Not used.
-
-        Returns:
-            (Z, 1, X, Y), 0 or more.
 
         Raises:
             ValueError: The volume has another grid.

@@ -68,5 +68,4 @@ class ConditionedDiffusionModel(DiffusionModel):
 
     def condition(self, clean: Tensor) -> Tensor:
         """Return the description of clean slices (B, 1, X, Y) in [-1, 1]: (B, 4 * unet_dim)."""
-        described: Tensor = self.project(self.encoder(clean))
-        return described
+        return self.project(self.encoder(clean))
