@@ -35,9 +35,6 @@ class AtlasModel(Model):
     Scans must be registered to one another. The score ``intensity_atlas`` is the same with the scans of a calibration
     in place of those of training. Both floor small deviations alike (:mod:`brainuad.moments`).
 
-    Args:
-        config: The grid, if it is known.
-
     Attributes:
         mean: (X, Y, Z) of the grid, in about [0, 1].
         sd: (X, Y, Z), positive.

@@ -58,7 +58,7 @@ class Autoencoder(Model):
     makes features of the code. Adam trains it on the absolute error.
 
     Args:
-        config: Network settings.
+        config: The settings.
         per_number: Outputs of the encoder for each number of the code.
 
     Attributes:
@@ -66,9 +66,6 @@ class Autoencoder(Model):
         to_code: From these to (B, per_number * latent_dim).
         from_code: From (B, latent_dim) to the coarsest features.
         decoder: From these to a slice.
-
-    Raises:
-        InputError: A setting is out of range.
     """
 
     def __init__(self, config: AutoencoderSettings, *, per_number: int = 1) -> None:

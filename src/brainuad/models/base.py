@@ -49,7 +49,8 @@ class Model(nn.Module):
     """A model of healthy brains.
 
     A model overrides ``reconstruct``, ``maps`` or both; to be trained step by step ``draw`` and ``loss``, or ``fit`` to
-    learn in one go.
+    learn in one go. Its constructor takes its settings, keeps them as ``config``, and raises InputError where one is
+    unknown or out of range.
 
     Attributes:
         neighbours: Axial slices on each side that the model sees besides the one it judges. Slabs have

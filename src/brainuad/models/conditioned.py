@@ -38,15 +38,9 @@ class ConditionedDiffusionModel(DiffusionModel):
     the equally long embedding of the noise level, and both scale and shift the features of every block. The encoder is
     trained with the network.
 
-    Args:
-        config: As for :class:`DiffusionModel`, and the encoder.
-
     Attributes:
         encoder: From (B, 1, X, Y) in [-1, 1] to (B, 4 * unet_dim).
         project: Two layers that the description passes on its way to the network.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     config: ConditionedSettings

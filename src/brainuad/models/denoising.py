@@ -41,12 +41,6 @@ class DenoisingAutoencoder(Model):
 
     As published the training is Adam (AMSGrad) with weight decay 1e-5 and a rate that falls along a cosine over 67,200
     steps of 16 slices. Here it is Adam as for every model, and the rate of ``experiment=DAE/DAE`` falls linearly.
-
-    Args:
-        config: Network settings.
-
-    Raises:
-        InputError: ``widths`` is empty, or one is not positive.
     """
 
     def __init__(self, config: DenoisingSettings) -> None:

@@ -67,16 +67,13 @@ class DiffusionModel(Model):
     that is passed; it may live on the CPU whatever the model's device, and then devices see the same noise.
 
     Args:
-        config: Network, noise and reconstruction settings.
+        config: The settings.
         condition: Numbers that ``condition`` gives for each slice; 0 where it gives none.
 
     Attributes:
         unet: The network; it predicts the clean slice.
         signal_scale: (T,) sqrt(alpha_bar_t), the share of the slice in a noisy one.
         noise_scale: (T,) sqrt(1 - alpha_bar_t), the share of the noise.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     signal_scale: Tensor

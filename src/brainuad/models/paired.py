@@ -31,14 +31,8 @@ class PairedModel(DiffusionModel):
 
     The networks have no weights in common. A training step is one of each, and the loss their sum.
 
-    Args:
-        config: The settings of both.
-
     Attributes:
         denoiser: The denoising autoencoder.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     def __init__(self, config: PairedSettings) -> None:

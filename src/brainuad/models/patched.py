@@ -34,12 +34,6 @@ class PatchedDiffusionModel(DiffusionModel):
     In training the network sees a slice of which one random box is noised, and only its error in the box counts. To
     reconstruct a slice each box in turn is noised, all from one noise field, and what the network makes of them is put
     together.
-
-    Args:
-        config: As for :class:`DiffusionModel`, and the size of a box.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     config: PatchedSettings

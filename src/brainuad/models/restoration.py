@@ -53,14 +53,8 @@ class RestorationModel(Model):
     change, is not given to the network: in training it tells whether there is an anomaly at all, which nobody knows of
     a scan.
 
-    Args:
-        config: Network and anomalies.
-
     Attributes:
         bank: Fixed noise that anomalies are made of.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     bank: Tensor

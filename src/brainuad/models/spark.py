@@ -49,12 +49,6 @@ class SparkModel(Model):
     them. Each group in turn is shown, and each cell becomes the mean of what is filled in when it is hidden.
 
     The publication trains with AdamW, weight decay 0.05 and betas (0.9, 0.95); training here is with Adam.
-
-    Args:
-        config: Encoder and masks.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     whole_volumes = True
