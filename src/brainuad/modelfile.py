@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,7 +29,7 @@ from brainuad._version import __version__
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelSettings, lists_to_tuples
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, check_regular, sha256, write_json, write_text
+from brainuad.files import atomic_path, sha256, write_json, write_text
 from brainuad.models.base import Model, own_settings, settings_class
 from brainuad.registry import MODELS
 from brainuad.scoring.health import HealthyMoments
@@ -40,7 +40,7 @@ HEALTH = "health.safetensors"
 WEIGHTS_HASH = "weights_sha256"  # entry of config.yaml
 _OF_THIS_MACHINE = ("cache_dir", "num_workers")  # settings of the data that are not stored with a model
 
-_SCALES = ":scales"  # behind the name of weights in 8 bits
+SCALES = ":scales"  # behind the name of weights in 8 bits
 
 T = TypeVar("T")
 
@@ -120,16 +120,8 @@ def write_model(
         InputError: The folder cannot be written to.
     """
     folder = Path(folder)
-    weights: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        value = value.detach().cpu()
-        if bits == 8 and value.is_floating_point() and value.ndim > 1:
-            levels, scales = to_8_bits(value.float().numpy())
-            weights |= {name: torch.from_numpy(levels), name + _SCALES: torch.from_numpy(scales)}
-        else:
-            weights[name] = (value.half() if bits < 32 and value.is_floating_point() else value).contiguous()
     with atomic_path(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(save(weights))  # `save_file` does not report a full disk
+        temporary.write_bytes(save(rounded(model.state_dict(), bits)))  # `save_file` does not report a full disk
     if calibration is not None:
         write_json(folder / CALIBRATION, calibration.to_dict())
     if health is not None:
@@ -145,16 +137,26 @@ def write_model(
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
 
+def rounded(weights: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Return weights in 32, 16 or 8 bits, as :func:`write_model` says; scales under the name with ``SCALES`` behind."""
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        value = value.detach().cpu()
+        if bits == 8 and value.is_floating_point() and value.ndim > 1:
+            levels, scales = to_8_bits(value.float().numpy())
+            found |= {name: torch.from_numpy(levels), name + SCALES: torch.from_numpy(scales)}
+        else:
+            found[name] = (value.half() if bits < 32 and value.is_floating_point() else value).contiguous()
+    return found
+
+
 def recorded_hash(folder: str | Path) -> str:
     """Return the SHA-256 of the weights that was recorded with the model; "" if there is none.
 
     Raises:
         InputError: The settings are missing or damaged.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise InputError(path, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
-    return str(_read_settings(path).get(WEIGHTS_HASH, ""))
+    return str(_read_settings(_file_of(Path(folder), CONFIG)).get(WEIGHTS_HASH, ""))
 
 
 def read_model(folder: str | Path) -> tuple[Model, ModelSettings, DataConfig, dict[str, Any], Calibration | None]:
@@ -171,18 +173,16 @@ def read_model(folder: str | Path) -> tuple[Model, ModelSettings, DataConfig, di
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "Give the folder of a trained model")
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(folder / name, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
-    settings = _read_settings(folder / CONFIG)
+    config, weights_file = _file_of(folder, CONFIG), _file_of(folder, WEIGHTS)
+    settings = _read_settings(config)
     values = settings.pop("model")
     name = str(values.get("name", "ddpm"))
     values = own_settings(name, values)
-    model_config = _to_dataclass(settings_class(name), values, folder / CONFIG, "model")
-    data_config = _to_dataclass(DataConfig, settings.pop("data"), folder / CONFIG, "data")
+    model_config = _to_dataclass(settings_class(name), values, config, "model")
+    data_config = _to_dataclass(DataConfig, settings.pop("data"), config, "data")
     model = MODELS[model_config.name](model_config)
-    weights = _read_weights(folder / WEIGHTS)
-    _check_weights(weights, model.state_dict(), folder / WEIGHTS)
+    weights = _read_weights(weights_file)
+    _check_weights(weights, model.state_dict(), weights_file)
     model.load_state_dict(weights)
     model.requires_grad_(False).eval()
     return model, model_config, data_config, settings, _read_calibration(folder / CALIBRATION)
@@ -198,8 +198,15 @@ def read_health(folder: str | Path) -> HealthyMoments | None:
     return HealthyMoments.load(path) if path.is_file() else None
 
 
+def _file_of(folder: Path, name: str) -> Path:
+    """Return a file that every model folder holds, or raise InputError."""
+    path = folder / name
+    if not path.is_file():
+        raise InputError(path, "no such file", f"A model folder holds {CONFIG} and {WEIGHTS}")
+    return path
+
+
 def _read_settings(path: Path) -> dict[str, Any]:
-    check_regular(path)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -236,9 +243,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         fault = f"is not a safetensors file ({error})"
         raise InputError(path, fault, "Copy or download the model again") from error
-    found, of_others = {}, {name + _SCALES for name in weights}
+    found, of_others = {}, {name + SCALES for name in weights}
     for name, value in weights.items():
-        scales = weights.get(name + _SCALES)
+        scales = weights.get(name + SCALES)
         if scales is not None:
             if value.dtype != torch.int8 or scales.shape != value.shape[:1] or scales.dtype != torch.float32:
                 fault = f"{name!r} and its scales do not fit together"

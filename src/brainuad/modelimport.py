@@ -98,23 +98,10 @@ class _Inert:
         return super().__new__(cls)
 
     def __call__(self, *_: Any, **__: Any) -> _Inert:
-        """Return itself."""
+        """Return itself, and forget what it is given."""
         return self
 
-    def __setstate__(self, state: Any) -> None:
-        """Forget it."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Forget them."""
-
-    def append(self, item: Any) -> None:
-        """Forget it."""
-
-    def add(self, item: Any) -> None:
-        """Forget it."""
-
-    def extend(self, items: Any) -> None:
-        """Forget them."""
+    __setstate__ = __setitem__ = append = add = extend = __call__
 
 
 class _Unpickler(pickle.Unpickler):

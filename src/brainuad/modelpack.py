@@ -31,12 +31,13 @@ from brainuad.modelfile import (
     CALIBRATION,
     CONFIG,
     HEALTH,
+    SCALES,
     WEIGHTS,
     WEIGHTS_HASH,
     from_8_bits,
     read_health,
     read_model,
-    to_8_bits,
+    rounded,
 )
 
 FORMAT = 1
@@ -48,21 +49,13 @@ _Streams = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a packed model.
-
-    Attributes:
-        path: The file.
-        number: Its number, from 1.
-        count: Number of parts.
-        archive: SHA-256 of the whole archive, which identifies the model.
-        content: Its bytes of the archive.
-    """
+    """One file of a packed model: its number, from 1, of how many."""
 
     path: Path
     number: int
     count: int
-    archive: str
-    content: bytes
+    archive: str  # SHA-256 of the whole archive, which identifies the model
+    content: bytes  # its bytes of the archive
 
 
 def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: int = 16) -> list[Path]:
@@ -190,25 +183,23 @@ def _encode(weights: Mapping[str, Tensor], bits: int, path: Path) -> tuple[list[
     """Return the index of the weights, and their bytes by kind."""
     entries = []
     pieces: dict[str, list[bytes]] = {name: [] for name in ("high", "low", "levels", "scales", "other")}
-    for name, value in weights.items():
-        value = value.detach().cpu().contiguous()
+    stored = rounded(weights, bits)
+    for name, value in stored.items():
+        if name.endswith(SCALES):
+            pieces["scales"].append(value.numpy().tobytes())
+            continue
         kind = str(value.dtype).removeprefix("torch.")
-        if not value.is_floating_point():
+        if name + SCALES in stored:
+            pieces["levels"].append(value.numpy().tobytes())
+        elif not value.is_floating_point():
             pieces["other"].append(value.numpy().tobytes())
-        elif bits == 8 and value.ndim > 1:
-            kind = "int8"
-            levels, scales = to_8_bits(value.float().numpy())
-            pieces["levels"].append(levels.tobytes())
-            pieces["scales"].append(scales.tobytes())
-        else:
-            kind = "float16"
-            half = value.half()
-            if not half.isfinite().all():
-                fault = f"{name!r} holds values beyond 65504, which 16 bits cannot hold"
-                raise InputError(path, fault, "Take another checkpoint")
-            high, low = split_bytes(half.numpy())
+        elif value.isfinite().all():
+            high, low = split_bytes(value.numpy())
             pieces["high"].append(high)
             pieces["low"].append(low)
+        else:
+            fault = f"{name!r} holds values beyond 65504, which 16 bits cannot hold"
+            raise InputError(path, fault, "Take another checkpoint")
         entries.append({"name": name, "kind": kind, "shape": list(value.shape)})
     return entries, {name: b"".join(parts) for name, parts in pieces.items()}
 
@@ -250,25 +241,13 @@ def _decode(entries: list[dict[str, Any]], streams: _Streams) -> dict[str, Tenso
 
 
 def split_bytes(values: np.ndarray) -> tuple[bytes, bytes]:
-    """Return the high and the low bytes of float16 values, in order.
-
-    Raises:
-        ValueError: They are not float16.
-    """
-    if values.dtype != np.float16:
-        raise ValueError(f"expected float16, got {values.dtype}")
+    """Return the high and the low bytes of float16 values, in order."""
     pairs = np.ascontiguousarray(values, dtype="<f2").reshape(-1).view(np.uint8).reshape(-1, 2)
     return pairs[:, 1].tobytes(), pairs[:, 0].tobytes()
 
 
 def merge_bytes(high: bytes, low: bytes) -> np.ndarray:
-    """Return the ``(N,)`` float16 values of :func:`split_bytes`.
-
-    Raises:
-        ValueError: There are not as many high as low bytes.
-    """
-    if len(high) != len(low):
-        raise ValueError(f"{len(high)} high bytes and {len(low)} low ones")
+    """Return the ``(N,)`` float16 values of :func:`split_bytes`."""
     pairs = np.stack([np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)], axis=1)
     return pairs.reshape(-1).view("<f2").astype(np.float16)
 

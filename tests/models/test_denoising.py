@@ -28,15 +28,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_noise_is_coarse_and_rolled() -> None:
     draws = tiny().draw(3, (24, 20), generator())
-    assert draws["noise"].shape == (3, 1, 16, 16)
-    found = spread(draws["noise"], draws["roll"], (24, 20))
+    assert draws["coarse_noise"].shape == (3, 1, 16, 16)
+    found = spread(draws["coarse_noise"], draws["roll"], (24, 20))
     for number in range(3):
-        fine = F.interpolate(draws["noise"][number, None], (24, 20), mode="bilinear")[0, 0]
+        fine = F.interpolate(draws["coarse_noise"][number, None], (24, 20), mode="bilinear")[0, 0]
         assert torch.equal(found[number, 0], fine.roll(tuple(draws["roll"][number].tolist()), (0, 1)))
 
 
 def test_noise_has_the_published_deviation() -> None:
-    noise = tiny().draw(200, (24, 20), generator())["noise"]
+    noise = tiny().draw(200, (24, 20), generator())["coarse_noise"]
     assert noise.std().item() == pytest.approx(0.2, rel=0.02)
 
 

@@ -33,14 +33,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_a_training_pair_is_of_the_middle_slice() -> None:
     model, (images, masks) = tiny(), slabs()
-    pair = model.training_pair(images, masks, model.draw(3, (24, 20), generator()))
-    assert pair.painted.shape == images.shape
-    assert pair.clean.shape == pair.brain.shape == pair.lesion.shape == (3, 24, 20)
-    changed = (pair.painted[:, 2] - pair.clean).abs()
-    assert torch.nn.functional.avg_pool2d(changed, 3, 1, 1)[pair.lesion].min() > VISIBLE
-    assert not (pair.lesion & ~pair.brain).any()
-    assert not pair.clean[~pair.brain].any()
-    assert not pair.painted[:, 2][~pair.brain].any()
+    painted, clean, brain, lesion = model.training_pair(images, masks, model.draw(3, (24, 20), generator()))
+    assert painted.shape == images.shape
+    assert clean.shape == brain.shape == lesion.shape == (3, 24, 20)
+    changed = (painted[:, 2] - clean).abs()
+    assert torch.nn.functional.avg_pool2d(changed, 3, 1, 1)[lesion].min() > VISIBLE
+    assert not (lesion & ~brain).any()
+    assert not clean[~brain].any()
+    assert not painted[:, 2][~brain].any()
 
 
 def test_the_same_draws_give_the_same_loss() -> None:

@@ -35,11 +35,7 @@ class AtlasModel(Model):
     Scans must be registered to one another. The score ``intensity_atlas`` is the same with the scans of a calibration
     in place of those of training. Both floor small deviations alike (:mod:`brainuad.moments`).
 
-    Args:
-        config: The grid, if it is known.
-
     Attributes:
-        config: The settings.
         mean: (X, Y, Z) of the grid, in about [0, 1].
         sd: (X, Y, Z), positive.
     """
@@ -84,9 +80,6 @@ class AtlasModel(Model):
             images: (Z, 1, X, Y), all slices of a volume on the grid, in about [0, 1].
             masks: Not used.
             generator: Not used.
-
-        Returns:
-            (Z, 1, X, Y), 0 or more.
 
         Raises:
             ValueError: The volume has another grid.

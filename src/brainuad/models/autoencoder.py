@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from brainuad.config import ModelSettings
 from brainuad.errors import InputError
-from brainuad.models.base import Draws, Model
+from brainuad.models.base import Draws, Model, check_positive
 from brainuad.models.layers import GroupNorm, Upsample
 from brainuad.registry import MODELS
 
@@ -58,23 +58,19 @@ class Autoencoder(Model):
     makes features of the code. Adam trains it on the absolute error.
 
     Args:
-        config: Network settings.
+        config: The settings.
         per_number: Outputs of the encoder for each number of the code.
 
     Attributes:
-        config: The settings.
         encoder: From (B, 1, X, Y) to the coarsest features.
         to_code: From these to (B, per_number * latent_dim).
         from_code: From (B, latent_dim) to the coarsest features.
         decoder: From these to a slice.
-
-    Raises:
-        InputError: A setting is out of range.
     """
 
     def __init__(self, config: AutoencoderSettings, *, per_number: int = 1) -> None:
         super().__init__()
-        _check(config)
+        check_positive(config, "latent_dim", "widths")
         self.config = config
         widths, coded = tuple(config.widths), CODED**2 * config.widths[-1]
         groups = math.gcd(8, *widths)
@@ -92,8 +88,7 @@ class Autoencoder(Model):
     def encode(self, images: Tensor) -> Tensor:
         """Return what the encoder makes of slices (B, 1, X, Y): (B, per_number * latent_dim)."""
         features = F.interpolate(self.encoder(images), (CODED, CODED), mode="bilinear")
-        coded: Tensor = self.to_code(features.flatten(1))
-        return coded
+        return self.to_code(features.flatten(1))
 
     def decode(self, code: Tensor, size: tuple[int, int]) -> Tensor:
         """Return slices (B, 1, X, Y) of a given size (X, Y) from codes (B, latent_dim)."""
@@ -121,6 +116,8 @@ class VariationalAutoencoder(Autoencoder):
     config: VariationalSettings
 
     def __init__(self, config: VariationalSettings) -> None:
+        if config.divergence < 0:
+            raise InputError("model.cfg.divergence", f"{config.divergence} is negative", "Give 0 or more")
         super().__init__(config, per_number=2)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
@@ -144,14 +141,3 @@ class VariationalAutoencoder(Autoencoder):
 def _convolution(inputs: int, outputs: int, groups: int, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
     return [convolution, GroupNorm(groups, outputs), nn.SiLU()]
-
-
-def _check(config: AutoencoderSettings) -> None:
-    """Raise InputError for settings that cannot be used."""
-    if config.latent_dim < 1:
-        raise InputError("model.cfg.latent_dim", f"{config.latent_dim} is not positive", "Give 1 or more")
-    if not config.widths or min(config.widths) < 1:
-        fault = f"{tuple(config.widths)} is not a list of positive numbers"
-        raise InputError("model.cfg.widths", fault, "Give the channels of each level")
-    if isinstance(config, VariationalSettings) and config.divergence < 0:
-        raise InputError("model.cfg.divergence", f"{config.divergence} is negative", "Give 0 or more")

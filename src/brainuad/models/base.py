@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from brainuad.config import ModelSettings
+from brainuad.errors import InputError
 from brainuad.registry import MODELS
 
 Draws = dict[str, Tensor]
@@ -48,7 +49,8 @@ class Model(nn.Module):
     """A model of healthy brains.
 
     A model overrides ``reconstruct``, ``maps`` or both; to be trained step by step ``draw`` and ``loss``, or ``fit`` to
-    learn in one go.
+    learn in one go. Its constructor takes its settings, keeps them as ``config``, and raises InputError where one is
+    unknown or out of range.
 
     Attributes:
         neighbours: Axial slices on each side that the model sees besides the one it judges. Slabs have
@@ -191,6 +193,18 @@ def own_settings(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     own = {field.name for field in fields(settings_class(name))}
     others = {field.name for other in MODELS for field in fields(settings_class(other))}
     return {key: value for key, value in values.items() if key in own or key not in others}
+
+
+def check_positive(config: ModelSettings, *names: str) -> None:
+    """Raise InputError for a setting below 1, or a list that is empty or has a number below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, int):
+            if value < 1:
+                raise InputError(f"model.cfg.{name}", f"{value} is not positive", "Give 1 or more")
+        elif not value or min(value) < 1:
+            fault = f"{tuple(value)} is not a list of positive numbers"
+            raise InputError(f"model.cfg.{name}", fault, "Give one number for each level")
 
 
 def slabs_of(volume: Tensor, neighbours: int = 0) -> Tensor:

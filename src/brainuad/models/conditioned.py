@@ -38,15 +38,9 @@ class ConditionedDiffusionModel(DiffusionModel):
     the equally long embedding of the noise level, and both scale and shift the features of every block. The encoder is
     trained with the network.
 
-    Args:
-        config: As for :class:`DiffusionModel`, and the encoder.
-
     Attributes:
         encoder: From (B, 1, X, Y) in [-1, 1] to (B, 4 * unet_dim).
         project: Two layers that the description passes on its way to the network.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     config: ConditionedSettings
@@ -68,5 +62,4 @@ class ConditionedDiffusionModel(DiffusionModel):
 
     def condition(self, clean: Tensor) -> Tensor:
         """Return the description of clean slices (B, 1, X, Y) in [-1, 1]: (B, 4 * unet_dim)."""
-        described: Tensor = self.project(self.encoder(clean))
-        return described
+        return self.project(self.encoder(clean))

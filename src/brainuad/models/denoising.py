@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainuad.config import ModelSettings
-from brainuad.errors import InputError
-from brainuad.models.base import Draws, Model
+from brainuad.models.base import Draws, Model, check_positive
 from brainuad.models.layers import GroupNorm, Upsample
 from brainuad.registry import MODELS
 
@@ -42,42 +41,30 @@ class DenoisingAutoencoder(Model):
 
     As published the training is Adam (AMSGrad) with weight decay 1e-5 and a rate that falls along a cosine over 67,200
     steps of 16 slices. Here it is Adam as for every model, and the rate of ``experiment=DAE/DAE`` falls linearly.
-
-    Args:
-        config: Network settings.
-
-    Attributes:
-        config: The settings.
-        unet: The network.
-
-    Raises:
-        InputError: ``widths`` is empty, or one is not positive.
     """
 
     def __init__(self, config: DenoisingSettings) -> None:
         super().__init__()
-        if not config.widths or min(config.widths) < 1:
-            fault = f"{tuple(config.widths)} is not a list of positive numbers"
-            raise InputError("model.cfg.widths", fault, "Give the channels of each level")
+        check_positive(config, "widths")
         self.config = config
         self.unet = PlainUNet(config.widths)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
-        """Draw the noise of each slice at 16 x 16 pixels, and by how many pixels it is rolled."""
+        """Draw "coarse_noise", (B, 1, 16, 16), and "roll", (B, 2) int64: by how many pixels along each axis."""
         shape = (count, 1, NOISE_PIXELS, NOISE_PIXELS)
         rolls = [torch.randint(length, (count,), generator=generator) for length in size]
-        return {"noise": NOISE_SD * torch.randn(shape, generator=generator), "roll": torch.stack(rolls, dim=1)}
+        noise = NOISE_SD * torch.randn(shape, generator=generator)
+        return {"coarse_noise": noise, "roll": torch.stack(rolls, dim=1)}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean squared error of the brain's pixels."""
-        noise = spread(draws["noise"], draws["roll"], (images.shape[2], images.shape[3]))
+        noise = spread(draws["coarse_noise"], draws["roll"], (images.shape[2], images.shape[3]))
         error = self.unet(images + noise * masks).float() - images
         return (error.square() * masks).sum() / masks.sum().clamp(min=1)
 
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return what the network makes of slices (B, 1, X, Y) as they are."""
-        reconstruction: Tensor = self.unet(images)
-        return reconstruction
+        return self.unet(images)
 
 
 class PlainUNet(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from brainuad.config import TEST_TIME
 from brainuad.errors import InputError
-from brainuad.models.base import Draws, Model, batch_of
+from brainuad.models.base import Draws, Model, batch_of, check_positive
 from brainuad.models.noise import LACK_SPARSE_SUM, draw_permutations, gaussian_noise, simplex_fields, simplex_noise
 from brainuad.models.unet import UNet, UNetSettings
 from brainuad.registry import MODELS
@@ -67,17 +67,13 @@ class DiffusionModel(Model):
     that is passed; it may live on the CPU whatever the model's device, and then devices see the same noise.
 
     Args:
-        config: Network, noise and reconstruction settings.
+        config: The settings.
         condition: Numbers that ``condition`` gives for each slice; 0 where it gives none.
 
     Attributes:
-        config: The settings.
         unet: The network; it predicts the clean slice.
         signal_scale: (T,) sqrt(alpha_bar_t), the share of the slice in a noisy one.
         noise_scale: (T,) sqrt(1 - alpha_bar_t), the share of the noise.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     signal_scale: Tensor
@@ -104,10 +100,10 @@ class DiffusionModel(Model):
         return self.signal_scale[t, None, None, None] * x + self.noise_scale[t, None, None, None] * noise
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
-        """Draw timesteps, uniform over a range, and noise: of simplex noise its permutation tables.
+        """Draw "timesteps", (B,) int64, and "noise", (B, 1, X, Y), or permutation tables, (B, 256), of simplex noise.
 
-        The range is ``config.train_timesteps`` at first. As ``share`` grows to 1 it narrows to the noise levels of
-        reconstruction and 100 on either side.
+        Timesteps are 0-based and uniform over a range, which is ``config.train_timesteps`` at first. As ``share`` grows
+        to 1 it narrows to the noise levels of reconstruction and 100 on either side.
         """
         low, high = self.config.train_timesteps
         levels = _levels(self.config)
@@ -125,13 +121,7 @@ class DiffusionModel(Model):
         return {"timesteps": timesteps, "noise": noise.expand(count, *noise.shape[1:])}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
-        """Return the mean error of the predicted clean slices, in units of the [-1, 1] scale.
-
-        Args:
-            images: (B, 1, X, Y) in [0, 1].
-            masks: Not used.
-            draws: "timesteps", (B,) int64, 0-based; "noise", (B, 1, X, Y), or permutation tables, (B, 256), of simplex
-                noise.
+        """Return the mean error of the predicted clean slices, all pixels, in units of the [-1, 1] scale.
 
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).
@@ -144,8 +134,9 @@ class DiffusionModel(Model):
         """Return clean slices and noisy ones, (B, 1, X, Y) in [-1, 1] each; see ``loss``."""
         _check_images(images)
         noise = draws["noise"]
-        if noise.ndim == 2:
-            noise = _simplex_on(images, noise)
+        if noise.ndim == 2:  # permutation tables
+            tables = noise.cpu() if images.device.type in LACK_SPARSE_SUM else noise
+            noise = simplex_fields(tables, (images.shape[2], images.shape[3]))[:, None].to(images.device)
         clean = 2 * images - 1
         return clean, self.q_sample(clean, draws["timesteps"], noise)
 
@@ -155,8 +146,7 @@ class DiffusionModel(Model):
 
     def denoise(self, noisy: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the clean slices that the network predicts, (B, 1, X, Y) in [-1, 1]."""
-        predicted: Tensor = self.unet(noisy, t) if condition is None else self.unet(noisy, t, condition)
-        return predicted
+        return self.unet(noisy, t) if condition is None else self.unet(noisy, t, condition)
 
     def draw_noise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a noise field for every slice of (B, 1, X, Y); with ``config.shared_noise`` one for all."""
@@ -165,15 +155,7 @@ class DiffusionModel(Model):
         return noise.expand_as(images)
 
     def noised(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return what ``reconstruct`` with an equal generator shows the network first.
-
-        Args:
-            images: (B, 1, X, Y) in [0, 1].
-            generator: Source of the noise.
-
-        Returns:
-            (B, 1, X, Y) on the scale of ``images``.
-        """
+        """Return what ``reconstruct`` with an equal generator shows the network first, on the scale of ``images``."""
         t = torch.full((len(images),), _levels(self.config)[0] - 1, device=images.device)
         return (self.q_sample(2 * images - 1, t, self.draw_noise(images, generator)) + 1) / 2
 
@@ -196,9 +178,6 @@ class DiffusionModel(Model):
             generator: Source of the noise; the draws do not depend on ``batch_size``.
             batch_size: Slices in one network call; by default as ``batch_of`` says.
 
-        Returns:
-            (B, 1, X, Y) on the scale of ``images``; values are not clamped.
-
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).
         """
@@ -214,29 +193,13 @@ class DiffusionModel(Model):
                 noise = self.draw_noise(images, generator)  # for all slices, so that batches do not change it
                 t = torch.full((len(images),), level - 1, device=images.device)
                 total += self.predict(clean, self.q_sample(clean, t, noise), t, told, batch_size)
-        mean = total / (len(levels) * config.noise_draws)
-        return (mean + 1) / 2
+        return (total / (len(levels) * config.noise_draws) + 1) / 2
 
     def predict(self, clean: Tensor, noisy: Tensor, t: Tensor, told: Tensor | None, batch_size: int) -> Tensor:
-        """Return the clean slices that the network predicts of noisy ones, batch by batch.
-
-        Args:
-            clean: (B, 1, X, Y) in [-1, 1]; not used.
-            noisy: (B, 1, X, Y).
-            t: (B,) int64, 0-based.
-            told: What ``condition`` gives.
-            batch_size: Slices in one network call.
-        """
+        """Return the clean slices that the network predicts of noisy ones; ``told`` is what ``condition`` gives."""
         conditions = [None] * len(noisy.split(batch_size)) if told is None else told.split(batch_size)
         batches = zip(noisy.split(batch_size), t.split(batch_size), conditions, strict=True)
         return torch.cat([self.denoise(*batch) for batch in batches])
-
-
-def _simplex_on(images: Tensor, permutations: Tensor) -> Tensor:
-    """Return the simplex noise of permutation tables (B, 256) as (B, 1, X, Y), on the device of ``images``."""
-    if images.device.type in LACK_SPARSE_SUM:
-        permutations = permutations.cpu()
-    return simplex_fields(permutations, (images.shape[2], images.shape[3]))[:, None].to(images.device)
 
 
 def _levels(config: DiffusionSettings) -> tuple[int, ...]:
@@ -256,8 +219,7 @@ def _check(config: DiffusionSettings) -> None:
         raise InputError("model.cfg.noisetype", f"unknown noise {config.noisetype!r}", known)
     if config.loss not in LOSSES:
         raise InputError("model.cfg.loss", f"unknown loss {config.loss!r}", f"Known: {', '.join(LOSSES)}")
-    if config.noise_draws < 1:
-        raise InputError("model.cfg.noise_draws", f"{config.noise_draws} is not positive", "Give 1 or more")
+    check_positive(config, "noise_draws")
     low, high = config.train_timesteps
     if not 0 <= low < high <= config.timesteps:
         fault = f"{tuple(config.train_timesteps)} is not a range within 0..{config.timesteps}"

@@ -103,10 +103,10 @@ def simplex_noise(
     return fields.reshape(shape).to(target, dtype)
 
 
-def draw_permutations(count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw permutation tables, (count, 256) int64: the orders of 256 uniform numbers each."""
+def draw_permutations(count: int, generator: torch.Generator | None, length: int = 256) -> Tensor:
+    """Draw permutation tables, (count, length) int64: the orders of as many uniform numbers each."""
     source = generator.device if generator is not None else torch.device("cpu")
-    return torch.rand((count, 256), generator=generator, device=source).argsort(dim=1, stable=True)
+    return torch.rand((count, length), generator=generator, device=source).argsort(dim=1, stable=True)
 
 
 def simplex_fields(

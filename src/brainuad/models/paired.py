@@ -17,8 +17,6 @@ from brainuad.models.denoising import DenoisingAutoencoder, DenoisingSettings
 from brainuad.models.diffusion import DiffusionModel, DiffusionSettings
 from brainuad.registry import MODELS
 
-_OF_DENOISER = "denoiser "  # before the names of its draws
-
 
 @dataclass
 class PairedSettings(DenoisingSettings, DiffusionSettings):
@@ -33,14 +31,8 @@ class PairedModel(DiffusionModel):
 
     The networks have no weights in common. A training step is one of each, and the loss their sum.
 
-    Args:
-        config: The settings of both.
-
     Attributes:
         denoiser: The denoising autoencoder.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     def __init__(self, config: PairedSettings) -> None:
@@ -50,13 +42,11 @@ class PairedModel(DiffusionModel):
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
         """Draw what both draw."""
         of_denoiser = self.denoiser.draw(count, size, generator, share=share)
-        renamed = {_OF_DENOISER + name: value for name, value in of_denoiser.items()}
-        return super().draw(count, size, generator, share=share) | renamed
+        return super().draw(count, size, generator, share=share) | of_denoiser
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the sum of both losses."""
-        renamed = {name.removeprefix(_OF_DENOISER): value for name, value in draws.items() if _OF_DENOISER in name}
-        return super().loss(images, masks, draws) + self.denoiser.loss(images, masks, renamed)
+        return super().loss(images, masks, draws) + self.denoiser.loss(images, masks, draws)
 
     def reconstruct_second(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return what the denoising autoencoder makes of slices (B, 1, X, Y)."""

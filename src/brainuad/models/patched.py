@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brainuad.errors import InputError
-from brainuad.models.base import Draws
+from brainuad.models.base import Draws, check_positive
 from brainuad.models.diffusion import LOSSES, DiffusionModel, DiffusionSettings
 from brainuad.registry import MODELS
 
@@ -35,19 +34,12 @@ class PatchedDiffusionModel(DiffusionModel):
     In training the network sees a slice of which one random box is noised, and only its error in the box counts. To
     reconstruct a slice each box in turn is noised, all from one noise field, and what the network makes of them is put
     together.
-
-    Args:
-        config: As for :class:`DiffusionModel`, and the size of a box.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     config: PatchedSettings
 
     def __init__(self, config: PatchedSettings) -> None:
-        if config.patch_size < 1:
-            raise InputError("model.cfg.patch_size", f"{config.patch_size} is not positive", "Give 1 or more")
+        check_positive(config, "patch_size")
         super().__init__(config)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
@@ -59,11 +51,6 @@ class PatchedDiffusionModel(DiffusionModel):
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the mean error of the predicted clean boxes, in units of the [-1, 1] scale.
-
-        Args:
-            images: (B, 1, X, Y) in [0, 1].
-            masks: Not used.
-            draws: As ``draw`` gives them.
 
         Raises:
             ValueError: ``images`` is not (B, 1, X, Y).

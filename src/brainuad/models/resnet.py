@@ -99,5 +99,4 @@ class ResNet50(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs) for (B, inputs, X, Y)."""
-        described: Tensor = self.fc(self.pyramid(x)[-1].mean((2, 3)))
-        return described
+        return self.fc(self.pyramid(x)[-1].mean((2, 3)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +21,6 @@ LARGEST_ANGLE, LARGEST_SCALE, LARGEST_SHIFT = 0.14, 0.08, 3.0  # radians, share,
 RESTORATION_WEIGHT = 2.0  # of the error of the restored slice beside that of the marks
 SMOOTH_OVERLAP = 20.0  # pixels that keep the overlap of small anomalies from jumping
 VISIBLE = 0.04  # change, over 3 x 3 pixels, below which nobody could mark anything
-
-
-class Pair(NamedTuple):
-    """What the network is shown and what it should find.
-
-    Attributes:
-        painted: (B, S, X, Y) slabs with anomalies, of random contrast.
-        clean: (B, X, Y) the middle slices without, of the same contrast.
-        brain: (B, X, Y) bool.
-        lesion: (B, X, Y) bool, where the middle slices were changed and the change can be seen.
-    """
-
-    painted: Tensor
-    clean: Tensor
-    brain: Tensor
-    lesion: Tensor
 
 
 @dataclass
@@ -70,23 +53,21 @@ class RestorationModel(Model):
     change, is not given to the network: in training it tells whether there is an anomaly at all, which nobody knows of
     a scan.
 
-    Args:
-        config: Network and anomalies.
-
     Attributes:
-        config: The settings.
-        unet: The network.
         bank: Fixed noise that anomalies are made of.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     bank: Tensor
 
     def __init__(self, config: RestorationSettings) -> None:
         super().__init__()
-        _check(config)
+        if config.neighbours < 0:
+            raise InputError("model.cfg.neighbours", f"{config.neighbours} is negative", "Give 0 or more")
+        if not 0 <= config.inverted <= 1:
+            raise InputError("model.cfg.inverted", f"{config.inverted} is no share", "Give 0 to 1")
+        for name in config.families:
+            if name not in FAMILIES:
+                raise InputError("model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}")
         self.config = config
         self.neighbours = config.neighbours
         self.families = tuple(config.families) or tuple(FAMILIES)
@@ -98,8 +79,13 @@ class RestorationModel(Model):
         numbers = {"anomalies": SLOTS * NUMBERS, "contrast": CONTRAST_NUMBERS, "pose": POSE_NUMBERS}
         return {name: torch.rand(count, length, generator=generator) for name, length in numbers.items()}
 
-    def training_pair(self, images: Tensor, masks: Tensor, draws: Draws) -> Pair:
-        """Make what the network is shown, and what it should find, from healthy slabs (B, S, X, Y)."""
+    def training_pair(self, images: Tensor, masks: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Make what the network is shown, and what it should find, from healthy slabs (B, S, X, Y).
+
+        Returns:
+            The slabs with anomalies, of random contrast; and of the middle slices, (B, X, Y) each, how they are without
+            anomalies, of the same contrast; the brain; and where they were changed and the change can be seen.
+        """
         images, masks = posed(images, masks, draws["pose"])
         numbers = draws["anomalies"].unflatten(1, (SLOTS, NUMBERS))
         painted, lesion = paint(images, masks, numbers, self.bank, self.families)
@@ -107,29 +93,25 @@ class RestorationModel(Model):
         middle = self.neighbours
         # a contrast can hide what was painted
         change = F.avg_pool2d((painted[:, middle] - clean[:, middle]).abs(), 3, stride=1, padding=1)
-        return Pair(painted, clean[:, middle], masks[:, middle], lesion & (change > VISIBLE))
+        return painted, clean[:, middle], masks[:, middle], lesion & (change > VISIBLE)
 
     def predict(self, slabs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return restored middle slices and the logits of their anomalies, (B, X, Y) each.
-
-        Args:
-            slabs: (B, S, X, Y) in about [0, 1].
-        """
+        """Return restored middle slices of slabs (B, S, X, Y), and the logits of their anomalies, (B, X, Y) each."""
         no_noise = torch.zeros(len(slabs), dtype=torch.long, device=slabs.device)
         output = self.unet(slabs, no_noise).float()
         return slabs[:, self.neighbours] + output[:, 0], output[:, 1]
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return cross-entropy and Dice loss of the marks, and the absolute error of the restored slice."""
-        pair = self.training_pair(images, masks, draws)
-        restored, logits = self.predict(pair.painted)
-        brain, lesion = pair.brain.float(), pair.lesion.float()
+        painted, clean, inside, changed = self.training_pair(images, masks, draws)
+        restored, logits = self.predict(painted)
+        brain, lesion = inside.float(), changed.float()
         pixels = brain.sum().clamp(min=1)
         entropy = (F.binary_cross_entropy_with_logits(logits, lesion, reduction="none") * brain).sum() / pixels
         marks = torch.sigmoid(logits) * brain
         both = (marks * lesion).sum((1, 2))
         overlap = (2 * both + SMOOTH_OVERLAP) / (marks.sum((1, 2)) + lesion.sum((1, 2)) + SMOOTH_OVERLAP)
-        error = ((restored - pair.clean).abs() * brain).sum() / pixels
+        error = ((restored - clean).abs() * brain).sum() / pixels
         return entropy + 0.5 * (1 - overlap).mean() + RESTORATION_WEIGHT * error
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,14 +165,3 @@ def posed(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tenso
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     inside = F.grid_sample(masks.to(images.dtype), grid, align_corners=False) > 0.5
     return F.grid_sample(images, grid, align_corners=False) * inside, inside
-
-
-def _check(config: RestorationSettings) -> None:
-    """Raise InputError for settings that cannot be used."""
-    if config.neighbours < 0:
-        raise InputError("model.cfg.neighbours", f"{config.neighbours} is negative", "Give 0 or more")
-    if not 0 <= config.inverted <= 1:
-        raise InputError("model.cfg.inverted", f"{config.inverted} is no share", "Give 0 to 1")
-    for name in config.families:
-        if name not in FAMILIES:
-            raise InputError("model.cfg.families", f"unknown family {name!r}", f"Known: {', '.join(FAMILIES)}")

@@ -15,6 +15,7 @@ from brainuad.errors import InputError
 from brainuad.models.base import Draws, Model, batch_of
 from brainuad.models.encoders import build_encoder
 from brainuad.models.masked import shown_by_level
+from brainuad.models.noise import draw_permutations
 from brainuad.registry import MODELS
 
 
@@ -48,17 +49,6 @@ class SparkModel(Model):
     them. Each group in turn is shown, and each cell becomes the mean of what is filled in when it is hidden.
 
     The publication trains with AdamW, weight decay 0.05 and betas (0.9, 0.95); training here is with Adam.
-
-    Args:
-        config: Encoder and masks.
-
-    Attributes:
-        config: The settings.
-        encoder: The encoder, without its final linear layer.
-        decoder: From the encoder's levels to a slice.
-
-    Raises:
-        InputError: A setting is unknown or out of range.
     """
 
     whole_volumes = True
@@ -68,7 +58,12 @@ class SparkModel(Model):
         self.config = config
         self.encoder = build_encoder(config.encoder)
         self.stride = self.encoder.stride
-        _check(config, self.stride)
+        if not 0 < config.mask_ratio < 1:
+            fault = f"{config.mask_ratio} is not between 0 and 1"
+            raise InputError("model.cfg.mask_ratio", fault, "The published one is 0.65")
+        if config.decoder_width < 1 or config.decoder_width % self.stride:
+            fault = f"{config.decoder_width} cannot be halved {self.stride.bit_length() - 1} times"
+            raise InputError("model.cfg.decoder_width", fault, f"Give a multiple of {self.stride}")
         self.decoder = Decoder(self.encoder.widths, config.decoder_width, self.stride)
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -76,7 +71,7 @@ class SparkModel(Model):
         return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
-        """Draw which cells are shown: of each slice as many, one or more, and one or more are hidden.
+        """Draw which cells the encoder sees, "shown", (B, x, y) bool: of each slice as many, neither none nor all.
 
         Raises:
             InputError: A slice is one cell.
@@ -87,36 +82,22 @@ class SparkModel(Model):
             fault = f"slices of {size[0]} x {size[1]} pixels are single cells, of which none can be hidden"
             raise InputError("model.cfg.encoder", fault, f"Train on a grid of more than {self.stride} pixels")
         kept = max(1, min(round((1 - self.config.mask_ratio) * number), number - 1))
-        return {"shown": (_places(count, number, generator) < kept).unflatten(1, cells)}
+        places = draw_permutations(count, generator, number).argsort(dim=1)
+        return {"shown": (places < kept).unflatten(1, cells)}
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
-        """Return the mean squared error in hidden cells, in units of the [-1, 1] scale.
-
-        Args:
-            images: (B, 1, X, Y) in [0, 1].
-            masks: Not used.
-            draws: "shown", (B, x, y) bool: the cells that the encoder sees.
-        """
+        """Return the mean squared error of all pixels in hidden cells, in units of the [-1, 1] scale."""
         clean, shown = 2 * images - 1, draws["shown"]
         hidden = self._hidden(shown, images)
         error = (self.fill_in(clean, shown).float() - clean).square() * hidden
         return error.sum() / hidden.sum()
 
     def fill_in(self, clean: Tensor, shown: Tensor) -> Tensor:
-        """Return slices that are made from some of their cells.
-
-        Args:
-            clean: (B, 1, X, Y) in [-1, 1].
-            shown: (B, x, y) bool.
-
-        Returns:
-            (B, 1, X, Y) in about [-1, 1].
-        """
+        """Return slices (B, 1, X, Y) in about [-1, 1], made from those of their cells that are ``shown``, (B, x, y)."""
         size = (clean.shape[2], clean.shape[3])
         levels = shown_by_level(shown, size, self.stride)
         pyramid = self.encoder.pyramid(clean * levels[size], levels)
-        filled: Tensor = self.decoder(pyramid, [levels[x.shape[2], x.shape[3]] for x in pyramid], size)
-        return filled
+        return self.decoder(pyramid, [levels[x.shape[2], x.shape[3]] for x in pyramid], size)
 
     def _hidden(self, shown: Tensor, images: Tensor) -> Tensor:
         """Return the pixels of hidden cells, (B, 1, X, Y) float32."""
@@ -125,18 +106,11 @@ class SparkModel(Model):
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return slices of which every cell was filled in from others.
-
-        Args:
-            images: (B, 1, X, Y) in [0, 1].
-            generator: Deals the cells into groups.
-
-        Returns:
-            (B, 1, X, Y) on the scale of ``images``; values are not clamped.
-        """
+        """Return slices (B, 1, X, Y) of which every cell was filled in from others; the generator deals the groups."""
         cells = self._cells((images.shape[2], images.shape[3]))
         groups = max(2, round(1 / (1 - self.config.mask_ratio)))
-        dealt = upload(_places(len(images), math.prod(cells), generator) % groups, images.device)
+        places = draw_permutations(len(images), generator, math.prod(cells)).argsort(dim=1)
+        dealt = upload(places % groups, images.device)
         size = batch_of(images)
         mean = torch.zeros_like(images)
         for group in range(groups):
@@ -184,8 +158,7 @@ class Decoder(nn.Module):
             x = doubling(x)[..., : math.ceil(size[0] / step), : math.ceil(size[1] / step)]
             if number < len(levels):
                 x = x + levels[number]
-        painted: Tensor = self.paint(x)
-        return painted
+        return self.paint(x)
 
 
 class Doubling(nn.Sequential):
@@ -200,20 +173,3 @@ class Doubling(nn.Sequential):
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-
-
-def _places(count: int, number: int, generator: torch.Generator | None) -> Tensor:
-    """Return orders of ``number`` cells, (count, number) int64: the place of each cell in a random one."""
-    source = generator.device if generator is not None else torch.device("cpu")
-    uniform = torch.rand((count, number), generator=generator, device=source)
-    return uniform.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-
-
-def _check(config: SparkSettings, stride: int) -> None:
-    """Raise InputError for settings that cannot be used."""
-    if not 0 < config.mask_ratio < 1:
-        fault = f"{config.mask_ratio} is not between 0 and 1"
-        raise InputError("model.cfg.mask_ratio", fault, "The published one is 0.65")
-    if config.decoder_width < 1 or config.decoder_width % stride:
-        fault = f"{config.decoder_width} cannot be halved {stride.bit_length() - 1} times"
-        raise InputError("model.cfg.decoder_width", fault, f"Give a multiple of {stride}")

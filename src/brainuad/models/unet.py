@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainuad.config import ModelSettings
-from brainuad.errors import InputError
+from brainuad.models.base import check_positive
 from brainuad.models.layers import (
     Attention,
     GroupNorm,
@@ -52,8 +54,7 @@ class UNet(nn.Module):
     column, and the result is cropped: any shape works.
 
     Args:
-        config: Of its settings ``unet_dim``, ``dim_mults``, ``num_res_blocks``, ``attention_head_dim`` and
-            ``unshuffle`` are used.
+        config: The sizes.
         inputs: Channels that come in.
         outputs: Channels that go out.
         condition: Numbers of a description of each slice that the network is given beside the noise level; 0 for none.
@@ -64,7 +65,7 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetSettings, inputs: int = 1, outputs: int = 1, condition: int = 0) -> None:
         super().__init__()
-        _check(config)
+        check_positive(config, "unet_dim", "num_res_blocks", "attention_head_dim", "unshuffle", "dim_mults")
         self.config = config
         channels = tuple(config.unet_dim * multiplier for multiplier in config.dim_mults)
         folded = config.unshuffle**2
@@ -123,14 +124,15 @@ class Network(nn.Module):
         for level, width in enumerate(channels):
             plain = [block(wide, width) for wide in (before, *[width] * (blocks - 1))]
             halving = [block(width, width, nn.AvgPool2d(2))] if level + 1 < len(channels) else []
-            self.down_blocks.append(Down(plain, halving))
+            self.down_blocks.append(_level(resnets=plain, downsamplers=halving))
             skips += [width] * (blocks + len(halving))
             before = width
-        self.mid_block = Middle(block(last, last), Attention(last, min(head_dim, last), groups), block(last, last))
+        first, attention, second = block(last, last), Attention(last, min(head_dim, last), groups), block(last, last)
+        self.mid_block = _level(attentions=[attention], resnets=[first, second])
         for level, width in reversed(list(enumerate(channels))):
             joined = [block(wide + skips.pop(), width) for wide in (before, *[width] * blocks)]
             doubling = [block(width, width, Upsample())] if level else []
-            self.up_blocks.append(Up(joined, doubling))
+            self.up_blocks.append(_level(resnets=joined, upsamplers=doubling))
             before = width
         self.conv_norm_out = GroupNorm(groups, self.width)
         self.conv_out = zeroed(nn.Conv2d(self.width, outputs, 3, padding=1))
@@ -139,58 +141,25 @@ class Network(nn.Module):
         """Return (B, outputs, X, Y) for (B, inputs, X, Y) at timesteps (B,); all levels must divide X and Y."""
         time = self.time_embedding(timestep_features(t, self.width).to(x.dtype))
         time = F.silu(time if condition is None else torch.cat([time, condition.to(time.dtype)], dim=1))
-        x = self.conv_in(x)
-        skips = [x]
-        for down in self.down_blocks:
-            skips += down(skips[-1], time)
-        x = self.mid_block(skips[-1], time)
-        for up in self.up_blocks:
-            x = up(x, skips, time)
+        skips = [self.conv_in(x)]
+        level: Any
+        middle: Any = self.mid_block
+        for level in self.down_blocks:
+            for block in (*level["resnets"], *level["downsamplers"]):
+                skips.append(block(skips[-1], time))
+        first, second = middle["resnets"]
+        x = second(middle["attentions"][0](first(skips[-1], time)), time)
+        for level in self.up_blocks:
+            for block in level["resnets"]:
+                x = block(torch.cat([x, skips.pop()], dim=1), time)
+            for block in level["upsamplers"]:
+                x = block(x, time)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class Down(nn.Module):
-    """The blocks of one level on the way down; one that halves the resolution ends all levels but the coarsest."""
-
-    def __init__(self, resnets: list[ResidualBlock], downsamplers: list[ResidualBlock]) -> None:
-        super().__init__()
-        self.resnets, self.downsamplers = nn.ModuleList(resnets), nn.ModuleList(downsamplers)
-
-    def forward(self, x: Tensor, time: Tensor) -> list[Tensor]:
-        """Return what every block gives, for the way up."""
-        found = []
-        for block in (*self.resnets, *self.downsamplers):
-            x = block(x, time)
-            found.append(x)
-        return found
-
-
-class Middle(nn.Module):
-    """Two blocks of the coarsest level, and attention between them."""
-
-    def __init__(self, first: ResidualBlock, attention: Attention, second: ResidualBlock) -> None:
-        super().__init__()
-        self.attentions, self.resnets = nn.ModuleList([attention]), nn.ModuleList([first, second])
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Return (B, C, X, Y) for (B, C, X, Y)."""
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, time)), time)
-
-
-class Up(nn.Module):
-    """The blocks of one level on the way up; one that doubles the resolution ends all levels but the finest."""
-
-    def __init__(self, resnets: list[ResidualBlock], upsamplers: list[ResidualBlock]) -> None:
-        super().__init__()
-        self.resnets, self.upsamplers = nn.ModuleList(resnets), nn.ModuleList(upsamplers)
-
-    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        """Take from the end of ``skips`` what every block joins to its input."""
-        for block in self.resnets:
-            x = block(torch.cat([x, skips.pop()], dim=1), time)
-        for block in self.upsamplers:
-            x = block(x, time)
-        return x
+def _level(**blocks: Sequence[nn.Module]) -> nn.ModuleDict:
+    """Return the blocks of a level by the names that diffusers gives them."""
+    return nn.ModuleDict({name: nn.ModuleList(held) for name, held in blocks.items()})
 
 
 def build_unet(config: UNetSettings) -> UNet:
@@ -200,13 +169,3 @@ def build_unet(config: UNetSettings) -> UNet:
         InputError: A size in ``config`` is not positive, or ``dim_mults`` is empty.
     """
     return UNet(config)
-
-
-def _check(config: UNetSettings) -> None:
-    for name in ("unet_dim", "num_res_blocks", "attention_head_dim", "unshuffle"):
-        value = getattr(config, name)
-        if value < 1:
-            raise InputError(f"model.cfg.{name}", f"{value} is not positive", "Give 1 or more")
-    if not config.dim_mults or min(config.dim_mults) < 1:
-        fault = f"{tuple(config.dim_mults)} is not a list of positive numbers"
-        raise InputError("model.cfg.dim_mults", fault, "Give one multiplier for each level")

@@ -11,28 +11,28 @@ from torch import Tensor
 from brainuad.scoring.ssim import fuse_maps, ssim_maps
 
 SHARPNESS = 10.0  # of "softmin": its exp(-10 SSIM) is nearer to the minimum than the published exp(-SSIM)
+LEARNT = "learnt"
 
 
-def _softmin(similarities: Tensor) -> Tensor:
+def _softmin(similarities: Tensor, _: Sequence[float]) -> Tensor:
     return (torch.softmax(-SHARPNESS * similarities, 0) * similarities).sum(0)
 
 
-# From similarities (K, X, Y, Z) to the ensemble's (X, Y, Z).
-_ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
-    "default": lambda similarities: fuse_maps(similarities.split(1)),
-    "mean": lambda similarities: similarities.mean(0),
-    "max": lambda similarities: similarities.amin(0),
-    "min": lambda similarities: similarities.amax(0),
+def _weighted(similarities: Tensor, weights: Sequence[float]) -> Tensor:
+    if len(weights) != len(similarities):
+        raise ValueError(f"{len(weights)} weights for {len(similarities)} widths")
+    shares = torch.tensor(weights, dtype=similarities.dtype, device=similarities.device)
+    return torch.einsum("k,kxyz->xyz", shares, similarities)
+
+
+# From similarities (K, X, Y, Z) and K weights to the ensemble's (X, Y, Z).
+ENSEMBLES: dict[str, Callable[[Tensor, Sequence[float]], Tensor]] = {
+    "default": lambda similarities, _: fuse_maps(similarities.split(1)),  # weights softmax(-SSIM), as published
+    "mean": lambda similarities, _: similarities.mean(0),
+    "max": lambda similarities, _: similarities.amin(0),  # the most anomalous width
+    "min": lambda similarities, _: similarities.amax(0),  # the least anomalous one
     "softmin": _softmin,
-}
-LEARNT = "learnt"
-ENSEMBLES = {
-    "default": "weights softmax(-SSIM), as published",
-    "mean": "plain mean",
-    "max": "the most anomalous width",
-    "min": "the least anomalous width",
-    "softmin": f"weights softmax(-{SHARPNESS:g} SSIM)",
-    LEARNT: "weights fitted to the lesions of validation scans, none negative",
+    LEARNT: _weighted,  # by weights fitted to the lesions of validation scans, none negative
 }
 
 
@@ -47,12 +47,7 @@ def ensemble(similarities: Tensor, name: str, weights: Sequence[float] = ()) -> 
     Raises:
         ValueError: There are more or fewer weights than widths.
     """
-    if name == LEARNT:
-        if len(weights) != len(similarities):
-            raise ValueError(f"{len(weights)} weights for {len(similarities)} widths")
-        shares = torch.tensor(weights, dtype=similarities.dtype, device=similarities.device)
-        return 1 - torch.einsum("k,kxyz->xyz", shares, similarities)
-    return 1 - _ENSEMBLES[name](similarities)
+    return 1 - ENSEMBLES[name](similarities, weights)
 
 
 def learn_weights(anomalies: np.ndarray, lesion: np.ndarray) -> list[float]:
@@ -77,13 +72,7 @@ def learn_weights(anomalies: np.ndarray, lesion: np.ndarray) -> list[float]:
 
 
 def slicewise_ssim_maps(reconstruction: Tensor, image: Tensor, *, sigmas: Sequence[float]) -> Tensor:
-    """Return SSIM maps as `ssim_maps` does, with two-dimensional windows in axial slices.
-
-    Args:
-        reconstruction: Volume (X, Y, Z).
-        image: Volume (X, Y, Z).
-        sigmas: Gaussian widths in voxels.
-    """
+    """Return SSIM maps of volumes (X, Y, Z) as `ssim_maps` does, with two-dimensional windows in axial slices."""
     data_range = max(float(volume.max() - volume.min()) for volume in (reconstruction, image)) or 1.0
     slices = [
         ssim_maps(reconstruction[:, :, [z]], image[:, :, [z]], sigmas=sigmas, data_range=data_range)

@@ -137,17 +137,14 @@ class HealthyStatistics:
             InputError: The file is missing or damaged.
         """
         try:
-            with safe_open(path, "np") as stored:
-                about = stored.metadata()
-                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            names = [name.removeprefix("sum ") for name in arrays if name.startswith("sum ")]
-            found = cls(names, arrays["count"].shape)
-            found.count, found.scans = arrays["count"], int(about["scans"])
-            for name in names:
-                found.sums[name], found.squares[name] = arrays[f"sum {name}"], arrays[f"square {name}"]
+            noted, arrays = _stored(path)
+            sums = _behind("sum ", arrays)
+            found = cls(sums, arrays["count"].shape)
+            found.count, found.scans, found.sums = arrays["count"], int(noted["scans"]), sums
+            found.squares = {name: arrays[f"square {name}"] for name in sums}
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise InputError(path, "holds no statistics of healthy scans", "Remove it") from error
-        return found, about["about"]
+        return found, noted["about"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,26 +245,35 @@ class HealthyMoments:
             InputError: The file is damaged.
         """
         try:
-            with safe_open(path, "np") as stored:
-                scans = int(stored.metadata()["scans"])
-                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            noted, arrays = _stored(path)
             x, y, z = arrays["shape"].tolist()
             if len(arrays["brain"]) != -(-x * y * z // 8):
                 raise ValueError("holds the bits of another grid")
             brain = np.unpackbits(arrays["brain"], count=x * y * z).astype(bool).reshape(x, y, z)
             moments = {}
-            for name in (name.removeprefix("mean ") for name in arrays if name.startswith("mean ")):
-                mean, sd = (_spread(arrays[f"{kind} {name}"], brain) for kind in ("mean", "sd"))
+            for name, values in _behind("mean ", arrays).items():
+                mean, sd = _spread(values, brain), _spread(arrays[f"sd {name}"], brain)
                 if not sd.min() > 0:
                     raise ValueError("holds a standard deviation that is not positive")
                 moments[name] = mean, sd
-            tails = {name.removeprefix("tail "): tail for name, tail in arrays.items() if name.startswith("tail ")}
+            tails = _behind("tail ", arrays)
             if any(tail.shape != TAIL.shape or not (np.diff(tail) >= 0).all() for tail in tails.values()):
                 raise ValueError("holds a tail that does not rise")
-            return cls(scans, moments, tails)
+            return cls(int(noted["scans"]), moments, tails)
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             remedy = "Calibrate again, or remove it"
             raise InputError(path, "holds no moments of healthy scans", remedy) from error
+
+
+def _stored(path: str | Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Return what is noted in a safetensors file, and its arrays by name."""
+    with safe_open(path, "np") as stored:
+        return stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+
+
+def _behind(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, by what stands behind it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _fit_16_bits(mean: np.ndarray, sd: np.ndarray) -> bool:

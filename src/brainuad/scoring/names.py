@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from brainuad.registry import SCORES
 from brainuad.scoring.rarity import RARITY, Part
-from brainuad.scoring.scores import about_score
+from brainuad.scoring.scores import SECOND
 
 INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
@@ -25,7 +25,7 @@ def score_names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """Return what a score of `score_names` is for, in a line.
+    """Return what a score is for, in a line: of a registered function, what its docstring begins with.
 
     Raises:
         InputError: The score is unknown.
@@ -35,7 +35,12 @@ def describe(name: str) -> str:
     base = base_of(name)
     if base is not None:
         return f"{base} in standard deviations above healthy scans at the same place."
-    return about_score(name)
+    entry = SCORES[name]
+    if name.startswith(SECOND):
+        return f"{name.removeprefix(SECOND)} of the second reconstruction, of models that make two."
+    text = entry.about if hasattr(entry, "about") else entry.__doc__ or ""
+    line = " ".join(text.strip().split("\n\n")[0].split()).removeprefix("Return the ")
+    return line[:1].upper() + line[1:]
 
 
 def base_of(name: str) -> str | None:

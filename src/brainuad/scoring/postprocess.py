@@ -1,8 +1,9 @@
 """Cleaning of anomaly maps: erosion of the brain's rim, median filter, removal of small components.
 
 The order and the settings are those of Behrendt et al., ISBI 2024: erode, median, threshold, drop small
-components. The functions take tensors or arrays and return tensors on the device of what they were given. The
-median is PyTorch's on CUDA and NumPy's, which is faster on a processor, elsewhere, equal to the bit.
+components. The functions take tensors or arrays, maps and brain masks (X, Y, Z), and return tensors on the device of
+what they were given. The median is PyTorch's on CUDA and NumPy's, which is faster on a processor, elsewhere, equal to
+the bit.
 """
 
 from __future__ import annotations
@@ -30,10 +31,6 @@ def erode_brain(map: Any, mask: Any) -> Tensor:
     Every axial slice of the mask is eroded with a 4-connected cross, ``Y // 25`` times (3 times at 96
     voxels); beyond the array there is no brain. Reconstructions are least reliable at the brain's rim.
 
-    Args:
-        map: Anomaly map (X, Y, Z).
-        mask: Brain mask (X, Y, Z).
-
     Raises:
         ValueError: The map is not (X, Y, Z) or the mask has another shape.
     """
@@ -50,10 +47,6 @@ def median_filter(map: Any, size: int = 5) -> Tensor:
 
     Borders are reflected with the edge voxel repeated (``d c b a | a b c d | d c b a``), as in
     `scipy.ndimage.median_filter`, whose result this is; it is faster on maps that are zero outside the brain.
-
-    Args:
-        map: Anomaly map (X, Y, Z).
-        size: Edge of the cube in voxels, odd.
 
     Raises:
         ValueError: ``size`` is not an odd positive number, or the map is not (X, Y, Z).
@@ -132,14 +125,7 @@ def drop_small(binary: Any, min_voxels: int = 8) -> Tensor:
     """Return a binary map without its small components.
 
     Components are 26-connected. The size of one counts the holes it encloses (background that has no
-    26-connected way out), but what is returned keeps its holes.
-
-    Args:
-        binary: Binary map (X, Y, Z).
-        min_voxels: The smallest size that stays, in voxels.
-
-    Returns:
-        Bool tensor (X, Y, Z).
+    26-connected way out), but what is returned, (X, Y, Z) bool, keeps its holes.
 
     Raises:
         ValueError: The map is not (X, Y, Z).
@@ -198,8 +184,8 @@ def smoothed(map: Any, mask: Any, width: float) -> Tensor:
     """Return the map after `erode_brain` and a Gaussian filter in which voxels outside have no weight.
 
     Args:
-        map: Anomaly map (X, Y, Z).
-        mask: Brain mask (X, Y, Z).
+        map: Anomaly map.
+        mask: Brain mask.
         width: Standard deviation of the Gaussian in voxels.
 
     Returns:

@@ -65,7 +65,8 @@ class Ensemble:
 
     def fuse(self, rarities: Iterable[Tensor]) -> Tensor:
         """Return the fused map of the parts' rarities, 0 outside the brain and on its rim."""
-        map = fused(rarities)
+        stack = torch.stack(list(rarities))
+        map = stack.pow(_POWER).mean(0).pow(1 / _POWER)  # near their maximum, with a say for the others
         inside = map[map > 0]
         return map * (TYPICAL / inside.median()).pow(self.power) if len(inside) else map
 
@@ -137,12 +138,6 @@ def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
     share = (values.float() - low) / (high - low)
     straight = (heights[right - 1] + share * (heights[right] - heights[right - 1])).clamp(min=0)
     return torch.where(straight > KNOWN, KNOWN * (1 + (straight / KNOWN).clamp(min=1).log()), straight)
-
-
-def fused(rarities: Iterable[Tensor]) -> Tensor:
-    """Return the cubic mean of maps of rarity: near their maximum, with a say for the others."""
-    stack = torch.stack(list(rarities))
-    return stack.pow(_POWER).mean(0).pow(1 / _POWER)
 
 
 def cleaned(name: str, map: Any, mask: Any) -> Tensor:

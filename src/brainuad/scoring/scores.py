@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ class _Score:
     """A score that is a function of a comparison, so that `score_maps` can share the comparison."""
 
     of: Callable[[_Comparison], Tensor]
-    about: str | None = None
+    about: str = ""  # what it is for, in a line
 
     def __call__(self, image: Any, reconstructions: Any, mask: Any) -> Tensor:
         return keep_inside(self.of(_Comparison(image, reconstructions)), mask)
@@ -122,7 +122,8 @@ def score_maps(
         ValueError: The shapes do not fit together, or a score needs reconstructions and there are none.
     """
     entries = {name: SCORES[name] for name in names}
-    keep = any(_SSIM.fullmatch(name) and name != "ssim_ensemble" for name in map(_of_either, entries))
+    plain = [name.removeprefix(SECOND) for name in entries]
+    keep = any(_SSIM.fullmatch(name) and name != "ssim_ensemble" for name in plain)
     comparison = _Comparison(image, reconstructions, sigmas, keep=keep)
     return {
         name: keep_inside(entry.of(comparison), mask)
@@ -132,89 +133,55 @@ def score_maps(
     }
 
 
-def about_score(name: str) -> str:
-    """Return what a registered score is for, in a line: what its function's docstring begins with.
-
-    Raises:
-        InputError: It is not registered.
-    """
-    entry = SCORES[name]
-    if name.startswith(SECOND):
-        return f"{_of_either(name)} of the second reconstruction, of models that make two."
-    text = entry.about if isinstance(entry, _Score) else entry.__doc__
-    line = " ".join((text or "").strip().split("\n\n")[0].split()).removeprefix("Return the ")
-    return line[:1].upper() + line[1:]
-
-
-def _built_in(name: str) -> Callable[[Callable[[_Comparison], Tensor]], _Score]:
-    return lambda of: SCORES.register(name)(_Score(of, of.__doc__))
-
-
-@_built_in("l1")
-def _l1(comparison: _Comparison) -> Tensor:
-    """Absolute difference, the classical score."""
-    return comparison.absolute_error
-
-
-@_built_in("l2")
-def _l2(comparison: _Comparison) -> Tensor:
-    """Squared difference."""
-    return comparison.absolute_error.square()
-
-
-@_built_in("ssim_ensemble")
-def _ssim_ensemble(comparison: _Comparison) -> Tensor:
-    """One minus the SSIM ensemble (Behrendt et al., ISBI 2024), in [0, 2]."""
-    return comparison.dissimilarity
-
-
-@_built_in("l1_ssim")
-def _l1_ssim(comparison: _Comparison) -> Tensor:
-    """Absolute difference times one minus the SSIM ensemble: different in intensity and in structure."""
-    return comparison.absolute_error * comparison.dissimilarity
-
-
-@_built_in("brighter")
-def _brighter(comparison: _Comparison) -> Tensor:
-    """How much brighter than its reconstruction: lesions on T2 and FLAIR."""
-    return comparison.excess
-
-
-@_built_in("brighter_ssim")
-def _brighter_ssim(comparison: _Comparison) -> Tensor:
-    """How much brighter than its reconstruction, times one minus the SSIM ensemble: lesions on T2 and FLAIR."""
-    return comparison.excess * comparison.dissimilarity
-
-
-@_built_in("intensity_bright")
-def _intensity_bright(comparison: _Comparison) -> Tensor:
-    """The image itself, a baseline without a model: lesions are bright on T2 and FLAIR."""
-    return comparison.image.clamp(min=0)
-
-
-@_built_in("intensity_dark")
-def _intensity_dark(comparison: _Comparison) -> Tensor:
-    """One minus the image, a baseline without a model: lesions are dark on T1."""
-    return (1 - comparison.image).clamp(min=0)
-
-
-@_built_in("random")
-def _random(comparison: _Comparison) -> Tensor:
-    """Random numbers in [0, 1), the level of chance; the image is the seed, so every case has its own."""
-    digest = hashlib.sha256(comparison.image.cpu().numpy().tobytes()).digest()
+def _random(pair: _Comparison) -> Tensor:
+    digest = hashlib.sha256(pair.image.cpu().numpy().tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(comparison.image.shape, generator=generator).to(comparison.image.device)
+    return torch.rand(pair.image.shape, generator=generator).to(pair.image.device)
 
 
-def _of_either(name: str) -> str:
-    """Return the score that a score of the second reconstruction is."""
-    return name.removeprefix(SECOND)
+def _of_width(width: float, *, flat: bool, about: str = "") -> _Score:
+    """Return the score that is one minus SSIM at one width."""
+    return _Score(lambda pair: 1 - pair.ssim([width], flat=flat)[0], about)
+
+
+_BUILT_IN = {
+    "l1": _Score(lambda pair: pair.absolute_error, "Absolute difference, the classical score."),
+    "l2": _Score(lambda pair: pair.absolute_error.square(), "Squared difference."),
+    "ssim_ensemble": _Score(
+        lambda pair: pair.dissimilarity, "One minus the SSIM ensemble (Behrendt et al., ISBI 2024), in [0, 2]."
+    ),
+    "l1_ssim": _Score(
+        lambda pair: pair.absolute_error * pair.dissimilarity,
+        "Absolute difference times one minus the SSIM ensemble: different in intensity and in structure.",
+    ),
+    "brighter": _Score(lambda pair: pair.excess, "How much brighter than its reconstruction: lesions on T2 and FLAIR."),
+    "brighter_ssim": _Score(
+        lambda pair: pair.excess * pair.dissimilarity,
+        "How much brighter than its reconstruction, times one minus the SSIM ensemble: lesions on T2 and FLAIR.",
+    ),
+    "intensity_bright": _Score(
+        lambda pair: pair.image.clamp(min=0),
+        "The image itself, a baseline without a model: lesions are bright on T2 and FLAIR.",
+    ),
+    "intensity_dark": _Score(
+        lambda pair: (1 - pair.image).clamp(min=0),
+        "One minus the image, a baseline without a model: lesions are dark on T1.",
+    ),
+    "random": _Score(
+        _random, "Random numbers in [0, 1), the level of chance; the image is the seed, so every case has its own."
+    ),
+}
+for _sigma in SSIM_SIGMAS:
+    _about = f"One minus SSIM with a Gaussian window of {_sigma:g} voxels; any width may be named."
+    _BUILT_IN[f"ssim_{_sigma:g}"] = _of_width(_sigma, flat=False, about=_about)
+for _name, _score in _BUILT_IN.items():
+    SCORES.register(_name)(_score)
 
 
 @SCORES.family
 def _of_second(name: str) -> Callable[..., Any] | None:
     """Return the score whose name stands behind ``second_``, if it needs one reconstruction."""
-    which = _of_either(name)
+    which = name.removeprefix(SECOND)
     if which == name or which.startswith(SECOND) or which in OF_THE_IMAGE or SCORES.draws.get(which, 1) > 1:
         return None
     try:
@@ -235,30 +202,15 @@ def _of_ssim(name: str) -> _Score | None:
         return None
     what, flat = match["what"], match["flat"] is not None
     how = "default" if what == "ensemble" else what
-    try:
-        if how.startswith("weights:"):
-            weights = [float(weight) for weight in how.removeprefix("weights:").split(",")]
-            return _Score(partial(_ssim_of_widths, how=LEARNT, weights=weights, flat=flat))
-        if how in ENSEMBLES and how != LEARNT:
-            return _Score(partial(_ssim_of_widths, how=how, flat=flat))
-        width = float(how) if _NUMBER.fullmatch(how) else 0.0
-    except ValueError:
+    weights: list[float] = []
+    if how == LEARNT:  # its weights have to be given
         return None
-    return _Score(partial(_ssim_of_width, width=width, flat=flat)) if 0 < width <= MAX_WIDTH else None
-
-
-def _ssim_of_widths(comparison: _Comparison, how: str, weights: Sequence[float] = (), *, flat: bool) -> Tensor:
-    return ensemble(torch.stack(comparison.ssim(comparison.sigmas, flat=flat)), how, weights)
-
-
-def _ssim_of_width(comparison: _Comparison, width: float, *, flat: bool) -> Tensor:
-    return 1 - comparison.ssim([width], flat=flat)[0]
-
-
-for _sigma in SSIM_SIGMAS:
-    SCORES.register(f"ssim_{_sigma:g}")(
-        _Score(
-            partial(_ssim_of_width, width=_sigma, flat=False),
-            f"One minus SSIM with a Gaussian window of {_sigma:g} voxels; any width may be named.",
-        )
-    )
+    if how.startswith("weights:"):
+        try:
+            how, weights = LEARNT, [float(weight) for weight in how.removeprefix("weights:").split(",")]
+        except ValueError:
+            return None
+    if how in ENSEMBLES:
+        return _Score(lambda pair: ensemble(torch.stack(pair.ssim(pair.sigmas, flat=flat)), how, weights))
+    width = float(how) if _NUMBER.fullmatch(how) else 0.0
+    return _of_width(width, flat=flat) if 0 < width <= MAX_WIDTH else None
