@@ -268,7 +268,7 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
     if not any(case.split == "test" for case in cases):
         logger.warning("There are no test cases, so nothing is evaluated")
         return 0
-    detector = load_trained(model, config, "float32" if config.trainer.precision.startswith("32") else "auto")
+    detector = load_trained(model, config)
     settings = {name: getattr(config.model.cfg, name) for name in untrained_settings(detector.model_config)}
     detector = detector.with_settings(**settings)  # raises on values that cannot be used
     with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
@@ -285,11 +285,12 @@ def evaluate_fold(config: ExperimentConfig, model: Path, cases: Sequence[Case], 
     return len(failures(table))
 
 
-def load_trained(model: Path, config: ExperimentConfig, precision: str = "auto") -> Detector:
-    """Return a trained model for its evaluation on the device, and with the cache and processes, of its training."""
+def load_trained(model: Path, config: ExperimentConfig) -> Detector:
+    """Return a trained model for its evaluation: with device, precision, cache and processes of its training."""
     from brainuad.detector import load_model
 
     accelerator = config.trainer.accelerator
+    precision = "float32" if config.trainer.precision.startswith("32") else "auto"
     detector = load_model(model, "cuda" if accelerator == "gpu" else accelerator, precision)
     for name in ("cache_dir", "num_workers"):
         setattr(detector.data_config, name, getattr(config.datamodule.cfg, name))
