@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad.data.cohort import Case
+from brainuad.errors import InputError
 from brainuad.evaluation import Froc, ScoreHistogram
 from brainuad.study.measures import Measures
 from brainuad.study.protocol import ANY, MODEL
@@ -142,9 +143,26 @@ def spelled_out(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_cases_csv(path: str | Path) -> pd.DataFrame:
-    """Return the table that was written to ``cases.csv``; empty names stay empty."""
-    table = pd.read_csv(path, keep_default_na=False, dtype={"case": str, "subject": str})
-    return table.astype({"value": float})
+    """Return the table that was written to ``cases.csv``; empty names stay empty.
+
+    Raises:
+        InputError: The file is missing, damaged or of another layout.
+    """
+    remedy = "Give output folders of `brainuad evaluate`"
+    try:
+        # Read as text: a case may be called "007" or "NA".
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is no table ({' '.join(str(error).split())})", remedy) from error
+    if missing := [column for column in COLUMNS if column not in table]:
+        anew = f"{remedy}; one of an older version is run again"
+        raise InputError(path, f"lacks the columns {', '.join(missing)}", anew)
+    values = pd.to_numeric(table["value"], errors="coerce").astype(float)
+    for line in np.flatnonzero(~np.isfinite(values)):
+        raise InputError(path, f"holds {table['value'][line]!r} as a value in line {line + 2}", remedy)
+    return table.assign(value=values)
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
