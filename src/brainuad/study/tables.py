@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,19 @@ def case_rows(
     ``facts`` do not depend on the score, ``measures`` are by score, space, threshold and measure.
     """
 
-    def flat() -> Iterator[tuple[str, str, str, str, float | None]]:
-        for metric, value in facts.items():
-            yield "", "", ANY, metric, value
-        for score, spaces in measures.items():
-            for space, thresholds in spaces.items():
-                for threshold, values in thresholds.items():
-                    for metric, value in values.items():
-                        yield score, space, threshold, metric, value
-
-    place, columns = _place(case, name), COLUMNS[4:-1]
-    known = (row for row in flat() if row[-1] is not None and not math.isnan(row[-1]))
-    return [{**place, **dict(zip(columns, row, strict=True)), "message": ""} for row in known]
+    rows: list[tuple[str, str, str, str, float | None]] = [
+        ("", "", ANY, metric, value) for metric, value in facts.items()
+    ]
+    for score, spaces in measures.items():
+        for space, thresholds in spaces.items():
+            for threshold, values in thresholds.items():
+                rows += [(score, space, threshold, metric, value) for metric, value in values.items()]
+    place = _place(case, name)
+    return [
+        {**place, **dict(zip(COLUMNS[4:-1], row, strict=True)), "message": ""}
+        for row in rows
+        if row[-1] is not None and not math.isnan(row[-1])
+    ]
 
 
 def failed_row(case: Case, name: str, message: str) -> Row:
