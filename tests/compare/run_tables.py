@@ -5,7 +5,7 @@ import pandas as pd
 from typer.testing import CliRunner
 
 from brainuad.cli import app
-from brainuad.compare.runs import COLUMNS
+from brainuad.study.tables import COLUMNS
 
 CASES = {"MSLUB": 12, "Lesions": 9, "simulated stroke": 10, "simulated ms": 10}
 THRESHOLDS = ("healthy@0.01", "validation", "oracle")

@@ -88,13 +88,16 @@ def test_command_writes_table_text_and_page(folders, tmp_path):
 
     page = Page((out / "compare.html").read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 2
-    dots = sum(row.subjects for row in expected.rows)
-    assert page.tags.count("circle") == dots + len(expected.rows)
+    differences = [difference for row in expected.rows for difference in row.differences]
+    assert page.tags.count("title") == 1 + len(differences) + len(expected.rows)  # of the page, the dots and the means
+    for subject, value in differences:
+        assert f"{subject}: {value:+.4g}" in page.text
     assert "script" not in page.tags
     # Nothing is fetched, and everything drawn lies within the drawing.
     assert not [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(value.startswith("#") for name, value in page.attributes if name == "xlink:href")
     width = max(float(value.split()[2]) for name, value in page.attributes if name == "viewbox")
-    assert all(0 <= float(value) <= width for name, value in page.attributes if name in ("cx", "x1", "x2", "x"))
+    assert all(0 <= float(value) <= width for name, value in page.attributes if name == "x")
 
 
 def test_same_bytes_again(folders, tmp_path):

@@ -2,8 +2,8 @@ import pytest
 from run_tables import rows, run_command, write_run
 
 from brainuad.compare import compare_runs, read_runs
-from brainuad.compare.runs import COLUMNS
 from brainuad.errors import InputError
+from brainuad.study.tables import COLUMNS
 
 
 def test_runs_that_cannot_be_compared(folders, tmp_path):

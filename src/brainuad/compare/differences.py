@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from brainuad.compare.runs import FAILED, Run
+import pandas as pd
+
+from brainuad.compare.runs import Run
 from brainuad.errors import InputError
 from brainuad.evaluation import by_subject, holm, paired_difference, paired_permutation_test
+from brainuad.study.tables import FAILED
 
 SIMULATED = ("simulated", "semi-synthetic")  # word in the names of simulated data sets
 METRICS = ("average_precision",)
@@ -77,42 +80,38 @@ class Comparisons:
 
 @dataclass(frozen=True, eq=False)
 class _Contestant:
-    """One score of one run: its values in the compared split and space."""
+    """One score of one run: its rows of the compared split and space, and of failed cases, by data set."""
 
     label: str  # in tables
-    thresholds: dict[str, set[str]]  # of each measured metric, "" for a metric without threshold
-    by_set: dict[str, dict[str, tuple[list[str], list[float]]]]  # cases and values by set and metric
-    failed: dict[str, set[str]]  # cases by set
-    subjects: dict[tuple[str, str], str]  # by set and case
+    measured: set[tuple[str, str]]  # metrics and their thresholds, "" for a metric without threshold
+    by_set: dict[str, pd.DataFrame]
 
     def members(self, dataset: str) -> set[str]:
         """Return the evaluated cases of a data set, including failed ones."""
-        measured = (cases for cases, _ in self.by_set.get(dataset, {}).values())
-        return self.failed.get(dataset, set()).union(*measured)
+        return set(self.by_set[dataset]["case"]) if dataset in self.by_set else set()
 
-    def values(self, dataset: str, metric: str) -> dict[str, float]:
-        """Return a metric by case, averaged over a case's seeds and folds."""
-        return by_subject(*self.by_set.get(dataset, {}).get(metric, ([], [])))
+    def failed(self, dataset: str) -> list[str]:
+        """Return the cases of a data set that could not be scored."""
+        rows = self.by_set.get(dataset)
+        return [] if rows is None else sorted(set(rows["case"][rows["metric"] == FAILED]))
+
+    def values(self, dataset: str, metric: str) -> tuple[dict[str, float], dict[str, str]]:
+        """Return a metric by case, averaged over a case's seeds and folds, and the cases' subjects."""
+        if dataset not in self.by_set:
+            return {}, {}
+        rows = self.by_set[dataset]
+        rows = rows[rows["measure"] == metric]
+        return by_subject(rows["case"].tolist(), rows["value"].tolist()), dict(rows[["case", "subject"]].to_numpy())
 
 
 def _contestant(label: str, run: Run, score: str, split: str, space: str) -> _Contestant:
     table = run.table[(run.table["split"] == split) & run.table["score"].isin((score, ""))]
-    thresholds: dict[str, set[str]] = {}
-    by_set: dict[str, dict[str, tuple[list[str], list[float]]]] = {}
-    failed: dict[str, set[str]] = {}
-    columns = (table[name].tolist() for name in ("set", "case", "space", "metric", "threshold", "value"))
-    for dataset, case, of_space, metric, threshold, value in zip(*columns, strict=True):
-        if metric == FAILED:
-            failed.setdefault(dataset, set()).add(case)
-        elif of_space == space:
-            thresholds.setdefault(metric, set()).add(threshold)
-            name = f"{metric}:{threshold}" if threshold else metric
-            cases, values = by_set.setdefault(dataset, {}).setdefault(name, ([], []))
-            cases.append(case)
-            values.append(value)
-    whose = table[["set", "case", "subject"]].drop_duplicates()
-    subjects = {(row.set, row.case): row.subject for row in whose.itertuples()}
-    return _Contestant(label, thresholds, by_set, failed, subjects)
+    failed = table["metric"] == FAILED
+    measured = table[(table["space"] == space) & ~failed]
+    named = measured["metric"].where(measured["threshold"] == "", measured["metric"] + ":" + measured["threshold"])
+    rows = pd.concat([measured.assign(measure=named), table[failed].assign(measure=FAILED)])
+    by_set = {str(dataset): of_set for dataset, of_set in rows.groupby("set", sort=False)}
+    return _Contestant(label, set(zip(measured["metric"], measured["threshold"], strict=True)), by_set)
 
 
 def compare_runs(
@@ -189,10 +188,10 @@ def _pairs(runs: Sequence[Run], scores: Sequence[str], split: str, space: str) -
 def _with_threshold(metric: str, pairs: Sequence[tuple[_Contestant, _Contestant]], where: str) -> str:
     """Return a metric with the one threshold at which it was measured, "" for one that needs none."""
     name, _, threshold = metric.partition(":")
-    measured = [contestant.thresholds for pair in pairs for contestant in pair]
-    found = {at for thresholds in measured for at in thresholds.get(name, ())}
+    measured = {found for pair in pairs for contestant in pair for found in contestant.measured}
+    found = {at for known, at in measured if known == name}
     if not found:
-        known = sorted({known for thresholds in measured for known in thresholds})
+        known = sorted({known for known, _ in measured})
         raise InputError(metric, f"was not measured in {where}", f"There are: {', '.join(known) or 'no measures'}")
     choices = ", ".join(f"{name}:{at}" for at in sorted(found) if at)
     if threshold and threshold not in found:
@@ -209,16 +208,15 @@ def _compare(baseline: _Contestant, contestant: _Contestant, metric: str) -> tup
     rows, warnings = [], []
     pooled: dict[str, list[tuple[str, float, float]]] = {"all real": [], "all simulated": []}
     sets, undefined = dict.fromkeys(pooled, 0), dict.fromkeys(pooled, 0)
-    of_either = (baseline.by_set, contestant.by_set, baseline.failed, contestant.failed)
-    for dataset in dict.fromkeys(dataset for names in of_either for dataset in names):
+    for dataset in dict.fromkeys([*baseline.by_set, *contestant.by_set]):
         warnings += _differing_cases(baseline, contestant, dataset)
-        ours, theirs = contestant.values(dataset, metric), baseline.values(dataset, metric)
+        (ours, _), (theirs, subjects) = (one.values(dataset, metric) for one in (contestant, baseline))
         shared = sorted(ours.keys() & theirs.keys())
         common = contestant.members(dataset) & baseline.members(dataset)
         of_one = len((ours.keys() ^ theirs.keys()) & common)
         if not shared:
             continue
-        pairs = [(baseline.subjects[dataset, case], ours[case], theirs[case]) for case in shared]
+        pairs = [(subjects[case], ours[case], theirs[case]) for case in shared]
         rows.append(_comparison(dataset, metric, contestant, baseline, pairs, of_one))
         kind = "all simulated" if is_simulated(dataset) else "all real"
         pooled[kind] += pairs
@@ -239,11 +237,11 @@ def _differing_cases(baseline: _Contestant, contestant: _Contestant, dataset: st
             said.append(f"{one.label} has no cases of {dataset}, {other.label} has {len(missing)}")
         elif missing:
             said.append(f"{one.label} lacks {_listed(missing)} of {dataset}; compared on the others")
-    for one in (baseline, contestant):
-        failed = sorted(one.failed.get(dataset, ()))
-        if failed:
-            said.append(f"{one.label} failed on {_listed(failed)} of {dataset}; compared on the others")
-    return said
+    return said + [
+        f"{one.label} failed on {_listed(failed)} of {dataset}; compared on the others"
+        for one in (baseline, contestant)
+        if (failed := one.failed(dataset))
+    ]
 
 
 def is_simulated(dataset: str) -> bool:

@@ -1,26 +1,28 @@
-"""Write comparisons as a table on the screen, as CSV, as Markdown and as a page with a figure."""
+"""Write comparisons as a table on the screen, as CSV, as Markdown and as a page with figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from brainuad._version import __version__
 from brainuad.compare.differences import Comparison, Comparisons
 from brainuad.compare.runs import Run
 from brainuad.evaluation.statistics import EXACT_UP_TO, RESAMPLES
 from brainuad.files import markdown_table, write_text
+from brainuad.report.svg import inline_svg
+from brainuad.study.html_page import write_page
 
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
-CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-PLOT, ROW, LETTER = 480, 30, 6.6  # width of the plot, height of a row, width of a letter
-SPREAD = (0, 4, -4, 2, -2, 5, -5, 3, -3)  # vertical offsets of the dots, in turn
+HEIGHTS = np.array((0, 4, -4, 2, -2, 5, -5, 3, -3)) / 30  # of the dots of a line, in turn
+LEGEND = (
+    "Grey: single subjects. Blue: mean difference and its 95 % interval. Right of 0 the contestant's value is the "
+    "larger."
+)
 
 
 def method(comparisons: Comparisons) -> str:
@@ -31,7 +33,7 @@ def method(comparisons: Comparisons) -> str:
         "subjects. Intervals: 95 %, "
         f"BCa bootstrap over subjects ({RESAMPLES:,} draws). p: two-sided paired permutation test, exact up to "
         f"{EXACT_UP_TO} subjects, {RESAMPLES:,} exchanges beyond. p (Holm): adjusted for the {count} "
-        f"comparison{'s' * (count != 1)} shown. Real and simulated sets are never pooled."
+        f"comparison{'s' * (count != 1)} shown, bold below 0.05. Real and simulated sets are never pooled."
     )
 
 
@@ -60,13 +62,22 @@ def write_comparisons(
     output = Path(output)
     table = pd.DataFrame([row.row() for row in comparisons.rows])
     write_text(output / "compare.csv", table.to_csv(index=False))
-    write_text(output / "compare.md", _markdown(runs, comparisons, split, space))
-    write_text(output / "compare.html", _page(runs, comparisons, split, space))
+    text = _markdown(runs, comparisons, split, space)
+    write_text(output / "compare.md", text)
+    metrics = dict.fromkeys(row.metric for row in comparisons.rows)
+    drawings = [
+        (f"{metric}. {LEGEND}", _drawing(metric, [row for row in comparisons.rows if row.metric == metric]))
+        for metric in metrics
+    ]
+    write_page(output / "compare.html", text, drawings=drawings)
     return output / "compare.html"
 
 
 def _markdown(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str) -> str:
-    shown = [[cell.replace("<", "&lt;") for cell in cells(row)] for row in comparisons.rows]
+    shown = []
+    for row in comparisons.rows:
+        *others, adjusted = (cell.replace("<", "&lt;") for cell in cells(row))
+        shown.append([*others, f"**{adjusted}**" if row.p_holm < 0.05 else adjusted])
     parts = [
         "# Comparison",
         f"Split {split}, {space} space. " + method(comparisons),
@@ -77,74 +88,28 @@ def _markdown(runs: Sequence[Run], comparisons: Comparisons, split: str, space: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _page(runs: Sequence[Run], comparisons: Comparisons, split: str, space: str) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _drawing(metric: str, rows: Sequence[Comparison]) -> str:
+    """Return a figure of paired differences, a line a comparison, as an ``<svg>`` element."""
+    from matplotlib.figure import Figure  # slow to import
 
-    environment = Environment(
-        loader=PackageLoader("brainuad.compare", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    by_metric: dict[str, list[Comparison]] = {}
-    for row in comparisons.rows:
-        by_metric.setdefault(row.metric, []).append(row)
-    return environment.get_template("compare.html").render(
-        version=__version__,
-        csp=CSP,
-        method=method(comparisons),
-        runs=runs,
-        warnings=comparisons.warnings,
-        split=split,
-        space=space,
-        headings=HEADINGS,
-        rows=[(cells(row), row.p_holm < 0.05) for row in comparisons.rows],
-        figures=[_figure(metric, rows) for metric, rows in by_metric.items()],
-    )
+    from brainuad.report.montage import drawable
 
-
-def _figure(metric: str, rows: Sequence[Comparison]) -> dict[str, Any]:
-    """Return the coordinates of a figure of paired differences, in units of the drawing."""
-    ends = [value for row in rows for value in (row.low, row.high) if not math.isnan(value)]
-    every = [0.0, *ends, *(value for row in rows for _, value in row.differences)]
-    ticks = _round_ticks(min(every), max(every))
-    low, high = min(min(every), ticks[0]), max(max(every), ticks[-1])
-
+    figure = Figure(figsize=(9, 0.8 + 0.4 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="0.4", ls="--", lw=1)
+    titles = {}
+    for line, row in enumerate(rows):
+        for number, (subject, value) in enumerate(row.differences):
+            axis.plot(
+                value, line + HEIGHTS[number % len(HEIGHTS)], ".", color="0.4", alpha=0.45, gid=f"{line}-{number}"
+            )
+            titles[f"{line}-{number}"] = f"{subject}: {value:+.4g}"
+        axis.plot([row.low, row.high], [line, line], color="#0550ae", lw=2.5)
+        axis.plot(row.difference, line, "o", color="#0550ae", gid=f"{line}-mean")
+        titles[f"{line}-mean"] = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
     several = len({row.contestant for row in rows}) > 1
     labels = [f"{row.set}: {row.contestant}" if several else row.set for row in rows]
-    left = 24 + math.ceil(LETTER * max(map(len, labels)))
-
-    def place(value: float) -> float:
-        return round(left + PLOT * (value - low) / (high - low), 2)
-
-    lines = []
-    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        y = ROW * (index + 0.5) + 8
-        dots = [
-            (place(value), y + SPREAD[i % len(SPREAD)], f"{case}: {value:+.4g}")
-            for i, (case, value) in enumerate(row.differences)
-        ]
-        interval = None if math.isnan(row.low) else (place(row.low), place(row.high))
-        text = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
-        mean = place(row.difference)
-        lines.append({"label": label, "y": y, "dots": dots, "mean": mean, "interval": interval, "text": text})
-    return {
-        "metric": metric,
-        "width": left + PLOT + 40,
-        "height": ROW * len(rows) + 44,
-        "zero": place(0),
-        "ticks": [(place(tick), f"{tick:+g}" if tick else "0") for tick in ticks],
-        "lines": lines,
-    }
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers from at most ``low`` to at least ``high``, about five."""
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    reach = high - low
-    power = 10.0 ** math.floor(math.log10(reach / 4))
-    step = next(step for factor in (1, 2, 5, 10) if reach / (step := factor * power) <= 5)
-    indices = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
-    return [float(f"{index * step:.6g}") for index in indices]
+    axis.set_yticks(range(len(rows)), map(drawable, labels), parse_math=False)
+    axis.set(xlabel="difference", ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(axis="x", alpha=0.25)
+    return inline_svg(figure, titles, f"Paired differences of {metric}")

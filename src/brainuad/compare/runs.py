@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from brainuad.errors import InputError
-
-FILE = "cases.csv"
-COLUMNS = ("set", "case", "subject", "split", "score", "space", "threshold", "metric", "value", "message")
-FAILED = "failed"
+from brainuad.study.tables import FAILED, read_cases_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +50,9 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     for index, place in enumerate(places):
         if place in places[:index]:
             raise InputError(paths[index], "is given twice", "Give each run once")
-    return [Run(name, path, _read(path / FILE)) for name, path in zip(_names(places), paths, strict=True)]
+    return [
+        Run(name, path, read_cases_csv(path / "cases.csv")) for name, path in zip(_names(places), paths, strict=True)
+    ]
 
 
 def _names(places: Sequence[Path]) -> list[str]:
@@ -65,23 +63,3 @@ def _names(places: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(place) for place in places]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    remedy = "Give output folders of `brainuad evaluate`"
-    try:
-        # Read as text: a case may be called "007" or "NA".
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(path, f"is no table ({' '.join(str(error).split())})", remedy) from error
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise InputError(
-            path, f"lacks the columns {', '.join(missing)}", f"{remedy}; one of an older version is run again"
-        )
-    values = pd.to_numeric(table["value"], errors="coerce").astype(float)
-    for line in (values.isna() | values.abs().eq(math.inf)).to_numpy().nonzero()[0]:
-        raise InputError(path, f"holds {table['value'][line]!r} as a value in line {line + 2}", remedy)
-    return table.assign(value=values)

@@ -105,13 +105,6 @@ class ScoreHistogram:
         best = len(dice) - 1 - int(np.argmax(dice[::-1]))
         return float(dice[best]), self._just_below(best)
 
-    def dice_above(self, threshold: float) -> float:
-        """Return the Dice of ``map > threshold``, exact at the names of bins; NaN if both are empty."""
-        first = int(np.searchsorted(self.scores, np.float32(threshold), side="right"))
-        true_positives, called = int(self.lesion[first:].sum()), int(self.healthy[first:].sum())
-        called += true_positives
-        return ratio(2 * true_positives, called + int(self.lesion.sum()))
-
     def false_positive_threshold(self, fraction: float) -> float:
         """Return the smallest name of a bin that no more than a fraction of the healthy voxels exceeds.
 

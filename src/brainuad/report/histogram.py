@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
+from brainuad.report.svg import inline_svg
+
 _BINS = 20
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> str:
@@ -22,8 +20,7 @@ def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> 
         scores: Names and scores of the scans.
         healthy: Scores of the healthy scans of the calibration; may be empty.
     """
-    from matplotlib import rc_context  # slow to import
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import
     from matplotlib.ticker import PercentFormatter
 
     values = np.array([value for _, value in scores])
@@ -55,22 +52,7 @@ def histogram(scores: Sequence[tuple[str, float]], healthy: Sequence[float]) -> 
     axis.spines[["left", "top", "right"]].set_visible(False)
     axis.spines["bottom"].set_gid("histogram-floor")
     figure.subplots_adjust(left=0.07, right=0.97, top=0.94, bottom=0.29)
-    buffer = io.StringIO()
-    # texts as texts; the same scores give the same file
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "brainuad"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     summary = f"Scores of {len(values)} scans, {values.min():.3f} to {values.max():.3f}"
     if len(healthy):
         summary += f", beside {len(healthy)} healthy scans, {min(healthy):.3f} to {max(healthy):.3f}"
-    return _inline(buffer.getvalue(), titles, f"{summary}.")
-
-
-def _inline(file: str, titles: dict[str, str], summary: str) -> str:
-    """Return the element of an SVG file, with titles for its groups and without its rules, which hold for a page."""
-    drawing = re.sub(r"<style.*?</style>", "", file[file.index("<svg") :], flags=re.DOTALL)
-    drawing = re.sub(r'(<g id="([^"]+)">)', lambda group: group[1] + _title(titles.get(group[2])), drawing)
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{escape(summary)}"', 1)
-
-
-def _title(text: str | None) -> str:
-    return "" if text is None else f"<title>{escape(text)}</title>"
+    return inline_svg(figure, titles, f"{summary}.")

@@ -121,27 +121,18 @@ def montage(
     plain = {"scan": image} | ({} if reconstruction is None else {"reconstruction": reconstruction})
     columns = [*plain, *(overlay.name for overlay in overlays)]
     columns += ["lesion (annotation)"] if lesion is not None else []
-    figure = Picture(figsize=(2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9), facecolor="black", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(slices), len(columns), squeeze=False)
+    figure, axes = _panels(len(slices), len(columns), (2.3 * len(columns) + 0.9, 2.75 * len(slices) + 0.9))
     for row, z in zip(axes, slices, strict=True):
-        for axis in row:
-            axis.set_axis_off()
-            axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
-        if reconstruction is not None:
-            row[1].imshow(_seen_from_the_feet(reconstruction, z), cmap="gray", vmin=0, vmax=1)
         row[0].text(0.02, 0.98, height(z), va="top", color="white", fontsize=7, transform=row[0].transAxes)
-        for axis in row:
-            _letter(axis)
+        for axis, name in zip(row, columns, strict=True):
+            _draw_slice(axis, plain.get(name, image), z)
         for axis, overlay in zip(row[len(plain) :], overlays, strict=False):
-            axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
-        if lesion is not None and lesion[:, :, z].any():
-            row[-1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
+            _draw_map(axis, overlay, z)
+        if lesion is not None:
+            _outline(row[-1], lesion, z)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(drawable(name), color="white", fontsize=9)
-    # names may contain "$", which starts mathematics in matplotlib
-    figure.suptitle(drawable(title), color="white", fontsize=11, parse_math=False)
-    figure.text(0.01, 0.008, _FOOTER, color="#bbbbbb", fontsize=7)
+    _write_around(figure, title, _FOOTER)
     figure.subplots_adjust(left=0.01, right=0.92, top=0.93, bottom=0.03, wspace=0.02, hspace=0.02)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), cax=figure.add_axes((0.935, 0.3, 0.012, 0.4)))
     bar.ax.set_facecolor("black")  # its faint colours look as they do over a dark scan
@@ -162,19 +153,12 @@ def finding_panels(
         findings: For each finding its label, the index of its axial slice, and the slice's name.
     """
     rows = -(-len(findings) // 2)
-    figure = Picture(figsize=(8, 2.5 * rows), facecolor="black", dpi=90)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 4, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for (label, z, height), scan, map in zip(findings, axes[::2], axes[1::2], strict=False):
+    figure, axes = _panels(rows, 4, (8, 2.5 * rows), dpi=90)
+    for (label, z, height), scan, map in zip(findings, axes.flat[::2], axes.flat[1::2], strict=False):
         for axis in (scan, map):
-            axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
-            _letter(axis)
-        map.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
-        if (labels[:, :, z] == label).any():
-            outline = _seen_from_the_feet(labels == label, z)
-            scan.contour(outline, [0.5], colors="#00e5ff", linewidths=0.9)
+            _draw_slice(axis, image, z)
+        _draw_map(map, overlay, z)
+        _outline(scan, labels == label, z, "#00e5ff")
         scan.set_title(f"finding {label} · {height}", color="white", fontsize=8)
     figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.25 / (2.5 * rows), bottom=0.01, wspace=0.02, hspace=0.12)
     return figure
@@ -196,35 +180,51 @@ def method_panels(
     names = ["scan", "lesion (annotation)", *(overlay.name for overlay in overlays)]
     columns = min(len(names), _PANELS_A_ROW)
     rows = -(-len(names) // columns)
-    figure = Picture(figsize=(2.3 * columns, 2.75 * rows + 0.7), facecolor="black", dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
+    figure, grid = _panels(rows, columns, (2.3 * columns, 2.75 * rows + 0.7))
+    axes = grid.ravel()
     for axis, name in zip(axes, names, strict=False):
-        axis.imshow(_seen_from_the_feet(image, z), cmap="gray", vmin=0, vmax=1)
+        _draw_slice(axis, image, z)
         axis.set_title(drawable(name), color="white", fontsize=9)
-        _letter(axis)
-    if lesion[:, :, z].any():
-        axes[1].contour(_seen_from_the_feet(lesion, z), [0.5], colors="#39ff14", linewidths=0.9)
+    _outline(axes[1], lesion, z)
     for axis, overlay in zip(axes[2:], overlays, strict=False):
-        axis.imshow(_coloured(overlay, z), cmap=_COLOURS, vmin=0, vmax=1)
-    figure.suptitle(drawable(title), color="white", fontsize=11, parse_math=False)
-    figure.text(0.01, 0.008, f"{scale_meaning} · {_FOOTER}", color="#bbbbbb", fontsize=7)
+        _draw_map(axis, overlay, z)
+    _write_around(figure, title, f"{scale_meaning} · {_FOOTER}")
     space = 1 / (2.75 * rows + 0.7)
     figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.65 * space, bottom=0.25 * space, wspace=0.02, hspace=0.12)
     return figure
 
 
-def _letter(axis: Axes) -> None:
-    """Write R and L at the edges of an axial slice."""
+def _panels(rows: int, columns: int, size: tuple[float, float], dpi: int = 110) -> tuple[Picture, np.ndarray]:
+    """Return a black picture of a size in inches, and its axes ``(rows, columns)`` without frames."""
+    figure = Picture(figsize=size, facecolor="black", dpi=dpi)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _draw_slice(axis: Axes, volume: np.ndarray, z: int) -> None:
+    """Draw an axial slice, with R and L at its edges."""
+    axis.imshow(_seen_from_the_feet(volume, z), cmap="gray", vmin=0, vmax=1)
     for x, side, place in ((0.02, "R", "left"), (0.98, "L", "right")):
         axis.text(x, 0.5, side, color="white", fontsize=7, va="center", ha=place, transform=axis.transAxes)
 
 
-def _coloured(overlay: Overlay, z: int) -> np.ndarray:
-    """Return the colours of a slice of a map, masked outside the coloured regions."""
-    return np.ma.masked_invalid(_seen_from_the_feet(overlay.colours, z))
+def _draw_map(axis: Axes, overlay: Overlay, z: int) -> None:
+    coloured = np.ma.masked_invalid(_seen_from_the_feet(overlay.colours, z))
+    axis.imshow(coloured, cmap=_COLOURS, vmin=0, vmax=1)
+
+
+def _outline(axis: Axes, region: np.ndarray, z: int, colour: str = "#39ff14") -> None:
+    if region[:, :, z].any():
+        axis.contour(_seen_from_the_feet(region, z), [0.5], colors=colour, linewidths=0.9)
+
+
+def _write_around(figure: Picture, title: str, footer: str) -> None:
+    # names may contain "$", which starts mathematics in matplotlib
+    figure.suptitle(drawable(title), color="white", fontsize=11, parse_math=False)
+    figure.text(0.01, 0.008, footer, color="#bbbbbb", fontsize=7)
 
 
 def choose_slices(mask: np.ndarray, lesion: np.ndarray | None) -> list[int]:

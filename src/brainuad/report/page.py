@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,6 +25,9 @@ from brainuad.report.histogram import histogram
 from brainuad.report.records import Records, Row, Scored, read_records
 from brainuad.report.words import about, colours_of, facts_of, healthy_words, scale_words, steps
 
+if TYPE_CHECKING:
+    from brainuad.report.montage import Overlay
+
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
 STANDING = "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
 MOST_PANELS = 12  # findings that are printed with a picture of their own
@@ -36,7 +39,7 @@ CSP = (
 
 @dataclass(frozen=True)
 class _View:
-    """One scan as the template shows it; ``payload`` is what the viewer draws, if it can."""
+    """One scan as the templates show it: ``payload`` is what the viewer draws, if it can; ``href`` leads to it."""
 
     id: str
     row: Row
@@ -48,24 +51,15 @@ class _View:
     healthy: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     payload: dict[str, Any] | None = None
+    href: str = ""
 
     @property
     def size(self) -> int:
         layers = self.payload["layers"].values() if self.payload else ()
         return len(self.montage) + len(self.panels) + sum(map(len, layers))
 
-
-@dataclass(frozen=True)
-class _Line:
-    """One line of the table of scans; ``id`` is set if the scan is on this page, ``href`` if it has a place."""
-
-    row: Row
-    warnings: tuple[str, ...]
-    id: str
-    href: str
-
     def remarks(self, said: Sequence[str]) -> list[str]:
-        """Return what the last column says, without the warnings that were said of all scans."""
+        """Return what the table of scans says of it, without the warnings that were said of all scans."""
         return [text for text in (self.row.message, *self.warnings) if text and text not in said]
 
 
@@ -85,7 +79,7 @@ def build_report(folder: str | Path, *, embedded_bytes: int = EMBEDDED_BYTES) ->
     """
     records = read_records(folder)
     target = records.folder / "report.html"
-    lines: list[_Line] = []
+    lines: list[_View] = []  # without what is large
     embedded: list[_View] = []
     linked = False
     for number, row in enumerate(records.rows):
@@ -96,10 +90,11 @@ def build_report(folder: str | Path, *, embedded_bytes: int = EMBEDDED_BYTES) ->
             for waiting in embedded:
                 _write_own_page(waiting, records)
             embedded.clear()
-        place = view.id if view.row.scored else ""
-        lines.append(_Line(view.row, view.warnings, place, f"#{place}" if place else ""))
-    if linked:
-        lines = [replace(line, id="", href=_link(line.row, records.folder)) for line in lines]
+        lines.append(replace(view, montage="", panels="", payload=None))
+    for place, line in enumerate(lines):
+        if (scored := line.row.scored) is not None:
+            own = quote(_own_page(scored, records.folder).relative_to(records.folder).as_posix())
+            lines[place] = replace(line, href=f"./{own}" if linked else f"#{line.id}")
     write_text(target, _render(records, embedded, lines))
     return target
 
@@ -113,24 +108,18 @@ def _write_own_page(view: _View, records: Records) -> None:
     write_text(page, _render(alone, [view], [], back="../" * up + "report.html"))
 
 
-def _link(row: Row, folder: Path) -> str:
-    if row.scored is None:
-        return ""
-    return "./" + quote(_own_page(row.scored, folder).relative_to(folder).as_posix())
-
-
 def _own_page(scored: Scored, folder: Path) -> Path:
     page = scored.sidecar.with_suffix(".html")
     return page if page != folder / "report.html" else page.with_name("report_scan.html")
 
 
-def _common(lines: Sequence[_Line]) -> list[str]:
+def _common(lines: Sequence[_View]) -> list[str]:
     """Return the warnings that all scans share, which would hide the others if each repeated them."""
     shared = [line.warnings for line in lines if line.row.scored]
     return [text for text in shared[0] if all(text in other for other in shared)] if len(shared) > 1 else []
 
 
-def _render(records: Records, views: Sequence[_View], lines: Sequence[_Line], *, back: str = "") -> str:
+def _render(records: Records, views: Sequence[_View], lines: Sequence[_View], *, back: str = "") -> str:
     cohort = len(lines) > 1
     shown = [view for view in views if view.row.scored or not cohort]
     payloads = {view.id: view.payload for view in shown if view.payload}
@@ -182,22 +171,42 @@ def _view(row: Row, id: str) -> _View:
         "steps": steps(record.calibration),
         "words": words,
     }
-    montage = _montage(row, scored, display, words)
+    montage = _montage(row, scored, display)
     warnings = (*record.warnings, *display.notes)
     panels = _panels(scored, display)
     return _View(id, row, warnings, montage, panels, alt, words, healthy_words(record.calibration), facts, payload)
 
 
-def _montage(row: Row, scored: Scored, display: Display, words: str) -> str:
+def _montage(row: Row, scored: Scored, display: Display) -> str:
     """Return the picture as a data URI: the one that was written, or one drawn here."""
     path = scored.outputs.get("montage")
     try:
         data = path.read_bytes() if path else b""
     except OSError:
         data = b""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        data = _draw_montage(row, display, colours_of(scored.record), words)
-    return _data_uri(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _data_uri(data)
+    from brainuad.report.montage import montage  # matplotlib is slow to import
+
+    volumes = display.volumes
+    figure = montage(
+        volumes.get("scan", volumes.get("reconstruction", volumes["anomaly"])),
+        volumes.get("reconstruction"),
+        [_overlay("anomaly map", scored, display)],
+        volumes["brain"],
+        volumes.get("lesion"),
+        title=row.name,
+        scale_meaning="red to yellow: rarer and rarer in healthy brains",
+        height=lambda z: f"scanner z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
+    )
+    return _data_uri(figure.png())
+
+
+def _overlay(name: str, scored: Scored, display: Display) -> Overlay:
+    from brainuad.report.montage import Overlay  # matplotlib is slow to import
+
+    colours = colours_of(scored.record)
+    return Overlay(name, display.volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
 
 
 def _data_uri(png: bytes) -> str:
@@ -206,45 +215,19 @@ def _data_uri(png: bytes) -> str:
 
 def _panels(scored: Scored, display: Display) -> str:
     """Return a picture of the findings that stand first, one a panel, as a data URI; "" where there is none."""
-    volumes = display.volumes
-    if "scan" not in volumes or "findings" not in volumes:
+    volumes, findings = display.volumes, scored.record.findings
+    shown = ([finding for finding in findings if finding.rare] or findings)[:MOST_PANELS]
+    if "scan" not in volumes or "findings" not in volumes or not shown:
         return ""
-    findings = scored.record.findings
-    rare = [finding for finding in findings if finding.rare]
-    shown, bottom = (rare or findings)[:MOST_PANELS], display.affine[2, 3]
+    from brainuad.report.montage import finding_panels  # matplotlib is slow to import
+
     last = volumes["scan"].shape[2] - 1
     wanted = []
     for finding in shown:
         height = finding.centre_mm[2]
-        index = min(max(round((height - bottom) / display.voxel), 0), last)
+        index = min(max(round((height - display.affine[2, 3]) / display.voxel), 0), last)
         wanted.append((finding.label, index, f"scanner z = {height:.0f} mm"))
-    if not wanted:
-        return ""
-    from brainuad.report.montage import Overlay, finding_panels  # matplotlib is slow to import
-
-    colours = colours_of(scored.record)
-    overlay = Overlay("", volumes["anomaly"], colours["first"] or 0.0, colours["full"] or 1.0)
-    figure = finding_panels(volumes["scan"], overlay, volumes["findings"], wanted)
-    return _data_uri(figure.png())
-
-
-def _draw_montage(row: Row, display: Display, colours: dict[str, float | None], words: str) -> bytes:
-    from brainuad.report.montage import Overlay, montage  # matplotlib is slow to import
-
-    volumes = display.volumes
-    first, full = colours["first"] or 0.0, colours["full"] or 1.0
-    image = volumes.get("scan", volumes.get("reconstruction", volumes["anomaly"]))
-    figure = montage(
-        image,
-        volumes.get("reconstruction"),
-        [Overlay("anomaly map", volumes["anomaly"], first, full)],
-        volumes["brain"],
-        volumes.get("lesion"),
-        title=row.name,
-        scale_meaning="red to yellow: rarer and rarer in healthy brains",
-        height=lambda z: f"scanner z = {display.affine[2] @ [0, 0, z, 1]:.0f} mm",
-    )
-    return figure.png()
+    return _data_uri(finding_panels(volumes["scan"], _overlay("", scored, display), volumes["findings"], wanted).png())
 
 
 def _millimetres(point: Point) -> str:

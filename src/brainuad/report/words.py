@@ -74,13 +74,10 @@ def steps(scale: Scale | None) -> list[tuple[float, str]]:
     """Return map values, descending, and what it means to reach them, for the voxel under the crosshair."""
     if scale is None:
         return [(0.0, "not calibrated")]
-    known = {FIRST_COLOUR: scale.first_colour, FULL_COLOUR: scale.full_colour}
-    known[scale.fraction] = scale.threshold
-    steps = []
-    for fraction, value in sorted(known.items()):
-        steps.append((value, f"at most {_percent(fraction)} of a healthy brain's voxels are this high"))
-    common = _percent(max(known))
-    return [*steps, (0.0, f"common: more than {common} of a healthy brain's voxels are this high")]
+    known = {FIRST_COLOUR: scale.first_colour, FULL_COLOUR: scale.full_colour, scale.fraction: scale.threshold}
+    voxels = "of a healthy brain's voxels are this high"
+    steps = [(value, f"at most {_percent(fraction)} {voxels}") for fraction, value in sorted(known.items())]
+    return [*steps, (0.0, f"common: more than {_percent(max(known))} {voxels}")]
 
 
 def facts_of(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from brainuad.data.loading import PreparedCase
@@ -41,7 +40,7 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
         return []
     scores = list(summary["scores"])
     colours = _colours(scores)
-    precision_recall, froc = (_grid(4.2 * len(sets) + 1.8, 3.9, 1, len(sets)) for _ in range(2))
+    precision_recall, froc = (grid(4.2 * len(sets) + 1.8, 3.9, 1, len(sets)) for _ in range(2))
     for name, (_, axes) in (("precision_recall", precision_recall), ("froc", froc)):
         for axis, dataset in zip(axes[0], sets, strict=True):
             for score in scores:
@@ -49,12 +48,12 @@ def draw_figures(folder: Path, table: pd.DataFrame, curves: Row, summary: Row) -
                     _DRAW[name](axis, curves[dataset][score][name], score, colours[score])
             axis.set_title(drawable(dataset), fontsize=10)
             axis.grid(alpha=0.25)
-    paths = [_save(precision_recall[0], folder / "precision_recall.png")]
+    paths = [save(precision_recall[0], folder / "precision_recall.png")]
     if any(axis.lines for axis in froc[1][0]):
-        paths.append(_save(froc[0], folder / "froc.png"))
+        paths.append(save(froc[0], folder / "froc.png"))
     test = wide(table, split="test")
-    paths.append(_save(_violins(test, sets, scores, colours), folder / "per_case.png"))
-    paths.append(_save(_dice_against_threshold(curves, summary, test), folder / "dice_threshold.png"))
+    paths.append(save(_violins(test, sets, scores, colours), folder / "per_case.png"))
+    paths.append(save(_dice_against_threshold(curves, summary, test), folder / "dice_threshold.png"))
     return paths
 
 
@@ -109,11 +108,10 @@ def _colours(scores: Sequence[str]) -> dict[str, str]:
     return palette | {score: f"C{index % 10}" for index, score in enumerate(ours)}
 
 
-def _grid(width: float, height: float, rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def grid(width: float, height: float, rows: int, columns: int, *, sharex: bool = False) -> tuple[Figure, np.ndarray]:
     """Return a figure of a size in inches, and its axes ``(rows, columns)``."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex)
 
 
 def _draw_precision_recall(axis: Axes, curve: Row, score: str, colour: str) -> None:
@@ -146,7 +144,7 @@ def _violins(test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], col
     }
     shown = {name: title for name, title in columns.items() if name in test}
     width, height = 1.2 + 0.5 * len(scores) * len(sets), 2.7 * len(shown) + 0.8
-    figure, axes = _grid(width, height, len(shown), len(sets))
+    figure, axes = grid(width, height, len(shown), len(sets))
     for row, (measure, title) in zip(axes, shown.items(), strict=True):
         row[0].set_ylabel(title)
         for axis, dataset in zip(row, sets, strict=True):
@@ -176,7 +174,7 @@ def _dice_against_threshold(curves: Row, summary: Row, test: pd.DataFrame) -> Fi
     ours = [score for score in summary["scores"] if score not in BASELINES] or list(summary["scores"])
     ours = ours[:MOST_PANELS]
     sets = list(curves)
-    figure, axes = _grid(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4, len(sets), len(ours))
+    figure, axes = grid(3.2 * len(ours) + 1.6, 2.7 * len(sets) + 0.4, len(sets), len(ours))
     for row, dataset in zip(axes, sets, strict=True):
         for axis, score in zip(row, ours, strict=True):
             curve = curves[dataset].get(score, {}).get("precision_recall")
@@ -210,13 +208,14 @@ def _thresholds(summary: Row, dataset: str, score: str) -> dict[str, float]:
     return {name: at for name, at in found.items() if at is not None and not math.isnan(at)}
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path, fontsize: int = 7) -> Path:
+    """Write a figure as PNG with one legend of all its axes."""
     handles: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=7, frameon=False)
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=fontsize, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

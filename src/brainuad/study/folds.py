@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from brainuad.files import write_text
+from brainuad.study.summary import KEYS
 
 FOLDS_CSV = "folds.csv"
-_KEYS = ["set", "split", "score", "space", "threshold", "metric"]
 
 
 def summarise_folds(folder: Path, folds: Sequence[int]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def summarise_folds(folder: Path, folds: Sequence[int]) -> pd.DataFrame:
         One row a set, split, score, space, threshold and measure: ``mean``, ``sd`` (of a sample) and ``folds``.
     """
     tables = [pd.read_csv(folder / f"fold{fold}" / "evaluation" / "summary.csv") for fold in folds]
-    over = pd.concat(tables).groupby(_KEYS, sort=False, dropna=False)["mean"].agg(["mean", "std", "count"])
+    over = pd.concat(tables).groupby(KEYS, sort=False, dropna=False)["mean"].agg(["mean", "std", "count"])
     table = over.rename(columns={"std": "sd", "count": "folds"}).reset_index()
     write_text(folder / FOLDS_CSV, table.to_csv(index=False))
     return table

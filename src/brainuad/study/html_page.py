@@ -19,23 +19,27 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #8885; text-align: right; }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; } figcaption { font-size: 13px; }
+figure { margin: 1rem 0; } img, svg { max-width: 100%; height: auto; background: #fff; } figcaption { font-size: 13px; }
 @media print { tr, figure { break-inside: avoid; } .scroll { overflow: visible; } }
 """
 
 
-def write_page(path: Path, markdown: str, pictures: Iterable[Path]) -> None:
-    """Write one of this package's Markdown pages as HTML, with PNG pictures below it.
+def write_page(
+    path: Path, markdown: str, pictures: Iterable[Path] = (), drawings: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Write one of this package's Markdown pages as HTML, with its figures below it.
+
+    Args:
+        path: The page.
+        markdown: Its text, which begins with a heading.
+        pictures: PNG files.
+        drawings: Captions and ``<svg>`` elements.
 
     Raises:
         InputError: It cannot be written.
     """
-    title, figures = markdown.partition("\n")[0].lstrip("# "), []
-    for picture in pictures:
-        data, name = base64.b64encode(picture.read_bytes()).decode("ascii"), escape(picture.stem)
-        figures.append(
-            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
-        )
+    title = markdown.partition("\n")[0].lstrip("# ")
+    figures = [(picture.stem, _image(picture)) for picture in pictures] + list(drawings)
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">\n'
@@ -43,8 +47,14 @@ def write_page(path: Path, markdown: str, pictures: Iterable[Path]) -> None:
         f'<meta name="generator" content="brainuad {__version__}">\n'
         f"<title>{escape(title)} · brainuad</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
     )
-    body = "\n".join([as_html(markdown), *figures])
+    shown = [f"<figure>{figure}<figcaption>{escape(name)}</figcaption></figure>" for name, figure in figures]
+    body = "\n".join([as_html(markdown), *shown])
     write_text(path, f"{head}{body}\n</main>\n</body>\n</html>\n")
+
+
+def _image(picture: Path) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return f'<img alt="{escape(picture.stem)}" src="data:image/png;base64,{data}">'
 
 
 def as_html(markdown: str) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from brainuad.evaluation import (
     lesion_surface,
     match_components,
     reconstruction_errors,
-    scan_froc,
     scan_score,
     slice_detection,
     slice_overlap,
@@ -188,11 +186,6 @@ def measure(
     for name, threshold in named.items():
         found[name] = {"threshold": threshold} | _at_threshold(space, anomaly, threshold, protocol, name)
     return found, curve_histogram(curve)
-
-
-def froc_counts(space: Space, anomaly: np.ndarray, thresholds: Thresholds) -> dict[str, Any]:
-    """Return a scan's counts for the FROC curve as JSON values."""
-    return scan_froc(anomaly, space.lesions, thresholds.froc, min_voxels=space.min_voxels).to_dict()
 
 
 def _over_all_thresholds(

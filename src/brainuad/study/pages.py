@@ -74,8 +74,8 @@ def _set_page(summary: pd.DataFrame, about: Row, dataset: str) -> list[str]:
     failed = [row["message"] for row in about["cases"]["failed"] if row["set"] == dataset and row["split"] == "test"]
     scores = [name for name in about["scores"] if name in about["figures"][dataset]["test"]]
     rows = _Lookup(summary, dataset)
-    scans = max((rows.n(score, MODEL, ANY, "scan_score") for score in scores), default=0)
-    chance = next((v for s in scores if not math.isnan(v := rows.mean(s, MODEL, ANY, "chance"))), math.nan)
+    scans = max((rows.of(score, MODEL, ANY, "scan_score")["n"] for score in scores), default=0)
+    chance = next((v for s in scores if not math.isnan(v := rows.of(s, MODEL, ANY, "chance")["mean"])), math.nan)
     text = [f"## {dataset}: {scans} test scans" + (f", {len(failed)} failed" if failed else "")]
     text += [f"- failed: {message}" for message in failed]
     if math.isnan(chance):
@@ -237,7 +237,7 @@ def latex_tables(summary: pd.DataFrame, about: Row) -> dict[str, str]:
             name = re.sub(r"[^a-z0-9]+", "-", f"{dataset} {space}".lower()).strip("-")
             while name in found:
                 name += "-2"
-            scans = max((rows.n(score, space, ANY, "average_precision") for score in scores), default=0)
+            scans = max((rows.of(score, space, ANY, "average_precision")["n"] for score in scores), default=0)
             title = f"% {dataset}, {space} space, {scans} scans: mean of per-case values, 95 % BCa intervals\n"
             table = pd.DataFrame(cells, columns=["score", *(column[0] for column in COLUMNS)])
             layout = "l" + "r" * len(COLUMNS)
@@ -253,11 +253,8 @@ class _Lookup:
         keys = zip(*(chosen[name] for name in ("score", "space", "threshold", "metric")), strict=True)
         self._rows = dict(zip(keys, chosen.to_dict("records"), strict=True))
 
-    def mean(self, score: str, space: str, threshold: str, measure: str) -> float:
-        return float(self._rows.get((score, space, threshold, measure), {}).get("mean", math.nan))
-
-    def n(self, score: str, space: str, threshold: str, measure: str) -> int:
-        return int(self._rows.get((score, space, threshold, measure), {}).get("n", 0))
+    def of(self, score: str, space: str, threshold: str, measure: str) -> Row:
+        return self._rows.get((score, space, threshold, measure), {"mean": math.nan, "n": 0})
 
     def table(self, scores: Iterable[str], space: str, columns: Sequence[tuple[str, str, str]], digits: int = 3) -> str:
         """Return a table in Markdown: a row a score, a column for each of ``columns``."""
@@ -265,18 +262,15 @@ class _Lookup:
         return _table(heads, self.cells(scores, space, columns, digits))
 
     def cells(
-        self, scores: Iterable[str], space: str, columns: Iterable[tuple[str, str, str]], digits: int = 3
+        self, scores: Iterable[str], space: str, columns: Sequence[tuple[str, str, str]], digits: int = 3
     ) -> list[list[str]]:
         """Return a row a score: its name, and mean and interval of each column."""
-        table = []
-        for score in scores:
-            row = [score]
-            for _, threshold, measure in columns:
-                found = self._rows.get((score, space, threshold, measure), {"n": 0})
-                decimals, factor = DIGITS.get(measure, digits), 100 if measure == "above" else 1
-                row.append(with_interval(found, digits=decimals, factor=factor))
-            table.append(row)
-        return table
+
+        def cell(score: str, threshold: str, measure: str) -> str:
+            decimals, factor = DIGITS.get(measure, digits), 100 if measure == "above" else 1
+            return with_interval(self.of(score, space, threshold, measure), digits=decimals, factor=factor)
+
+        return [[score, *(cell(score, threshold, measure) for _, threshold, measure in columns)] for score in scores]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -20,13 +20,13 @@ from brainuad.data.loading import PreparedCase
 from brainuad.data.volume import Volume
 from brainuad.detector import Maps
 from brainuad.errors import InputError
-from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold
+from brainuad.evaluation import ScoreHistogram, pooled_greedy_threshold, scan_froc
 from brainuad.files import key_of
 from brainuad.scoring.health import HealthyStatistics
 from brainuad.scoring.names import IMAGE, base_of
 from brainuad.scoring.rarity import RARITY
 from brainuad.scoring.scores import OF_THE_IMAGE
-from brainuad.study.measures import Measures, Space, case_facts, froc_counts, measure, model_space, native_space
+from brainuad.study.measures import Measures, Space, case_facts, measure, model_space, native_space
 from brainuad.study.progress import Progress, read_histograms, without_nan, write_histograms
 from brainuad.study.protocol import MODEL, Protocol, Thresholds
 from brainuad.study.ranks import Ranks
@@ -241,7 +241,7 @@ class Results:
                 measures[space.name], counts = measure(space, anomaly, self.protocol, at)
                 histograms[f"{space.name} {name}"] = counts
             if self.protocol.lesion_wise and at.froc and prepared.case.split == "test":
-                froc = froc_counts(model, anomaly, at)
+                froc = scan_froc(anomaly, model.lesions, at.froc, min_voxels=model.min_voxels).to_dict()
             entries[name] = {"measures": measures, "froc": froc, "histograms": file}
         return case_facts(model, maps.reconstruction), entries, histograms
 

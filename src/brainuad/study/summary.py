@@ -159,15 +159,13 @@ def lesion_wise(table: pd.DataFrame) -> Row:
     ).items():
         if space != MODEL:
             continue
-
-        def of(name: str, sums: Mapping[str, float] = sums, n: int = scans[dataset, score]) -> Row:
-            return _lesion_figures(LesionCounts(*(int(sums[f"{what}{name}"]) for what in COUNTED)), n)
-
-        row = of("")
-        row["by_size"] = {name: of(f" [{name}]") for name in SIZE_CLASSES}
+        n = scans[dataset, score]
+        row = _lesion_figures(sums, "", n)
+        row["by_size"] = {name: _lesion_figures(sums, f" [{name}]", n) for name in SIZE_CLASSES}
+        by_contrast = {name: _lesion_figures(sums, f" [{name}]", n) for name in CONTRAST_CLASSES}
         row["by_contrast"] = {
-            name: {what: of(f" [{name}]")[what] for what in ("lesions", "found", "sensitivity")}
-            for name in CONTRAST_CLASSES
+            name: {what: figures[what] for what in ("lesions", "found", "sensitivity")}
+            for name, figures in by_contrast.items()
         }
         for what in CLASSES:  # classes that nothing is of say nothing
             row[what] = {
@@ -179,7 +177,8 @@ def lesion_wise(table: pd.DataFrame) -> Row:
     return found
 
 
-def _lesion_figures(counts: LesionCounts, scans: int) -> Row:
+def _lesion_figures(sums: Mapping[str, float], of_class: str, scans: int) -> Row:
+    counts = LesionCounts(*(int(sums[f"{what}{of_class}"]) for what in COUNTED))
     return {
         "lesions": counts.lesions,
         "found": counts.found,

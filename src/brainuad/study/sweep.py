@@ -125,12 +125,7 @@ def run_sweep(
         report(case, message)
     table = pd.DataFrame(rows)
     if rows:
-        summary, text = page(table, weights.widths, failed)
-        write_text(output / "sweep.csv", table.to_csv(index=False))
-        write_text(output / "summary.csv", summary.to_csv(index=False))
-        write_text(output / "summary.md", text)
-        draw(summary, output / "sweep.png")
-        write_page(output / "summary.html", text, [output / "sweep.png"])
+        _write_tables(output, table, weights.widths, failed)
     about = {
         "version": __version__,
         "model": {"name": detector.name, "fingerprint": detector.fingerprint},
@@ -148,6 +143,15 @@ def run_sweep(
     }
     write_json(output / "sweep.json", about)
     return table, failed
+
+
+def _write_tables(output: Path, table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) -> None:
+    summary, text = page(table, widths, failed)
+    write_text(output / "sweep.csv", table.to_csv(index=False))
+    write_text(output / "summary.csv", summary.to_csv(index=False))
+    write_text(output / "summary.md", text)
+    draw(summary, output / "sweep.png")
+    write_page(output / "summary.html", text, [output / "sweep.png"])
 
 
 def _variants(detector: Detector, healthy: Sequence[Case], output: Path, vary: Ablations) -> Iterator[_Variant]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from brainuad.evaluation import by_subject, paired_difference, summarise
-from brainuad.files import atomic_path, markdown_table
+from brainuad.files import markdown_table
 from brainuad.report.montage import drawable
+from brainuad.study.figures import grid, save
 from brainuad.study.tables import FEW, with_interval
 
 BASE, SLICES, RAW = "3-D windows, post-processed", "2-D windows", "no post-processing"
@@ -51,28 +50,23 @@ def _set_page(dataset: str, table: pd.DataFrame, summary: pd.DataFrame) -> Itera
     base = summary[summary["variant"] == BASE]
     chance = float(base[base["measure"] == "chance"]["mean"].iloc[0])
     yield f"## {dataset}: {table['case'].nunique()} scans, chance level of average precision {chance:.4f}"
-    yield markdown_table(
-        ["map", *MEASURES.values()], [[_title(kind, name), *cells] for kind, name, cells in _cells(base)]
-    )
+    cells = summary.assign(
+        map=[_title(kind, name) for kind, name in zip(summary["kind"], summary["name"], strict=True)],
+        cell=[with_interval(row) for row in summary.to_dict("records")],
+    ).set_index(["map", "variant", "measure"])["cell"].unstack([1, 2], sort=False)  # fmt: skip
+    cells = cells.dropna(subset=[(BASE, "average_precision")]).fillna("-")
+    yield _markdown(cells[BASE][list(MEASURES)].rename(columns=MEASURES))
     best, differences = _against_best(table[table["variant"] == BASE])
     if differences:
         yield f"Average precision less that of the best width, {best}, paired by subject:"
         yield markdown_table(["map", "difference"], differences)
-    variants = [name for name in dict.fromkeys(summary["variant"]) if name != BASE]
-    if variants:
+    if summary["variant"].nunique() > 1:
         yield "Ablations, average precision; each column changes one thing:"
-        columns = {name: {(k, n): c[0] for k, n, c in _cells(summary[summary["variant"] == name])} for name in variants}
-        rows = [
-            [_title(kind, name), cells[0], *(columns[variant].get((kind, name), "-") for variant in variants)]
-            for kind, name, cells in _cells(base)
-        ]
-        yield markdown_table(["map", BASE, *variants], rows)
+        yield _markdown(cells.xs("average_precision", axis="columns", level="measure"))
 
 
-def _cells(summary: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
-    for (kind, name), group in summary.groupby(["kind", "name"], sort=False):
-        by_measure = group.set_index("measure").to_dict("index")
-        yield str(kind), str(name), [with_interval(by_measure[measure]) for measure in MEASURES]
+def _markdown(cells: pd.DataFrame) -> str:
+    return markdown_table(["map", *cells], cells.reset_index().to_numpy())
 
 
 def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:
@@ -93,9 +87,7 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
     """Draw the figure: a column per set, a row per measure, horizontal lines for ensembles and other scores."""
     base = summary[summary["variant"] == BASE]
     sets = list(dict.fromkeys(base["set"]))
-    figure = Figure(figsize=(4.2 * len(sets) + 1.6, 6.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(MEASURES), len(sets), squeeze=False, sharex=True)
+    figure, axes = grid(4.2 * len(sets) + 1.6, 6.4, len(MEASURES), len(sets), sharex=True)
     for row, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for axis, dataset in zip(row, sets, strict=True):
             of_set = base[base["set"] == dataset]
@@ -108,10 +100,7 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
                 axis.axhline(chance, color="k", ls=":", lw=1, label="chance")
     for axis in axes[-1]:
         axis.set_xlabel("width of the SSIM window (voxels)")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path, fontsize=8)
 
 
 def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:

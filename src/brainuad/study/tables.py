@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from brainuad.data.cohort import Case
+from brainuad.errors import InputError
 from brainuad.evaluation import Froc, ScoreHistogram
 from brainuad.study.measures import Measures
 from brainuad.study.protocol import ANY, MODEL
@@ -82,18 +83,19 @@ def case_rows(
     ``facts`` do not depend on the score, ``measures`` are by score, space, threshold and measure.
     """
 
-    def flat() -> Iterator[tuple[str, str, str, str, float | None]]:
-        for metric, value in facts.items():
-            yield "", "", ANY, metric, value
-        for score, spaces in measures.items():
-            for space, thresholds in spaces.items():
-                for threshold, values in thresholds.items():
-                    for metric, value in values.items():
-                        yield score, space, threshold, metric, value
-
-    place, columns = _place(case, name), COLUMNS[4:-1]
-    known = (row for row in flat() if row[-1] is not None and not math.isnan(row[-1]))
-    return [{**place, **dict(zip(columns, row, strict=True)), "message": ""} for row in known]
+    rows: list[tuple[str, str, str, str, float | None]] = [
+        ("", "", ANY, metric, value) for metric, value in facts.items()
+    ]
+    for score, spaces in measures.items():
+        for space, thresholds in spaces.items():
+            for threshold, values in thresholds.items():
+                rows += [(score, space, threshold, metric, value) for metric, value in values.items()]
+    place = _place(case, name)
+    return [
+        {**place, **dict(zip(COLUMNS[4:-1], row, strict=True)), "message": ""}
+        for row in rows
+        if row[-1] is not None and not math.isnan(row[-1])
+    ]
 
 
 def failed_row(case: Case, name: str, message: str) -> Row:
@@ -142,9 +144,26 @@ def spelled_out(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_cases_csv(path: str | Path) -> pd.DataFrame:
-    """Return the table that was written to ``cases.csv``; empty names stay empty."""
-    table = pd.read_csv(path, keep_default_na=False, dtype={"case": str, "subject": str})
-    return table.astype({"value": float})
+    """Return the table that was written to ``cases.csv``; empty names stay empty.
+
+    Raises:
+        InputError: The file is missing, damaged or of another layout.
+    """
+    remedy = "Give output folders of `brainuad evaluate`"
+    try:
+        # Read as text: a case may be called "007" or "NA".
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is no table ({' '.join(str(error).split())})", remedy) from error
+    if missing := [column for column in COLUMNS if column not in table]:
+        anew = f"{remedy}; one of an older version is run again"
+        raise InputError(path, f"lacks the columns {', '.join(missing)}", anew)
+    values = pd.to_numeric(table["value"], errors="coerce").astype(float)
+    for line in np.flatnonzero(~np.isfinite(values)):
+        raise InputError(path, f"holds {table['value'][line]!r} as a value in line {line + 2}", remedy)
+    return table.assign(value=values)
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:

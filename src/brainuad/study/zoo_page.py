@@ -168,9 +168,9 @@ def _set_page(heading: str, rows: pd.DataFrame) -> list[str]:
         if name != reference and precision[name].keys() & precision[reference].keys()
     }
     adjusted = dict(zip(against, holm([p for _, p in against.values()]), strict=True))
+    summaries = {name: summarise(values.values()) for name, values in precision.items()}
     cells = []
-    for name in sorted(precision, key=lambda name: -summarise(precision[name].values()).mean):
-        found = summarise(precision[name].values())
+    for name, found in sorted(summaries.items(), key=lambda item: -item[1].mean):
         dice = summarise(_values(rows, name, DICE).values())
         differences = [
             _difference(against[name, other][0], adjusted[name, other]) if (name, other) in against else "-"
