@@ -93,6 +93,14 @@ def test_a_damaged_table_or_run_is_noted(scored):
     assert any("run.json" in note for note in records.notes)
 
 
+@pytest.mark.parametrize("content", ["5", "null", '"scan"', "[]", "{}"])
+def test_other_json_is_no_scan(scored, content):
+    for path in (scored / "other.json", scored / "below" / "run.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    assert [row.name for row in read_records(scored).rows] == ["patient19_t1"]
+
+
 def test_outputs_never_lead_out_of_the_folder(scored):
     path = scored / "patient19_t1.json"
     sidecar = json.loads(path.read_text())

@@ -124,7 +124,8 @@ def sidecar_paths(folder: Path) -> list[Path]:
 def _is_sidecar(path: Path) -> bool:
     """Return whether a JSON file is a scan's sidecar. A scan may even have the name of a run's file."""
     with suppress(OSError, ValueError, RecursionError):
-        return "scan" in json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(value, dict) and "scan" in value
     return False
 
 
