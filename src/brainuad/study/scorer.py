@@ -28,8 +28,6 @@ MAX_BYTES = 4_000_000_000  # cache of reconstructions on disk, so that a new sco
 MIN_OTHERS = 2  # fewest scans of other people for a mean and a standard deviation
 # errors that one scan can cause: unusable values, no memory (RuntimeError on a GPU), a missing file
 CASE_ERRORS = (InputError, ValueError, RuntimeError, MemoryError, OSError)
-
-
 _PARTS = {"reconstruction": "reconstruction", "anomaly": "map", "second": "second reconstruction"}
 
 
