@@ -159,13 +159,26 @@ def write_json(target: str | Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
 def finished_record(sidecar: Path, recipe: Any, outputs: Callable[[Any], Iterable[Path]]) -> dict[str, Any] | None:
     """Return the JSON record of finished work if it has this "recipe" and all of its ``outputs`` are there, else None.
 
     A record that is damaged, or from which ``outputs`` cannot be told, is as good as absent.
     """
     with suppress(OSError, ValueError, LookupError, TypeError):
-        record: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(sidecar)
         if record["recipe"] == recipe and all(path.is_file() for path in outputs(record)):
             return record
     return None

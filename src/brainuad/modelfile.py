@@ -8,7 +8,6 @@ safetensors.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -29,7 +28,7 @@ from brainuad._version import __version__
 from brainuad.calibration import Calibration
 from brainuad.config import DataConfig, ModelSettings, lists_to_tuples
 from brainuad.errors import InputError
-from brainuad.files import atomic_path, sha256, write_json, write_text
+from brainuad.files import atomic_path, read_json, sha256, write_json, write_text
 from brainuad.models.base import Model, own_settings, settings_class
 from brainuad.registry import MODELS
 from brainuad.scoring.health import HealthyMoments
@@ -278,8 +277,8 @@ def _read_calibration(path: Path) -> Calibration | None:
         return None
     remedy = "Calibrate again, or remove it"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(path, "is not readable JSON", remedy) from error
     try:
         return Calibration.from_dict(values)

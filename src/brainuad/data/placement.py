@@ -6,6 +6,7 @@ which images are resampled onto the atlas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
@@ -101,11 +102,8 @@ class Placement:
             brain: Bool brain mask on the scan's grid, not empty.
         """
         box = occupied_box(brain)  # a third of a scan
-        from_box = np.eye(4)
-        from_box[:3, 3] = [part.start for part in box]
-        matrix = np.linalg.inv(self.to_scan) @ scan.affine @ from_box
         native = np.zeros(brain.shape, dtype=np.float32)
-        native[box] = resample_map(np.asarray(array, dtype=np.float32), matrix, brain[box].shape) * brain[box]
+        native[box] = back_to_scan(array, self.to_scan, scan.affine, brain[box], box)
         return scan.with_array(native)
 
 
@@ -171,6 +169,24 @@ def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) 
         np.ones(array.shape, np.uint8), linear, offset, output_shape=shape, order=0, mode="grid-constant"
     )
     return there * inside
+
+
+def back_to_scan(
+    array: Any, grid_to_scan: np.ndarray, affine: np.ndarray, brain: np.ndarray, box: Sequence[slice]
+) -> np.ndarray:
+    """Bring values on a model's grid back to a box of the scan's grid, linearly; 0 outside the brain.
+
+    Args:
+        array: ``(X, Y, Z)`` values.
+        grid_to_scan: ``(4, 4)``, indices of the model's grid to scanner mm.
+        affine: ``(4, 4)``, indices of the scan's grid to scanner mm.
+        brain: Bool brain mask in the box.
+        box: The box.
+    """
+    from_box = np.eye(4)
+    from_box[:3, 3] = [part.start for part in box]
+    matrix = np.linalg.inv(grid_to_scan) @ affine @ from_box
+    return np.where(brain, resample_map(np.asarray(array, dtype=np.float32), matrix, brain.shape), np.float32(0))
 
 
 def alignment(brain_on_grid: np.ndarray, placement: Placement) -> float:

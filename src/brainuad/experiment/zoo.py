@@ -7,7 +7,6 @@ training gets the rest of its time.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from brainuad.experiment.fold import fold_cases
 from brainuad.experiment.overrides import read_overrides
 from brainuad.experiment.run import load_trained, train_fold
 from brainuad.experiment.settings import CONFIG_MODULE, check_settings
-from brainuad.files import key_of, write_json, write_text
+from brainuad.files import key_of, read_json, write_json, write_text
 from brainuad.study import OURS, evaluate_cases, failures
 from brainuad.study.figures import file_name
 from brainuad.study.html_page import write_page
@@ -154,7 +153,7 @@ def _train(config: ExperimentConfig, cases: Sequence[Case], folder: Path, fold: 
 
     note = folder / "settings.json"
     wanted = {"cases": key_of([str(case) for case in cases if case.split != "test"]), **flat_settings(config)}
-    saved = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else wanted
+    saved = read_json(note) if note.is_file() else wanted
     if differing := differences(saved, wanted, sorted(k for k in {*saved, *wanted} if not k.startswith(MAY_CHANGE))):
         fault = f"was trained with other settings ({differing})"
         raise InputError(folder, fault, "Repeat them, or choose another folder")
@@ -180,7 +179,7 @@ def _evaluate(
     )
     if not (folder / "costs.json").is_file():
         write_json(folder / "costs.json", _costs(detector, model.parent, scores, cases, config.seed))
-    costs = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
+    costs = read_json(folder / "costs.json")
     return Entry(name, config.seed, scores, table, costs, str(detector.device)), detector
 
 
@@ -190,7 +189,7 @@ def _costs(
     """Return parameters, steps and seconds of the training, and seconds per test scan, the faster of two runs."""
     from brainuad.train import seconds_used
 
-    done = json.loads((training / "training.json").read_text(encoding="utf-8"))
+    done = read_json(training / "training.json")
     scan, seconds = _first_loaded([case for case in cases if case.split == "test"], detector), []
     for _ in range(2):
         started = time.perf_counter()

@@ -5,7 +5,6 @@ Version 1.10 of the specification, https://bids-specification.readthedocs.io. On
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from brainuad._version import __version__
 from brainuad.errors import InputError
-from brainuad.files import write_json, write_text
+from brainuad.files import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +152,8 @@ def _known_labels(root: Path, option: str, key: str, given: Sequence[str], folde
 def _description(folder: Path) -> dict[str, Any]:
     """Return a data set's description, or {} if it is damaged: only the kind of data set is read from it."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        description = read_json(folder / DESCRIPTION)
+    except (OSError, ValueError) as error:
         logger.warning("%s: cannot be read (%s)", folder / DESCRIPTION, error)
         return {}
     return description if isinstance(description, dict) else {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from brainuad.errors import InputError
-from brainuad.files import csv_reader
+from brainuad.files import csv_reader, read_json
 from brainuad.record import Failure, Record, from_json
 
 _OF_THE_RUN = ("run.json", "dataset_description.json")
@@ -123,8 +122,8 @@ def sidecar_paths(folder: Path) -> list[Path]:
 
 def _is_sidecar(path: Path) -> bool:
     """Return whether a JSON file is a scan's sidecar. A scan may even have the name of a run's file."""
-    with suppress(OSError, ValueError, RecursionError):
-        value = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        value = read_json(path)
         return isinstance(value, dict) and "scan" in value
     return False
 
@@ -133,8 +132,8 @@ def _sidecar_rows(folder: Path) -> list[Row]:
     rows: list[Row] = []
     for path in sidecar_paths(folder):
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            raw = read_json(path)
+        except (OSError, ValueError) as error:
             rows.append(Row(path.stem, "damaged", f"{path.name} cannot be read ({error})"))
             continue
         try:
@@ -174,8 +173,8 @@ def _read_run(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        run = read_json(path)
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read ({error})")
         return {}
     if not isinstance(run, dict):

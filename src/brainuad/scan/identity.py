@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from hashlib import sha256 as _sha256
 from pathlib import Path
-from typing import Any
 
 from brainuad.errors import InputError
-from brainuad.files import sha256
+from brainuad.files import read_json, sha256
 from brainuad.inputs.scans import Scan, output_paths
+from brainuad.record import ScanSource
 
 
 def check_name_free(scan: Scan, output: Path) -> None:
@@ -25,11 +24,11 @@ def check_name_free(scan: Scan, output: Path) -> None:
         return
     if not scan.fault and os.access(scan.source, os.R_OK):
         try:
-            if hash_of(scan) == recorded.get("sha256"):
+            if hash_of(scan) == recorded.sha256:
                 return  # moved
         except (InputError, OSError):
             return  # an unreadable scan fails later, when it is scored, and replaces nothing
-    fault = f"has the name {scan.name}, but {sidecar} holds results of {recorded['source']}"
+    fault = f"has the name {scan.name}, but {sidecar} holds results of {recorded.source}"
     raise InputError(scan.source, fault, "Choose another output folder, or --overwrite")
 
 
@@ -54,14 +53,14 @@ def hash_of(scan: Scan) -> str:
     return _sha256("".join(sorted(sha256(part.path) for part in parts)).encode()).hexdigest()
 
 
-def _is_of(scan: Scan, recorded: dict[str, Any]) -> bool:
-    return (recorded["source"], recorded["series"]) == (str(scan.source), series_hash(scan))
+def _is_of(scan: Scan, recorded: ScanSource) -> bool:
+    return (recorded.source, recorded.series) == (str(scan.source), series_hash(scan))
 
 
-def _recorded_scan(sidecar: Path) -> dict[str, Any] | None:
-    """Return a sidecar's record of its scan; None where it is absent or damaged."""
+def _recorded_scan(sidecar: Path) -> ScanSource | None:
+    """Return the scan that a sidecar is of, whatever version wrote the rest; None where it is absent or damaged."""
     try:
-        recorded: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))["scan"]
-        return recorded if {"source", "series"} <= recorded.keys() else None
+        scan = read_json(sidecar)["scan"]
+        return ScanSource(scan["source"], "", scan["series"], scan.get("sha256", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

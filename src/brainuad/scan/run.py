@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import threading
@@ -20,7 +19,7 @@ from brainuad._version import __version__
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import InputError
-from brainuad.files import key_of, sha256, write_json
+from brainuad.files import key_of, read_json, sha256, write_json
 from brainuad.inputs.bids import write_dataset_description
 from brainuad.inputs.masks import LESION, mask_for
 from brainuad.inputs.scans import Scan, output_paths
@@ -256,8 +255,8 @@ def _plain(settings: Settings) -> dict[str, Any]:
 def _finished(sidecar: Path, recipe: str) -> Record | None:
     """Return what a scan's sidecar holds if the scan was scored by this recipe and its files are there."""
     try:
-        known = from_json(json.loads(sidecar.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):  # absent, or as good as absent
+        known = from_json(read_json(sidecar))
+    except (OSError, ValueError):  # absent, or as good as absent
         return None
     if not isinstance(known, Record) or known.recipe != recipe:
         return None

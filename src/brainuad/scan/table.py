@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from brainuad.errors import InputError
-from brainuad.files import csv_reader, locked, write_json, write_text
+from brainuad.files import csv_reader, locked, read_json, write_json, write_text
 from brainuad.inputs.scans import Scan, output_paths
 from brainuad.record import Failure, Record, ScanSource, from_json, to_json
 from brainuad.report.records import sidecar_paths
@@ -127,8 +126,8 @@ def _known(output: Path) -> dict[str, tuple[Row, list[Row]]]:
     records: list[tuple[bool, Row, list[Row]]] = []
     for path in sidecar_paths(output):
         try:
-            record = from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
+            record = from_json(read_json(path))
+        except (OSError, ValueError):
             continue  # damaged: the row of before stays
         if record is not None:
             failed = path.parent == output / _FAILED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from brainuad.data.loading import NativeCase, PreparedCase
-from brainuad.data.placement import resample_map
+from brainuad.data.placement import back_to_scan
 from brainuad.evaluation import (
     Confusion,
     Lesions,
@@ -129,18 +129,11 @@ def native_space(prepared: PreparedCase, native: NativeCase, model: Space) -> Sp
     image, brain, lesion = native.image, native.mask, native.lesion
     counted = np.ones_like(brain) if model.whole_grid else brain if lesion is None else brain | lesion
     box = bounding_box(counted)
-    start = np.eye(4)
-    start[:3, 3] = [part.start for part in box]
-    matrix = np.linalg.inv(prepared.affine) @ image.affine @ start
     # copies, because views would keep the whole volumes in memory
     brain, values = brain[box].copy(), image.array[box].copy()
     x, y, z = (float(size) for size in image.spacing)
     smallest = max(1, round(model.min_voxels * model.voxel_ml / (x * y * z / 1000)))
-
-    def bring(anomaly: np.ndarray) -> np.ndarray:
-        there = resample_map(anomaly, matrix, brain.shape)
-        return np.where(brain, there, np.float32(0))
-
+    bring = partial(back_to_scan, grid_to_scan=prepared.affine, affine=image.affine, brain=brain, box=box)
     return Space(
         NATIVE,
         brain,

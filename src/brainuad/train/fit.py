@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import logging
 import signal
 import sys
@@ -29,7 +28,7 @@ from brainuad._version import __version__
 from brainuad.config import ExperimentConfig, TrainerConfig, parse_time
 from brainuad.devices import compile_networks
 from brainuad.errors import InputError
-from brainuad.files import write_json
+from brainuad.files import read_json, write_json
 from brainuad.modelfile import write_model
 from brainuad.train.budget import Budget
 from brainuad.train.callbacks import Epochs, Interrupted
@@ -63,7 +62,7 @@ def is_complete(config: ExperimentConfig, run_dir: Path) -> bool:
     summary = run_dir / "training.json"
     if not summary.is_file():
         return False
-    done = json.loads(summary.read_text(encoding="utf-8"))
+    done = read_json(summary)
     return all(done.get(name, "") == getattr(config.trainer, name) for name in LENGTHS)
 
 
