@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from brainuad.data.cohort import HEALTHY_SET, Case, read_cases
-from brainuad.data.places import SRI24_TO_MNI
+from brainuad.data.regions import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.prepare.raw.splits import known_as
 from brainuad.simulate.stroke import outline_coverage

@@ -18,7 +18,7 @@ from scipy import ndimage
 from brainuad.data.atlas import FIELD_OF_VIEW
 from brainuad.data.cohort import read_cases
 from brainuad.data.placement import Placement
-from brainuad.data.places import region_names
+from brainuad.data.regions import region_names
 from brainuad.data.volume import Volume
 
 SPACING, REACH = 2.0, 6.0  # mm

@@ -3,7 +3,7 @@
     python benchmarks/register_mni.py mni2009c_t2_brain_1mm.nii.gz
 
 The template is ICBM 2009c asymmetric, brain-extracted. It is registered as every scan is, with several seeds, as it is
-and from other places. Prints the mean of all, for ``brainuad.data.places``, how far each lies from the mean in the
+and from other places. Prints the mean of all, for ``brainuad.data.regions``, how far each lies from the mean in the
 brain, and where the centres of deep structures come to lie beside those of the AAL atlas (Tzourio-Mazoyer et al. 2002).
 """
 
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from brainuad.data.placement import atlas_brain
-from brainuad.data.places import atlas_regions, region_names
+from brainuad.data.regions import atlas_regions, region_names
 from brainuad.data.registration import register_to_atlas
 from brainuad.data.volume import Volume
 

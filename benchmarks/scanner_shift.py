@@ -28,12 +28,12 @@ from brainuad.evaluation import summarise
 from brainuad.files import atomic_path, write_json
 from brainuad.scan import map_scan
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, HealthyMoments
+from brainuad.scoring.health import MOMENT_MAPS, HealthyMoments
 from brainuad.scoring.names import IMAGE, OWN_MAP, base_of
 from brainuad.scoring.rarity import TAIL
 
 SCORES = ("ssim_ensemble", "l1", "l1_ssim_z")
-MAPPED = [name for name in CARRIED if name not in (IMAGE, OWN_MAP)]
+MAPPED = [name for name in MOMENT_MAPS if name not in (IMAGE, OWN_MAP)]
 Known = tuple[HealthyMoments, Calibration]
 FRACTIONS = (0.05, 0.01, 0.001)
 GAMMA = 1.4  # tissue contrast

@@ -71,7 +71,7 @@ def test_a_bar_shows_stage_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys
     set_verbosity(verbose=False, quiet=False)
     with progress("Scoring", 4) as bar:
         bar(skipped=True)
-        bar.stage("a: placing")
+        bar.stage("a: registering")
         bar.shown.refresh()
         assert "left" not in capsys.readouterr().err  # one that was done before says nothing
         bar("a: remark", what="Drawing")

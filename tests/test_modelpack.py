@@ -27,6 +27,14 @@ from brainuad.modelpack import merge_bytes, pack_model, split_bytes, unpack_mode
 
 FILES = {"config.yaml", "model.safetensors", "calibration.json"}
 weights = st.floats(-(2.0**100), 2.0**100, width=32).filter(lambda value: value == 0 or abs(value) > 1e-30)
+
+
+def test_32_bits_are_stored_as_16(model: Path, tmp_path: Path) -> None:
+    pack_model(model, tmp_path / "parts", part_size=20_000, bits=32)
+    unpack_model(tmp_path / "parts", tmp_path / "again")
+    assert load_model(tmp_path / "again", "cpu").device.type == "cpu"
+
+
 some_shapes = arrays.array_shapes(min_dims=2, max_dims=4, max_side=5)
 
 

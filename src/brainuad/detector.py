@@ -360,11 +360,11 @@ class Detector:
         related = {}
         for name, base in bases.items():
             if name == RARITY:
-                related[name] = self.scores.known_health(name).rarity(maps, mask, self.scores.ensemble)
+                related[name] = self.scores.require_health(name).rarity(maps, mask, self.scores.ensemble)
             elif base is None:
                 related[name] = maps[name]
             else:
-                against_health = relate or self.scores.known_health(name).score
+                against_health = relate or self.scores.require_health(name).score
                 related[name] = against_health(name, image if base == IMAGE else maps[base], mask)
         return related
 

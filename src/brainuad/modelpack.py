@@ -65,7 +65,7 @@ def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: 
         folder: Folder of the model.
         output: Folder of the parts; it must not exist yet, or be empty.
         part_size: Largest size of a part in bytes.
-        bits: 16 stores float16; 8 stores matrices and kernels in 8 bits with a scale for
+        bits: 16 or more stores float16; 8 stores matrices and kernels in 8 bits with a scale for
             each output channel, and the rest in 16.
 
     Returns:
@@ -77,13 +77,13 @@ def pack_model(folder: str | Path, output: str | Path, *, part_size: int, bits: 
     """
     archive = _archive(Path(folder), bits)
     digest = hashlib.sha256(archive).hexdigest()
-    share = part_size - len(_part(digest, 2**31, 2**31, b""))
-    if share < 1:
+    capacity = part_size - len(_part(digest, 2**31, 2**31, b""))
+    if capacity < 1:
         raise InputError("part size", f"{part_size} bytes are too few", "Give 1kB or more")
-    count = -(-len(archive) // share)
+    count = -(-len(archive) // capacity)
     with atomic_folder(output) as temporary:
         for index in range(count):
-            content = archive[index * share : (index + 1) * share]
+            content = archive[index * capacity : (index + 1) * capacity]
             (temporary / _part_name(index + 1, count)).write_bytes(_part(digest, index + 1, count, content))
     return [Path(output) / _part_name(number, count) for number in range(1, count + 1)]
 
@@ -183,7 +183,7 @@ def _encode(weights: Mapping[str, Tensor], bits: int, path: Path) -> tuple[list[
     """Return the index of the weights, and their bytes by kind."""
     entries = []
     pieces: dict[str, list[bytes]] = {name: [] for name in ("high", "low", "levels", "scales", "other")}
-    stored = rounded(weights, bits)
+    stored = rounded(weights, min(bits, 16))
     for name, value in stored.items():
         if name.endswith(SCALES):
             pieces["scales"].append(value.numpy().tobytes())

@@ -14,7 +14,7 @@ from scipy.stats import percentileofscore
 
 from brainuad.calibration import Calibration, HealthyAppearance, HealthyScan, calibration_of
 from brainuad.errors import InputError
-from brainuad.scoring.health import CARRIED
+from brainuad.scoring.health import MOMENT_MAPS
 
 # as the first release of the shipped model had it
 FIRST_FORMAT = {
@@ -34,7 +34,7 @@ def healthy_scans(count: int = 6) -> list[HealthyScan]:
     for _ in range(count):
         image = np.clip(rng.normal(0.6, 0.1, mask.shape), 0, 1) * mask
         maps = {name: rng.gamma(2, rng.uniform(0.09, 0.11), mask.shape) * mask for name in ("l1", "ssim_ensemble")}
-        raw = {name: maps.get(name, image) for name in CARRIED}
+        raw = {name: maps.get(name, image) for name in MOMENT_MAPS}
         found.append(HealthyScan.of(maps, raw, image, mask, rng.normal(1300, 50), rng.normal(0.75, 0.02)))
     return found
 

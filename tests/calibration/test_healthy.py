@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from brainuad.calibration import BrainMaps, HealthyScan, set_against_health, tail_quantiles
-from brainuad.calibration.healthy import KEPT
+from brainuad.calibration.healthy import SUMMARY_MAPS
 from brainuad.evaluation import scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, HealthyStatistics
+from brainuad.scoring.health import MOMENT_MAPS, HealthyStatistics
 from brainuad.scoring.names import IMAGE, relative_name
 from brainuad.scoring.rarity import RARITY, Ensemble, Part, pooled_tail, rarity
 
@@ -25,7 +25,7 @@ def raw_maps(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     mask = np.zeros(SHAPE, bool)
     mask[3 + seed % 2 : -4, 4:-4, 4:-4] = True
     place = np.linspace(0.5, 1.5, SHAPE[0])[:, None, None]
-    return {name: (rng.gamma(2, 0.1, SHAPE) * place * mask).astype(np.float32) for name in KEPT}, mask
+    return {name: (rng.gamma(2, 0.1, SHAPE) * place * mask).astype(np.float32) for name in SUMMARY_MAPS}, mask
 
 
 def healthy_scans(count: int) -> list[HealthyScan]:
@@ -51,7 +51,7 @@ def test_each_is_compared_with_the_scans_of_others() -> None:
         np.testing.assert_allclose(scan.tails["l1_z"], tail_quantiles(final[mask]), rtol=1e-3, atol=1e-3)
         assert scan.scores["l1_z"] == pytest.approx(scan_score(final, mask), rel=1e-3)
         np.testing.assert_array_equal(scan.tails["l1"], scans[number].tails["l1"])
-    assert set(related[0].scores) == {"l1", RARITY, *map(relative_name, CARRIED)}
+    assert set(related[0].scores) == {"l1", RARITY, *map(relative_name, MOMENT_MAPS)}
 
 
 def test_rarity_is_that_in_the_scans_of_others() -> None:
@@ -61,7 +61,7 @@ def test_rarity_is_that_in_the_scans_of_others() -> None:
     assert health.has_rarity(PARTS)
 
     def part_maps(number: int) -> list[np.ndarray]:
-        others = HealthyStatistics(CARRIED, SHAPE)
+        others = HealthyStatistics(MOMENT_MAPS, SHAPE)
         for other, whose in zip(scans, subjects, strict=True):
             if whose != subjects[number]:
                 others.add(other.maps.maps(), other.maps.mask)

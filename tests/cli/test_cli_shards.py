@@ -64,11 +64,11 @@ def test_a_last_run_puts_shares_together(cohort: list[object], tmp_path: Path) -
 def test_more_shares_than_scans(cohort: list[object]) -> None:
     result = score(*cohort, "--shard", "4/4")
     assert result.exit_code == 0
-    assert "share 4/4 holds no scan" in result.stderr
+    assert "part 4/4 holds no scan" in result.stderr
 
 
-@pytest.mark.parametrize("share", ["0/2", "3/2", "1", "a/b", "1/0"])
-def test_wrong_shares(cohort: list[object], share: str) -> None:
-    result = score(*cohort, "--shard", share)
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_wrong_parts(cohort: list[object], part: str) -> None:
+    result = score(*cohort, "--shard", part)
     assert result.exit_code == 2
     assert "is not like 2/10" in result.stderr

@@ -93,6 +93,8 @@ def test_command_writes_table_text_and_page(folders, tmp_path):
     for subject, value in differences:
         assert f"{subject}: {value:+.4g}" in page.text
     assert "script" not in page.tags
+    names = [value for name, value in page.attributes if name == "id" and value.startswith(("average", "dice"))]
+    assert len(names) == len(set(names)) == len(differences) + len(expected.rows)
     # Nothing is fetched, and everything drawn lies within the drawing.
     assert not [value for name, value in page.attributes if name in ("src", "href")]
     assert all(value.startswith("#") for name, value in page.attributes if name == "xlink:href")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from brainuad.models import anomalies
 from brainuad.models.anomalies import FAMILIES, NOTICEABLE, NUMBERS, SLOTS, paint
-from brainuad.models.appearance import CONTRAST_NUMBERS, cut_noise, noise_bank, random_contrast
+from brainuad.models.contrast import CONTRAST_NUMBERS, cut_noise, noise_bank, random_contrast
 
 BANK = noise_bank()
 SIZE = (4, 3, 28, 24)

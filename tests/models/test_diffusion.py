@@ -139,10 +139,10 @@ def test_shared_noise_is_one_field(spied):
     assert all(torch.equal(table, drawn["noise"][0]) for table in drawn["noise"])
 
 
-@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 100, 900), (0.5, 250, 750), (1.0, 400, 600)])
-def test_training_by_the_clock_narrows_to_the_levels_of_reconstruction(spied, share, low, high):
+@pytest.mark.parametrize(("progress", "low", "high"), [(0.0, 100, 900), (0.5, 250, 750), (1.0, 400, 600)])
+def test_training_by_the_clock_narrows_to_the_levels_of_reconstruction(spied, progress, low, high):
     model = spied(train_timesteps=(100, 900), test_timesteps=500, noisetype="gaussian")
-    drawn = model.draw(20000, (1, 1), generator(), share=share)["timesteps"]
+    drawn = model.draw(20000, (1, 1), generator(), progress=progress)["timesteps"]
     assert (drawn.min(), drawn.max()) == (low, high - 1)
 
 

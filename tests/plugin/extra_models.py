@@ -40,7 +40,7 @@ class TinyVAE(Model):
         self.decode = nn.Sequential(nn.Linear(config.latent_dim, 8 * 36), nn.Unflatten(1, (8, 6, 6)))
         self.paint = nn.Conv2d(8, 1, 3, padding=1)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         return {"noise": torch.randn(count, self.config.latent_dim, generator=generator)}
 
     def decoded(self, latent: Tensor, images: Tensor) -> Tensor:

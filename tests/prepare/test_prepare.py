@@ -119,10 +119,12 @@ def test_a_rerun_skips_what_is_done_and_repairs_what_is_missing(prepared):
     assert np.shape(json.loads(sidecar.read_text())["atlas_to_scan"]) == (4, 4)
     written = sidecar.read_text()
     recipe = json.loads(written)["recipe"]
-    assert _known_before(sidecar, recipe, prepared / "Data", "t1") is not None
-    for damaged in (written[:100], '{"outputs": []}', "[]"):
+    assert _known_before(sidecar, recipe, prepared / "Data", PATIENT) is not None
+    parts = ({"measured": {}}, {"measured": {"alignment": "x"}}, {"notes": 5}, {"left_out": None}, {"outputs": 3})
+    partly = [json.dumps(json.loads(written) | part) for part in parts]
+    for damaged in (written[:100], '{"outputs": []}', "[]", "[" * 100_000, *partly):
         sidecar.write_text(damaged)
-        assert _known_before(sidecar, recipe, prepared / "Data", "t1") is None
+        assert _known_before(sidecar, recipe, prepared / "Data", PATIENT) is None, damaged[:100]
     sidecar.write_text(written)
     (prepared / "Data/Test/MSLUB/seg/patient19_seg.nii.gz").unlink()
     assert prepare_scan(PATIENT, prepared / "Data", COARSE)["status"] == "prepared"

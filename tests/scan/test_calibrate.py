@@ -206,13 +206,15 @@ def test_a_bad_scan_is_left_out_by_name(room: Path, folder: Path, tmp_path: Path
     bad.write_bytes((room / "scans" / "ixi067_t1.nii.gz").read_bytes()[:5000])
     masks = shutil.copytree(room / "masks", tmp_path / "masks")
     shutil.copy(masks / "ixi067_mask.nii.gz", masks / "bad_mask.nii.gz")
-    result = run(
-        "calibrate", room / "model", room / "scans", bad, "--brain-mask", masks, "-o", folder, "--json", code=3
-    )
-    assert [row["status"] for row in json.loads(result.stdout)["rows"]] == ["skipped", "skipped", "failed"]
+    (tmp_path / "empty").mkdir()
+    inputs = (room / "scans", bad, tmp_path / "empty")
+    result = run("calibrate", room / "model", *inputs, "--brain-mask", masks, "-o", folder, "--json", code=3)
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["status"] for row in rows] == ["skipped", "skipped", "failed", "failed"]
+    assert "holds no t1 scan" in rows[-1]["message"]
     assert "left out bad_t1" in result.stderr
     calibration = Detector.load(folder).calibration
-    assert calibration.left_out == ("bad_t1",)
+    assert calibration.left_out == ("bad_t1", "empty")
     assert calibration.subjects == ("ixi067_t1", "mslub19_t1")
 
 

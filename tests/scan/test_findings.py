@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from brainuad.calibration import HealthyFindings
 from brainuad.data.placement import ATLAS_CENTRE
-from brainuad.data.places import mni_of
+from brainuad.data.regions import mni_of
 from brainuad.scan.findings import find_findings, rarest_first
 
 TO_ATLAS = np.eye(4)

@@ -16,7 +16,7 @@ from brainuad.errors import InputError
 from brainuad.scoring import erode_brain
 from brainuad.scoring.health import HealthyMoments
 from brainuad.scoring.names import base_of, bases_of
-from brainuad.scoring.rarity import KNOWN, RARITY, TAIL, Ensemble, Part, cleaned, pooled_tail, rarity, tail_quantiles
+from brainuad.scoring.rarity import RAREST, RARITY, TAIL, Ensemble, Part, cleaned, pooled_tail, rarity, tail_quantiles
 
 SHAPE = (30, 28, 16)
 PARTS = (Part("l1_ssim_z", 1), Part("ssim_1.7", 2.5))
@@ -50,7 +50,7 @@ def test_higher_is_rarer(healthy: np.ndarray, values: np.ndarray) -> None:
 def test_beyond_what_healthy_voxels_reach_higher_is_rarer_still() -> None:
     tail = tail_quantiles(np.random.default_rng(0).exponential(size=500_000))
     found = rarity(torch.tensor([tail[-1], tail[-1] + 1, tail[-1] + 2]), tail).numpy()
-    straight = KNOWN * np.exp(found / KNOWN - 1)
+    straight = RAREST * np.exp(found / RAREST - 1)
     np.testing.assert_allclose(np.diff(straight), np.log10(np.e), rtol=0.1)  # as the exponential distribution goes on
 
 

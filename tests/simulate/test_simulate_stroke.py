@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from brainuad.data.placement import atlas_brain
-from brainuad.data.places import SRI24_TO_MNI
+from brainuad.data.regions import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.simulate import shipped_outlines
 from brainuad.simulate.stroke import outline_coverage

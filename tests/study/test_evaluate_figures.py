@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from brainuad.data.cohort import Case
 from brainuad.data.loading import PreparedCase
-from brainuad.data.places import mni_of
+from brainuad.data.regions import mni_of
 from brainuad.data.volume import Volume
 from brainuad.evaluation.froc import Froc
 from brainuad.report.montage import choose_slices, montage

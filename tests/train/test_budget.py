@@ -53,7 +53,7 @@ def test_what_is_no_time(text: str) -> None:
 
 
 def test_rate_falls_from_one_to_zero() -> None:
-    rates = [annealed(share / 100) for share in range(101)]
+    rates = [annealed(progress / 100) for progress in range(101)]
     assert rates[0] == 1
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert rates == sorted(rates, reverse=True)
@@ -62,18 +62,18 @@ def test_rate_falls_from_one_to_zero() -> None:
 def test_budget_keeps_time_for_the_last_validation(clock: Clock) -> None:
     budget = Budget(100, started=clock.now)
     clock.now += 50
-    assert (budget.used, budget.left, budget.share) == (50, 50, 0.5)
+    assert (budget.used, budget.left, budget.progress) == (50, 50, 0.5)
     budget.has_validated(10)
-    assert (budget.left, budget.share) == (35, pytest.approx(50 / 85))
+    assert (budget.left, budget.progress) == (35, pytest.approx(50 / 85))
     clock.now += 40
-    assert (budget.left, budget.share) == (0, 1)
+    assert (budget.left, budget.progress) == (0, 1)
 
 
 def test_a_resumed_run_gets_its_budget_on_top(clock: Clock) -> None:
     budget = Budget(100, used_before=50, started=clock.now)
-    assert (budget.share, budget.left) == (pytest.approx(1 / 3), 100)
+    assert (budget.progress, budget.left) == (pytest.approx(1 / 3), 100)
     clock.now += 100
-    assert (budget.share, budget.left) == (1, 0)
+    assert (budget.progress, budget.left) == (1, 0)
 
 
 def test_validations_are_spread_over_the_budget(clock: Clock) -> None:

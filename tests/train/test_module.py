@@ -13,7 +13,7 @@ from tiny_training import tiny
 from brainuad.config import ExperimentConfig
 from brainuad.errors import InputError
 from brainuad.train.batches import batch_indices, count_batches, seeded_generator, validation_slices
-from brainuad.train.budget import learning_rate_share
+from brainuad.train.budget import learning_rate_factor
 from brainuad.train.fit import quiet_lightning
 from brainuad.train.module import Training
 from brainuad.train.slices import TrainingVolumes
@@ -121,6 +121,6 @@ def test_limit_train_batches(limit: float, batches: int | None) -> None:
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:
-    shares = [learning_rate_share(step, 10, 4, 5) for step in range(10)]
+    shares = [learning_rate_factor(step, 10, 4, 5) for step in range(10)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    assert learning_rate_share(0, 10, 0, 0) == 1
+    assert learning_rate_factor(0, 10, 0, 0) == 1

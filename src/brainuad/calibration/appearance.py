@@ -55,9 +55,9 @@ def appearance_of(image: Any, mask: Any, brain_ml: float | None = None, alignmen
     """
     values, inside = np.asarray(image, dtype=np.float64), np.asarray(mask, dtype=bool)
     size = -(-max(values.shape) // BLOCKS)
-    share = _block_means(inside, size)
+    filled = _block_means(inside, size)
     total = _block_means(np.where(inside, values, 0), size)
-    blocks = np.divide(total, share, out=np.full(share.shape, np.nan), where=share >= 0.5)
+    blocks = np.divide(total, filled, out=np.full(filled.shape, np.nan), where=filled >= 0.5)
     quantiles = np.quantile(values[inside], LEVELS)
     return Appearance(quantiles, blocks, brain_ml, alignment, detail_of(values, inside))
 

@@ -16,16 +16,16 @@ from brainuad.calibration.findings import HealthyFindings, measure_findings
 from brainuad.calibration.pooling import pooled_thresholds
 from brainuad.evaluation import FALSE_POSITIVE_FRACTIONS, scan_score
 from brainuad.scoring import postprocess
-from brainuad.scoring.health import CARRIED, HealthyMoments, HealthyStatistics
+from brainuad.scoring.health import MOMENT_MAPS, HealthyMoments, HealthyStatistics
 from brainuad.scoring.names import IMAGE, OWN_MAP, base_of, bases_of, relative_name
 from brainuad.scoring.rarity import ENSEMBLES, OF_TWO, RARITY, Ensemble, Part, pooled_tail, rarity, tail_quantiles
 
-STORED = {OWN_MAP: np.float32}  # its range is arbitrary; 16 bits are enough for the others
+STORED_TYPES = {OWN_MAP: np.float32}  # its range is arbitrary; 16 bits are enough for the others
 NO_ENSEMBLE = Ensemble(())
-TAKEN = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # the scores of users, whose findings are kept
+USER_SCORES = ("ssim_ensemble", "l1", "l1_ssim", OWN_MAP)  # the scores of users, whose findings are kept
 # maps of a scan, where the model makes them
 _PARTS = [part for ensemble in (*ENSEMBLES.values(), *OF_TWO.values()) for part in ensemble.parts]
-KEPT = tuple(dict.fromkeys([*CARRIED, *bases_of(RARITY, _PARTS)]))
+SUMMARY_MAPS = tuple(dict.fromkeys([*MOMENT_MAPS, *bases_of(RARITY, _PARTS)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class BrainMaps:
     def of(cls, maps: Mapping[str, Any], mask: np.ndarray) -> BrainMaps:
         """Select the brain's values of ``(X, Y, Z)`` maps."""
         inside = {name: np.asarray(map)[mask] for name, map in maps.items()}
-        return cls(mask, {name: values.astype(STORED.get(name, np.float16)) for name, values in inside.items()})
+        return cls(mask, {name: values.astype(STORED_TYPES.get(name, np.float16)) for name, values in inside.items()})
 
     def and_of(self, maps: Mapping[str, Any]) -> BrainMaps:
         """Return these maps and further ones, ``(X, Y, Z)`` each."""
@@ -95,7 +95,7 @@ class HealthyScan:
 
         Args:
             maps: By score, ``(X, Y, Z)`` post-processed map on the model's grid.
-            raw: Maps before post-processing, at least those of ``KEPT`` that the model makes; ``image`` is added.
+            raw: Maps before post-processing: those of ``SUMMARY_MAPS`` that the model makes, without the image.
             image: ``(X, Y, Z)``, the brain in [0, 1].
             mask: ``(X, Y, Z)`` bool brain mask.
             brain_ml: Volume of the brain in the scan, in mL.
@@ -104,9 +104,9 @@ class HealthyScan:
         tails = {name: tail_quantiles(np.asarray(map)[mask]) for name, map in maps.items()}
         scores = {name: scan_score(map, mask) for name, map in maps.items()}
         known = {**raw, IMAGE: image}
-        kept = {name: known[name] for name in KEPT if name in known}
+        kept = {name: known[name] for name in SUMMARY_MAPS if name in known}
         appearance = appearance_of(image, mask, brain_ml, alignment)
-        final = BrainMaps.of({name: maps[name] for name in TAKEN if name in maps}, mask)
+        final = BrainMaps.of({name: maps[name] for name in USER_SCORES if name in maps}, mask)
         return cls(tails, scores, int(mask.sum()), appearance, BrainMaps.of(kept, mask), final)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ def set_against_health(
     others = [sum(other != subject for other in subjects) for subject in subjects]
     if min(others, default=0) < 2:
         return None, list(scans)
-    names = [name for name in scans[0].maps.values if name in CARRIED]
+    names = [name for name in scans[0].maps.values if name in MOMENT_MAPS]
     statistics = HealthyStatistics(names, scans[0].maps.mask.shape)
     for scan in scans:
         statistics.add(scan.maps.maps(), scan.maps.mask)

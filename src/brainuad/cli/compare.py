@@ -33,8 +33,8 @@ def compare(
     from brainuad.compare.differences import METRICS
 
     evaluated = read_runs(runs)
-    options.known("--metric", metric, (name for run in evaluated for name in run.metrics()))
-    options.known("--score", score, (name for run in evaluated for name in run.scores))
+    options.check_known("--metric", metric, (name for run in evaluated for name in run.metrics()))
+    options.check_known("--score", score, (name for run in evaluated for name in run.scores))
     found = compare_runs(evaluated, metrics=metric or METRICS, scores=score or (), split=split, space=space)
     for text in found.warnings:
         logger.warning("%s", text)

@@ -66,7 +66,7 @@ def evaluate(
         raise InputError(model, fault, f"Leave out --modality, or give a model of {modality}")
     fold = _fold_for(model, detector.provenance.get("fold"), fold, data_dir)
     rows = read_cases(data_dir, detector.modality, fold, training=False)
-    options.known("--sets", sets, (case.dataset for case in rows))
+    options.check_known("--sets", sets, (case.dataset for case in rows))
     cases = rows if reference else leak_free(rows)
     if left_out := len(rows) - len(cases):
         logger.warning("left out %d rows: subjects in two splits, or images listed twice", left_out)
@@ -75,7 +75,7 @@ def evaluate(
         protocol = replace(protocol, whole_grid=True)
     with progress("Evaluating", sum(case.split != "train" for case in cases)) as advance:
         table = evaluate_cases(
-            detector, cases, output, sets=sets, scores=scores, protocol=protocol, seed=seed,
+            detector, cases, output, sets=sets or None, scores=scores, protocol=protocol, seed=seed,
             progress=advance.case, stage=advance.stage, figures=True, maps=maps, ranks=ranks,
         )  # fmt: skip
     if not ranks.first:

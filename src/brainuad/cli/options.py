@@ -32,9 +32,9 @@ def one_of(names: Collection[str], help: str) -> Any:
     return typer.Option(help=help, callback=check, metavar="|".join(names))
 
 
-def listed(values: list[str] | None) -> list[str] | None:
-    """Return the names of a repeated option, each value a name or several separated by commas; None without any."""
-    return [name for value in values for name in value.split(",")] if values else None
+def listed(values: list[str] | None) -> list[str]:
+    """Return the names of a repeated option, each value a name or several separated by commas."""
+    return [name for value in values or () for name in value.split(",")]
 
 
 def several(what: str, default: str = "", *, metavar: str = "NAME") -> Any:
@@ -73,7 +73,7 @@ def use_threads(number: int | None) -> None:
         torch.set_num_threads(number)
 
 
-def known(option: str, names: list[str] | None, among: Iterable[str]) -> None:
+def check_known(option: str, names: list[str] | None, among: Iterable[str]) -> None:
     """Refuse an unknown name as wrong usage, and suggest the nearest."""
     there = list(dict.fromkeys(among))
     for name in names or ():
@@ -95,4 +95,4 @@ def known_scores(option: str, names: list[str] | None, also: Collection[str] = (
             if name not in also:
                 base_of(name)
         except InputError:
-            known(option, [name], [*score_names(), *also])
+            check_known(option, [name], [*score_names(), *also])

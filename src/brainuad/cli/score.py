@@ -86,7 +86,7 @@ def score(
     from brainuad.scoring.repertoire import PAPER
 
     options.known_scores("--score", [score] if score else None, [PAPER])
-    number, shares = _share(shard)
+    number, parts = _part(shard)
     options.use_threads(threads)
     detector = load_model(model, device, precision)
     scans = find_scans(
@@ -96,9 +96,9 @@ def score(
         participants=participant_label or (),
         sessions=session or (),
         series=series,
-    )[number - 1 :: shares]
+    )[number - 1 :: parts]
     if not scans:
-        say(f"share {shard} holds no scan")
+        say(f"part {shard} holds no scan")
         return
     if dry_run:
         print_rows([_listed(scan) for scan in scans], as_json)
@@ -133,10 +133,10 @@ def _listed(scan: Any) -> dict[str, Any]:
     return {"name": scan.name, "kind": scan.kind, **paths}
 
 
-def _share(text: str) -> tuple[int, int]:
+def _part(text: str) -> tuple[int, int]:
     """Return I and N of "I/N", 1 and 1 of nothing."""
     match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
-    number, shares = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= shares:
+    number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= parts:
         raise typer.BadParameter(f"{text!r} is not like 2/10", param_hint="--shard")
-    return number, shares
+    return number, parts

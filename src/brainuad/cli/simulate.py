@@ -61,8 +61,8 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Put simulated lesions into healthy scans: images, ground truths and a manifest for `brainuad evaluate`."""
-    options.known("--kind", kind, KINDS)
-    options.known("--split", split, SPLITS)
+    options.check_known("--kind", kind, KINDS)
+    options.check_known("--split", split, SPLITS)
     splits = split or [name for name in SPLITS if modality != "t1" or name != "train"]
     from brainuad.simulate import Simulation, shipped_outlines, simulate_cohort
 

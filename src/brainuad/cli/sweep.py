@@ -42,8 +42,8 @@ def sweep(
     from brainuad.scoring.ensembles import ENSEMBLES
     from brainuad.study.sweep import Ablations, run_sweep
 
-    options.known("--ensembles", ensembles, ENSEMBLES)
-    options.known("--ablate", ablate, ABLATIONS)
+    options.check_known("--ensembles", ensembles, ENSEMBLES)
+    options.check_known("--ablate", ablate, ABLATIONS)
     names, vary = ensembles or list(ENSEMBLES), ablate or []
     ablations = Ablations(
         windows="windows" in vary,
@@ -55,12 +55,12 @@ def sweep(
     widths = parse_sigmas(sigmas)
     detector = load_model(model, device, precision)
     cases = leak_free(read_cases(data_dir, detector.modality, detector.provenance.get("fold") or 0, training=False))
-    options.known("--sets", sets, (case.dataset for case in cases))
+    options.check_known("--sets", sets, (case.dataset for case in cases))
     teachers = [case for case in cases if case.split == "val" and case.lesion is not None]
     if not ensembles and not (scans_of_others(teachers) if split == "val" else teachers):
         names.remove("learnt")  # no annotated validation scan to learn from, and nobody asked for it
     measured = [case for case in cases if case.split == split and case.lesion is not None]
-    total = sum(sets is None or case.dataset in sets for case in measured)
+    total = sum(not sets or case.dataset in sets for case in measured)
     with progress("Sweeping", total) as advance:
         table, failed = run_sweep(
             detector,
@@ -70,7 +70,7 @@ def sweep(
             ensembles=names,
             ablations=ablations,
             split=split,
-            sets=sets,
+            sets=sets or None,
             report=advance.case,
         )
     if len(table):

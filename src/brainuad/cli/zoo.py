@@ -41,7 +41,7 @@ def zoo(
     from brainuad.experiment.zoo import run_zoo
     from brainuad.registry import MODELS
 
-    options.known("--models", models, MODELS)
+    options.check_known("--models", models, MODELS)
     seconds = parse_budget(budget)
     show_messages()
     try:

@@ -19,6 +19,7 @@ from brainuad.study.html_page import write_page
 HEADINGS = ("set", "metric", "contestant", "baseline", "subjects", "mean", "baseline mean", "difference",
             "95 % interval", "larger / smaller", "p", "p (Holm)")  # fmt: skip
 HEIGHTS = np.array((0, 4, -4, 2, -2, 5, -5, 3, -3)) / 30  # of the dots of a line, in turn
+MOST_TITLED = 500  # dots of a figure that say whose they are: each takes a millisecond
 LEGEND = (
     "Grey: single subjects. Blue: mean difference and its 95 % interval. Right of 0 the contestant's value is the "
     "larger."
@@ -97,16 +98,21 @@ def _drawing(metric: str, rows: Sequence[Comparison]) -> str:
     figure = Figure(figsize=(9, 0.8 + 0.4 * len(rows)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="0.4", ls="--", lw=1)
-    titles = {}
+    titles: dict[str, str] = {}
+    titled = sum(len(row.differences) for row in rows) <= MOST_TITLED
     for line, row in enumerate(rows):
-        for number, (subject, value) in enumerate(row.differences):
-            axis.plot(
-                value, line + HEIGHTS[number % len(HEIGHTS)], ".", color="0.4", alpha=0.45, gid=f"{line}-{number}"
-            )
-            titles[f"{line}-{number}"] = f"{subject}: {value:+.4g}"
+        values = np.array([value for _, value in row.differences])
+        heights = line + HEIGHTS[np.arange(len(values)) % len(HEIGHTS)]
+        if titled:
+            for number, (subject, value) in enumerate(row.differences):
+                name = f"{metric}-{line}-{number}"
+                axis.plot(value, heights[number], ".", color="0.4", alpha=0.45, gid=name)
+                titles[name] = f"{subject}: {value:+.4g}"
+        else:
+            axis.plot(values, heights, ".", color="0.4", alpha=0.45)
         axis.plot([row.low, row.high], [line, line], color="#0550ae", lw=2.5)
-        axis.plot(row.difference, line, "o", color="#0550ae", gid=f"{line}-mean")
-        titles[f"{line}-mean"] = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
+        axis.plot(row.difference, line, "o", color="#0550ae", gid=f"{metric}-{line}")
+        titles[f"{metric}-{line}"] = f"{row.set}: {row.contestant} - {row.baseline}: {' '.join(cells(row)[7:9])}"
     several = len({row.contestant for row in rows}) > 1
     labels = [f"{row.set}: {row.contestant}" if several else row.set for row in rows]
     axis.set_yticks(range(len(rows)), map(drawable, labels), parse_math=False)

@@ -143,7 +143,7 @@ def _read_fold(
     return cases, problems + _leak_problems(cases, splits, f" (fold {fold})")
 
 
-def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[Problem]:
+def _leak_problems(cases: Sequence[Case], path: Path, fold: str = "") -> list[Problem]:
     """Report subjects in two splits as errors, and images listed twice in one as warnings; then copies of images."""
     known = find_leaks(cases)
     copies = [leak for leak in find_leaks(_by_contents(cases)) if leak not in known]
@@ -158,7 +158,7 @@ def _leak_problems(cases: Sequence[Case], place: Path, fold: str = "") -> list[P
         else:
             remedy = "Remove its rows from all splits but one; training leaves them out itself unless "
             remedy += "datamodule.cfg.leak_free=false"
-        problems.append((_warning if leak.duplicated else _error)(place, fault, remedy))
+        problems.append((_warning if leak.duplicated else _error)(path, fault, remedy))
     return problems
 
 

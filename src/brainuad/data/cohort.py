@@ -150,16 +150,16 @@ def paper_folds(data_dir: str | Path) -> list[int]:
 
 def _split_cases(path: Path, root: Path, dataset: str, split: str, modality: str) -> Iterator[Case]:
     """Yield the cases of one split file of the paper's layout."""
-    for row, place in read_table(path, required=set(SPLIT_COLUMNS) - {"age"}):
+    for row, location in read_table(path, required=set(SPLIT_COLUMNS) - {"age"}):
         image = image_path(row["img_path"], modality)
         yield Case(
             subject=subject_of(row["img_path"], row["img_name"], dataset),
             dataset=dataset,
             split=split,
-            image=_inside(root, image, place),
-            mask=_inside(root, row["mask_path"], place),
-            lesion=_inside(root, row["seg_path"], place) if row["seg_path"] else None,
-            label=parse_label(row["label"], place),
+            image=_inside(root, image, location),
+            mask=_inside(root, row["mask_path"], location),
+            lesion=_inside(root, row["seg_path"], location) if row["seg_path"] else None,
+            label=parse_label(row["label"], location),
             age=parse_age(row.get("age", "")),
         )
 
@@ -227,11 +227,11 @@ def manifest_cases(path: str | Path) -> list[Case]:
     path = Path(path)
     known = {*MANIFEST_COLUMNS, "dataset", "age"}
     cases = []
-    for row, place in read_table(path, required=set(MANIFEST_COLUMNS)):
+    for row, location in read_table(path, required=set(MANIFEST_COLUMNS)):
         for column in ("subject", "image", "mask"):
             if not row[column]:
-                raise InputError(place, f"column {column} is empty", "Fill it in, or remove the row")
-        check_split(row["split"], place)
+                raise InputError(location, f"column {column} is empty", "Fill it in, or remove the row")
+        check_split(row["split"], location)
         cases.append(
             Case(
                 subject=row["subject"],
@@ -240,7 +240,7 @@ def manifest_cases(path: str | Path) -> list[Case]:
                 image=path.parent / row["image"],
                 mask=path.parent / row["mask"],
                 lesion=path.parent / row["seg"] if row["seg"] else None,
-                label=parse_label(row["label"] or str(int(bool(row["seg"]))), place),
+                label=parse_label(row["label"] or str(int(bool(row["seg"]))), location),
                 age=parse_age(row.get("age", "")),
                 named_across=True,
                 extra=tuple((name, text) for name, text in row.items() if name not in known and text),
@@ -249,18 +249,18 @@ def manifest_cases(path: str | Path) -> list[Case]:
     return cases
 
 
-def check_split(split: str, place: str, *, optional: bool = False) -> None:
+def check_split(split: str, location: str, *, optional: bool = False) -> None:
     """Refuse the unknown split of a row, which may be "" if it is optional."""
     if split not in SPLITS and not (optional and not split):
         remedy = f"Use one of {', '.join(SPLITS)}" + (", or none" if optional else "")
-        raise InputError(place, f"split {split!r} is unknown", remedy)
+        raise InputError(location, f"split {split!r} is unknown", remedy)
 
 
-def _inside(root: Path, path: str, place: str) -> Path:
+def _inside(root: Path, path: str, location: str) -> Path:
     """Return ``path``, whose leading slash stands for ``root``, refusing what leads out of ``root``."""
     if not path:
-        raise InputError(place, "an image or mask path is empty", "Fill it in, or remove the row")
+        raise InputError(location, "an image or mask path is empty", "Fill it in, or remove the row")
     relative = posixpath.normpath(path.lstrip("/"))
     if relative.startswith(".."):
-        raise InputError(place, f"path {path!r} leads out of {root}", "Paths begin with /Train or /Test")
+        raise InputError(location, f"path {path!r} leads out of {root}", "Paths begin with /Train or /Test")
     return root / relative

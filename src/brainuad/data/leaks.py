@@ -79,7 +79,7 @@ def people(cases: Sequence[Case]) -> list[int]:
     for name, case in zip(names, cases, strict=True):
         parent[root(_image(case))] = root(name)
     first: dict[Hashable, int] = {}
-    return [first.setdefault(root(name), place) for place, name in enumerate(names)]
+    return [first.setdefault(root(name), index) for index, name in enumerate(names)]
 
 
 class People:
@@ -93,14 +93,14 @@ class People:
         self.cases = list(cases)
         self._scans: dict[int, list[int]] = {}
         self._known: dict[Hashable, int] = {}
-        for place, (case, person) in enumerate(zip(self.cases, people(self.cases), strict=True)):
-            self._scans.setdefault(person, []).append(place)
+        for index, (case, person) in enumerate(zip(self.cases, people(self.cases), strict=True)):
+            self._scans.setdefault(person, []).append(index)
             self._known[_name(case)] = self._known[_image(case)] = person
 
     def own(self, case: Case) -> tuple[int, ...]:
         """Return the indices of the scans of a case's person."""
         persons = {self._known[key] for key in (_name(case), _image(case)) if key in self._known}
-        return tuple(sorted(place for person in persons for place in self._scans[person]))
+        return tuple(sorted(index for person in persons for index in self._scans[person]))
 
 
 def scans_of_others(cases: Sequence[Case]) -> int:

@@ -227,19 +227,19 @@ class _Repairs(logging.LoggerAdapter):
 def _read_values(
     path: Path, stream: BinaryIO | gzip.GzipFile, header: nib.Nifti1Header, shape: tuple[int, int, int], size: int
 ) -> np.ndarray:
-    dtype, place = header.get_data_dtype(), float(header["vox_offset"])
+    dtype, offset = header.get_data_dtype(), float(header["vox_offset"])
     slope, intercept = header.get_slope_inter()
     announced = math.prod(shape) * dtype.itemsize
     zipped = isinstance(stream, gzip.GzipFile)
     most = size * _BEST_DEFLATE if zipped else size
-    if not stream.tell() <= place <= most:  # also refuses NaN
-        raise InputError(path, f"places its values at byte {place:.4g}, outside the file", _COPY)
-    if place + announced > most:
+    if not stream.tell() <= offset <= most:  # also refuses NaN
+        raise InputError(path, f"places its values at byte {offset:.4g}, outside the file", _COPY)
+    if offset + announced > most:
         fault = f"is truncated: {size} bytes cannot hold the {announced} bytes of {shape} {dtype}"
         raise InputError(path, fault, _COPY)
-    if place > 2**30:  # a GiB of extensions
-        raise InputError(path, f"places its values at byte {place:.4g}", "Convert it anew")
-    for _ in _pieces(stream, int(place) - stream.tell(), path):
+    if offset > 2**30:  # a GiB of extensions
+        raise InputError(path, f"places its values at byte {offset:.4g}", "Convert it anew")
+    for _ in _pieces(stream, int(offset) - stream.tell(), path):
         pass
     volume = _laid_out(shape, header)
     with np.errstate(over="ignore", invalid="ignore"):  # check_values finds what became infinite

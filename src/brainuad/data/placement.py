@@ -162,8 +162,8 @@ def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) 
     linear, offset = matrix[:3, :3], matrix[:3, 3]
     if _is_parallel(linear, shape):
         for axis, (step, start, length) in enumerate(zip(np.diag(linear), offset, array.shape, strict=True)):
-            place = step * np.arange(shape[axis]) + start
-            there[(slice(None),) * axis + ((place < -0.5) | (place > length - 0.5),)] = 0
+            position = step * np.arange(shape[axis]) + start
+            there[(slice(None),) * axis + ((position < -0.5) | (position > length - 0.5),)] = 0
         return there
     inside = ndimage.affine_transform(
         np.ones(array.shape, np.uint8), linear, offset, output_shape=shape, order=0, mode="grid-constant"

@@ -46,10 +46,10 @@ def on_square_axes(volume: Volume) -> Volume:
         return volume
     affine = np.eye(4)
     affine[:3, :3] = _nearest_rotation(volume.affine) * volume.spacing
-    places = (np.linalg.inv(affine) @ volume.affine @ corners(volume.array.shape))[:3]
-    first = np.floor(places.min(1))
+    corner_voxels = (np.linalg.inv(affine) @ volume.affine @ corners(volume.array.shape))[:3]
+    first = np.floor(corner_voxels.min(1))
     affine[:3, 3] = affine[:3, :3] @ first
-    x, y, z = (np.ceil(places.max(1)) - first).astype(int) + 1
+    x, y, z = (np.ceil(corner_voxels.max(1)) - first).astype(int) + 1
     matrix = np.linalg.inv(volume.affine) @ affine
     return Volume.from_array(resample(volume.array, matrix, (int(x), int(y), int(z)), order=1), affine)
 

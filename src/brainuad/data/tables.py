@@ -17,7 +17,7 @@ _NAMES = ("subject", "img_name", "participant_id")  # columns in which NA is som
 
 
 def read_table(path: Path, required: Iterable[str]) -> list[tuple[dict[str, str], str]]:
-    """Return a CSV's rows as text by column, each with its place ("file.csv line 3") for messages.
+    """Return a CSV's rows as text by column, each with its location ("file.csv line 3") for messages.
 
     Columns beyond the ``required`` ones are kept, empty rows are not. Missing values, "nan" among them, become ""; a
     subject may be called NA.
@@ -42,8 +42,8 @@ def read_table(path: Path, required: Iterable[str]) -> list[tuple[dict[str, str]
     missing = sorted(set(required) - set(found))
     if missing:
         raise InputError(path, f"lacks the columns {', '.join(missing)}", f"It has {', '.join(found) or 'none'}")
-    rows = [({name: _clean(name, record.get(name)) for name in found}, place) for record, place in records]
-    rows = [(row, place) for row, place in rows if any(row.values())]
+    rows = [({name: _clean(name, record.get(name)) for name in found}, location) for record, location in records]
+    rows = [(row, location) for row, location in rows if any(row.values())]
     if not rows:
         raise InputError(path, "has no rows")
     return rows
@@ -64,18 +64,18 @@ def _clean(column: str, text: str | None) -> str:
     return "" if text.lower() in MISSING_TEXT and not named else text
 
 
-def parse_label(text: str, place: str) -> int:
+def parse_label(text: str, location: str) -> int:
     """Return a label, written as an integer or a float; a missing one is 0, healthy. What is no number is refused."""
     try:
         return int(float(text or 0))
     except (ValueError, OverflowError):
-        raise InputError(place, f"label {text!r} is no number", "0 is healthy, 1 is not") from None
+        raise InputError(location, f"label {text!r} is no number", "0 is healthy, 1 is not") from None
 
 
-def check_file_name(name: str, what: str, place: str) -> None:
+def check_file_name(name: str, what: str, location: str) -> None:
     """Refuse a name from a table that cannot name files in a folder, or that leads out of it."""
     if not re.fullmatch(r"\w[\w. +-]*", name):
-        raise InputError(place, f"{what} {name!r} cannot be a file name", "Use letters and digits")
+        raise InputError(location, f"{what} {name!r} cannot be a file name", "Use letters and digits")
 
 
 def parse_age(text: str) -> float | None:

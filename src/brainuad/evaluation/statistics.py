@@ -68,9 +68,9 @@ def summarise(
     mean, sd = float(array.mean()), float(array.std(ddof=1))
     if np.ptp(array) == 0:
         return Summary(mean, sd, len(array), mean, mean)
-    share = array / len(array)
+    weighted = array / len(array)
     blocks = _blocks(len(array), resamples)
-    means = np.concatenate([_draws(len(array), rows, seed + offset) @ share for offset, rows in blocks])
+    means = np.concatenate([_draws(len(array), rows, seed + offset) @ weighted for offset, rows in blocks])
     low, high = _bca_interval(means, mean, [array - mean], confidence)
     return Summary(mean, sd, len(array), low, high)
 
@@ -310,10 +310,10 @@ def _bca_interval(
         confidence: Coverage.
     """
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    share = (np.count_nonzero(values < estimate) + np.count_nonzero(values <= estimate)) / (2 * len(values))
+    below = (np.count_nonzero(values < estimate) + np.count_nonzero(values <= estimate)) / (2 * len(values))
     spread = sum(float(np.sum(u**2)) / len(u) ** 2 for u in influences)
-    if 0 < share < 1 and spread > 0:
-        bias = ndtri(share)
+    if 0 < below < 1 and spread > 0:
+        bias = ndtri(below)
         skew = sum(float(np.sum(u**3)) / len(u) ** 3 for u in influences)
         z = bias + ndtri(tails)
         tails = ndtr(bias + z / (1 - skew / (6 * spread**1.5) * z))

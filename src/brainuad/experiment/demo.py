@@ -20,7 +20,7 @@ from brainuad.record import FIRST_COLOUR, FULL_COLOUR
 from brainuad.report.montage import Overlay
 from brainuad.report.page import build_report
 from brainuad.scan.run import Settings, score_scans
-from brainuad.scoring.health import CARRIED
+from brainuad.scoring.health import MOMENT_MAPS
 from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, relative_name
 from brainuad.scoring.rarity import RARITY
 from brainuad.scoring.repertoire import SCORE
@@ -31,7 +31,7 @@ from brainuad.study.protocol import healthy_name
 MODEL = "lite-t1"
 BASELINES = ("intensity_dark", INTENSITY_ATLAS)  # without a model
 RELATIVE = tuple(
-    relative_name(base) for base in CARRIED if base not in (IMAGE, OWN_MAP)
+    relative_name(base) for base in MOMENT_MAPS if base not in (IMAGE, OWN_MAP)
 )  # relative to healthy scans at the same voxel
 SCORES = (RARITY, *BASELINES, "l1", *(f"ssim_{sigma:g}" for sigma in SSIM_SIGMAS), SCORE, "l1_ssim", *RELATIVE)
 OWN = (OWN_MAP, relative_name(OWN_MAP))  # of models that make a map

@@ -222,8 +222,9 @@ def _is_result(stem: str, beside: Sequence[str]) -> bool:
     if _RESULTS.search(stem.lower()):
         return True
     return any(
-        stem.endswith(end) and name.startswith(tuple(stem.removesuffix(end) + other for other in others))
+        name.startswith(tuple(stem.removesuffix(end) + other for other in others))
         for end, others in _WITH_OTHERS.items()
+        if stem.endswith(end)
         for name in beside
     )
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brainuad.models.appearance import cut_noise
+from brainuad.models.contrast import cut_noise
 
 SLOTS = 3  # anomalies of a slab at most
 PRESENT = (0.88, 0.5, 0.25)  # how likely there is a first, a second, a third one

@@ -120,7 +120,7 @@ class VariationalAutoencoder(Autoencoder):
             raise InputError("model.cfg.divergence", f"{config.divergence} is negative", "Give 0 or more")
         super().__init__(config, per_number=2)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw standard normal numbers that the codes are drawn by."""
         return {"code": torch.randn(count, self.config.latent_dim, generator=generator)}
 

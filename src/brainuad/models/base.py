@@ -105,14 +105,14 @@ class Model(nn.Module):
         """
         return
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw the random numbers of a training step; none by default.
 
         Args:
             count: Slabs of the whole batch, B.
             size: (X, Y) pixels of a slice.
             generator: Source of every number.
-            share: How much of the training is done, 0 to 1. Training by the clock passes it on, so that a model may
+            progress: How much of the training is done, 0 to 1. Training by the clock passes it on, so that a model may
                 narrow what it trains on; a training of so many steps always passes 0.
 
         Returns:

@@ -49,7 +49,7 @@ class DenoisingAutoencoder(Model):
         self.config = config
         self.unet = PlainUNet(config.widths)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw "coarse_noise", (B, 1, 16, 16), and "roll", (B, 2) int64: by how many pixels along each axis."""
         shape = (count, 1, NOISE_PIXELS, NOISE_PIXELS)
         rolls = [torch.randint(length, (count,), generator=generator) for length in size]

@@ -99,18 +99,18 @@ class DiffusionModel(Model):
         """
         return self.signal_scale[t, None, None, None] * x + self.noise_scale[t, None, None, None] * noise
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw "timesteps", (B,) int64, and "noise", (B, 1, X, Y), or permutation tables, (B, 256), of simplex noise.
 
-        Timesteps are 0-based and uniform over a range, which is ``config.train_timesteps`` at first. As ``share`` grows
-        to 1 it narrows to the noise levels of reconstruction and 100 on either side.
+        Timesteps are 0-based and uniform over a range, which is ``config.train_timesteps`` at first. As ``progress``
+        grows to 1, the range narrows to the noise levels of reconstruction and 100 on either side.
         """
         low, high = self.config.train_timesteps
         levels = _levels(self.config)
         narrow_low, narrow_high = max(low, min(levels) - NARROWING), min(high, max(levels) + NARROWING)
         if narrow_low < narrow_high:  # else reconstruction lies outside of what is trained
             low, high = (
-                round(wide + share * (narrow - wide)) for wide, narrow in ((low, narrow_low), (high, narrow_high))
+                round(wide + progress * (narrow - wide)) for wide, narrow in ((low, narrow_low), (high, narrow_high))
             )
         timesteps = torch.randint(low, high, (count,), generator=generator, device=generator.device)
         fields = 1 if self.config.shared_noise else count

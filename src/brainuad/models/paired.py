@@ -39,10 +39,10 @@ class PairedModel(DiffusionModel):
         super().__init__(config)
         self.denoiser = DenoisingAutoencoder(config)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw what both draw."""
-        of_denoiser = self.denoiser.draw(count, size, generator, share=share)
-        return super().draw(count, size, generator, share=share) | of_denoiser
+        of_denoiser = self.denoiser.draw(count, size, generator, progress=progress)
+        return super().draw(count, size, generator, progress=progress) | of_denoiser
 
     def loss(self, images: Tensor, masks: Tensor, draws: Draws) -> Tensor:
         """Return the sum of both losses."""

@@ -42,9 +42,9 @@ class PatchedDiffusionModel(DiffusionModel):
         check_positive(config, "patch_size")
         super().__init__(config)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw what a diffusion model does, and the first pixel of each slice's box, "corners", (B, 2) int64."""
-        drawn = super().draw(count, size, generator, share=share)
+        drawn = super().draw(count, size, generator, progress=progress)
         corners = box_corners(size, self.config.patch_size).to(generator.device)
         chosen = torch.randint(len(corners), (count,), generator=generator, device=generator.device)
         return drawn | {"corners": corners[chosen]}

@@ -11,8 +11,8 @@ from torch import Tensor
 from brainuad.config import TEST_TIME
 from brainuad.errors import InputError
 from brainuad.models.anomalies import FAMILIES, NUMBERS, SLOTS, paint
-from brainuad.models.appearance import CONTRAST_NUMBERS, noise_bank, random_contrast
 from brainuad.models.base import Draws, Inference, Model
+from brainuad.models.contrast import CONTRAST_NUMBERS, noise_bank, random_contrast
 from brainuad.models.unet import UNet, UNetSettings
 from brainuad.registry import MODELS
 
@@ -74,7 +74,7 @@ class RestorationModel(Model):
         self.unet = UNet(config, inputs=2 * self.neighbours + 1, outputs=2)
         self.register_buffer("bank", noise_bank(), persistent=False)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw what anomalies, contrast and pose are made from: uniform numbers in [0, 1)."""
         numbers = {"anomalies": SLOTS * NUMBERS, "contrast": CONTRAST_NUMBERS, "pose": POSE_NUMBERS}
         return {name: torch.rand(count, length, generator=generator) for name, length in numbers.items()}

@@ -70,7 +70,7 @@ class SparkModel(Model):
         """Return how many cells a slice (X, Y) has along each axis."""
         return math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride)
 
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, share: float = 0.0) -> Draws:
+    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator, *, progress: float = 0.0) -> Draws:
         """Draw which cells the encoder sees, "shown", (B, x, y) bool: of each slice as many, neither none nor all.
 
         Raises:

@@ -72,7 +72,7 @@ def prepare_cohort(
 
 def _check_apart(scans: list[RawScan], root: Path) -> None:
     for scan in scans:
-        results = {(root / scan.place(kind)).resolve() for kind in (*MODALITIES, "mask", "labels", "seg")}
+        results = {(root / scan.output_path(kind)).resolve() for kind in (*MODALITIES, "mask", "labels", "seg")}
         for path in (*scan.images.values(), scan.mask, scan.lesion):
             if path is not None and path.resolve() in results:
                 raise InputError(path, "would be written over", "Choose another output folder")
@@ -84,10 +84,10 @@ def _clash(scan: RawScan, root: Path) -> str:
     All images of a subject share one brain mask. Preparing another image alone would overwrite that mask.
     """
     leading = "t1" if "t1" in scan.images else scan.modality
-    if (root / scan.place(leading)).exists():
+    if (root / scan.output_path(leading)).exists():
         return ""
     for modality in MANIFESTS:
-        there = root / scan.place(modality)
+        there = root / scan.output_path(modality)
         if modality not in scan.images and there.exists():
             fault = f"is there, and {scan.images[scan.modality]} would write over the brain mask that fits it"
             return f"{there}: {fault}. Prepare a subject's modalities together, or into folders of their own"

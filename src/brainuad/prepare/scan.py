@@ -60,18 +60,18 @@ def prepare_scan(scan: RawScan, root: Path, settings: Preparation) -> Row:
     sidecar = root / "prepared" / scan.dataset / f"{scan.subject}.json"
     try:
         recipe = {"brainuad": __version__, **asdict(settings), "inputs": _inputs(scan)}
-        if (record := _known_before(sidecar, recipe, root, scan.modality)) is not None:
+        if (record := _known_before(sidecar, recipe, root, scan)) is not None:
             row = _row(scan, "skipped", 0.0)
         else:
             prepared, left_out = _prepare_what_can_be(scan, settings)
             for kind, (volume, dtype) in prepared.volumes.items():
-                volume.save(root / scan.place(kind), dtype)
+                volume.save(root / scan.output_path(kind), dtype)
             for modality in left_out:  # left by an earlier run
-                (root / scan.place(modality)).unlink(missing_ok=True)
+                (root / scan.output_path(modality)).unlink(missing_ok=True)
             first, *others = prepared.atlas_to_scan
             record = {
                 "recipe": recipe,
-                "outputs": [scan.place(kind) for kind in prepared.volumes],
+                "outputs": [scan.output_path(kind) for kind in prepared.volumes],
                 "measured": prepared.measured,
                 "notes": prepared.notes + [f"{modality} is left out: {fault}" for modality, fault in left_out.items()],
                 "left_out": left_out,
@@ -110,12 +110,16 @@ def _inputs(scan: RawScan) -> list[list[str | None]]:
     return result
 
 
-def _known_before(sidecar: Path, recipe: Row, root: Path, modality: str) -> Row | None:
+def _known_before(sidecar: Path, recipe: Row, root: Path, scan: RawScan) -> Row | None:
     """Return the sidecar of a scan that was prepared by this recipe; None if it was not, or if files are missing."""
-    known = finished_record(sidecar, recipe, lambda record: [root / name for name in record["outputs"]])
-    if known is None or not {"measured", "notes", "left_out"} <= known.keys() or modality in known["left_out"]:
-        return None
-    return known
+
+    def outputs(record: Row) -> list[Path]:
+        _message(scan, record["measured"], record["notes"])  # raises where the record is damaged
+        if scan.modality in record["left_out"]:
+            raise ValueError("it was left out")
+        return [root / name for name in record["outputs"]]
+
+    return finished_record(sidecar, recipe, outputs)
 
 
 def _message(scan: RawScan, measured: Row, notes: list[str]) -> str:

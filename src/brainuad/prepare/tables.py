@@ -101,18 +101,18 @@ def _split_row(scan: RawScan) -> Row:
         "age": scan.age if scan.age is not None else "",
         "label": scan.label,
         # The layout lists the T1 path even where there is none; readers derive the other paths from it.
-        "img_path": "/" + scan.place("t1"),
-        "mask_path": "/" + scan.place("mask"),
-        "seg_path": "/" + scan.place("seg") if scan.lesion is not None else "",
+        "img_path": "/" + scan.output_path("t1"),
+        "mask_path": "/" + scan.output_path("mask"),
+        "seg_path": "/" + scan.output_path("seg") if scan.lesion is not None else "",
     }
 
 
 def _manifest_row(scan: RawScan, modality: str) -> Row:
     return {
         "subject": scan.subject,
-        "image": "Data/" + scan.place(modality),
-        "mask": "Data/" + scan.place("mask"),
-        "seg": "Data/" + scan.place("seg") if scan.lesion is not None else "",
+        "image": "Data/" + scan.output_path(modality),
+        "mask": "Data/" + scan.output_path("mask"),
+        "seg": "Data/" + scan.output_path("seg") if scan.lesion is not None else "",
         "label": scan.label,
         "split": scan.split,
         "dataset": _listed_name(scan.dataset),

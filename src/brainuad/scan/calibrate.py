@@ -284,6 +284,8 @@ class _Work:
 
     def raw(self, scan: Scan) -> tuple[list[str], Callable[[], HealthyScan]]:
         """Return the hashes that a raw scan's summary depends on, and a function that makes it."""
+        if scan.fault:
+            raise scan.fault
         mask = brain_mask_of(scan, self.masks)
 
         def make() -> HealthyScan:

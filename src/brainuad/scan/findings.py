@@ -10,7 +10,7 @@ from scipy import ndimage
 from brainuad.calibration import HealthyFindings
 from brainuad.components import outlined
 from brainuad.data.placement import ATLAS_CENTRE
-from brainuad.data.places import mni_of, region_at
+from brainuad.data.regions import mni_of, region_at
 from brainuad.record import Finding, Point
 
 MOST_FINDINGS = 255  # labels of an 8-bit image

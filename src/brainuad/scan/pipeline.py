@@ -38,7 +38,7 @@ from brainuad.record import (
 from brainuad.scan.findings import MOST_FINDINGS, find_findings, rarest_first
 from brainuad.scan.result import ScoreResult
 
-_NEXT = {"brain": "placing", "place": "reconstruct", "reconstruct": "score"}  # what follows a step
+_NEXT = {"brain": "registering", "place": "reconstruct", "reconstruct": "score"}  # what follows a step
 
 
 def map_scan(
@@ -58,7 +58,7 @@ def map_scan(
         brain_mask: Above 0.5 in the brain, on the scan's grid.
         scores: As :meth:`Detector.maps` takes them; by default the model's default.
         seed: Seeds registration and reconstruction.
-        stage: Called with the name of each step as it begins: "brain", "placing", "reconstruct", "score".
+        stage: Called with the name of each step as it begins: "brain", "registering", "reconstruct", "score".
 
     Returns:
         The scan on the model's grid, its maps there, and seconds by step.

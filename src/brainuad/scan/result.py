@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brainuad.data.atlas import PlacedScan
-from brainuad.data.places import SRI24_TO_MNI
+from brainuad.data.regions import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.detector import Maps
 from brainuad.errors import InputError

@@ -217,15 +217,17 @@ class _Work:
     def begin(self, scan: Scan, step: str) -> None:
         """Say which step of a scan begins."""
         self.stage(f"{scan.name}: {step}")
-        if step == "placing":  # takes one core
+        if step == "registering":  # takes one core
             for module in ("brainuad.report.montage", "brainuad.report.page"):  # slow to import
                 threading.Thread(target=import_module, args=(module,)).start()
 
     def segment(self, scan: Scan, result: ScoreResult, path: Path) -> dict[str, str]:
         """Write findings as a DICOM segmentation and return its name; what keeps it from that becomes a warning."""
-        from brainuad.inputs.dicom.segmentation import write_segmentation
-
         path.unlink(missing_ok=True)
+        if not result.findings:
+            return {}
+        from brainuad.inputs.dicom.segmentation import write_segmentation  # slow to import
+
         scale, labels = result.record.calibration, result.volumes["lesions"]
         healthy = scale.scans if scale else 0
         try:

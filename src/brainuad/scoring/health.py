@@ -33,7 +33,7 @@ from brainuad.scoring.names import IMAGE, INTENSITY_ATLAS, OWN_MAP, base_of, rel
 from brainuad.scoring.rarity import FORMULA, TAIL, Ensemble, Part, rarity
 
 # whose moments a calibrated model carries, those of them that it has
-CARRIED = ("l1", "l1_ssim", "second_l1_ssim", OWN_MAP, IMAGE)
+MOMENT_MAPS = ("l1", "l1_ssim", "second_l1_ssim", OWN_MAP, IMAGE)
 Pair = tuple[Any, Any]  # map and mask
 
 

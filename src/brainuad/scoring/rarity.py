@@ -23,7 +23,7 @@ from brainuad.scoring.postprocess import postprocess, smoothed
 RARITY = "rarity"  # the score
 TAIL = 10.0 ** (-np.arange(1001) / 200)  # fractions of voxels, 1 to 0.00001
 _BEND = 800  # in TAIL; the last tenth of the tail, from a few voxels, is one straight line
-KNOWN = 5.0  # the rarest that TAIL tells
+RAREST = 5.0  # the rarest that TAIL tells
 FORMULA = b"logarithmic beyond 5"  # another where values change
 TYPICAL = 0.5  # median rarity of a healthy brain, fused
 _POWER = 3  # between the mean of the parts, 1, and their maximum, infinity
@@ -116,7 +116,7 @@ def pooled_tail(tails: np.ndarray, voxels: Sequence[int]) -> np.ndarray:
 
 
 def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
-    """Return minus the decimal logarithm of the share of healthy voxels that reach each value.
+    """Return minus the decimal logarithm of the fraction of healthy voxels that reach each value.
 
     Args:
         values: Map values, any shape.
@@ -127,17 +127,17 @@ def rarity(values: Tensor, tail: np.ndarray) -> Tensor:
         5, the rarest that the tail tells, its last slope goes on to a number s, and the result is 5 (1 + ln(s / 5)).
         So higher stays rarer, but that slope, which a few voxels decide, counts for little.
     """
-    places = np.append(np.arange(_BEND + 1), len(TAIL) - 1)
-    known, first = np.unique(tail[places], return_index=True)
+    indices = np.append(np.arange(_BEND + 1), len(TAIL) - 1)
+    known, first = np.unique(tail[indices], return_index=True)
     if len(known) < 2:
         return torch.zeros_like(values)
-    heights = torch.from_numpy((places[first] / 200).astype(np.float32)).to(values.device)
+    heights = torch.from_numpy((indices[first] / 200).astype(np.float32)).to(values.device)
     levels = torch.from_numpy(known.astype(np.float32)).to(values.device)
     right = torch.searchsorted(levels, values.float().contiguous(), right=True).clamp(1, len(known) - 1)
     low, high = levels[right - 1], levels[right]
-    share = (values.float() - low) / (high - low)
-    straight = (heights[right - 1] + share * (heights[right] - heights[right - 1])).clamp(min=0)
-    return torch.where(straight > KNOWN, KNOWN * (1 + (straight / KNOWN).clamp(min=1).log()), straight)
+    weight = (values.float() - low) / (high - low)
+    straight = (heights[right - 1] + weight * (heights[right] - heights[right - 1])).clamp(min=0)
+    return torch.where(straight > RAREST, RAREST * (1 + (straight / RAREST).clamp(min=1).log()), straight)
 
 
 def cleaned(name: str, map: Any, mask: Any) -> Tensor:

@@ -82,11 +82,11 @@ class Repertoire:
         """
         self.check_made(name)
         base = base_of(name)
-        if name == RARITY and not self.known_health(name).has_rarity(self.ensemble.parts):
+        if name == RARITY and not self.require_health(name).has_rarity(self.ensemble.parts):
             fault = f"was not measured on the healthy scans that {self.name} was calibrated on"
             raise InputError(name, fault, "Calibrate it again: brainuad calibrate MODEL HEALTHY... -o DIR")
         if base is not None:
-            self.known_health(name).check(base)
+            self.require_health(name).check(base)
 
     def check_made(self, name: str) -> None:
         """Check that the model makes the reconstruction or map that a score needs.
@@ -117,7 +117,7 @@ class Repertoire:
             return self.has_map
         return self.reconstructs or base in (IMAGE, *OF_THE_IMAGE)
 
-    def known_health(self, name: str) -> HealthyMoments:
+    def require_health(self, name: str) -> HealthyMoments:
         """Return the healthy statistics, which a score needs.
 
         Raises:

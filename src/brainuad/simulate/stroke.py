@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from brainuad.data.placement import resample
-from brainuad.data.places import SRI24_TO_MNI
+from brainuad.data.regions import SRI24_TO_MNI
 from brainuad.data.volume import Volume
 from brainuad.simulate.lesion import Layer, Lesion
 from brainuad.simulate.tissue import Tissues

@@ -102,7 +102,7 @@ def evaluate_cases(
     healthy = [case for case in cases if case.split == "val" and case.healthy]
     scorer = Scorer(detector, seed, postprocess=postprocess, stage=stage)
     names, notes = scores_to_compute(
-        scores, baselines, detector.health, lambda: ranks.gathered(loadable(ranks.share(healthy), scorer.load))
+        scores, baselines, detector.health, lambda: ranks.gathered(loadable(ranks.own_part(healthy), scorer.load))
     )
     check_writable(output)
     run = Run(scorer, names, protocol, Path(output), healthy, progress, on_scored, ranks, maps)

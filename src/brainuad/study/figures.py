@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brainuad.data.loading import PreparedCase
-from brainuad.data.places import SRI24_TO_MNI
+from brainuad.data.regions import SRI24_TO_MNI
 from brainuad.files import atomic_path, write_bytes
 from brainuad.record import FIRST_COLOUR, FULL_COLOUR, SCALE_MEANING
 from brainuad.report.montage import Overlay, drawable, mni_height, montage, slice_number
@@ -89,10 +89,10 @@ def telling_cases(test: pd.DataFrame, dataset: str, score: str) -> dict[str, tup
     """Return the best, the median and the worst case of a set by average precision, and their values."""
     rows = test[(test["set"] == dataset) & (test["score"] == score)].dropna(subset="average_precision")
     rows = rows.sort_values("average_precision", ascending=False, kind="stable")
-    places = {"best": 0, "median": (len(rows) - 1) // 2, "worst": len(rows) - 1}
+    ranks = {"best": 0, "median": (len(rows) - 1) // 2, "worst": len(rows) - 1}
     return {
-        name: (str(rows["case"].iloc[place]), float(rows["average_precision"].iloc[place]))
-        for name, place in places.items()
+        name: (str(rows["case"].iloc[rank]), float(rows["average_precision"].iloc[rank]))
+        for name, rank in ranks.items()
         if len(rows)
     }
 
@@ -151,14 +151,14 @@ def _violins(test: pd.DataFrame, sets: Sequence[str], scores: Sequence[str], col
             of_set = test[test["set"] == dataset]
             if not of_set[measure].notna().any():
                 axis.text(0.5, 0.5, "no threshold", ha="center", va="center", transform=axis.transAxes)
-            for place, score in enumerate(scores):
+            for position, score in enumerate(scores):
                 values = of_set[of_set["score"] == score][measure].dropna().to_numpy()
                 if len(values) > 2 and np.ptp(values) > 0:
-                    parts = axis.violinplot(values, [place], widths=0.8, showextrema=False)
+                    parts = axis.violinplot(values, [position], widths=0.8, showextrema=False)
                     parts["bodies"][0].set(facecolor=colours[score], alpha=0.35)
-                axis.plot(np.full(len(values), place), values, ".", ms=3, color=colours[score])
+                axis.plot(np.full(len(values), position), values, ".", ms=3, color=colours[score])
                 if len(values):
-                    axis.hlines(values.mean(), place - 0.25, place + 0.25, color="k", lw=1.2)
+                    axis.hlines(values.mean(), position - 0.25, position + 0.25, color="k", lw=1.2)
             axis.set(xlim=(-0.6, len(scores) - 0.4), ylim=(0, 1))
             axis.grid(alpha=0.25, axis="y")
             axis.set_xticks(range(len(scores)), [""] * len(scores))

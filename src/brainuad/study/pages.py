@@ -11,7 +11,7 @@ import pandas as pd
 
 from brainuad.evaluation import CONTRAST_CLASSES, MIN_OVERLAP, SIZE_CLASSES
 from brainuad.files import markdown_table
-from brainuad.study.protocol import ANY, KNOWS, MODEL, NATIVE, ORACLE, VALIDATION, healthy_name
+from brainuad.study.protocol import ANY, MODEL, NATIVE, ORACLE, THRESHOLD_MEANINGS, VALIDATION, healthy_name
 from brainuad.study.tables import FEW, with_interval
 
 Row = Mapping[str, Any]
@@ -61,7 +61,7 @@ def markdown(summary: pd.DataFrame, about: Row) -> str:
 
 def _thresholds(about: Row) -> str:
     lines = ["Thresholds, and what they were chosen on:", ""]
-    lines += [f"- `{name}`: {meaning}" for name, meaning in KNOWS.items()]
+    lines += [f"- `{name}`: {meaning}" for name, meaning in THRESHOLD_MEANINGS.items()]
     for entry in about["thresholds"]:
         found = f"found on {len(entry['found_on'])} scans" if entry["thresholds"] else f"none: {entry.get('why')}"
         if entry["thresholds"] and entry["found_on"][0].startswith("the healthy"):

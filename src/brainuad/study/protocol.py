@@ -23,7 +23,7 @@ def healthy_name(fraction: float) -> str:
 
 
 HEALTHY = tuple(healthy_name(fraction) for fraction in FALSE_POSITIVE_FRACTIONS)
-KNOWS = {
+THRESHOLD_MEANINGS = {
     **{
         healthy_name(fraction): f"{fraction:.1%} of healthy validation brain is higher: needs no annotation"
         for fraction in FALSE_POSITIVE_FRACTIONS

@@ -33,7 +33,7 @@ class Ranks:
         """Whether this process writes the common results."""
         return self.number == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def own_part(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's part of the items: every item belongs to one process."""
         return items[self.number :: self.count]
 

@@ -52,7 +52,7 @@ class Health:
         """Return a hash of everything that can change the statistics that a case is compared with."""
         return key_of(self.key, self._people.own(case))
 
-    def know(self, names: Sequence[str]) -> None:
+    def ensure(self, names: Sequence[str]) -> None:
         """Load or learn the statistics if any of ``names`` needs them.
 
         Raises:
@@ -62,7 +62,7 @@ class Health:
         if scorer.statistics is not None or not set(self.relative) & set(names):
             return
         carried = scorer.detector.health is not None  # then the model's statistics are used
-        if (carried and scans_of_others(self.cases) < MIN_OTHERS) or self.take_up():
+        if (carried and scans_of_others(self.cases) < MIN_OTHERS) or self.load_stored():
             return
         scorer.learn_health(self.cases, self.relative)
         if scorer.statistics is None:
@@ -74,7 +74,7 @@ class Health:
         scans = [self.cases.index(case) for case in scorer.healthy]
         scorer.statistics.save(self.file, json.dumps({"key": self.key, "scans": scans}))
 
-    def take_up(self) -> bool:
+    def load_stored(self) -> bool:
         """Load the statistics of an earlier run, or of the first rank; return whether there were any."""
         with suppress(InputError):  # missing or damaged: learn them again
             statistics, about = HealthyStatistics.load(self.file)
@@ -86,18 +86,18 @@ class Health:
                 return True
         return False
 
-    def share(self, ranks: Ranks) -> None:
+    def learn_across(self, ranks: Ranks) -> None:
         """Learn the statistics in the first of several ranks, after all ranks have reconstructed the healthy scans."""
-        if ranks.count == 1 or not self.relative or ranks.agreed(self.take_up()):
+        if ranks.count == 1 or not self.relative or ranks.agreed(self.load_stored()):
             return
         needed = {base for name in self.relative if (base := base_of(name)) not in (None, IMAGE)}
-        for case in self.scorer.load.in_turn(ranks.share(self.cases)):
+        for case in self.scorer.load.in_turn(ranks.own_part(self.cases)):
             with suppress(*CASE_ERRORS):
                 self.scorer.reconstruct(case, needed)
         ranks.wait()
         if ranks.first:
             with suppress(InputError):  # too few: every case will report it
-                self.know(self.relative)
+                self.ensure(self.relative)
         ranks.wait()
 
 
@@ -153,7 +153,7 @@ class Results:
         ]
         facts = self.progress.get(facts_key)
         if missing or facts is None:
-            self.health.know(missing)
+            self.health.ensure(missing)
             prepared, maps = self.scorer.score(case, missing)
             self.scorer.stage(f"{case.subject}: measure")
             file = f"{key_of(*(keys[name] for name in missing))}.npz"
@@ -209,7 +209,7 @@ class Results:
         key = key_of("greedy threshold", [self.case_key(case, name) for case in cases])
         known = self.progress.get(key)
         if known is None:
-            self.health.know([name])
+            self.health.ensure([name])
             maps, lesions = [], []
             for case in self.scorer.load.in_turn(cases):
                 prepared, found = self.scorer.score(case, [name])

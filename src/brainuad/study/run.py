@@ -60,7 +60,7 @@ class Run:
     def evaluate(self, cases: Sequence[Case]) -> None:
         """Measure validation and test cases; healthy validation cases come first."""
         self.names = _names(cases)
-        self.results.health.share(self.ranks)
+        self.results.health.learn_across(self.ranks)
         known = self.ranks.agreed(self.healthy_thresholds())
         for dataset in dict.fromkeys(case.dataset for case in cases):
             members = [case for case in cases if case.dataset == dataset]
@@ -86,7 +86,7 @@ class Run:
             native=self.protocol.native,
         )
         if self.ranks.count > 1:
-            for case in in_turn(self.ranks.share(cases)):
+            for case in in_turn(self.ranks.own_part(cases)):
                 with suppress(*CASE_ERRORS):  # the first rank tries again, and reports the error
                     self.results.of(case, thresholds)
             self.ranks.wait()
@@ -205,7 +205,7 @@ class Run:
             if not healthy.get(score):
                 continue
             for kind, (name, precision) in telling_cases(test, dataset, score).items():
-                self.results.health.know([score])
+                self.results.health.ensure([score])
                 prepared, maps = self.scorer.score(cases[dataset, name], [score])
                 title = f"{kind} of {dataset}: {name} · average precision {precision:.3f}"
                 path = self.output / "figures" / f"{file_name(dataset, kind)}.png"

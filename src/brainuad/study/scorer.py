@@ -180,7 +180,7 @@ class Scorer:
         """Return the healthy scans of a case's subject, including the case itself if it is one."""
         if self._people.cases != self.healthy:
             self._people = People(self.healthy)
-        return [self.healthy[place] for place in self._people.own(case)]
+        return [self.healthy[index] for index in self._people.own(case)]
 
     def reconstruct(self, case: Case, names: Iterable[str]) -> None:
         """Load and reconstruct a case, into the caches, so that these scores of it take seconds later.
@@ -213,5 +213,5 @@ class Scorer:
 
     def _there(self, prepared: PreparedCase) -> tuple[Tensor, Tensor]:
         """Return image and brain mask where maps are computed."""
-        place = self.detector.map_device
-        return torch.from_numpy(prepared.image).to(place), torch.from_numpy(prepared.mask).to(place)
+        device = self.detector.map_device
+        return torch.from_numpy(prepared.image).to(device), torch.from_numpy(prepared.mask).to(device)

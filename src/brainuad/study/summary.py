@@ -25,7 +25,7 @@ from brainuad.evaluation import (
     summarise,
 )
 from brainuad.evaluation._arrays import ratio
-from brainuad.study.protocol import ANY, BASELINES, KNOWS, MODEL, VALIDATION, healthy_name
+from brainuad.study.protocol import ANY, BASELINES, MODEL, THRESHOLD_MEANINGS, VALIDATION, healthy_name
 from brainuad.study.tables import FAILED, Pools, Subject, wide
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def summarise_all(
         for row in table[(table["metric"] == "lesion_ml") & (table["split"] == "test")].itertuples()
     }
     figures: Row = {
-        "threshold_names": KNOWS,
+        "threshold_names": THRESHOLD_MEANINGS,
         "figures": nested(summary),
         "pooled": pooled(table, pools),
         "lesion_wise": lesion_wise(table),
@@ -107,11 +107,11 @@ def nested(summary: pd.DataFrame) -> Row:
     """Return the summary as ``figures[set][split][score][space][threshold][measure]``; "any" and "case" for none."""
     found: Row = {}
     for row in summary.to_dict("records"):
-        place = found
+        node = found
         for key, empty in zip(KEYS, ("", "", "case", "case", "any"), strict=False):
-            place = place.setdefault(row[key] or empty, {})
+            node = node.setdefault(row[key] or empty, {})
         figures = SUMMARY_COLUMNS[len(KEYS) :]
-        place[row["metric"]] = {name: row[name] for name in figures if row[name] == row[name]}
+        node[row["metric"]] = {name: row[name] for name in figures if row[name] == row[name]}
     return found
 
 
@@ -136,8 +136,8 @@ def pooled(table: pd.DataFrame, pools: Pools) -> Row:
         }
     for (dataset, score, space, threshold), counts in _sums(table, COUNTS - {"threshold"}).items():
         true, false, missed = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
-        place = found.setdefault(dataset, {}).setdefault(score, {}).setdefault(space, {})
-        place[threshold] = {
+        node = found.setdefault(dataset, {}).setdefault(score, {}).setdefault(space, {})
+        node[threshold] = {
             "dice": ratio(2 * true, 2 * true + false + missed),
             "precision": ratio(true, true + false),
             "recall": ratio(true, true + missed),
@@ -299,8 +299,8 @@ def strata(test: pd.DataFrame, subjects: Subjects, lesion_ml: Mapping[tuple[str,
                 for measure in measures:
                     figures = summarise(by_subject(people, part[measure].tolist()).values())
                     if figures.n:
-                        place = {"set": dataset, "stratum": column, "level": level, "score": score}
-                        rows.append({**place, "measure": measure, **vars(figures)})
+                        keys = {"set": dataset, "stratum": column, "level": level, "score": score}
+                        rows.append({**keys, "measure": measure, **vars(figures)})
     return rows
 
 

@@ -192,10 +192,10 @@ def _rows(
     spelled = {LEARNT: f"weights:{','.join(map(repr, weights))}", "default": "ensemble"}
     scores |= {(ENSEMBLE, name): f"{variant.windows}_{spelled.get(name, name)}" for name in ensembles}
     found = variant.results.of(case, dict.fromkeys(scores.values(), NO_THRESHOLDS))
-    place = {"set": case.dataset, "case": case.subject, "split": case.split, "variant": variant.name}
+    keys = {"set": case.dataset, "case": case.subject, "split": case.split, "variant": variant.name}
     for (kind, name), score in scores.items():
         measures = found.measures[score][MODEL][ANY]
-        yield place | {"kind": kind, "name": name} | {what: measures[what] for what in (*MEASURES, "chance")}
+        yield keys | {"kind": kind, "name": name} | {what: measures[what] for what in (*MEASURES, "chance")}
 
 
 class _Weights:
@@ -216,7 +216,7 @@ class _Weights:
         own = () if measured is None else self._people.own(measured)
         if own in self._learnt:
             return self._learnt[own]
-        teachers = [case for place, case in enumerate(self.teachers) if place not in own]
+        teachers = [case for index, case in enumerate(self.teachers) if index not in own]
         key = key_of("weights", [self.results.case_key(case) for case in teachers])
         stored: Row | None = self.results.progress.get(key)
         if stored is None:
@@ -246,8 +246,8 @@ class _Weights:
             mask, lesion = prepared.mask, prepared.lesion
             assert lesion is not None
             rng = np.random.default_rng(case_seed(0, case))
-            places = [np.flatnonzero(kind) for kind in (lesion, (mask | lesion) & ~lesion)]
-            chosen = np.concatenate([rng.permutation(of_kind)[:SAMPLED] for of_kind in places])
+            voxels = [np.flatnonzero(kind) for kind in (lesion, (mask | lesion) & ~lesion)]
+            chosen = np.concatenate([rng.permutation(of_kind)[:SAMPLED] for of_kind in voxels])
             values = np.stack([map.ravel()[chosen] for map in maps.final.values()], axis=1)
             self._samples[case] = values, lesion.ravel()[chosen]
         return self._samples[case]

@@ -30,8 +30,8 @@ def page(table: pd.DataFrame, widths: Sequence[float], failed: Sequence[str]) ->
     for keys, group in table.groupby(KEYS, sort=False):
         for measure in (*MEASURES, "chance"):
             values = by_subject(group["case"].tolist(), group[measure].tolist())
-            place = {**dict(zip(KEYS, keys, strict=True)), "measure": measure}
-            rows.append(place | vars(summarise(values.values())))
+            identity = {**dict(zip(KEYS, keys, strict=True)), "measure": measure}
+            rows.append(identity | vars(summarise(values.values())))
     summary = pd.DataFrame(rows)
     listed = ", ".join(f"{width:g}" for width in widths)
     text = [
@@ -50,23 +50,28 @@ def _set_page(dataset: str, table: pd.DataFrame, summary: pd.DataFrame) -> Itera
     base = summary[summary["variant"] == BASE]
     chance = float(base[base["measure"] == "chance"]["mean"].iloc[0])
     yield f"## {dataset}: {table['case'].nunique()} scans, chance level of average precision {chance:.4f}"
-    cells = summary.assign(
-        map=[_title(kind, name) for kind, name in zip(summary["kind"], summary["name"], strict=True)],
-        cell=[with_interval(row) for row in summary.to_dict("records")],
-    ).set_index(["map", "variant", "measure"])["cell"].unstack([1, 2], sort=False)  # fmt: skip
-    cells = cells.dropna(subset=[(BASE, "average_precision")]).fillna("-")
-    yield _markdown(cells[BASE][list(MEASURES)].rename(columns=MEASURES))
+    yield markdown_table(
+        ["map", *MEASURES.values()], [[_title(kind, name), *cells] for kind, name, cells in _cells(base)]
+    )
     best, differences = _against_best(table[table["variant"] == BASE])
     if differences:
         yield f"Average precision less that of the best width, {best}, paired by subject:"
         yield markdown_table(["map", "difference"], differences)
-    if summary["variant"].nunique() > 1:
+    variants = [name for name in dict.fromkeys(summary["variant"]) if name != BASE]
+    if variants:
         yield "Ablations, average precision; each column changes one thing:"
-        yield _markdown(cells.xs("average_precision", axis="columns", level="measure"))
+        columns = {name: {(k, n): c[0] for k, n, c in _cells(summary[summary["variant"] == name])} for name in variants}
+        rows = [
+            [_title(kind, name), cells[0], *(columns[variant].get((kind, name), "-") for variant in variants)]
+            for kind, name, cells in _cells(base)
+        ]
+        yield markdown_table(["map", BASE, *variants], rows)
 
 
-def _markdown(cells: pd.DataFrame) -> str:
-    return markdown_table(["map", *cells], cells.reset_index().to_numpy())
+def _cells(summary: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+    for (kind, name), group in summary.groupby(["kind", "name"], sort=False):
+        by_measure = group.set_index("measure").to_dict("index")
+        yield str(kind), str(name), [with_interval(by_measure[measure]) for measure in MEASURES]
 
 
 def _against_best(table: pd.DataFrame) -> tuple[str, list[list[str]]]:

@@ -67,9 +67,9 @@ class Pools:
             return
         for name, histogram in histograms.items():
             space, score = name.split(" ", 1)
-            place = (case.dataset, space, score)
-            known = self.histograms.get(place)
-            self.histograms[place] = histogram if known is None else known + histogram
+            key = (case.dataset, space, score)
+            known = self.histograms.get(key)
+            self.histograms[key] = histogram if known is None else known + histogram
         for score, values in froc.items():
             curve, before = Froc.from_dict(values), self.froc.get((case.dataset, score))
             self.froc[case.dataset, score] = curve if before is None else before + curve
@@ -90,9 +90,9 @@ def case_rows(
         for space, thresholds in spaces.items():
             for threshold, values in thresholds.items():
                 rows += [(score, space, threshold, metric, value) for metric, value in values.items()]
-    place = _place(case, name)
+    identity = _identity_of(case, name)
     return [
-        {**place, **dict(zip(COLUMNS[4:-1], row, strict=True)), "message": ""}
+        {**identity, **dict(zip(COLUMNS[4:-1], row, strict=True)), "message": ""}
         for row in rows
         if row[-1] is not None and not math.isnan(row[-1])
     ]
@@ -101,10 +101,10 @@ def case_rows(
 def failed_row(case: Case, name: str, message: str) -> Row:
     """Return the row of a case that could not be scored."""
     empty = dict.fromkeys(("score", "space", "threshold"), "")
-    return _place(case, name) | empty | {"metric": FAILED, "value": 1.0, "message": message}
+    return _identity_of(case, name) | empty | {"metric": FAILED, "value": 1.0, "message": message}
 
 
-def _place(case: Case, name: str) -> Row:
+def _identity_of(case: Case, name: str) -> Row:
     return {"set": case.dataset, "case": name, "subject": case.subject, "split": case.split}
 
 
@@ -129,8 +129,8 @@ class Rows:
         columns: dict[str, Any] = {}
         for name, texts in self._texts.items():
             alphabetical = sorted(texts)
-            place = np.argsort(np.array([texts[text] for text in alphabetical], dtype=np.intp))
-            codes = place.astype(np.min_scalar_type(-len(place) - 1))[np.asarray(self._codes[name])]
+            order = np.argsort(np.array([texts[text] for text in alphabetical], dtype=np.intp))
+            codes = order.astype(np.min_scalar_type(-len(order) - 1))[np.asarray(self._codes[name])]
             columns[name] = pd.Categorical.from_codes(codes, alphabetical)
         order = np.lexsort([columns[name].codes for name in ("case", "split", "set")])
         columns = {name: column[order] for name, column in columns.items()}

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 VALIDATIONS = 20  # in the course of a training by the clock
 
 
-def annealed(share: float) -> float:
-    """Return the factor of the learning rate when a share of the training is done: half a cosine from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+def annealed(progress: float) -> float:
+    """Return the factor of the learning rate at a progress from 0 to 1 of the training: half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def learning_rate_share(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
-    """Return the share of the full learning rate that a step takes: rising, then 1, then falling towards zero."""
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, decay_steps: int) -> float:
+    """Return the factor of the full learning rate at a step: rising, then 1, then falling towards zero."""
     warmth = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     return warmth * (min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0)
 
@@ -52,16 +52,16 @@ class Budget:
         return max(0.0, self.used_before + self.seconds - self.used - 1.5 * self.last_validation)
 
     @property
-    def share(self) -> float:
+    def progress(self) -> float:
         """How much of the time of all runs is used, 0 to 1."""
         total = self.used_before + self.seconds - 1.5 * self.last_validation
         return min(1.0, self.used / max(total, 1e-9))
 
     def validation_due(self) -> bool:
         """Whether a validation is due, which is so 20 times in all, in equal times."""
-        return int(self.share * VALIDATIONS) > self.validated
+        return int(self.progress * VALIDATIONS) > self.validated
 
     def has_validated(self, seconds: float) -> None:
         """Note that a validation has just taken so many seconds."""
         self.last_validation = seconds
-        self.validated = int(self.share * VALIDATIONS)
+        self.validated = int(self.progress * VALIDATIONS)

@@ -99,10 +99,10 @@ class Epochs(Callback):
         self.finished = False
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, *args: Any) -> None:
-        """Tell the module the share of the budget that is used. Several devices go by the first one's clock."""
+        """Tell the module how much of the budget is used. Several devices go by the first one's clock."""
         asks = trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0
         if self.budget is not None and asks:
-            module.share = trainer.strategy.broadcast(self.budget.share)
+            module.progress = trainer.strategy.broadcast(self.budget.progress)
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
         """Do what is due after a step."""

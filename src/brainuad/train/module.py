@@ -34,7 +34,7 @@ from brainuad.train.batches import (
     seeded_generator,
     validation_slices,
 )
-from brainuad.train.budget import Budget, annealed, learning_rate_share
+from brainuad.train.budget import Budget, annealed, learning_rate_factor
 from brainuad.train.slices import TrainingVolumes, draw_batch, take_batch
 from brainuad.train.step import WholeStep, copy_statistics
 
@@ -91,7 +91,7 @@ class Training(LightningModule):
             validated, pictured and exported.
         epoch_losses: Training losses of this epoch so far, on the device.
         budget: The time there is, where training goes by the clock.
-        share: How much of it is used, as far as this step goes by; 0 without a budget.
+        progress: How much of it is used, as far as this step goes by; 0 without a budget.
         whole_step: Takes the steps, where one can be recorded as a graph: on a single CUDA device.
     """
 
@@ -114,7 +114,7 @@ class Training(LightningModule):
             self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.epoch_losses: list[Tensor] = []
         self.budget: Budget | None = None
-        self.share = 0.0
+        self.progress = 0.0
         self.whole_step: WholeStep | None = None
 
     def start(self) -> None:
@@ -165,7 +165,7 @@ class Training(LightningModule):
         drawn = draw_batch(volumes, indices, self._generator("slices", step), augment=data.aug_intensity)
         width, height = volumes.images.shape[1:3]
         noise = self._generator("noise", step)
-        return drawn | self.model.draw(len(indices), (width, height), noise, share=self.share)
+        return drawn | self.model.draw(len(indices), (width, height), noise, progress=self.progress)
 
     def training_batch(self, step: int) -> tuple[Tensor, Tensor, Draws, float]:
         """Return this device's share of the batch of a step.
@@ -202,8 +202,8 @@ class Training(LightningModule):
         settings, full = self.config.trainer, self.config.datamodule.cfg.lr
         if self.budget is None:
             steps = self.trainer.max_steps
-            return full * learning_rate_share(step, steps, settings.warmup_steps, settings.decay_steps)
-        return full * learning_rate_share(step, 0, settings.warmup_steps, 0) * annealed(self.share)
+            return full * learning_rate_factor(step, steps, settings.warmup_steps, settings.decay_steps)
+        return full * learning_rate_factor(step, 0, settings.warmup_steps, 0) * annealed(self.progress)
 
     def _decay(self, step: int) -> float:
         """Return the decay of the moving average at a step.

@@ -23,19 +23,19 @@ def manifest(root: Path, modality: str) -> list[RawScan]:
         return root.parent / row[column] if row.get(column) else None
 
     scans = []
-    for row, place in read_table(root, required=("subject", "image")):
-        label = parse_label(row.get("label", ""), place) or int(bool(row.get("seg")))
+    for row, location in read_table(root, required=("subject", "image")):
+        label = parse_label(row.get("label", ""), location) or int(bool(row.get("seg")))
         dataset = row.get("dataset") or ("MANIFEST" if label else "ixi")
         dataset = "ixi" if dataset.lower() == "ixi" else dataset
         for column, name in (("subject", row["subject"]), ("dataset", dataset)):
-            check_file_name(name, column, place)
+            check_file_name(name, column, location)
         if not row["image"]:
-            raise InputError(place, "column image is empty", "Fill it in, or remove the row")
+            raise InputError(location, "column image is empty", "Fill it in, or remove the row")
         if label and dataset == "ixi":
             fault = f"label {label} is not healthy, but all of data set ixi is"
-            raise InputError(place, fault, "Give the scan another dataset")
+            raise InputError(location, fault, "Give the scan another dataset")
         split = row.get("split", "")
-        check_split(split, place, optional=True)
+        check_split(split, location, optional=True)
         scans.append(
             RawScan(
                 row["subject"], dataset, {modality: root.parent / row["image"]}, path(row, "mask"), path(row, "seg"),

@@ -33,7 +33,7 @@ class RawScan:
         """The split in the first fold."""
         return self.splits[0]
 
-    def place(self, kind: str) -> str:
+    def output_path(self, kind: str) -> str:
         """Return the path of "t1", "t2", "flair", "mask", "labels" or "seg" below ``Data`` of the paper's layout."""
         base = "Train" if self.dataset == "ixi" else "Test"
         return f"{base}/{self.dataset}/{kind}/{self.subject}_{kind}.nii.gz"

@@ -55,9 +55,9 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
     if not columns:
         raise InputError(path, "lacks a column split (or split_fold0, split_fold1, ...)", "Add it")
     found = {}
-    for row, place in rows:
+    for row, location in rows:
         for name in columns:
-            check_split(row[name], place, optional=True)
+            check_split(row[name], location, optional=True)
         found[known_as(row["subject"])] = tuple(row[name] for name in columns)
     return found
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brainuad.data.placement import ATLAS_CENTRE, atlas_brain
-from brainuad.data.places import atlas_regions, mni_of, region_at, region_names
+from brainuad.data.regions import atlas_regions, mni_of, region_at, region_names
 
 # centres of mass in MNI mm in the AAL atlas (Tzourio-Mazoyer et al. 2002)
 AAL = {
