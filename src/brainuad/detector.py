@@ -271,16 +271,16 @@ class Detector:
     ) -> Maps:
         """Return the reconstruction and the anomaly maps of a scan on the model's grid.
 
-        All other code gets its maps here.
+        ``brainuad score``, ``calibrate``, ``evaluate`` and ``sweep`` all get their maps here.
 
         Args:
             image: ``(X, Y, Z)`` in [0, 1].
             mask: ``(X, Y, Z)`` brain mask.
             names: Scores of the registry, "model" for the model's own map, or scores relative to health.
             seed: Seed of the model's random numbers.
-            inference: What the model makes of the scan, where that is known already.
-            relate: Sets a map against healthy scans, given the score's name, the map and ``mask``. By default the
-                model's own healthy statistics do.
+            inference: Result of :meth:`infer`, where it is known already.
+            relate: Function of a score's name, its map and ``mask`` that compares the map with healthy scans. By
+                default the model's own healthy statistics are used.
             clean: Post-process the final maps.
             lap: Called with "reconstruct" when the network has finished.
 

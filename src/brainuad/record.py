@@ -17,6 +17,7 @@ Point = tuple[float, float, float]
 
 # fractions of healthy brain voxels above the first and the brightest colour of a map
 FIRST_COLOUR, FULL_COLOUR = 0.05, 0.001
+FEW_HEALTHY = "the model was calibrated on only"  # how the warning of few healthy scans begins
 SCALE_MEANING = f"red: {FIRST_COLOUR:.0%} of healthy brain is higher · yellow: {FULL_COLOUR:.1%}, or the highest"
 
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from brainuad.cli import app
 from brainuad.errors import InputError
-from brainuad.record import Scale
+from brainuad.record import FEW_HEALTHY, Scale
 from brainuad.report.histogram import histogram
-from brainuad.report.page import CSP, STANDING, build_report
+from brainuad.report.page import CSP, build_report
 from brainuad.report.words import scale_words
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -239,7 +239,7 @@ def test_what_is_said_of_all_scans_is_said_once(tmp_path):
 
 def test_what_is_of_the_model_is_a_footnote(tmp_path):
     volumes, affine = patient()
-    few = f"{STANDING}15 healthy scans; fewer than 20 is little"
+    few = f"{FEW_HEALTHY} 15 healthy scans; 20 or more are better"
     sidecar = write_scan(tmp_path / "out", "a", volumes, affine, warnings=[few, "brain volume out of range"])
     write_run(tmp_path / "out", [sidecar])
     text = build_report(tmp_path / "out").read_text(encoding="utf-8")

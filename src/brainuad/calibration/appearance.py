@@ -182,7 +182,7 @@ class HealthyAppearance:
             if distance > high:
                 ours, theirs = told_apart(distance, high, digits=3)
                 warnings.append(
-                    f"intensities are {ours} from the healthy scans', which differ by up to {theirs}: "
+                    f"the distribution of intensities is {ours} from the healthy scans'; the limit is {theirs}: "
                     "thresholds may not hold; calibrate on healthy scans of this scanner"
                 )
         if not other_kind:
@@ -216,9 +216,10 @@ class HealthyAppearance:
             if wrong.any() and (noise or what != "noisy"):
                 axes = ", ".join(name for name, there in zip(_AXES, wrong, strict=True) if there)
                 ratio = np.exp((detail - known.mean(1))[wrong])
+                most = ratio[np.abs(np.log(ratio)).argmax()]
                 warnings.append(
-                    f"{what} along {axes}: {ratio[np.abs(np.log(ratio)).argmax()]:.2f} times the fine structure of the "
-                    "healthy scans; findings may be no lesions"
+                    f"{what} along {axes}: fine structure is {most:.2f} times the healthy scans'; "
+                    "findings may be artefacts"
                 )
         return warnings
 

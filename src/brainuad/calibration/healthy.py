@@ -155,9 +155,9 @@ class HealthyScan:
 def set_against_health(
     scans: Sequence[HealthyScan], subjects: Sequence[str], ensemble: Ensemble = NO_ENSEMBLE
 ) -> tuple[HealthyMoments | None, list[HealthyScan]]:
-    """Learn what healthy maps are like at each voxel, and add to each scan its scores relative to the others.
+    """Estimate mean and deviation of healthy maps at each voxel, and add to each scan its scores relative to others.
 
-    A scan is compared with those of other subjects only, for a user's scan is not among the healthy scans either.
+    A scan is compared only with scans of other subjects, because a user's scan is not among the healthy scans either.
 
     Args:
         scans: The scans, all with the same ``maps``.
@@ -165,8 +165,8 @@ def set_against_health(
         ensemble: What the score "rarity" fuses.
 
     Returns:
-        The moments over all scans and the scans with their further scores; None and the scans as they are where
-        somebody would be compared with fewer than two scans.
+        The moments over all scans, and the scans with their further scores; None and the unchanged scans if a subject
+        has fewer than two scans of others to be compared with.
     """
     others = [sum(other != subject for other in subjects) for subject in subjects]
     if min(others, default=0) < 2:

@@ -68,7 +68,7 @@ def calibrate(
         )
     calibration = made.calibration
     if calibration.scans < FEW_SCANS:
-        say(f"{calibration.scans} healthy scans are few: with {FEW_SCANS} or more, thresholds would be surer")
+        say(f"only {calibration.scans} healthy scans: use {FEW_SCANS} or more for reliable thresholds")
     if len(calibration.subjects) < 3:
         say("scores relative to health are left out: they need healthy scans of three subjects")
     if as_json:

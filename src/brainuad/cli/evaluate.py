@@ -40,7 +40,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the network first. It takes a minute, and then a GPU is faster.")
+        bool, typer.Option("--compile", help="Compile the network first: it takes a minute, then a GPU is faster.")
     ] = False,
     seed: options.Seed = 0,
     threads: options.Threads = None,

@@ -90,7 +90,7 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-@models.command(name="import", short_help="Make a model of a checkpoint of the paper's release.")
+@models.command(name="import", short_help="Convert a checkpoint of the paper's release to a model.")
 def import_model(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CKPT", help="Checkpoint of the release's DDPM: .ckpt, .pt or .safetensors.")

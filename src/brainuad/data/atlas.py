@@ -115,8 +115,8 @@ def place_scan(
         alike = likeness(placement.cut(resampled, mask), cut_mask.inside)
     if not alike > _NO_BRAIN:
         raise ValueError(
-            f"shows no brain, or none that could be registered: the atlas explains {alike:.2f} times what it explains "
-            f"when it is laid wrongly, of brains more than {_NO_BRAIN:g} times"
+            f"shows no brain, or none that could be registered: it is {alike:.2f} times as similar to the atlas as "
+            f"to the atlas in a wrong position, and brains are more than {_NO_BRAIN:g} times as similar"
         )
     image, inside, _, affine = place_volumes(correcting.result(), cut_mask, None, config)
     aligned = alignment(resampled, placement)

@@ -69,7 +69,7 @@ class PreparedCase:
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[tuple[T, Future[R]]]:
-    """Yield items in order, each with what becomes of it, while threads work on the next few.
+    """Yield items in order, each with the future of its result, while threads work on the next few.
 
     Args:
         work: Thread-safe.
@@ -203,7 +203,7 @@ def _read_files(case: Case, config: DataConfig) -> _Volumes:
 
 
 def _grid_fault(label: Volume, image: Volume, config: DataConfig) -> str:
-    """Return what keeps a label from its image's grid, nothing if it lies on it."""
+    """Return how a label's grid differs from its image's; "" if it does not."""
     if label.array.shape != image.array.shape:
         return f"has shape {label.array.shape}, its image {image.array.shape}"
     if config.affine == "ignored" and label.file_orientation != image.file_orientation:

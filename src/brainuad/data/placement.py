@@ -150,8 +150,8 @@ def _is_parallel(linear: np.ndarray, shape: tuple[int, ...]) -> bool:
 def resample_map(array: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Sample a map ``(X, Y, Z)`` at ``matrix @ index`` for every index of a grid of ``shape``, linearly.
 
-    Its outermost voxels reach as far as voxels do, half their size beyond their centres, where a scan that is cut off
-    there has voxels of its own; beyond are zeros.
+    The map extends half a voxel beyond the centres of its outermost voxels, so that a scan that ends there has values;
+    farther out it is 0.
     """
     faces = (array[[0, -1]], array[:, [0, -1]], array[:, :, [0, -1]])
     if not any(face.any() for face in faces):

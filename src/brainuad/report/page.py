@@ -19,7 +19,7 @@ from markupsafe import Markup
 from brainuad._version import __version__
 from brainuad.errors import InputError
 from brainuad.files import write_text
-from brainuad.record import Point, to_json
+from brainuad.record import FEW_HEALTHY, Point, to_json
 from brainuad.report.display import FINEST, Display, encode, read_display
 from brainuad.report.histogram import histogram
 from brainuad.report.records import Records, Row, Scored, read_records
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from brainuad.report.montage import Overlay
 
 EMBEDDED_BYTES = 30_000_000  # of volumes and pictures in one page; above, every scan has a page of its own
-STANDING = "the calibration rests on "  # how a warning begins that is of the model, not of the scan: a footnote
 MOST_PANELS = 12  # findings that are printed with a picture of their own
 CSP = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -241,7 +240,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["millimetres"] = _millimetres
-    environment.tests["standing"] = lambda text: text.startswith(STANDING)
+    # a warning that is of the model, not of the scan, is a footnote
+    environment.tests["standing"] = lambda text: text.startswith(FEW_HEALTHY)
     return environment
 
 

@@ -48,6 +48,14 @@ def score(
     Raises:
         InputError: The scan or mask cannot be read or used, an array came without a 4 x 4 affine, an affine came with
             an image that has its own, or the model does not know the score.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> demo = files("brainuad.assets") / "demo"
+        >>> tumour, brain = demo / "BraTS2021_01484_t1.nii.gz", demo / "BraTS2021_01484_mask.nii.gz"
+        >>> result = score(tumour, load_model("lite-t1", "cpu"), brain_mask=brain)
+        >>> result.findings[0].region
+        'right parietal white matter'
     """
     detector = model if isinstance(model, Detector) else load_model(model)
     score = detector.scores.called(score)

@@ -1,4 +1,4 @@
-"""One scan through all steps: its maps on the model's grid, their way back, findings, and what healthy scans say."""
+"""Score one scan: its maps, their resampling to the scan's grid, findings, and comparison with healthy scans."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from brainuad.detector import Detector, Maps
 from brainuad.devices import device_told_from_scan
 from brainuad.evaluation import scan_score
 from brainuad.record import (
+    FEW_HEALTHY,
     FIRST_COLOUR,
     FULL_COLOUR,
     BrainFound,
@@ -50,7 +51,7 @@ def map_scan(
     seed: int = 0,
     stage: Callable[[str], None] = lambda name: None,
 ) -> tuple[PlacedScan, Maps, dict[str, float]]:
-    """Take one scan through all steps but the way back; scoring and calibration both begin here.
+    """Compute a scan's maps on the model's grid; scoring and calibration both begin here.
 
     Args:
         scan: The scan, with or without skull.
@@ -181,7 +182,7 @@ def _against_healthy(detector: Detector, placed: PlacedScan, score: str, fpr: fl
     if calibration is None:
         return None, [*warnings, "the model has no calibration: there is no threshold, so no findings"]
     if calibration.scans < FEW_SCANS:
-        few = f"the calibration rests on {calibration.scans} healthy scans; fewer than {FEW_SCANS} is little"
+        few = f"{FEW_HEALTHY} {calibration.scans} healthy scans; {FEW_SCANS} or more are better"
         warnings = [few, *warnings]
     if score not in calibration.thresholds:
         return None, [*warnings, f"{score} was not calibrated: there is no threshold, so no findings"]

@@ -62,7 +62,7 @@ class ScoreResult:
 
     @property
     def percentile(self) -> float | None:
-        """Percentage of healthy scans with a lower score, or None where the model does not know."""
+        """Percentage of healthy scans with a lower score, or None if the score was not calibrated."""
         return self.record.score.percentile
 
     @property

@@ -1,4 +1,4 @@
-"""Many scans with one model in memory: resumable, one bad scan stops no other, tables at the end."""
+"""Score many scans with one model. Runs can be resumed, and a scan that fails stops no other."""
 
 from __future__ import annotations
 

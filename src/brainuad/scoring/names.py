@@ -12,7 +12,7 @@ INTENSITY_ATLAS = "intensity_atlas"
 IMAGE = "image"  # the map that intensity_atlas is relative to
 OWN_MAP = "model"  # the score that is the model's own map
 _DESCRIPTIONS = {
-    RARITY: "How rare a value is in healthy brains, fused over several scales: found most in real validation scans.",
+    RARITY: "How rare a value is in healthy brains, fused over several scales: best on real validation scans.",
     OWN_MAP: "The model's own map, of models that make one.",
     INTENSITY_ATLAS: "The image in standard deviations from healthy scans at the same place: without a model.",
 }
