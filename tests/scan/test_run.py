@@ -2,102 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import os
 import shutil
-import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import write_series
-from tiny import CALIBRATION, FILES, IMAGE, MASK, tiny_detector
+from scan_tables import table
+from tiny import CALIBRATION, FILES, IMAGE, MASK
 
 import brainuad.scan.run as run
 from brainuad.data.volume import Volume
-from brainuad.detector import Detector
 from brainuad.errors import DeviceError, InputError
-from brainuad.files import locked
 from brainuad.inputs.scans import find_scans
 from brainuad.scan.pipeline import score_scan
 from brainuad.scan.run import Settings, score_scans
-from brainuad.scan.table import COLUMNS, FINDING_COLUMNS, write_table
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return tiny_detector()
-
-
-@pytest.fixture(scope="module")
-def result(detector: Detector) -> Any:
-    return score_scan(Volume.load(IMAGE), detector, brain_mask=Volume.load(MASK))
-
-
-@pytest.fixture
-def scans(tmp_path: Path) -> list[Any]:
-    """Three scans that differ in one voxel, so that their hashes do."""
-    image = nib.load(IMAGE)
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for i, name in enumerate("abc"):
-        array = np.asarray(image.dataobj).copy()
-        array[0, 0, 0] = i
-        nib.save(nib.Nifti1Image(array, image.affine), folder / f"{name}.nii.gz")
-    return find_scans([folder], modality="t1", output=tmp_path / "out")
-
-
-@pytest.fixture
-def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
-    """Every scan is scored in no time, with the result of one real scan; the list tells which were."""
-    done: list[Any] = []
-
-    def score(scan: Volume, *args: Any, **kwargs: Any) -> Any:
-        done.append(int(scan.file_axes()[0, 0, 0]))
-        settings = replace(result.record.settings, fpr=kwargs["fpr"])
-        return replace(result, record=replace(result.record, settings=settings))
-
-    monkeypatch.setattr(run, "score_scan", score)
-    monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: SimpleNamespace(png=lambda: b"a picture"))
-    return done
-
-
-def table(folder: Path, name: str = "scores.csv") -> list[dict[str, str]]:
-    with (folder / name).open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def test_the_tables_say_what_the_sidecars_say(scans, scored, detector, tmp_path):
-    rows = score_scans(scans, detector, tmp_path / "out", Settings())
-    assert [row["name"] for row in rows] == ["a", "b", "c"]
-    written = table(tmp_path / "out")
-    assert tuple(written[0]) == COLUMNS
-    findings = table(tmp_path / "out", "findings.csv")
-    assert tuple(findings[0]) == FINDING_COLUMNS
-    for row, again in zip(rows, written, strict=True):
-        sidecar = json.loads((tmp_path / "out" / f"{row['name']}.json").read_text())
-        assert {name: str(value) for name, value in row.items()} == again
-        assert row["findings"] == len(sidecar["findings"])
-        assert row["lesion_ml"] == pytest.approx(sum(f["ml"] for f in sidecar["findings"]), abs=1e-3)
-        assert row["score"] == pytest.approx(sidecar["score"]["value"], abs=1e-5)
-        listed = [line for line in findings if line["name"] == row["name"]]
-        assert [line["label"] for line in listed] == [str(f["label"]) for f in sidecar["findings"]]
-        for line, finding in zip(listed, sidecar["findings"], strict=True):
-            assert (line["region"], float(line["ml"])) == (finding["region"], finding["ml"])
-            assert float(line["mni_x"]) == pytest.approx(finding["mni_mm"][0], abs=0.051)
-    assert findings
-    about = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert about["counts"] == {"done": 3, "skipped": 0, "failed": 0}
-    assert [entry["name"] for entry in about["inputs"]] == ["a", "b", "c"]
-    assert about["model"]["fingerprint"] == detector.fingerprint
 
 
 def test_what_is_finished_is_skipped(scans, scored, detector, tmp_path):
@@ -249,82 +174,6 @@ def test_a_name_that_is_taken_is_refused(scans, scored, detector, tmp_path):
     assert scored == [0, 1]
 
 
-def test_rows_of_other_runs_stay(scans, scored, detector, tmp_path):
-    score_scans(scans[:2], detector, tmp_path / "out", Settings())
-    score_scans(scans[2:], detector, tmp_path / "out", Settings())
-    assert [row["name"] for row in table(tmp_path / "out")] == ["a", "b", "c"]
-
-
-def saved_by_a_spreadsheet(path: Path) -> None:
-    path.write_bytes(path.read_text().replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"))
-
-
-def saved_as_utf16(path: Path) -> None:
-    path.write_bytes(path.read_text().replace(",", "\t").encode("utf-16"))
-
-
-@pytest.mark.parametrize(
-    "touch", [saved_by_a_spreadsheet, saved_as_utf16, Path.unlink, lambda path: path.write_bytes(b"\x00\xff")]
-)
-def test_a_table_that_others_touched_is_made_again(scans, scored, detector, tmp_path, touch):
-    out = tmp_path / "out"
-    scans[1].source.write_bytes(scans[1].source.read_bytes()[:5000])
-    score_scans(scans[:2], detector, out, Settings())
-    before = table(out)
-    touch(out / "scores.csv")
-    score_scans(scans[2:], detector, out, Settings())
-    assert table(out)[:2] == before
-    assert [(row["name"], row["status"]) for row in table(out)] == [("a", "done"), ("b", "failed"), ("c", "done")]
-
-
-def test_a_failed_scan_has_a_sidecar_until_it_is_scored(scans, scored, detector, tmp_path):
-    out, sound = tmp_path / "out", scans[1].source.read_bytes()
-    scans[1].source.write_bytes(sound[:5000])
-    score_scans(scans, detector, out, Settings())
-    failed = json.loads((out / "failed" / "b.json").read_text())
-    assert (failed["name"], failed["status"]) == ("b", "failed")
-    assert "truncated or damaged" in failed["message"]
-    scans[1].source.write_bytes(sound)
-    score_scans(scans[1:2], detector, out, Settings())
-    assert not (out / "failed").exists()
-    assert [row["status"] for row in table(out)] == ["done"] * 3
-
-
-def test_a_row_without_sidecar_stays_in_a_table_that_windows_wrote(scans, scored, detector, tmp_path):
-    out = tmp_path / "out"
-    renamed = replace(scans[0], name="Müller")
-    score_scans([renamed], detector, out, Settings())
-    (out / "Müller.json").unlink()
-    (out / "scores.csv").write_bytes((out / "scores.csv").read_text(encoding="utf-8").encode("cp1252"))
-    score_scans(scans[1:], detector, out, Settings())
-    assert [row["name"] for row in table(out)] == ["Müller", "b", "c"]
-
-
-def test_a_row_without_sidecar_stays(scans, scored, detector, tmp_path):
-    """As of scans that failed with a version that wrote none."""
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "scores.csv").write_text("name,status,message\nold,failed,was not there\n")
-    score_scans(scans[:1], detector, out, Settings())
-    assert [(row["name"], row["message"]) for row in table(out)] == [("old", "was not there"), ("a", "")]
-
-
-def test_a_table_waits_for_another_process(scans, scored, detector, tmp_path):
-    """What another process wrote meanwhile is in it."""
-    out = tmp_path / "out"
-    score_scans(scans[:1], detector, out, Settings())
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(write_table, out, []).result()  # has all it needs in memory
-        with locked(out / "scores.csv"):
-            waiting = pool.submit(write_table, out, [])
-            time.sleep(0.5)
-            assert not waiting.done()
-            sidecar = json.loads((out / "a.json").read_text())
-            (out / "z.json").write_text(json.dumps(sidecar | {"name": "z"}))
-        waiting.result()
-    assert [row["name"] for row in table(out)] == ["a", "z"]
-
-
 def test_a_lesion_mask_that_is_most_of_the_brain_is_refused(detector, scored, tmp_path):
     shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
     scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
@@ -359,23 +208,6 @@ def test_a_lesion_mask_beside_the_brain_is_told(detector, scored, tmp_path):
     assert "p1_seg.nii.gz, the lesion mask, marks nothing in the brain" in row["warnings"]
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(scans, scored, detector, tmp_path, monkeypatch):
-    save = nib.save
-
-    def full_disk(image: Any, path: Path) -> None:
-        if "b_recon" in str(path):
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(image, path)
-
-    monkeypatch.setattr(nib, "save", full_disk)
-    rows = score_scans(scans, detector, tmp_path / "out", Settings())
-    assert [row["status"] for row in rows] == ["done", "failed", "done"]
-    assert "b_reconstruction.nii.gz: cannot be written (No space left on device)" in rows[1]["message"]
-    assert not list((tmp_path / "out").glob("*b_recon*"))
-    assert not (tmp_path / "out/b.json").exists()
-
-
 def test_a_folder_that_cannot_be_written_to_is_found_out_first(scans, scored, detector, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
@@ -396,12 +228,6 @@ def test_a_score_without_calibration_gives_a_map_without_findings(detector):
     assert any("l1 was not calibrated" in warning for warning in result.warnings)
 
 
-def test_one_mask_is_not_for_several_scans(scans, scored, detector, tmp_path):
-    for name in ("brain_mask", "lesion_mask"):
-        with pytest.raises(InputError, match="one mask for 3 scans"):
-            score_scans(scans, detector, tmp_path / "out", Settings(**{name: MASK}))
-
-
 def test_inputs_without_a_scan_fail_and_the_rest_goes_on(scans, scored, detector, tmp_path):
     (tmp_path / "empty").mkdir()
     score_scans(scans[:1], detector, tmp_path / "out", Settings())
@@ -420,53 +246,11 @@ def test_inputs_without_a_scan_fail_and_the_rest_goes_on(scans, scored, detector
     assert [row["message"] for row in table(tmp_path / "out")] == [row["message"] for row in rows]
 
 
-def bad_mask(kind: str, folder: Path) -> Path:
-    path = folder / "mask.nii.gz"
-    image = nib.load(MASK)
-    array, affine = np.asarray(image.dataobj).copy(), image.affine.copy()
-    match kind:
-        case "empty":
-            array[:] = 0
-        case "another shape":
-            array = array[:-2]
-        case "another place":
-            affine[0, 3] += 8
-        case "where nothing was measured":
-            array[:] = 0
-            array[:5, :5, :5] = 1
-        case "truncated":
-            path.write_bytes(MASK.read_bytes()[:1000])
-            return path
-    nib.save(nib.Nifti1Image(array.astype(np.uint8), affine), path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("empty", "the brain mask holds nothing above 0.5"),
-        ("another shape", "mask.nii.gz: lies on another grid than the scan"),
-        ("another place", "mask.nii.gz: lies up to 8.0 mm from its scan"),
-        ("where nothing was measured", "is constant inside the brain mask"),
-        ("truncated", "mask.nii.gz: is truncated or damaged"),
-    ],
-)
-def test_masks_that_cannot_be_used_are_named(detector, tmp_path, kind, message):
-    shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
-    scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
-    settings = Settings(brain_mask=bad_mask(kind, tmp_path))
-    (row,) = score_scans(scans, detector, tmp_path / "out", settings)
-    assert row["status"] == "failed"
-    assert message in row["message"]
-    assert "\n" not in row["message"]
-    left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == [".scores.csv.lock", "failed", "findings.csv", "run.json", "scores.csv"]
-
-
 def test_a_truth_that_cannot_be_read_fails_its_scan(detector, scored, tmp_path):
     shutil.copy(IMAGE, tmp_path / "scan.nii.gz")
     scans = find_scans([tmp_path / "scan.nii.gz"], modality="t1", output=tmp_path / "out")
-    settings = Settings(lesion_mask=bad_mask("truncated", tmp_path))
+    (tmp_path / "mask.nii.gz").write_bytes(MASK.read_bytes()[:2000])
+    settings = Settings(lesion_mask=tmp_path / "mask.nii.gz")
     (row,) = score_scans(scans, detector, tmp_path / "out", settings)
     assert "mask.nii.gz: is truncated or damaged" in row["message"]
     assert scored == []
@@ -518,3 +302,20 @@ def test_a_bids_data_set_gives_a_derivative(detector, scored, tmp_path):
     scored.clear()
     score_scans(scans, detector, out, Settings())
     assert scored == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(scans, scored, detector, tmp_path, monkeypatch):
+    save = nib.save
+
+    def full_disk(image: Any, path: Path) -> None:
+        if "b_recon" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    rows = score_scans(scans, detector, tmp_path / "out", Settings())
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert "b_reconstruction.nii.gz: cannot be written (No space left on device)" in rows[1]["message"]
+    assert not list((tmp_path / "out").glob("*b_recon*"))
+    assert not (tmp_path / "out/b.json").exists()
