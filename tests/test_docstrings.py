@@ -13,7 +13,6 @@ MODULES = [
     "brainuad.evaluation.lesions",
     "brainuad.scoring.ssim",
     pytest.param("brainuad", marks=pytest.mark.long),  # scores a scan
-    pytest.param("brainuad.scan.api", marks=pytest.mark.long),
 ]
 
 

@@ -1,18 +1,19 @@
 """Where is this brain unlike a healthy one? Unsupervised anomaly detection in brain MRI.
 
->>> from importlib.resources import files
->>> import brainuad
->>> demo = files("brainuad.assets") / "demo"
->>> tumour, brain = demo / "BraTS2021_01484_t1.nii.gz", demo / "BraTS2021_01484_mask.nii.gz"
->>> result = brainuad.score(tumour, "lite-t1", brain_mask=brain)
->>> result.anomaly.shape  # the scan's own grid
-(68, 89, 69)
->>> result.findings[0].region
-'right parietal white matter'
->>> result.findings[0].healthy_alike  # of 35 healthy scans
-0
-
 Names are imported when first used, so importing the package is fast.
+
+Examples:
+    >>> from importlib.resources import files
+    >>> import brainuad
+    >>> demo = files("brainuad.assets") / "demo"
+    >>> tumour, brain = demo / "BraTS2021_01484_t1.nii.gz", demo / "BraTS2021_01484_mask.nii.gz"
+    >>> result = brainuad.score(tumour, "lite-t1", brain_mask=brain)
+    >>> result.anomaly.shape  # the scan's own grid
+    (68, 89, 69)
+    >>> result.findings[0].region
+    'right parietal white matter'
+    >>> result.findings[0].healthy_alike  # of 35 healthy scans
+    0
 """
 
 from importlib import import_module

@@ -93,7 +93,7 @@ class DataConfig:
         affine: "ignored" takes 1 voxel as 1 mm and centres the array (the release); "used" places the scan by its
             affine on the fixed atlas grid.
         smoothing_iterations: Curvature-flow iterations on images (time step 0.125).
-        bias_levels: Levels of the bias correction of a raw scan, see :func:`brainuad.data.extract.correct_bias`: 4 as
+        bias_levels: Levels of the bias correction of a raw scan, see `brainuad.data.extract.correct_bias`: 4 as
             published, which removes large lesions as if they were bias; 1 spares them. Prepared scans are
             corrected already.
         aug_intensity: Random gamma, bias field, blur and ghosting on training slices.
@@ -275,7 +275,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], names: Iterab
 
 
 def differing_settings(saved: Mapping[str, Any], config: ExperimentConfig) -> str:
-    """Return the :func:`differences` that forbid resuming a run of settings ``saved`` with ``config``.
+    """Return the `differences` that forbid resuming a run of settings ``saved`` with ``config``.
 
     Args:
         saved: Result of ``flat_settings``. Settings of other models, which earlier versions wrote, are ignored.

@@ -40,7 +40,7 @@ def load_model(name_or_dir: str | Path, device: str = "auto", precision: str = "
         name_or_dir: A name such as "lite-t1", the folder of a model, or that of a run or one of its folds.
         device: "auto", "cpu", "cuda" or "mps".
         precision: What the network computes in: "float32", "bfloat16", or "auto" (see
-            :func:`brainuad.devices.resolve_precision`). On CUDA "float32" turns TF32 off for the whole process.
+            `brainuad.devices.resolve_precision`). On CUDA "float32" turns TF32 off for the whole process.
         fold: Fold of a run.
 
     Raises:
@@ -80,10 +80,10 @@ class Detector:
     """A model of healthy brains, with its settings, calibration and healthy statistics.
 
     All volumes are ``(X, Y, Z)`` on the model's grid with the brain in [0, 1], as ``brainuad.data.loading``
-    gives them; :func:`score` takes scans as they are.
+    gives them; `score` takes scans as they are.
 
     Attributes:
-        model: An entry of the model registry, see :class:`brainuad.models.base.Model`.
+        model: An entry of the model registry, see `brainuad.models.base.Model`.
         model_config: Its settings.
         data_config: The grid, and how scans are resampled to it.
         provenance: Origin of the model: seed, version, training data ...
@@ -91,7 +91,7 @@ class Detector:
         name: Name for tables and reports.
         health: Healthy statistics for the scores "<name>_z", "intensity_atlas" and "rarity", or None.
         precision: Number format of the network's products, "float32" or "bfloat16"; all else is float32.
-        compiled: Whether the network is compiled; see :meth:`compile`.
+        compiled: Whether the network is compiled; see `compile`.
     """
 
     model: Model
@@ -115,7 +115,7 @@ class Detector:
         """Read a model folder; weights stored in 8 or 16 bits become float32.
 
         Raises:
-            InputError: See :func:`brainuad.modelfile.read_model`.
+            InputError: See `brainuad.modelfile.read_model`.
         """
         model, model_config, data_config, provenance, calibration = read_model(folder)
         health = read_health(folder)
@@ -123,7 +123,7 @@ class Detector:
         return cls(model.to(device), model_config, data_config, provenance, calibration, name, health)
 
     def save(self, folder: str | Path, *, bits: int = 32) -> None:
-        """Write a model folder; ``bits`` of a weight are 32, 16 or 8, see :func:`brainuad.modelfile.write_model`.
+        """Write a model folder; ``bits`` of a weight are 32, 16 or 8, see `brainuad.modelfile.write_model`.
 
         Raises:
             InputError: The folder cannot be written to.
@@ -210,7 +210,7 @@ class Detector:
         scans on a GPU, where the published network then takes a third of the time.
 
         Raises:
-            InputError: See :func:`brainuad.devices.compile_networks`.
+            InputError: See `brainuad.devices.compile_networks`.
         """
         model: Any = copy.deepcopy(self.model)
         model.to(memory_format=torch.channels_last)
@@ -238,7 +238,7 @@ class Detector:
         return stack
 
     def reconstruct_second(self, image: Any, seed: int = 0) -> Tensor:
-        """Return the model's second reconstruction: see :func:`brainuad.inference.infer_second`.
+        """Return the model's second reconstruction: see `brainuad.inference.infer_second`.
 
         Raises:
             InputError: The model has one way only.
@@ -248,7 +248,7 @@ class Detector:
         return infer_second(self.model, image, seed, precision=self.precision)
 
     def infer(self, image: Any, mask: Any | None, seed: int = 0, names: Iterable[str] = ()) -> Inference:
-        """Return all that scores need of the model: see :func:`brainuad.inference.infer`.
+        """Return all that scores need of the model: see `brainuad.inference.infer`.
 
         Raises:
             InputError: A score is unknown.
@@ -278,7 +278,7 @@ class Detector:
             mask: ``(X, Y, Z)`` brain mask.
             names: Scores of the registry, "model" for the model's own map, or scores relative to health.
             seed: Seed of the model's random numbers.
-            inference: Result of :meth:`infer`, where it is known already.
+            inference: Result of `infer`, where it is known already.
             relate: Function of a score's name, its map and ``mask`` that compares the map with healthy scans. By
                 default the model's own healthy statistics are used.
             clean: Post-process the final maps.
@@ -316,7 +316,7 @@ class Detector:
     def compare(
         self, image: Any, inference: Inference, mask: Any, names: Iterable[str] = (SCORE,), relate: Relate | None = None
     ) -> dict[str, Tensor]:
-        """Return the raw maps of :meth:`maps` from what the model makes of a scan.
+        """Return the raw maps of `maps` from what the model makes of a scan.
 
         If one score needs several draws, the others use the first draw; otherwise they use the mean of all.
 
@@ -325,8 +325,8 @@ class Detector:
             inference: Reconstructions ``(S, X, Y, Z)``, the model's own map and its second reconstruction, each
                 ``(X, Y, Z)``; None where no score needs them.
             mask: ``(X, Y, Z)`` brain mask.
-            names: As in :meth:`maps`.
-            relate: As in :meth:`maps`.
+            names: As in `maps`.
+            relate: As in `maps`.
 
         Raises:
             InputError: A score needs healthy statistics that the model lacks.

@@ -36,7 +36,7 @@ class InputError(Exception):
 
 
 class ScanFault(ValueError):
-    """A scan cannot be used, for a reason that has a remedy of its own. It becomes an :class:`InputError`.
+    """A scan cannot be used, for a reason that has a remedy of its own. It becomes an `InputError`.
 
     Args:
         fault: What is wrong.
@@ -69,7 +69,7 @@ def blame(path: str | Path, remedy: str) -> Iterator[None]:
 class DeviceError(Exception):
     """A GPU stopped working in this process. All further scans would fail, so no scan is at fault.
 
-    The command line prints it like an :class:`InputError`.
+    The command line prints it like an `InputError`.
 
     Args:
         device: Its name.

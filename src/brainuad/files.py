@@ -248,7 +248,7 @@ def key_of(*parts: Any) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text. What cannot be read is an :class:`InputError`."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text. What cannot be read is an `InputError`."""
     check_regular(path)
     try:
         with Path(path).open("rb") as handle:

@@ -57,7 +57,7 @@ def known_models() -> list[str]:
 
 @contextmanager
 def model_folder(name_or_dir: str | Path, fold: int = 0) -> Iterator[Path]:
-    """Yield the folder of a shipped model, or of the model in a folder: see :func:`brainuad.detector.load_model`.
+    """Yield the folder of a shipped model, or of the model in a folder: see `brainuad.detector.load_model`.
 
     Raises:
         InputError: There is no such model.
@@ -137,7 +137,7 @@ def write_model(
 
 
 def rounded(weights: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
-    """Return weights in 32, 16 or 8 bits, as :func:`write_model` says; scales under the name with ``SCALES`` behind."""
+    """Return weights in 32, 16 or 8 bits, as `write_model` says; scales under the name with ``SCALES`` behind."""
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
         value = value.detach().cpu()
@@ -308,7 +308,7 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_8_bits(levels: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return the float32 weights of :func:`to_8_bits`, rounded."""
+    """Return the float32 weights of `to_8_bits`, rounded."""
     return levels.astype(np.float32) * _along_channels(scales, levels.ndim)
 
 

@@ -31,7 +31,7 @@ _NEEDED = {
 def import_checkpoint(checkpoint: str | Path, folder: str | Path, *, modality: str) -> None:
     """Write a checkpoint of the release's plain DDPM as a model folder, completely or not at all.
 
-    The settings of the network follow from the weights (:func:`load_reference_state_dict`). All other settings are
+    The settings of the network follow from the weights (`load_reference_state_dict`). All other settings are
     those of the published experiment, ``experiment=DDPM/DDPM``.
 
     Args:

@@ -205,7 +205,7 @@ def _encode(weights: Mapping[str, Tensor], bits: int, path: Path) -> tuple[list[
 
 
 def _decode(entries: list[dict[str, Any]], streams: _Streams) -> dict[str, Tensor]:
-    """Return the weights of :func:`_encode`; floating-point ones as float16.
+    """Return the weights of `_encode`; floating-point ones as float16.
 
     Raises:
         LookupError, TypeError, ValueError, RuntimeError: The entries and the streams do not belong together.
@@ -247,7 +247,7 @@ def split_bytes(values: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def merge_bytes(high: bytes, low: bytes) -> np.ndarray:
-    """Return the ``(N,)`` float16 values of :func:`split_bytes`."""
+    """Return the ``(N,)`` float16 values of `split_bytes`."""
     pairs = np.stack([np.frombuffer(low, np.uint8), np.frombuffer(high, np.uint8)], axis=1)
     return pairs.reshape(-1).view("<f2").astype(np.float16)
 

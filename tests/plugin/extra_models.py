@@ -15,7 +15,7 @@ from brainuad.registry import MODELS
 
 @dataclass
 class TinyVAESettings(ModelSettings):
-    """Settings of :class:`TinyVAE`.
+    """Settings of `TinyVAE`.
 
     Attributes:
         latent_dim: Numbers that a slice is summed up in.
@@ -58,7 +58,7 @@ class TinyVAE(Model):
 
 @dataclass
 class FeatureSettings(ModelSettings):
-    """Settings of :class:`FeatureDistance`.
+    """Settings of `FeatureDistance`.
 
     Attributes:
         channels: Features of a pixel.

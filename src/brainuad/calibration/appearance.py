@@ -34,7 +34,7 @@ class Appearance:
         blocks: Mean intensity of the brain by block of the grid, NaN where less than half of it is brain.
         brain_ml: Volume of the brain in the scan; None where it is unknown.
         alignment: Correlation of the registered scan with the atlas; None where it is unknown.
-        detail: Result of :func:`detail_of`, ``(3,)``.
+        detail: Result of `detail_of`, ``(3,)``.
     """
 
     quantiles: np.ndarray
@@ -92,7 +92,7 @@ class HealthyAppearance:
         contrasts: For each scan, its contrast between these regions, which the other scans define; sorted.
         brain_ml: Volumes of the brains in mL, sorted.
         alignment: Correlations with the atlas, sorted.
-        detail: Results of :func:`detail_of` of all scans, sorted, for the first axis, then the second, then the third.
+        detail: Results of `detail_of` of all scans, sorted, for the first axis, then the second, then the third.
     """
 
     quantiles: tuple[float, ...] = ()

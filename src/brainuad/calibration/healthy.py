@@ -66,7 +66,7 @@ class HealthyScan:
     """Summary of one healthy scan for a calibration, some 4 MB.
 
     Attributes:
-        tails: By score, :func:`brainuad.scoring.rarity.tail_quantiles` of the map in the brain.
+        tails: By score, `brainuad.scoring.rarity.tail_quantiles` of the map in the brain.
         scores: By score, the scan's score: the mean of the map over the brain.
         voxels: Brain voxels on the model's grid.
         appearance: Its appearance.

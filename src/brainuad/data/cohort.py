@@ -63,7 +63,7 @@ class Case:
 
 
 def read_cases(source: str | Path, modality: str, fold: int = 0, *, training: bool = True) -> list[Case]:
-    """Read cases from a manifest (a file ending in .csv, see :func:`manifest_cases`) or the paper's data layout.
+    """Read cases from a manifest (a file ending in .csv, see `manifest_cases`) or the paper's data layout.
 
     In the layout IXI is healthy: training and validation of one fold, and a test split. Every other data set has a
     validation and a test split. Data sets without split files and IXI subjects without a scan of the modality are

@@ -96,7 +96,7 @@ def load_cohort(
     """Load cases in order, several at a time, through the cache; ``report`` is called after each.
 
     Raises:
-        InputError: As for :func:`load_case`, for the first case that fails.
+        InputError: As for `load_case`, for the first case that fails.
     """
     prepared = []
     for case, loading in ahead(partial(load_case, config=config), cases, config.num_workers):

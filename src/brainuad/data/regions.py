@@ -23,7 +23,7 @@ SRI24_TO_MNI = np.array(
 
 @cache
 def atlas_regions() -> Volume:
-    """Return the labels of the regions of :func:`region_names` in the SRI24 atlas, at 2 mm, 0 in none.
+    """Return the labels of the regions of `region_names` in the SRI24 atlas, at 2 mm, 0 in none.
 
     Every voxel has the MUSE label that most of 109 healthy adults have there, registered affinely; sulcal fluid belongs
     to the nearest region.

@@ -1,7 +1,7 @@
 """Registration of a scan to the atlas, and of two scans of a session, by ITK.
 
 It is a separate module so that code without registration, such as training on packed scans, needs no SimpleITK.
-Transforms are those of :mod:`brainuad.data.placement`.
+Transforms are those of `brainuad.data.placement`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
     """Return a SimpleITK image (LPS space) of a volume whose axes are square to each other, as ITK's are.
 
     Raises:
-        ValueError: They are not, by more than rounding: see :func:`on_square_axes`.
+        ValueError: They are not, by more than rounding: see `on_square_axes`.
     """
     if not _is_square(volume.affine):
         raise ValueError("has axes that are not square to each other")

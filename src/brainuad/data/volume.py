@@ -67,7 +67,7 @@ class Volume:
         """Take over a nibabel image; ``name`` is used in error messages.
 
         Raises:
-            InputError: As for :meth:`load`.
+            InputError: As for `load`.
         """
         shape = check_grid(image.shape, image.get_data_dtype(), name)
         check_affine(image.affine, name)
@@ -89,7 +89,7 @@ class Volume:
         """Make a volume of an ``(X, Y, Z)`` array and its affine to scanner mm, in any orientation.
 
         Raises:
-            InputError: As for :meth:`load`.
+            InputError: As for `load`.
         """
         array = np.asarray(array)
         if array.dtype.kind in "bil":  # NIfTI has no booleans, and nibabel refuses 64-bit integers

@@ -47,7 +47,7 @@ class Demo:
     """The demo's results.
 
     Attributes:
-        cases: One row a case and score; see :func:`brainuad.study.wide`.
+        cases: One row a case and score; see `brainuad.study.wide`.
         table: One row a score; for each group with lesions, mean average precision and mean best Dice.
         groups: One row a group: scans, chance level of average precision (fraction of brain voxels in lesions), and for
             healthy scans the fraction of the brain above each pictured score's threshold for ``MARKED``.
@@ -87,7 +87,7 @@ def run_demo(
 def score_cohort(
     detector: Detector, cohort: Sequence[Case], output: Path, seed: int = 0, report: Report = lambda step, total: None
 ) -> Demo:
-    """Do the same as :func:`run_demo` for any calibrated detector and cohort."""
+    """Do the same as `run_demo` for any calibrated detector and cohort."""
     table = evaluate_cases(
         detector,
         cohort,

@@ -120,7 +120,7 @@ def zoo_settings(
 ) -> ExperimentConfig:
     """Return the experiment of a model: its preset for machines without a GPU, where it has one.
 
-    ``models`` is the folder of all trainings; for the other arguments see :func:`run_zoo`.
+    ``models`` is the folder of all trainings; for the other arguments see `run_zoo`.
 
     Raises:
         InputError: A setting does not exist, or cannot be used.

@@ -1,7 +1,7 @@
 """Find the scans in the files and folders that a user gives, and name the outputs of each.
 
-A file that the user names is always a scan. In folders other files are left out: see :func:`left_out`, and
-:func:`brainuad.inputs.dicom.series.pick_series` for DICOM.
+A file that the user names is always a scan. In folders other files are left out: see `left_out`, and
+`brainuad.inputs.dicom.series.pick_series` for DICOM.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def open_scan(scan: Scan) -> Volume:
     """Read a scan.
 
     Raises:
-        InputError: Its ``fault``; or as for :meth:`brainuad.data.volume.Volume.load`, its ``check_scan`` and
-            :func:`brainuad.inputs.dicom.volume.read_series`.
+        InputError: Its ``fault``; or as for `brainuad.data.volume.Volume.load`, its ``check_scan`` and
+            `brainuad.inputs.dicom.volume.read_series`.
     """
     if scan.fault:
         raise scan.fault
@@ -252,7 +252,7 @@ def _walk(root: Path, output: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _real(path: Path) -> Path:
-    """Resolve links. Unlike :meth:`pathlib.Path.resolve` this works for circular links, too."""
+    """Resolve links. Unlike `pathlib.Path.resolve` this works for circular links, too."""
     return Path(os.path.realpath(path))
 
 

@@ -33,7 +33,7 @@ class AtlasModel(Model):
 
     It is to be beaten: it knows where a voxel lies and what healthy scans have there, and nothing of its surroundings.
     Scans must be registered to one another. The score ``intensity_atlas`` is the same with the scans of a calibration
-    in place of those of training. Both floor small deviations alike (:mod:`brainuad.moments`).
+    in place of those of training. Both floor small deviations alike (`brainuad.moments`).
 
     Attributes:
         mean: (X, Y, Z) of the grid, in about [0, 1].

@@ -1,7 +1,7 @@
 """The look of a slab as another scanner or sequence would give it, and the noise that it and anomalies are made of.
 
 Contrast is randomised as in SynthSeg (Billot et al. 2023); the code is our own. Everything follows from uniform numbers
-that are drawn beforehand, in operations of fixed shape (see :mod:`brainuad.models.anomalies`).
+that are drawn beforehand, in operations of fixed shape (see `brainuad.models.anomalies`).
 """
 
 from __future__ import annotations

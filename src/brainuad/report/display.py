@@ -182,7 +182,7 @@ def encode(display: Display, first_colour: float) -> dict[str, str]:
     """Return the volumes as base64 of ``.nii.gz`` files; the same volumes give the same text.
 
     The map is negative outside the regions that are coloured above ``first_colour``
-    (:func:`brainuad.components.outlined`): so the viewer leaves out the halo of a large lesion, and knows its values.
+    (`brainuad.components.outlined`): so the viewer leaves out the halo of a large lesion, and knows its values.
     """
     steps = {"scan": _BRIGHTEST / 255, "reconstruction": _BRIGHTEST / 255, "anomaly": _MAP_STEP}
     kinds = {"anomaly": "int32", "findings": "uint16"}

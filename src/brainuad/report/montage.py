@@ -46,7 +46,7 @@ class Overlay:
     def colours(self) -> np.ndarray:
         """``(X, Y, Z)`` from 0 at the first colour to 1 at the brightest; NaN outside the coloured regions.
 
-        Regions are delineated like findings (:func:`brainuad.components.outlined`).
+        Regions are delineated like findings (`brainuad.components.outlined`).
         """
         full = max(self.full_scale, float(self.anomaly.max()))
         spread = (full - self.first_colour) or 1.0  # of a constant map

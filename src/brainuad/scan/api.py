@@ -37,7 +37,7 @@ def score(
     Args:
         image: Path of a NIfTI file, nibabel image, TorchIO image, MONAI ``MetaTensor``, or ``(X, Y, Z)`` array or
             tensor, in any orientation and voxel size. Images of TorchIO and MONAI have one channel.
-        model: A detector, or what :func:`load_model` takes.
+        model: A detector, or what `load_model` takes.
         brain_mask: The same kinds, on the scan's grid, above 0.5 in the brain. Without it the brain is what is not
             background in a brain-extracted scan, and what deepbet finds in a T1 scan of the whole head.
         affine: ``(4, 4)`` to scanner mm (RAS+), for an array or tensor that has none itself.
@@ -48,14 +48,6 @@ def score(
     Raises:
         InputError: The scan or mask cannot be read or used, an array came without a 4 x 4 affine, an affine came with
             an image that has its own, or the model does not know the score.
-
-    Examples:
-        >>> from importlib.resources import files
-        >>> demo = files("brainuad.assets") / "demo"
-        >>> tumour, brain = demo / "BraTS2021_01484_t1.nii.gz", demo / "BraTS2021_01484_mask.nii.gz"
-        >>> result = score(tumour, load_model("lite-t1", "cpu"), brain_mask=brain)
-        >>> result.findings[0].region
-        'right parietal white matter'
     """
     detector = model if isinstance(model, Detector) else load_model(model)
     score = detector.scores.called(score)

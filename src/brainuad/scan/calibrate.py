@@ -86,13 +86,13 @@ def calibrate(
 
     Args:
         model: Name of a shipped model, or folder of a model or a run.
-        healthy: Scans, as :func:`brainuad.inputs.scans.find_scans` takes them; or one manifest or folder in the paper's
+        healthy: Scans, as `brainuad.inputs.scans.find_scans` takes them; or one manifest or folder in the paper's
             layout, whose healthy validation scans are used as prepared.
         output: Folder for a calibrated copy of the model. By default the model's own folder is changed.
         brain_mask: Folder of the scans' brain masks. None extracts the brains.
         jobs: Number of scans scored at the same time.
         device: "auto", "cpu", "cuda" or "mps".
-        precision: As in :func:`brainuad.detector.load_model`.
+        precision: As in `brainuad.detector.load_model`.
         seed: Seeds registration, reconstruction and the bootstrap.
         report: Called with each scan's row as it is done, and the number of scans.
         stage: Called with scan and step ("IXI067: reconstruct") as one begins.

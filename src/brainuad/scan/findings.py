@@ -20,7 +20,7 @@ _MIDLINE = 4.0  # mm to either side of the atlas's midline
 def find_findings(
     anomaly: np.ndarray, threshold: float, affine: np.ndarray, scan_to_atlas: np.ndarray, *, smallest_ml: float = 0.0
 ) -> tuple[np.ndarray, list[Finding], int]:
-    """List the regions that stand out above a threshold (:func:`brainuad.components.outlined`), largest first.
+    """List the regions that stand out above a threshold (`brainuad.components.outlined`), largest first.
 
     Args:
         anomaly: ``(X, Y, Z)`` map on the scan's grid.
@@ -57,7 +57,7 @@ def rarest_first(
     """Count the healthy scans with a similar finding for each finding, and sort by that count, rarest first.
 
     Args:
-        labels: ``(X, Y, Z)`` uint8, as :func:`find_findings` gives them.
+        labels: ``(X, Y, Z)`` uint8, as `find_findings` gives them.
         findings: The findings, largest first.
         healthy: The findings of healthy scans at the same threshold.
         grid_voxel_ml: Volume of a voxel of the model's grid in the scan's space, in mL.

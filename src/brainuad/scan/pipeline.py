@@ -57,7 +57,7 @@ def map_scan(
         scan: The scan, with or without skull.
         detector: The model.
         brain_mask: Above 0.5 in the brain, on the scan's grid.
-        scores: As :meth:`Detector.maps` takes them; by default the model's default.
+        scores: As `Detector.maps` takes them; by default the model's default.
         seed: Seeds registration and reconstruction.
         stage: Called with the name of each step as it begins: "brain", "registering", "reconstruct", "score".
 
@@ -103,7 +103,7 @@ def score_scan(
         scan: With or without skull.
         detector: The model.
         brain_mask: Above 0.5 in the brain, on the scan's grid. None extracts the brain.
-        score: As :meth:`Detector.maps` takes it; by default the model's default.
+        score: As `Detector.maps` takes it; by default the model's default.
         fpr: Fraction of a healthy brain's voxels above the threshold of findings.
         seed: Seeds registration and reconstruction.
         stage: Called with the name of each step as it begins.

@@ -73,7 +73,7 @@ class ScoreResult:
 
     @property
     def findings(self) -> list[Finding]:
-        """Connected regions above the threshold, in the order of :class:`brainuad.record.Record`."""
+        """Connected regions above the threshold, in the order of `brainuad.record.Record`."""
         return self.record.findings
 
     @property

@@ -70,7 +70,7 @@ def score_scans(
 ) -> list[Row]:
     """Score scans into a folder; those scored before with the same model, settings and files are skipped.
 
-    Beside each scan's files (:func:`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
+    Beside each scan's files (`brainuad.scan.result.write_result`; for DICOM also a segmentation, and the scan as
     NIfTI) it writes ``run.json``, a description of the data set for BIDS, a sidecar of every scan that failed, and at
     the end or when interrupted ``scores.csv`` and ``findings.csv``, in which rows of scans that are not in this run
     stay.
@@ -79,7 +79,7 @@ def score_scans(
         scans: What to score.
         detector: The model; scans share it.
         output: Made if missing.
-        settings: See :class:`Settings`.
+        settings: See `Settings`.
         jobs: Scans at a time, in threads: the libraries that do the work let go of Python's lock.
         overwrite: Score again what is finished.
         report: Called with each scan's row of ``scores.csv`` as it is done, and whether it was skipped.

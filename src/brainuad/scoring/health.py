@@ -5,7 +5,7 @@ always high in health (ventricles, the brain's rim, wherever the model reconstru
 ``<name>_z`` is the map of score ``<name>``, less its healthy mean, in healthy standard deviations, and 0 where it is
 below the mean; ``model_z`` is that of the model's own map, where it makes one. ``intensity_atlas`` is the same of the
 image itself, in both directions: a baseline without a model. ``rarity`` sets maps of several scales against healthy
-scans (:mod:`brainuad.scoring.rarity`).
+scans (`brainuad.scoring.rarity`).
 
 `HealthyStatistics` learns from scans and can leave any of them out again; `HealthyMoments` is what a model carries.
 """
@@ -68,7 +68,7 @@ class HealthyStatistics:
             self.squares[name] += values**2
 
     def moments(self, name: str, without: Iterable[Pair] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of a map over healthy scans, as :mod:`brainuad.moments` takes them.
+        """Return mean and standard deviation of a map over healthy scans, as `brainuad.moments` takes them.
 
         Args:
             name: The map.

@@ -113,7 +113,7 @@ def labels_path(case: Case) -> Path:
 
 
 def load_healthy(case: Case, labels: Path) -> Healthy:
-    """Read a healthy scan with its mask and MUSE parcellation; what is not fit for use is an :class:`InputError`."""
+    """Read a healthy scan with its mask and MUSE parcellation; what is not fit for use is an `InputError`."""
     image, mask, parcellation = Volume.load(case.image), Volume.load(case.mask), Volume.load(labels)
     with blame(case.image, "Prepare it again"):
         image = image.with_array(on_zero(image.array))

@@ -20,13 +20,13 @@ class Loader:
         self._contents: dict[Case, str] = {}
 
     def __call__(self, case: Case) -> PreparedCase:
-        """Return a case on the model's grid; errors as :func:`brainuad.data.loading.load_case`."""
+        """Return a case on the model's grid; errors as `brainuad.data.loading.load_case`."""
         loading = self._loading.pop(case, None)
         loaded = None if loading is None else loading.result()
         return load_case(case, self.config) if loaded is None else loaded
 
     def native(self, prepared: PreparedCase) -> NativeCase:
-        """Return a case on its files' own grid; errors as :func:`brainuad.data.loading.load_native`."""
+        """Return a case on its files' own grid; errors as `brainuad.data.loading.load_native`."""
         return prepared.native or load_native(prepared.case, self.config)
 
     def in_turn(

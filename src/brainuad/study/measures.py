@@ -96,11 +96,11 @@ class Space:
         return lesion_surface(self.truth, self.spacing)
 
     def predict(self, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return :func:`brainuad.scoring.large_components` of where a map on this grid is above a threshold."""
+        """Return `brainuad.scoring.large_components` of where a map on this grid is above a threshold."""
         return large_components(above & self.voxels, self.min_voxels)
 
     def confusion(self, labels: np.ndarray, sizes: np.ndarray) -> Confusion:
-        """Return the confusion matrix in voxels of a prediction from :meth:`predict` and the annotation."""
+        """Return the confusion matrix in voxels of a prediction from `predict` and the annotation."""
         predicted, drawn = int(sizes.sum()), len(self.lesions.places)
         both = int(np.count_nonzero(labels.ravel()[self.lesions.places]))
         return Confusion(both, predicted - both, self.counted - predicted - drawn + both, drawn - both)

@@ -103,7 +103,7 @@ def write_histograms(path: Path, histograms: Mapping[str, ScoreHistogram]) -> No
 
 
 def read_histograms(path: Path) -> dict[str, ScoreHistogram]:
-    """Return the counts of a file of :func:`write_histograms`; {} if it is missing or damaged."""
+    """Return the counts of a file of `write_histograms`; {} if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)

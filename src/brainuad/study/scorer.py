@@ -47,7 +47,7 @@ class CachedInference:
         self._detector_key = detector.result_key
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int, names: Sequence[str] = ()) -> Inference:
-        """Return the result of :meth:`Detector.infer` as float32, with reconstructions rounded to 16 bits.
+        """Return the result of `Detector.infer` as float32, with reconstructions rounded to 16 bits.
 
         Raises:
             ValueError: The image is not (X, Y, Z), or the model's output holds NaN or infinite values.
@@ -104,10 +104,10 @@ class Scorer:
         detector: The model.
         seed: Seed of the noise. A case's noise does not depend on the other cases.
         postprocess: Whether maps are post-processed.
-        statistics: Healthy-scan statistics for scores relative to health; see :meth:`learn_health`. Without them such
+        statistics: Healthy-scan statistics for scores relative to health; see `learn_health`. Without them such
             scores use the model's.
         healthy: The cases that the statistics were learnt from.
-        infer: Function with the arguments of :meth:`Detector.infer`. By default that, with a cache.
+        infer: Function with the arguments of `Detector.infer`. By default that, with a cache.
         stage: Called with subject and step ("IXI067: reconstruct") as one begins.
     """
 

@@ -219,7 +219,7 @@ def with_interval(found: Mapping[str, Any], *, digits: int = 3, sign: str = "", 
     """Return a mean and its interval as text: "0.412 (0.334 to 0.501)"; the mean alone of few, "-" of none.
 
     Args:
-        found: mean, n, low and high, as a :class:`brainuad.evaluation.Summary` has them.
+        found: mean, n, low and high, as a `brainuad.evaluation.Summary` has them.
         digits: Decimals.
         sign: "+" to show that too.
         factor: 100 for percent.

@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         model: Name in the registry.
         seed: Seed of the training.
-        scores: Its shown scores: see :func:`shown_scores`.
+        scores: Its shown scores: see `shown_scores`.
         table: Contents of ``cases.csv``.
         costs: A number for each of ``COSTS``.
         device: Device of the training: "cpu", "cuda:0".

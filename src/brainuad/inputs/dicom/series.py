@@ -165,7 +165,7 @@ def is_volume(series: Series) -> bool:
 
 
 def judge(series: Series, modality: str) -> str:
-    """Judge the contrast of a series: "same", "other" or "" as :func:`brainuad.inputs.contrast.contrast_of` does.
+    """Judge the contrast of a series: "same", "other" or "" as `brainuad.inputs.contrast.contrast_of` does.
 
     The description decides; where it names no contrast, the echo, repetition and inversion times do.
     """

@@ -80,7 +80,7 @@ def read_series(folder: Path, uid: str) -> Volume:
 
 
 def find_series(folder: Path, uid: str) -> Series:
-    """Find one series in a folder and its subfolders; that there is none is an :class:`InputError`."""
+    """Find one series in a folder and its subfolders; that there is none is an `InputError`."""
     files = sorted(path for path in folder.rglob("*") if is_dicom(path))
     for series in list_series(files):
         if series.uid == uid:

@@ -1,4 +1,4 @@
-"""Raw scans as they are downloaded: one function a data set, each returning :class:`RawScan` rows."""
+"""Raw scans as they are downloaded: one function a data set, each returning `RawScan` rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def raw_scans(root: str | Path, dataset: str, modality: str, *, splits: str | Pa
     """Find the raw scans of one of ``DATASETS`` in a folder, tar archive or manifest.
 
     Images of other modalities are included where they exist. ``splits`` is a CSV of splits that replaces the data
-    set's own: see :func:`brainuad.prepare.raw.splits.read_splits`.
+    set's own: see `brainuad.prepare.raw.splits.read_splits`.
 
     Raises:
         InputError: The folder does not exist or holds no scan of the data set; or a subject is listed twice.

@@ -43,7 +43,7 @@ def nifti_files(root: Path) -> list[Path]:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a NIfTI file or a member of an archive, with the errors of :meth:`Volume.load`."""
+    """Read a NIfTI file or a member of an archive, with the errors of `Volume.load`."""
     from brainuad.data.volume import Volume  # imported here because the command line lists data sets without it
 
     with _on_disk(path) as file:
@@ -54,7 +54,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file or of a member of an archive, with the errors of :func:`brainuad.files.sha256`."""
+    """Return the SHA-256 of a file or of a member of an archive, with the errors of `brainuad.files.sha256`."""
     with _on_disk(path) as file:
         if not file.exists():
             raise InputError(path, "no such file", "Check the path")

@@ -43,7 +43,7 @@ def read_splits(path: Path) -> dict[str, tuple[str, ...]]:
     """Read a CSV of splits: ``subject`` and ``split``, or ``split_fold0``, ``split_fold1``, ... for several folds.
 
     Returns:
-        Splits by :func:`known_as` of the subject, one a fold.
+        Splits by `known_as` of the subject, one a fold.
 
     Raises:
         InputError: The file cannot be read, lacks a column, or names an unknown split.
