@@ -45,7 +45,7 @@ class Augmentations(NamedTuple):
         gamma: (B,) exponents of the intensities; 1 changes nothing.
         bias: (B, 20) coefficients of the bias field's monomials ``BIAS_POWERS``; 0 for none.
         blur_std: (B, 3) standard deviations of the Gaussian along x, y, z in voxels; 0 for none.
-        num_ghosts: (B,) int64, every so manieth plane of k-space is weakened; 0 for none.
+        num_ghosts: (B,) int64 n: every n-th plane of k-space is weakened; 0 for none.
         ghost_axis: (B,) int64, axis of those planes: 0, 1 or 2.
         ghost_intensity: (B,) fractions by which they are weakened.
     """
