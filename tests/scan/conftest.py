@@ -1,4 +1,4 @@
-"""Three scans, and one that was scored."""
+"""A scan that was scored, and three that are scored in no time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import brainuad.scan.run as run
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.inputs.scans import find_scans
-from brainuad.scan.pipeline import score_scan
+from brainuad.scan import ScoreResult, score
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def detector() -> Detector:
 
 
 @pytest.fixture(scope="module")
-def result(detector: Detector) -> Any:
-    return score_scan(Volume.load(IMAGE), detector, brain_mask=Volume.load(MASK))
+def real_result(detector: Detector) -> ScoreResult:
+    return score(IMAGE, detector, brain_mask=MASK, seed=1)
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def scans(tmp_path: Path) -> list[Any]:
 
 
 @pytest.fixture
-def scored(monkeypatch: pytest.MonkeyPatch, result: Any) -> list[Path]:
+def scored(monkeypatch: pytest.MonkeyPatch, real_result: ScoreResult) -> list[Path]:
     """Every scan is scored in no time, with the result of one real scan; the list tells which were."""
     done: list[Any] = []
 
-    def score(scan: Volume, *args: Any, **kwargs: Any) -> Any:
+    def instantly(scan: Volume, *args: Any, **kwargs: Any) -> Any:
         done.append(int(scan.file_axes()[0, 0, 0]))
-        settings = replace(result.record.settings, fpr=kwargs["fpr"])
-        return replace(result, record=replace(result.record, settings=settings))
+        settings = replace(real_result.record.settings, fpr=kwargs["fpr"])
+        return replace(real_result, record=replace(real_result.record, settings=settings))
 
-    monkeypatch.setattr(run, "score_scan", score)
+    monkeypatch.setattr(run, "score_scan", instantly)
     monkeypatch.setattr("brainuad.scan.result._picture", lambda *about: SimpleNamespace(png=lambda: b"a picture"))
     return done

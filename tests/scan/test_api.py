@@ -10,47 +10,36 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import IMAGE, MASK, tiny_detector
+from tiny import IMAGE, MASK
 
-import brainuad
 from brainuad.data.volume import Volume
 from brainuad.detector import Detector
 from brainuad.errors import InputError
 from brainuad.inputs.scans import find_scans
-from brainuad.scan import score
+from brainuad.scan import ScoreResult, score
 from brainuad.scan.run import Settings, score_scans
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return tiny_detector()
-
-
-@pytest.fixture(scope="module")
-def scored(detector: Detector) -> brainuad.ScoreResult:
-    return score(IMAGE, detector, brain_mask=MASK, seed=1)
-
-
-def test_array_tensor_and_path_agree(detector: Detector, scored: brainuad.ScoreResult) -> None:
+def test_array_tensor_and_path_agree(detector: Detector, real_result: ScoreResult) -> None:
     image, mask = nib.load(IMAGE), nib.load(MASK)
     array = image.get_fdata(dtype=np.float32)
     tensor = torch.from_numpy(mask.get_fdata() > 0)
     result = score(array, detector, brain_mask=tensor, affine=image.affine, seed=1)
-    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
-    assert result.score == scored.score
+    np.testing.assert_array_equal(result.anomaly, real_result.anomaly)
+    assert result.score == real_result.score
 
 
 @pytest.mark.long
-def test_images_of_torchio_and_monai_bring_their_affines(detector: Detector, scored: brainuad.ScoreResult) -> None:
+def test_images_of_torchio_and_monai_bring_their_affines(detector: Detector, real_result: ScoreResult) -> None:
     image, mask = nib.load(IMAGE), nib.load(MASK)
     array = torch.from_numpy(image.get_fdata(dtype=np.float32))
     meta = pytest.importorskip("monai.data").MetaTensor(array[None], affine=torch.from_numpy(image.affine))
     torchio = pytest.importorskip("torchio")
     result = score(meta, detector, brain_mask=torchio.LabelMap(MASK), seed=1)
-    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    np.testing.assert_array_equal(result.anomaly, real_result.anomaly)
     np.testing.assert_allclose(result.affine, image.affine, atol=1e-5)
     result = score(torchio.ScalarImage(IMAGE), detector, brain_mask=mask, seed=1)
-    np.testing.assert_array_equal(result.anomaly, scored.anomaly)
+    np.testing.assert_array_equal(result.anomaly, real_result.anomaly)
     higher = image.affine + np.outer([0, 0, 9, 0], [0, 0, 0, 1])  # by 9 mm
     moved = torchio.LabelMap(tensor=mask.get_fdata()[None], affine=higher)
     with pytest.raises(InputError, match="from its scan"):
